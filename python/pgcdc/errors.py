@@ -1,0 +1,190 @@
+"""Every exception of pgcdc, sorted by what the caller does next.
+
+    Error
+    ├── DecodeError(ValueError)      the bytes are not what the protocol says: keep them, look at them
+    │   ├── UnknownRelation          a row came before its Relation message
+    │   └── InvalidValue             one column's bytes do not fit its type
+    ├── ReplicationError             the stream cannot go on as it is
+    │   ├── ConnectionLost           reconnect and resume
+    │   ├── SlotNotFound             create it (and take a snapshot), or correct the name
+    │   ├── SlotInUse                another process has it: wait, or stop that one
+    │   ├── SlotLost                 the server gave up the WAL: a new slot and a new snapshot
+    │   └── PublicationNotFound      create it, or correct the name
+    ├── SinkError                    a target refused
+    │   ├── SinkUnavailable          try again later
+    │   └── SinkRejected             this event will never be accepted
+    ├── SchemaError                  a table's shape and the consumer's do not fit
+    │   ├── MigrationFailed
+    │   └── RegistryError
+    ├── PositionError                a stored position and the server contradict each other: a person decides
+    ├── EventStoreError
+    │   └── ConcurrencyConflict      read the stream again, decide again, append again
+    └── ConfigError(ValueError)      change the settings, here or on the server
+
+A message is one sentence that names what it is about and never holds a cell value or a secret. What a program wants to
+know is in attributes; what a person does next is in `hint`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ConcurrencyConflict",
+    "ConfigError",
+    "ConnectionLost",
+    "DecodeError",
+    "Error",
+    "EventStoreError",
+    "InvalidValue",
+    "MigrationFailed",
+    "PositionError",
+    "PublicationNotFound",
+    "RegistryError",
+    "ReplicationError",
+    "SchemaError",
+    "SinkError",
+    "SinkRejected",
+    "SinkUnavailable",
+    "SlotInUse",
+    "SlotLost",
+    "SlotNotFound",
+    "UnknownRelation",
+]
+
+
+class Error(Exception):
+    """Base of all exceptions of pgcdc.
+
+    Args:
+        message: One sentence that names what failed.
+        hint: What to do about it, with the SQL or command where there is one.
+        slot: The replication slot concerned.
+        publication: The publication concerned.
+        table: The table concerned, as `schema.name`.
+        lsn: The WAL position concerned, as an integer.
+        sqlstate: The server's five-character error code, when the server said no.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        slot: str | None = None,
+        publication: str | None = None,
+        table: str | None = None,
+        lsn: int | None = None,
+        sqlstate: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.slot = slot
+        self.publication = publication
+        self.table = table
+        self.lsn = lsn
+        self.sqlstate = sqlstate
+
+
+class DecodeError(Error, ValueError):
+    """Bytes that are not a valid pgoutput message, tuple or value.
+
+    In a list of events it stands in the place of the message that could not be decoded, so that the others are not lost.
+
+    Attributes:
+        reason: What is wrong, without the place: `"unexpected end of message"`.
+        field: The field that was being read, in the manual's words, or the column's name.
+        offset: Where in the message the field begins, in bytes.
+        raw: The message as it came, for a dead letter; never part of the text.
+        position: The position of the change that was lost with it, where it is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        field: str = "",
+        offset: int = 0,
+        raw: bytes = b"",
+        position: tuple[int, int] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.reason = reason
+        self.field = field
+        self.offset = offset
+        self.raw = raw
+        self.position = position
+
+
+class UnknownRelation(DecodeError):
+    """A row names a relation whose Relation message was not seen by this decoder."""
+
+
+class InvalidValue(DecodeError):
+    """The bytes of one column do not fit the column's type."""
+
+
+class ReplicationError(Error):
+    """The replication stream or its slot cannot go on as it is."""
+
+
+class ConnectionLost(ReplicationError):
+    """The server went away; what was confirmed stays confirmed, and a new connection resumes after it."""
+
+
+class SlotNotFound(ReplicationError):
+    """The replication slot does not exist."""
+
+
+class SlotInUse(ReplicationError):
+    """Another process streams from the slot."""
+
+
+class SlotLost(ReplicationError):
+    """The server has removed WAL that the slot still needed; it can never be resumed."""
+
+
+class PublicationNotFound(ReplicationError):
+    """A publication that the stream needs does not exist."""
+
+
+class SinkError(Error):
+    """A target did not take what was written to it."""
+
+
+class SinkUnavailable(SinkError):
+    """The target cannot take anything now; the same write is tried again later."""
+
+
+class SinkRejected(SinkError):
+    """The target will never take this event; trying again is of no use."""
+
+
+class SchemaError(Error):
+    """The shape of a table and what a consumer expects do not fit."""
+
+
+class MigrationFailed(SchemaError):
+    """A consumer's migration function raised; the consumer stopped before the first event of the new shape."""
+
+
+class RegistryError(SchemaError):
+    """The schema registry refused a schema or could not be reached."""
+
+
+class PositionError(Error):
+    """A stored position contradicts the server or the slot; going on could lose or repeat rows."""
+
+
+class EventStoreError(Error):
+    """An operation on the event store failed."""
+
+
+class ConcurrencyConflict(EventStoreError):
+    """Another writer appended to the stream first."""
+
+
+class ConfigError(Error, ValueError):
+    """A setting, here or on the server, makes the request impossible."""
