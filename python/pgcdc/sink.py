@@ -1,0 +1,53 @@
+"""What a target is: a sink has `open`, `write` and `close`, and a `write` that returns is durable.
+
+    class Printer:
+        def open(self) -> None: ...
+        def write(self, batch: Batch) -> None:
+            for change in batch.changes():
+                print(change.position, change.action)
+        def close(self) -> None: ...
+
+The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it will
+never be accepted. Every change carries its position: a target that keeps the last one applied can skip what it has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pgcdc.lsn import Position
+    from pgcdc.protocol import Batch
+
+__all__ = ["Sink", "TransactionalSink"]
+
+
+class Sink(Protocol):
+    """A target of changes."""
+
+    def open(self) -> Awaitable[None] | None:
+        """Get ready; called once, before the first write."""
+
+    def write(self, batch: Batch) -> Awaitable[None] | None:
+        """Apply a batch; when this returns, the batch survives a crash.
+
+        Args:
+            batch: Changes in commit order, already filtered to the tables that this sink asked for. The same batch may
+                come again after a crash or a `SinkUnavailable`.
+
+        Raises:
+            SinkUnavailable: When the target cannot take it now.
+            SinkRejected: When the target will never take it.
+        """
+
+    def close(self) -> Awaitable[None] | None:
+        """Let go of everything; called once, also after an error."""
+
+
+@runtime_checkable
+class TransactionalSink(Sink, Protocol):
+    """A sink that stores the position of what it applied in the same transaction as the data: exactly once."""
+
+    def position(self) -> Position | None:
+        """The last position applied, None when there is none; called after `open`."""
