@@ -1,0 +1,231 @@
+"""The fixtures that all tests share: PostgreSQL 14 to 18, a fresh database for each test, and an account of what was skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from psycopg import sql
+
+from tests.servers.postgres import PostgresServer, remove_templates
+from tests.servers.programs import VERSIONS, ServerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+
+_SEGFAULT = "pgcdc/running"
+
+
+class Servers:
+    """One server per version, started when a test first asks for it, stopped at the end of the session."""
+
+    def __init__(self, versions: list[int], say: Callable[[str], None]) -> None:
+        self.versions = versions
+        self.say = say
+        self.started: dict[int, PostgresServer] = {}
+        self.unavailable: dict[int, ServerUnavailable] = {}
+
+    def get(self, version: int) -> PostgresServer:
+        """The server of a version, running.
+
+        Raises:
+            ServerUnavailable: This machine cannot have it; asked for again it is known without another download.
+        """
+        if version in self.unavailable:
+            raise self.unavailable[version]
+        if version not in self.started:
+            try:
+                self.started[version] = PostgresServer(version, say=self.say)
+            except ServerUnavailable as error:
+                self.unavailable[version] = error
+                raise
+        server = self.started[version]
+        server.start()
+        return server
+
+    def newest(self) -> PostgresServer:
+        """The server of the newest version that this machine has."""
+        for version in sorted(self.versions, reverse=True):
+            with contextlib.suppress(ServerUnavailable):
+                return self.get(version)
+        raise self.unavailable[max(self.versions)]
+
+    def close(self) -> None:
+        """Stops and deletes all of them."""
+        for server in self.started.values():
+            server.destroy()
+        remove_templates()
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of its own for one test, dropped afterwards together with its slots."""
+
+    server: PostgresServer
+    name: str
+
+    @property
+    def dsn(self) -> str:
+        """How to connect as superuser, through the Unix socket."""
+        return self.server.dsn(self.name)
+
+    def connect(self, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """An autocommit connection of psycopg's; the parameters are libpq's (`user="reader"`)."""
+        return self.server.connect(self.name, **parameters)
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Runs statements on a connection of its own, each in its own transaction; returns the rows of the last one."""
+        with self.connect() as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+
+def _new_database(server: PostgresServer) -> Iterator[Database]:
+    database = Database(server, f"test_{uuid.uuid4().hex[:12]}")
+    with server.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database.name)))
+    yield database
+    server.start()  # a test about crashes may have left it stopped
+    _drop_database(database)
+
+
+def _drop_database(database: Database) -> None:
+    """Drops a database with all that would keep it from being dropped: prepared transactions, sessions, slots."""
+    with database.connect() as connection:
+        for (gid,) in connection.execute(
+            "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+        ).fetchall():
+            connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+    with database.server.connect() as connection:
+        # Waits for each session to be gone: a slot is free only when its walsender has ended.
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s",
+            (database.name,),
+            prepare=False,
+        )
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (database.name,)
+        )
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.name)))
+
+
+def _say(config: pytest.Config, line: str) -> None:
+    """Shows a line at once, though pytest keeps what tests print."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            reporter.write_line(f"\n{line}")
+
+
+def _strict(config: pytest.Config) -> bool:
+    """Whether nothing may skip."""
+    return bool(config.getoption("--all")) or os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+_servers_key = pytest.StashKey[Servers]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pgcdc")
+    group.addoption(
+        "--pg", default="", metavar="VERSIONS", help="PostgreSQL versions to test on, as in 16,18 (all of 14 to 18)"
+    )
+    group.addoption(
+        "--all", action="store_true", help="nothing may skip: a missing server is an error (so it is with CI=true)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = [int(version) for version in config.getoption("--pg").split(",") if version] or list(VERSIONS)
+    if unknown := sorted(set(asked) - set(VERSIONS)):
+        raise pytest.UsageError(f"--pg: there is no PostgreSQL {unknown[0]} here, only {', '.join(map(str, VERSIONS))}")
+    config.stash[_servers_key] = Servers(asked, lambda line: _say(config, line))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "postgres" in metafunc.fixturenames:
+        versions = metafunc.config.stash[_servers_key].versions
+        metafunc.parametrize(
+            "postgres", versions, indirect=True, ids=[f"pg{version}" for version in versions], scope="session"
+        )
+
+
+def _server_or_skip(config: pytest.Config, start: Callable[[], PostgresServer]) -> PostgresServer:
+    try:
+        return start()
+    except ServerUnavailable as error:
+        if _strict(config):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """A running server; each test that asks for it runs on PostgreSQL 14, 15, 16, 17 and 18."""
+    servers = request.config.stash[_servers_key]
+    return _server_or_skip(request.config, lambda: servers.get(request.param))
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[Database]:
+    """A fresh database, on each version."""
+    postgres.start()
+    yield from _new_database(postgres)
+
+
+@pytest.fixture(scope="session")
+def newest_postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """A running server of the newest version only, for tests in which the version plays no part."""
+    return _server_or_skip(request.config, request.config.stash[_servers_key].newest)
+
+
+@pytest.fixture
+def newest_database(newest_postgres: PostgresServer) -> Iterator[Database]:
+    """A fresh database on the newest version only."""
+    newest_postgres.start()
+    yield from _new_database(newest_postgres)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes that this run began: after a crash of native code, `--last-failed` would find nothing that failed."""
+    cache = session.config.cache
+    if cache is None:
+        return
+    crashed = cache.get(_SEGFAULT, 0)
+    if crashed and not os.path.exists(f"/proc/{crashed}") and session.config.getoption("lf", default=False):
+        cache.set(_SEGFAULT, 0)
+        raise pytest.UsageError(
+            "the run before was killed or crashed, so what it failed at is not known: run it all again"
+        )
+    cache.set(_SEGFAULT, os.getpid())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[_servers_key].close()
+    if session.config.cache is not None:
+        session.config.cache.set(_SEGFAULT, 0)
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and _strict(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Lists the servers that were used, and what was skipped and why."""
+    servers = config.stash[_servers_key].started
+    for version in sorted(servers):
+        terminalreporter.write_line(f"PostgreSQL {version}: {servers[version].programs.origin}")
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped if report.longrepr)
+    if reasons:
+        terminalreporter.section("skipped, and nothing may skip here" if _strict(config) else "skipped")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} test{'s' if count > 1 else ''}: {reason}")
