@@ -1,0 +1,134 @@
+"""Writes pgoutput messages and COPY data by hand, for tests of what no server sends on demand.
+
+Source: PostgreSQL manual, "Logical Replication Message Formats", "Streaming Replication Protocol", "COPY".
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime, timedelta, timezone
+
+from msgspec import UnsetType
+
+EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+COMMITTED = datetime(2024, 5, 17, 12, 30, 0, 123456, tzinfo=timezone.utc)
+
+Field = str | bytes | None | UnsetType
+"""A column as sent: str in text form, bytes in binary form, None for NULL, UNSET for unchanged TOAST."""
+
+
+def microseconds(moment: datetime) -> int:
+    """A time as it is on the wire."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def string(text: str) -> bytes:
+    """A NUL-terminated string."""
+    return text.encode() + b"\x00"
+
+
+def begin(final_lsn: int = 1000, xid: int = 7, commit_time: datetime = COMMITTED) -> bytes:
+    """Begin."""
+    return b"B" + struct.pack(">QqI", final_lsn, microseconds(commit_time), xid)
+
+
+def commit(commit_lsn: int = 1000, end_lsn: int = 1048, flags: int = 0, commit_time: datetime = COMMITTED) -> bytes:
+    """Commit."""
+    return b"C" + struct.pack(">BQQq", flags, commit_lsn, end_lsn, microseconds(commit_time))
+
+
+def origin(commit_lsn: int, name: str) -> bytes:
+    """Origin."""
+    return b"O" + struct.pack(">Q", commit_lsn) + string(name)
+
+
+def type_(oid: int, schema: str, name: str) -> bytes:
+    """Type."""
+    return b"Y" + struct.pack(">I", oid) + string(schema) + string(name)
+
+
+def relation(
+    oid: int,
+    name: str,
+    columns: list[tuple[str, int]] | list[tuple[str, int, bool]],
+    *,
+    schema: str = "public",
+    identity: str = "d",
+) -> bytes:
+    """Relation; columns are (name, type OID) or (name, type OID, part of the key), the first is the key without."""
+    parts = [b"R", struct.pack(">I", oid), string(schema), string(name), identity.encode()]
+    parts.append(struct.pack(">H", len(columns)))
+    for number, (column, type_oid, *key) in enumerate(columns):
+        parts.append(struct.pack(">B", bool(key[0]) if key else number == 0))
+        parts.append(string(column) + struct.pack(">Ii", type_oid, -1))
+    return b"".join(parts)
+
+
+def row(fields: list[Field]) -> bytes:
+    """A tuple."""
+    parts = [struct.pack(">H", len(fields))]
+    for field in fields:
+        if field is None:
+            parts.append(b"n")
+        elif isinstance(field, UnsetType):
+            parts.append(b"u")
+        else:
+            data = field.encode("utf-8", "surrogateescape") if isinstance(field, str) else field
+            parts.append((b"t" if isinstance(field, str) else b"b") + struct.pack(">I", len(data)) + data)
+    return b"".join(parts)
+
+
+def insert(oid: int, fields: list[Field]) -> bytes:
+    """Insert."""
+    return b"I" + struct.pack(">I", oid) + b"N" + row(fields)
+
+
+def update(oid: int, new: list[Field], old: list[Field] | None = None, *, kind: str = "O") -> bytes:
+    """Update; kind is O for a whole old row, K for an old key."""
+    before = b"" if old is None else kind.encode() + row(old)
+    return b"U" + struct.pack(">I", oid) + before + b"N" + row(new)
+
+
+def delete(oid: int, old: list[Field], *, kind: str = "K") -> bytes:
+    """Delete."""
+    return b"D" + struct.pack(">I", oid) + kind.encode() + row(old)
+
+
+def truncate(oids: list[int], options: int = 0) -> bytes:
+    """Truncate; options are 1 for CASCADE, 2 for RESTART IDENTITY."""
+    return b"T" + struct.pack(f">IB{len(oids)}I", len(oids), options, *oids)
+
+
+def message(prefix: str, content: bytes, *, lsn: int = 900, transactional: bool = True) -> bytes:
+    """Message."""
+    return b"M" + struct.pack(">BQ", transactional, lsn) + string(prefix) + struct.pack(">I", len(content)) + content
+
+
+def xlogdata(payload: bytes, wal_start: int = 0, wal_end: int | None = None, sent: datetime = COMMITTED) -> bytes:
+    """The CopyData frame around a message."""
+    end = wal_start if wal_end is None else wal_end
+    return b"w" + struct.pack(">QQq", wal_start, end, microseconds(sent)) + payload
+
+
+def keepalive(wal_end: int, *, reply: bool = False, sent: datetime = COMMITTED) -> bytes:
+    """The CopyData frame of a primary keepalive."""
+    return b"k" + struct.pack(">QqB", wal_end, microseconds(sent), reply)
+
+
+COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
+COPY_TRAILER = b"\xff\xff"
+
+
+def copy_header(flags: int = 0, extension: bytes = b"") -> bytes:
+    """What COPY BINARY begins with."""
+    return COPY_SIGNATURE + struct.pack(">II", flags, len(extension)) + extension
+
+
+def copy_row(fields: list[bytes | None]) -> bytes:
+    """One row of COPY BINARY."""
+    parts = [struct.pack(">h", len(fields))]
+    for field in fields:
+        parts.append(struct.pack(">i", -1) if field is None else struct.pack(">i", len(field)) + field)
+    return b"".join(parts)
+
+

@@ -1,0 +1,287 @@
+"""A slow, plain, independent decoder of pgoutput protocol 1: the oracle that the Rust decoder is compared with.
+
+Rows are dicts; everything else is what `pgcdc.Decoder(rows="dict")` gives, so that both can be compared with `same`.
+
+Source: PostgreSQL manual, "Logical Replication Message Formats"; server file `replication/logical/proto.c`.
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from pgcdc.errors import DecodeError, InvalidValue, UnknownRelation
+from pgcdc.events import (
+    Begin,
+    Column,
+    Commit,
+    Delete,
+    Event,
+    Insert,
+    Message,
+    Origin,
+    Relation,
+    Truncate,
+    Type,
+    Update,
+)
+from tests.reference_values import BadValue, decode_value, text_of
+
+EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+
+def plain(value: Any) -> Any:
+    """A form in which two values are equal only if they are the same in every respect.
+
+    Args:
+        value: Anything that a decoder returns.
+
+    Returns:
+        Nested tuples of the type's name and of what tells values of the type apart: NaN equals NaN, 1.0 is not 1,
+        Decimal("1.0") is not Decimal("1.00"), a time zone is part of a time.
+    """
+    kind = type(value).__name__
+    if value is UNSET:
+        return "UNSET"
+    if isinstance(value, msgspec.Struct):
+        return kind, tuple((name, plain(getattr(value, name))) for name in value.__struct_fields__)
+    if isinstance(value, dict):
+        return kind, tuple((plain(key), plain(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return kind, getattr(value, "lower_bounds", None), tuple(plain(item) for item in value)
+    if isinstance(value, DecodeError):
+        return kind
+    return kind, repr(value)
+
+
+class Reader:
+    """A cursor over one message that refuses to read past its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int, field: str) -> bytes:
+        """The next bytes."""
+        if size < 0 or self.at + size > len(self.data):
+            raise DecodeError(f"{field} is cut short", reason="unexpected end of message", field=field, offset=self.at)
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self, format: str, field: str) -> int:
+        """The next big-endian integer, in a code of the struct module."""
+        value: int = struct.unpack(">" + format, self.take(struct.calcsize(format), field))[0]
+        return value
+
+    def string(self, field: str) -> str:
+        """The next NUL-terminated string."""
+        end = self.data.find(b"\x00", self.at)
+        word = self.take((end if end >= 0 else len(self.data)) - self.at, field)
+        self.take(1, field)
+        return text_of(word)
+
+    def time(self, field: str) -> datetime:
+        """Microseconds since 2000-01-01 UTC."""
+        try:
+            return EPOCH + timedelta(microseconds=self.number("q", field))
+        except OverflowError:
+            raise DecodeError(f"{field} is no date", reason="out of range", field=field, offset=self.at - 8) from None
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self.at != len(self.data):
+            raise DecodeError("bytes are left over", reason="trailing bytes", field="message", offset=self.at)
+
+
+class ReferenceDecoder:
+    """`pgcdc.Decoder(rows="dict")`, slowly."""
+
+    def __init__(self) -> None:
+        self.relations: dict[int, Relation] = {}
+        self.begin: Begin | None = None
+        self.index = 0
+
+    def decode(self, message: bytes, lsn: int | None = None) -> Event:
+        """Decode one whole message.
+
+        Args:
+            message: The payload of one XLogData.
+            lsn: The `wal_start` of the XLogData, where known.
+
+        Returns:
+            The event.
+
+        Raises:
+            DecodeError: When the bytes are not one whole message of protocol 1.
+        """
+        reader = Reader(bytes(message))
+        kind = reader.take(1, "message type")
+        parse = {
+            b"B": self._begin,
+            b"C": self._commit,
+            b"O": self._origin,
+            b"R": self._relation,
+            b"Y": self._type,
+            b"I": self._insert,
+            b"U": self._update,
+            b"D": self._delete,
+            b"T": self._truncate,
+            b"M": self._message,
+        }.get(kind)
+        if parse is None:
+            raise DecodeError("unknown message", reason="unknown message type", field="message type", offset=0)
+        facts = {} if lsn is None else {"lsn": lsn}
+        if kind in b"IUDT":
+            facts |= self._place()
+        event = parse(reader, facts)
+        reader.end()
+        # State moves only when the whole message was good.
+        if isinstance(event, Relation):
+            self.relations[event.oid] = event
+        elif isinstance(event, Begin):
+            self.begin, self.index = event, 0
+        elif isinstance(event, Commit):
+            self.begin = None
+        return event
+
+    def decode_many(self, messages: list[bytes], lsns: list[int] | None = None) -> list[Event | DecodeError]:
+        """Decode a list, an error in the place of a bad message.
+
+        Args:
+            messages: Whole messages, in stream order.
+            lsns: The `wal_start` of each, where known.
+
+        Returns:
+            As many items as messages.
+        """
+        events: list[Event | DecodeError] = []
+        for number, message in enumerate(messages):
+            try:
+                events.append(self.decode(message, lsns[number] if lsns else None))
+            except DecodeError as error:
+                events.append(error)
+        return events
+
+    def _place(self) -> dict[str, Any]:
+        """Commit and index of a change; counted before it is read, because a bad change takes its number with it."""
+        if self.begin is None:
+            return {}
+        self.index += 1
+        return {
+            "commit_lsn": self.begin.final_lsn,
+            "commit_time": self.begin.commit_time,
+            "index": self.index - 1,
+        }
+
+    def _begin(self, reader: Reader, facts: dict[str, Any]) -> Begin:
+        return Begin(reader.number("Q", "final_lsn"), reader.time("commit_time"), reader.number("I", "xid"), **facts)
+
+    def _commit(self, reader: Reader, facts: dict[str, Any]) -> Commit:
+        return Commit(
+            reader.number("B", "flags"),
+            reader.number("Q", "commit_lsn"),
+            reader.number("Q", "end_lsn"),
+            reader.time("commit_time"),
+            **facts,
+        )
+
+    def _origin(self, reader: Reader, facts: dict[str, Any]) -> Origin:
+        return Origin(reader.number("Q", "commit_lsn"), reader.string("name"), **facts)
+
+    def _relation(self, reader: Reader, facts: dict[str, Any]) -> Relation:
+        oid = reader.number("I", "oid")
+        schema = reader.string("schema") or "pg_catalog"
+        name = reader.string("name")
+        identity = text_of(reader.take(1, "replica_identity"))
+        if identity not in ("d", "n", "f", "i"):
+            raise DecodeError("unknown identity", reason="unknown replica identity", field="replica_identity")
+        columns = []
+        for _ in range(reader.number("h", "columns")):
+            flags = reader.number("B", "column flags")
+            column = reader.string("column name")
+            type_oid, modifier = reader.number("I", "type_oid"), reader.number("i", "type_modifier")
+            columns.append(Column(column, type_oid, modifier, bool(flags & 1)))
+        return Relation(oid, schema, name, identity, columns)  # type: ignore[arg-type]
+
+    def _type(self, reader: Reader, facts: dict[str, Any]) -> Type:
+        return Type(reader.number("I", "oid"), reader.string("schema") or "pg_catalog", reader.string("name"))
+
+    def _known(self, oid: int) -> Relation:
+        if oid not in self.relations:
+            raise UnknownRelation(f"relation {oid} is unknown", reason="unknown relation", field="relation oid", offset=1)
+        return self.relations[oid]
+
+    def _tuple(self, reader: Reader, relation: Relation, kind: bytes) -> dict[str, Any]:
+        """One tuple: N new, O whole old row, K old key (columns outside the key were not sent, whatever they hold)."""
+        count = reader.number("h", "columns")
+        if count != len(relation.columns):
+            raise DecodeError("another number of columns", reason="wrong number of columns", field="columns")
+        row: dict[str, Any] = {}
+        for column in relation.columns:
+            form = reader.take(1, column.name)
+            if form == b"n":
+                row[column.name] = None
+            elif form == b"u":
+                row[column.name] = UNSET
+            elif form in b"tb":
+                offset = reader.at
+                data = reader.take(reader.number("i", column.name), column.name)
+                try:
+                    row[column.name] = decode_value(column.type_oid, form == b"b", data)
+                except BadValue as error:
+                    raise InvalidValue(
+                        f"{column.name} is not valid", reason=str(error), field=column.name, offset=offset
+                    ) from None
+            else:
+                raise DecodeError("unknown form", reason="unknown column form", field=column.name, offset=reader.at - 1)
+            if kind == b"K" and not column.is_key:
+                row[column.name] = UNSET
+        return row
+
+    def _expect(self, reader: Reader, kinds: bytes) -> bytes:
+        kind = reader.take(1, "tuple kind")
+        if kind not in kinds:
+            raise DecodeError("unknown tuple", reason="unknown tuple kind", field="tuple kind", offset=reader.at - 1)
+        return kind
+
+    def _insert(self, reader: Reader, facts: dict[str, Any]) -> Insert[Any]:
+        relation = self._known(reader.number("I", "relation oid"))
+        kind = self._expect(reader, b"N")
+        return Insert(relation, self._tuple(reader, relation, kind), **facts)
+
+    def _update(self, reader: Reader, facts: dict[str, Any]) -> Update[Any]:
+        relation = self._known(reader.number("I", "relation oid"))
+        kind = self._expect(reader, b"KON")
+        old: Any = UNSET
+        if kind != b"N":
+            old = self._tuple(reader, relation, kind)
+            kind = self._expect(reader, b"N")
+        new = self._tuple(reader, relation, kind)
+        if old is not UNSET:
+            new = {name: old[name] if value is UNSET else value for name, value in new.items()}
+        return Update(relation, new, old, **facts)
+
+    def _delete(self, reader: Reader, facts: dict[str, Any]) -> Delete[Any]:
+        relation = self._known(reader.number("I", "relation oid"))
+        kind = self._expect(reader, b"KO")
+        return Delete(relation, UNSET, self._tuple(reader, relation, kind), **facts)
+
+    def _truncate(self, reader: Reader, facts: dict[str, Any]) -> Truncate:
+        count = reader.number("I", "relations")
+        options = reader.number("B", "options")
+        if count * 4 > len(reader.data):
+            raise DecodeError("relations are cut short", reason="unexpected end of message", field="relations", offset=1)
+        relations = [self._known(reader.number("I", "relation oid")) for _ in range(count)]
+        return Truncate(relations, bool(options & 1), bool(options & 2), **facts)
+
+    def _message(self, reader: Reader, facts: dict[str, Any]) -> Message:
+        flags = reader.number("B", "flags")
+        place = self._place() if flags & 1 else {}
+        lsn = reader.number("Q", "lsn")
+        prefix = reader.string("prefix")
+        content = reader.take(reader.number("i", "length"), "content")
+        return Message(bool(flags & 1), lsn, prefix, content, **place)
