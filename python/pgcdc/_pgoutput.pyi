@@ -1,6 +1,7 @@
 """The Rust half of pgcdc: what `rust/python` exports. Import it through `pgcdc.protocol`, nowhere else."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal, final
 
 from pgcdc.errors import DecodeError
@@ -192,6 +193,14 @@ class Batch:
             relations: The tables.
             lsn: The consistent point of the copy; the position is `(lsn, -1)`.
         """
+    @staticmethod
+    def of(messages: Iterable[bytes | bytearray | memoryview], lsns: Sequence[int] | None = None) -> Batch:
+        """A batch of messages that are in hand already, from the beginning of a stream.
+
+        Args:
+            messages: Whole messages, in stream order.
+            lsns: The `wal_start` of each, where known.
+        """
 
 @final
 class BatchReader:
@@ -266,4 +275,11 @@ def encode_status_update(written: int, flushed: int, applied: int, reply_request
 
     Source:
         PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
+    """
+
+def json_number(text: str) -> float | Decimal:
+    """A number in JSON: a float where that says the same, else a Decimal.
+
+    Args:
+        text: The number's characters.
     """

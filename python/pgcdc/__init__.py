@@ -1,0 +1,120 @@
+"""PostgreSQL change data capture for Python with a Rust core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pgcdc.errors import (
+    ConcurrencyConflict,
+    ConfigError,
+    ConnectionLost,
+    DecodeError,
+    Error,
+    EventStoreError,
+    InvalidValue,
+    MigrationFailed,
+    PositionError,
+    PublicationNotFound,
+    RegistryError,
+    ReplicationError,
+    SchemaError,
+    SinkError,
+    SinkRejected,
+    SinkUnavailable,
+    SlotInUse,
+    SlotLost,
+    SlotNotFound,
+    UnknownRelation,
+)
+from pgcdc.events import (
+    Begin,
+    Change,
+    Column,
+    Commit,
+    Delete,
+    Event,
+    Insert,
+    Message,
+    Origin,
+    Relation,
+    Truncate,
+    Type,
+    Update,
+)
+from pgcdc.lsn import Position, format_lsn, parse_lsn
+from pgcdc.protocol import Batch, Catalog, Decoder, PgArray, PgText, RowFormat
+from pgcdc.sink import Sink, TransactionalSink
+
+if TYPE_CHECKING:
+    from pgcdc.pipeline import Pipeline
+    from pgcdc.replication import connect
+
+__version__ = "0.1.0"
+
+# The decoder is imported without a driver: what needs psycopg or asyncio is loaded when it is first named.
+_LAZY = {"Pipeline": "pgcdc.pipeline", "connect": "pgcdc.replication"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pgcdc' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "Batch",
+    "Begin",
+    "Catalog",
+    "Change",
+    "Column",
+    "Commit",
+    "ConcurrencyConflict",
+    "ConfigError",
+    "ConnectionLost",
+    "DecodeError",
+    "Decoder",
+    "Delete",
+    "Error",
+    "Event",
+    "EventStoreError",
+    "Insert",
+    "InvalidValue",
+    "Message",
+    "MigrationFailed",
+    "Origin",
+    "PgArray",
+    "PgText",
+    "Pipeline",
+    "Position",
+    "PositionError",
+    "PublicationNotFound",
+    "RegistryError",
+    "Relation",
+    "ReplicationError",
+    "RowFormat",
+    "SchemaError",
+    "Sink",
+    "SinkError",
+    "SinkRejected",
+    "SinkUnavailable",
+    "SlotInUse",
+    "SlotLost",
+    "SlotNotFound",
+    "TransactionalSink",
+    "Truncate",
+    "Type",
+    "UnknownRelation",
+    "Update",
+    "connect",
+    "format_lsn",
+    "parse_lsn",
+]

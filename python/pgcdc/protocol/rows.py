@@ -1,0 +1,102 @@
+"""The struct classes that rows become: one made for each relation, or the user's own."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from pgcdc.errors import ConfigError
+from pgcdc.events import Relation
+
+__all__ = ["row_class", "row_fields"]
+
+
+def row_class(relation: Relation, types: Mapping[str, type] | None) -> type:
+    """The class for the rows of a relation.
+
+    Args:
+        relation: The relation.
+        types: The user's classes by `"schema.table"` or `"table"`.
+
+    Returns:
+        The user's class, or a new struct class with a field for each column. A column whose name cannot be a field's
+        gets a similar one; in JSON and in `__struct_encode_fields__` it has its own.
+
+    Raises:
+        ConfigError: When the user's class is not a msgspec struct.
+    """
+    own = None
+    if types:
+        own = types.get(f"{relation.schema}.{relation.name}") or types.get(relation.name)
+    if own is None:
+        return _made_class(relation)
+    if not (isinstance(own, type) and issubclass(own, msgspec.Struct)):
+        raise ConfigError(
+            f"the row type given for table {relation.schema}.{relation.name} is not a msgspec.Struct class",
+            table=f"{relation.schema}.{relation.name}",
+        )
+    return own
+
+
+def _made_class(relation: Relation) -> type:
+    names: dict[str, str] = {}
+    for column in relation.columns:
+        names[_field_name(column.name, names)] = column.name
+    return msgspec.defstruct(
+        _field_name(relation.name, ()),
+        [(field, Any, UNSET) for field in names],
+        rename={field: name for field, name in names.items() if field != name},
+        frozen=True,
+        gc=False,
+        module="pgcdc.rows",
+        namespace={"__doc__": f"A row of {relation.schema}.{relation.name}."},
+    )
+
+
+def _field_name(name: str, taken: Mapping[str, str] | tuple[()]) -> str:
+    field = re.sub(r"\W", "_", name)
+    if not field.isidentifier() or field.startswith("__"):
+        field = "c_" + field.lstrip("_")
+    if keyword.iskeyword(field):
+        field += "_"
+    while field in taken:
+        field += "_"
+    return field
+
+
+def row_fields(row: type[msgspec.Struct], relation: Relation) -> tuple[list[int], tuple[str, ...] | None]:
+    """How to call a class with the values of a relation's columns.
+
+    Args:
+        row: The class.
+        relation: The relation.
+
+    Returns:
+        The number of the column for each argument, and the arguments' names, or None to pass all by position.
+
+    Raises:
+        ConfigError: When a field without a default has no column.
+    """
+    numbers = {column.name: number for number, column in enumerate(relation.columns)}
+    columns, names = [], []
+    fields = msgspec.structs.fields(row)
+    for field in fields:
+        number = numbers.get(field.encode_name)
+        if number is not None:
+            columns.append(number)
+            names.append(field.name)
+        elif field.required:
+            table = f"{relation.schema}.{relation.name}"
+            raise ConfigError(
+                f"row type {row.__name__} has a required field {field.name}, but table {table} has no such column",
+                table=table,
+                hint="give the field a default, or publish the column",
+            )
+    # __match_args__ leaves out the keyword-only fields.
+    by_position = len(columns) == len(fields) == len(row.__match_args__)
+    return columns, None if by_position else tuple(names)

@@ -1,0 +1,265 @@
+//! A run of raw messages with what is known of each: relation, transaction, index, LSN. Nothing is decoded here.
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::frame::Frame;
+use crate::message::{Message, kind};
+use crate::session::{Place, Session, Shape, Transaction};
+
+/// `(commit_lsn, index)`: the place of a change in the order of all changes.
+pub type Position = (u64, i64);
+
+/// What is known of one message of a batch.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Where its bytes are.
+    bytes: Range<usize>,
+    /// The `wal_start` of its XLogData; 0 when not known.
+    pub lsn: u64,
+    /// Its first byte; 0 for an empty message.
+    pub kind: u8,
+    /// The number of its relation among the batch's, for a row or a Relation.
+    pub shape: Option<usize>,
+    /// The number of its relations among the batch's lists, for a Truncate.
+    relations: Option<usize>,
+    /// The number of its transaction among the batch's.
+    pub transaction: Option<usize>,
+    /// Its index in the transaction, when it is a change whose transaction is known.
+    pub index: Option<i64>,
+    /// For a Commit, its `end_lsn`.
+    end_lsn: Option<u64>,
+}
+
+impl Record {
+    /// Whether it is a row change, a truncate or a logical message.
+    pub fn is_change(&self) -> bool {
+        matches!(self.kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    shapes: Vec<Arc<Shape>>,
+    truncations: Vec<Vec<Option<usize>>>,
+    transactions: Vec<Transaction>,
+}
+
+/// A run of messages. Cutting it down shares the bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    content: Arc<Content>,
+    records: Vec<Record>,
+}
+
+impl Batch {
+    /// The messages.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The bytes of one message.
+    pub fn bytes(&self, record: &Record) -> &[u8] {
+        self.content.bytes.get(record.bytes.clone()).unwrap_or_default()
+    }
+
+    /// The size of all messages in bytes.
+    pub fn nbytes(&self) -> usize {
+        self.records.iter().map(|record| record.bytes.len()).sum()
+    }
+
+    /// All relations; `Record::shape` is a number in this list.
+    pub fn shapes(&self) -> &[Arc<Shape>] {
+        &self.content.shapes
+    }
+
+    /// The relations of a Truncate; None for one that was not seen.
+    pub fn truncated(&self, record: &Record) -> &[Option<usize>] {
+        record.relations.and_then(|number| self.content.truncations.get(number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The transaction of a message, when known.
+    pub fn transaction(&self, record: &Record) -> Option<Transaction> {
+        record.transaction.and_then(|number| self.content.transactions.get(number)).copied()
+    }
+
+    /// The position of a message, when it is a change whose transaction is known.
+    pub fn position(&self, record: &Record) -> Option<Position> {
+        Some((self.transaction(record)?.commit_lsn, record.index?))
+    }
+
+    /// The `end_lsn` of the last Commit.
+    pub fn end_lsn(&self) -> Option<u64> {
+        self.records.iter().rev().find_map(|record| record.end_lsn)
+    }
+
+    fn keep(&self, mut test: impl FnMut(&Record) -> bool) -> Self {
+        let records = self.records.iter().filter(|record| test(record)).cloned().collect();
+        Self { content: Arc::clone(&self.content), records }
+    }
+
+    /// The changes of some tables (pairs of schema and name) and kinds only; None for all. A Truncate is kept when one of
+    /// its tables is; a logical message belongs to no table.
+    pub fn select(&self, tables: Option<&HashSet<(Vec<u8>, Vec<u8>)>>, kinds: Option<&[u8]>) -> Self {
+        let wanted = |shape: &Arc<Shape>| {
+            tables.is_none_or(|tables| tables.contains(&(shape.relation.schema.clone(), shape.relation.name.clone())))
+        };
+        let wanted: Vec<bool> = self.content.shapes.iter().map(wanted).collect();
+        let is_wanted =
+            |number: Option<usize>| number.and_then(|number| wanted.get(number)).is_none_or(|&wanted| wanted);
+        self.keep(|record| {
+            let of_table = match record.kind {
+                kind::MESSAGE => tables.is_none(),
+                // A row or truncate of an unknown relation is kept: whoever decodes it gets the error.
+                kind::TRUNCATE => {
+                    let of = self.truncated(record);
+                    of.is_empty() || of.iter().any(|&number| is_wanted(number))
+                }
+                _ => is_wanted(record.shape),
+            };
+            record.is_change() && of_table && kinds.is_none_or(|kinds| kinds.contains(&record.kind))
+        })
+    }
+
+    /// Only what comes after a position: changes above it, and other messages of transactions that did not commit below.
+    pub fn after(&self, position: Position) -> Self {
+        self.keep(|record| match (self.position(record), self.transaction(record)) {
+            (Some(own), _) => own > position,
+            (None, Some(transaction)) => transaction.commit_lsn >= position.0,
+            // A logical message outside transactions stands in the stream where it was written.
+            (None, None) => match Message::parse(self.bytes(record)) {
+                Ok(Message::Message { lsn, .. }) => lsn >= position.0,
+                _ => true,
+            },
+        })
+    }
+}
+
+/// Puts a batch together, message by message.
+#[derive(Debug, Default)]
+pub struct Builder {
+    content: Content,
+    records: Vec<Record>,
+}
+
+impl Builder {
+    /// Add the next message of a stream.
+    pub fn push(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) {
+        let place = session.observe(bytes);
+        let start = self.content.bytes.len();
+        self.content.bytes.extend_from_slice(bytes);
+        self.record(start, lsn, &place);
+    }
+
+    /// Add what was appended to `bytes_mut` since `start` as one message.
+    pub fn push_written(&mut self, start: usize, place: &Place) {
+        self.record(start, 0, place);
+    }
+
+    /// The bytes of all messages, for a writer that appends the next one.
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.content.bytes
+    }
+
+    fn record(&mut self, start: usize, lsn: u64, place: &Place) {
+        let kind = self.content.bytes.get(start).copied().unwrap_or(0);
+        let shape = place.shape.as_ref().map(|shape| self.shape_number(shape));
+        let relations = (kind == kind::TRUNCATE).then(|| {
+            let numbers = place.truncated.iter().map(|one| one.as_ref().map(|one| self.shape_number(one))).collect();
+            self.content.truncations.push(numbers);
+            self.content.truncations.len().saturating_sub(1)
+        });
+        let transaction = place.transaction.map(|transaction| self.transaction_number(transaction));
+        self.records.push(Record {
+            bytes: start..self.content.bytes.len(),
+            lsn,
+            kind,
+            shape,
+            relations,
+            transaction,
+            index: place.index,
+            end_lsn: place.end_lsn,
+        });
+    }
+
+    fn shape_number(&mut self, shape: &Arc<Shape>) -> usize {
+        // From the end: a run of rows uses the relation that came last.
+        match self.content.shapes.iter().rposition(|known| Arc::ptr_eq(known, shape)) {
+            Some(number) => number,
+            None => {
+                self.content.shapes.push(Arc::clone(shape));
+                self.content.shapes.len().saturating_sub(1)
+            }
+        }
+    }
+
+    fn transaction_number(&mut self, transaction: Transaction) -> usize {
+        if self.content.transactions.last() != Some(&transaction) {
+            self.content.transactions.push(transaction);
+        }
+        self.content.transactions.len().saturating_sub(1)
+    }
+
+    /// The batch.
+    pub fn finish(self) -> Batch {
+        Batch { content: Arc::new(self.content), records: self.records }
+    }
+}
+
+/// Reads the CopyData payloads of one replication stream.
+#[derive(Debug, Default)]
+pub struct Reader {
+    session: Session,
+    received_lsn: u64,
+    idle_lsn: u64,
+    reply_requested: bool,
+}
+
+impl Reader {
+    /// Take one payload.
+    ///
+    /// # Errors
+    /// When it is neither XLogData nor keepalive, or not whole.
+    pub fn read(&mut self, bytes: &[u8], builder: &mut Builder) -> Result<()> {
+        match Frame::parse(bytes)? {
+            Frame::XLogData { wal_start, wal_end, payload, .. } => {
+                self.received_lsn = self.received_lsn.max(wal_start).max(wal_end);
+                builder.push(&mut self.session, payload, wal_start);
+                if let Some(end_lsn) = builder.records.last().and_then(|record| record.end_lsn) {
+                    self.received_lsn = self.received_lsn.max(end_lsn);
+                    self.idle_lsn = self.idle_lsn.max(end_lsn);
+                }
+            }
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                self.received_lsn = self.received_lsn.max(wal_end);
+                self.reply_requested |= reply_requested;
+                if !self.session.in_transaction() {
+                    self.idle_lsn = self.idle_lsn.max(wal_end);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest WAL position in any payload.
+    pub fn received_lsn(&self) -> u64 {
+        self.received_lsn
+    }
+
+    /// Everything up to here was received whole.
+    pub fn idle_lsn(&self) -> u64 {
+        self.idle_lsn
+    }
+
+    /// Whether a transaction has begun and not ended.
+    pub fn in_transaction(&self) -> bool {
+        self.session.in_transaction()
+    }
+
+    /// Whether a keepalive asked for an answer since this was last called.
+    pub fn take_reply_request(&mut self) -> bool {
+        std::mem::take(&mut self.reply_requested)
+    }
+}

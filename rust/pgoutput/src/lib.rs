@@ -1,0 +1,33 @@
+//! PostgreSQL's logical replication output (pgoutput), from bytes to values.
+//!
+//! No I/O, no driver, no Python. Everything borrows from the bytes that it is given until a value must be made.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | [`frame`] | one CopyData payload | XLogData or keepalive; the status update that answers |
+//! | [`message`] | one XLogData payload | one message, one variant for each kind |
+//! | [`relation`] | a Relation message | the shape of a table |
+//! | [`tuple`] | a message's TupleData | its columns: null, unchanged, text, binary |
+//! | [`oid`], [`catalog`] | a type's OID | what its bytes are |
+//! | [`value`] | a column's bytes | one value |
+//! | [`session`] | messages in stream order | relations in force, transaction, index of each change |
+//! | [`batch`] | frames or messages | a run of raw messages with all of that beside them |
+//! | [`copy`] | COPY BINARY | Insert messages in a batch |
+//!
+//! Source: PostgreSQL manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod catalog;
+pub mod copy;
+pub mod cursor;
+pub mod error;
+pub mod frame;
+pub mod message;
+pub mod oid;
+pub mod relation;
+pub mod session;
+pub mod tuple;
+pub mod value;
+
+pub use error::{Error, Reason};

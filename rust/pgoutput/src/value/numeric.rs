@@ -1,0 +1,98 @@
+//! numeric: an arbitrary number of decimal digits; in binary base 10,000.
+//!
+//! Source: server functions `numeric_send` and `numeric_out`.
+#![allow(clippy::arithmetic_side_effects, reason = "all operands come from 16-bit fields and are computed in i32")]
+use super::{Invalid, Result, Value};
+use crate::cursor::Cursor;
+
+const NEGATIVE: u16 = 0x4000;
+const NAN: u16 = 0xc000;
+const INFINITY: u16 = 0xd000;
+const NEGATIVE_INFINITY: u16 = 0xf000;
+
+/// What `numeric_out` prints, checked to be a number.
+///
+/// # Errors
+/// When it is not one.
+#[inline]
+pub fn text(bytes: &[u8]) -> Result<&str> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let mut points = 0_usize;
+    let mut plain = digits.first().is_some_and(u8::is_ascii_digit);
+    for &byte in digits {
+        points = points.saturating_add(usize::from(byte == b'.'));
+        plain &= byte.is_ascii_digit() || byte == b'.';
+    }
+    if plain && points <= 1 || WORDS.contains(&bytes) {
+        return std::str::from_utf8(bytes).map_err(|_| Invalid("not a number"));
+    }
+    Err(Invalid("not a number"))
+}
+
+/// Four decimal digits with leading zeros.
+fn group(digit: u16) -> [u8; 4] {
+    [digit / 1000, digit / 100 % 10, digit / 10 % 10, digit % 10]
+        .map(|digit| b'0'.wrapping_add(u8::try_from(digit).unwrap_or(0)))
+}
+
+/// What `numeric_send` wrote, as `numeric_out` would print it.
+///
+/// # Errors
+/// When it is cut short or a digit is above 9,999.
+pub fn binary<'a>(bytes: &[u8], out: &'a mut Vec<u8>) -> Result<Value<'a>> {
+    let cut = |_| Invalid("not a whole numeric");
+    let mut cursor = Cursor::new(bytes);
+    let count = cursor.i16("ndigits").map_err(cut)?;
+    let weight = i32::from(cursor.i16("weight").map_err(cut)?);
+    let [high, low] = cursor.i16("sign").map_err(cut)?.to_be_bytes();
+    let sign = u16::from_be_bytes([high, low]);
+    let scale = usize::try_from(cursor.i16("dscale").map_err(cut)?).map_err(|_| Invalid("a negative display scale"))?;
+    let (digits, left) = cursor.rest().as_chunks::<2>();
+    if usize::try_from(count) != Ok(digits.len()) || !left.is_empty() {
+        return Err(Invalid("not a whole numeric"));
+    }
+    match sign {
+        0 | NEGATIVE => {}
+        NAN => return Ok(Value::Numeric("NaN")),
+        INFINITY => return Ok(Value::Numeric("Infinity")),
+        NEGATIVE_INFINITY => return Ok(Value::Numeric("-Infinity")),
+        _ => return Err(Invalid("an unknown sign")),
+    }
+    if scale > 0x3fff {
+        return Err(Invalid("a display scale above 16383"));
+    }
+    if digits.iter().any(|&digit| u16::from_be_bytes(digit) > 9999) {
+        return Err(Invalid("a digit above 9999"));
+    }
+    // The digit with the weight 10,000^power; zeros at both ends are not stored.
+    let digit = |power: i32| {
+        let place = usize::try_from(weight - power).ok().and_then(|place| digits.get(place));
+        group(place.map_or(0, |&digit| u16::from_be_bytes(digit)))
+    };
+    out.clear();
+    if sign == NEGATIVE {
+        out.push(b'-');
+    }
+    let whole = out.len();
+    for power in (0..=weight).rev() {
+        let group = digit(power);
+        // Nothing but zeros so far: leave them out.
+        let leading = if out.len() == whole { group.iter().take_while(|&&digit| digit == b'0').count() } else { 0 };
+        out.extend(group.iter().skip(leading));
+    }
+    if out.len() == whole {
+        out.push(b'0');
+    }
+    if scale > 0 {
+        out.push(b'.');
+        let end = out.len().saturating_add(scale);
+        let mut power = -1;
+        while out.len() < end {
+            out.extend_from_slice(&digit(power));
+            power -= 1;
+        }
+        out.truncate(end);
+    }
+    std::str::from_utf8(out).map(Value::Numeric).map_err(|_| Invalid("not a number"))
+}

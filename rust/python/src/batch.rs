@@ -1,0 +1,384 @@
+//! `Batch`, `BatchReader`, `CopyReader`: runs of raw messages, decoded when somebody asks.
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pgoutput::batch::{self, Builder, Record};
+use pgoutput::copy::{self, SNAPSHOT_INDEX};
+use pgoutput::frame;
+use pgoutput::message::kind;
+use pgoutput::relation::{Column, Relation};
+use pgoutput::session::{Place, Session, Shape, Transaction};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyIterator, PyList, PyString};
+
+use crate::construct::CollectorPause;
+use crate::decoder::Bytes;
+use crate::error::{config_error, frame_error};
+use crate::event::{Events, Item};
+use crate::format::RowFormat;
+use crate::imports::imports;
+
+/// The events of a batch that were made already: in which format, only changes or all.
+struct Made {
+    format: Py<RowFormat>,
+    only_changes: bool,
+    events: Py<PyList>,
+}
+
+/// A run of messages from one stream.
+#[pyclass(frozen, module = "pgcdc._pgoutput")]
+pub struct Batch {
+    inner: batch::Batch,
+    made: Mutex<Vec<Made>>,
+}
+
+impl From<batch::Batch> for Batch {
+    fn from(inner: batch::Batch) -> Self {
+        Self { inner, made: Mutex::default() }
+    }
+}
+
+impl Batch {
+    fn item<'a>(&'a self, record: &'a Record) -> Item<'a> {
+        let shape = |number: usize| self.inner.shapes().get(number);
+        let numbers = self.inner.truncated(record);
+        Item {
+            bytes: self.inner.bytes(record),
+            lsn: record.lsn,
+            shape: record.shape.and_then(shape),
+            truncated: numbers.iter().map(|number| number.and_then(shape)).collect(),
+            transaction: self.inner.transaction(record),
+            index: record.index,
+        }
+    }
+
+    /// The events, made once for each format and copied for each who asks, so that nobody changes another's list.
+    fn list<'py>(
+        &self,
+        py: Python<'py>,
+        format: Option<&Bound<'py, RowFormat>>,
+        only_changes: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let format = match format {
+            Some(format) => format,
+            None => RowFormat::default(py)?,
+        };
+        let known = {
+            let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = |one: &&Made| one.format.is(format) && one.only_changes == only_changes;
+            made.iter().find(same).map(|one| one.events.clone_ref(py))
+        };
+        let events = match known {
+            Some(events) => events.into_bound(py),
+            None => {
+                let events = self.make(py, format.get(), only_changes)?;
+                let one = Made { format: format.clone().unbind(), only_changes, events: events.clone().unbind() };
+                self.made.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+                events
+            }
+        };
+        Ok(events.get_slice(0, events.len()))
+    }
+
+    fn make<'py>(&self, py: Python<'py>, format: &RowFormat, only_changes: bool) -> PyResult<Bound<'py, PyList>> {
+        let _pause = CollectorPause::new(py);
+        let mut events = Events::new(py, format, None)?;
+        let mut made = Vec::with_capacity(self.inner.records().len());
+        for record in self.inner.records() {
+            if only_changes && !record.is_change() {
+                continue;
+            }
+            made.push(match events.event_or_error(&self.item(record))? {
+                Ok(event) => event,
+                Err(error) => error.into_value(py).into_bound(py).into_any(),
+            });
+        }
+        PyList::new(py, made)
+    }
+
+    fn edge<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        mut records: impl Iterator<Item = &'a Record>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let position = records.find_map(|record| self.inner.position(record));
+        position.map(|position| imports(py)?.position.bind(py).call1(position)).transpose()
+    }
+}
+
+fn text_bytes(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
+    let encoded = text.call_method1("encode", ("utf-8", "surrogateescape"))?;
+    Ok(encoded.cast_into::<PyBytes>()?.as_bytes().to_vec())
+}
+
+fn kind_of(py: Python<'_>, action: &str) -> PyResult<u8> {
+    match action {
+        "insert" => Ok(kind::INSERT),
+        "update" => Ok(kind::UPDATE),
+        "delete" => Ok(kind::DELETE),
+        "truncate" => Ok(kind::TRUNCATE),
+        "message" => Ok(kind::MESSAGE),
+        _ => Err(config_error(py, &format!("{action:?} is none of insert, update, delete, truncate, message"))),
+    }
+}
+
+/// A relation event back to a shape.
+fn shape_of(py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<Arc<Shape>> {
+    let text = |object: &Bound<'_, PyAny>, name: &str| text_bytes(&object.getattr(name)?.cast_into::<PyString>()?);
+    let mut columns = Vec::new();
+    for column in relation.getattr("columns")?.try_iter()? {
+        let column = column?;
+        columns.push(Column {
+            is_key: column.getattr("is_key")?.extract()?,
+            name: text(&column, "name")?,
+            type_oid: column.getattr("type_oid")?.extract()?,
+            type_modifier: column.getattr("type_modifier")?.extract()?,
+        });
+    }
+    let relation = Relation {
+        oid: relation.getattr("oid")?.extract()?,
+        schema: text(relation, "schema")?,
+        name: text(relation, "name")?,
+        replica_identity: text(relation, "replica_identity")?.first().copied().unwrap_or(b'd'),
+        columns,
+    };
+    match relation.encode() {
+        Some(bytes) => Ok(Arc::new(Shape { bytes: bytes.into(), relation })),
+        None => Err(config_error(py, "the relation has a name with a zero byte or more columns than a table can have")),
+    }
+}
+
+#[pymethods]
+impl Batch {
+    fn __len__(&self) -> usize {
+        self.inner.records().len()
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.list(py, None, false)?.try_iter()
+    }
+
+    fn __repr__(&self) -> String {
+        let changes = self.changes_count();
+        format!("<Batch of {} messages, {changes} changes, {} bytes>", self.inner.records().len(), self.inner.nbytes())
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.inner.nbytes()
+    }
+
+    #[getter]
+    fn changes_count(&self) -> usize {
+        self.inner.records().iter().filter(|record| record.is_change()).count()
+    }
+
+    #[getter]
+    fn first_position<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.edge(py, self.inner.records().iter())
+    }
+
+    #[getter]
+    fn last_position<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.edge(py, self.inner.records().iter().rev())
+    }
+
+    #[getter]
+    fn end_lsn(&self) -> Option<u64> {
+        self.inner.end_lsn()
+    }
+
+    #[getter]
+    fn relations<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let format = RowFormat::default(py)?.get();
+        let mut seen = HashSet::new();
+        let mut relations = Vec::new();
+        for record in self.inner.records().iter().filter(|record| record.is_change()) {
+            for number in record.shape.into_iter().chain(self.inner.truncated(record).iter().copied().flatten()) {
+                if seen.insert(number)
+                    && let Some(shape) = self.inner.shapes().get(number)
+                {
+                    relations.push(format.plan(py, shape)?.relation.bind(py).clone());
+                }
+            }
+        }
+        Ok(relations)
+    }
+
+    #[pyo3(signature = (format=None))]
+    fn events<'py>(&self, py: Python<'py>, format: Option<&Bound<'py, RowFormat>>) -> PyResult<Bound<'py, PyList>> {
+        self.list(py, format, false)
+    }
+
+    #[pyo3(signature = (format=None))]
+    fn changes<'py>(&self, py: Python<'py>, format: Option<&Bound<'py, RowFormat>>) -> PyResult<Bound<'py, PyList>> {
+        self.list(py, format, true)
+    }
+
+    #[pyo3(signature = (tables=None, actions=None))]
+    fn select(
+        &self,
+        py: Python<'_>,
+        tables: Option<Bound<'_, PyAny>>,
+        actions: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let tables = match tables {
+            None => None,
+            Some(tables) => {
+                let mut names = HashSet::new();
+                for table in tables.try_iter()? {
+                    let (schema, name): (Bound<'_, PyString>, Bound<'_, PyString>) = table?.extract()?;
+                    names.insert((text_bytes(&schema)?, text_bytes(&name)?));
+                }
+                Some(names)
+            }
+        };
+        let kinds = match actions {
+            None => None,
+            Some(actions) => {
+                let kind = |action: PyResult<Bound<'_, PyAny>>| kind_of(py, &action?.extract::<String>()?);
+                Some(actions.try_iter()?.map(kind).collect::<PyResult<Vec<_>>>()?)
+            }
+        };
+        Ok(self.inner.select(tables.as_ref(), kinds.as_deref()).into())
+    }
+
+    fn after(&self, position: (u64, i64)) -> Self {
+        self.inner.after(position).into()
+    }
+
+    #[staticmethod]
+    fn truncation(py: Python<'_>, relations: &Bound<'_, PyAny>, lsn: u64) -> PyResult<Self> {
+        let shapes = relations.try_iter()?.map(|one| shape_of(py, &one?)).collect::<PyResult<Vec<_>>>()?;
+        let mut builder = Builder::default();
+        let bytes = builder.bytes_mut();
+        bytes.push(kind::TRUNCATE);
+        bytes.extend_from_slice(&u32::try_from(shapes.len())?.to_be_bytes());
+        bytes.push(0);
+        for shape in &shapes {
+            bytes.extend_from_slice(&shape.relation.oid.to_be_bytes());
+        }
+        let place = Place {
+            truncated: shapes.into_iter().map(Some).collect(),
+            transaction: Some(Transaction { commit_lsn: lsn, commit_time: None }),
+            index: Some(SNAPSHOT_INDEX),
+            ..Place::default()
+        };
+        builder.push_written(0, &place);
+        Ok(builder.finish().into())
+    }
+
+    /// Messages that are in hand already, as one batch.
+    #[staticmethod]
+    #[pyo3(signature = (messages, lsns=None))]
+    fn of(messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Self> {
+        let mut session = Session::default();
+        let mut builder = Builder::default();
+        let mut lsns = lsns.unwrap_or_default().into_iter();
+        for message in messages.try_iter()? {
+            builder.push(&mut session, Bytes::of(&message?)?.as_slice(), lsns.next().unwrap_or(0));
+        }
+        Ok(builder.finish().into())
+    }
+}
+
+/// CopyData frames of one replication stream to batches.
+#[pyclass(module = "pgcdc._pgoutput")]
+#[derive(Default)]
+pub struct BatchReader {
+    inner: batch::Reader,
+}
+
+#[pymethods]
+impl BatchReader {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
+        let mut builder = Builder::default();
+        for frame in frames.try_iter()? {
+            let frame = frame?;
+            let bytes = Bytes::of(&frame)?;
+            let read = self.inner.read(bytes.as_slice(), &mut builder);
+            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
+        }
+        Ok(builder.finish().into())
+    }
+
+    #[getter]
+    fn received_lsn(&self) -> u64 {
+        self.inner.received_lsn()
+    }
+
+    #[getter]
+    fn idle_lsn(&self) -> u64 {
+        self.inner.idle_lsn()
+    }
+
+    #[getter]
+    fn in_transaction(&self) -> bool {
+        self.inner.in_transaction()
+    }
+
+    fn take_reply_request(&mut self) -> bool {
+        self.inner.take_reply_request()
+    }
+}
+
+/// `COPY … TO STDOUT (FORMAT binary)` to batches of Inserts.
+#[pyclass(module = "pgcdc._pgoutput")]
+pub struct CopyReader {
+    inner: copy::Reader,
+}
+
+#[pymethods]
+impl CopyReader {
+    #[new]
+    #[pyo3(signature = (relation, lsn, text_columns=None))]
+    fn new(py: Python<'_>, relation: &Bound<'_, PyAny>, lsn: u64, text_columns: Option<Vec<bool>>) -> PyResult<Self> {
+        let shape = shape_of(py, relation)?;
+        let text_columns = text_columns.unwrap_or_default();
+        if !text_columns.is_empty() && text_columns.len() != shape.relation.columns.len() {
+            return Err(config_error(py, "text_columns must say something of every column"));
+        }
+        Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns) })
+    }
+
+    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
+        let mut builder = Builder::default();
+        for frame in frames.try_iter()? {
+            let frame = frame?;
+            let bytes = Bytes::of(&frame)?;
+            let read = self.inner.read(bytes.as_slice(), &mut builder);
+            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
+        }
+        Ok(builder.finish().into())
+    }
+
+    #[getter]
+    fn finished(&self) -> bool {
+        self.inner.finished()
+    }
+}
+
+/// Seconds from 1970 to 2000.
+const EPOCH: u64 = 946_684_800;
+
+/// A Standby status update, to be sent as one CopyData.
+#[pyfunction]
+#[pyo3(signature = (written, flushed, applied, reply_requested=false))]
+pub fn encode_status_update(
+    py: Python<'_>,
+    written: u64,
+    flushed: u64,
+    applied: u64,
+    reply_requested: bool,
+) -> Bound<'_, PyBytes> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = now.as_micros().saturating_sub(u128::from(EPOCH).saturating_mul(1_000_000));
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    PyBytes::new(py, &frame::status_update(written, flushed, applied, now, reply_requested))
+}

@@ -1,0 +1,122 @@
+//! `Decoder`: messages to events, with the state of one stream.
+use std::sync::Arc;
+
+use pgoutput::session::{Session, Shape};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::catalog::TypeCatalog;
+use crate::construct::CollectorPause;
+use crate::event::{Events, Item};
+use crate::format::{Plan, RowFormat};
+
+/// pgoutput messages to events; no connection, no driver.
+#[pyclass(module = "pgcdc._pgoutput")]
+pub struct Decoder {
+    format: Py<RowFormat>,
+    session: Session,
+    plan: Option<(Arc<Shape>, Arc<Plan>)>,
+}
+
+/// Some bytes that Python has: borrowed from `bytes`, copied from anything else with a buffer.
+pub enum Bytes<'a> {
+    Borrowed(&'a [u8]),
+    Copied(Vec<u8>),
+}
+
+impl<'a> Bytes<'a> {
+    pub fn of(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+        match object.cast::<PyBytes>() {
+            Ok(bytes) => Ok(Self::Borrowed(bytes.as_bytes())),
+            Err(_) => PyBuffer::<u8>::get(object)?.to_vec(object.py()).map(Self::Copied),
+        }
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+fn one<'py>(
+    events: &mut Events<'py, '_>,
+    session: &mut Session,
+    bytes: &[u8],
+    lsn: u64,
+) -> PyResult<Result<Bound<'py, PyAny>, PyErr>> {
+    let place = session.observe(bytes);
+    events.event_or_error(&Item {
+        bytes,
+        lsn,
+        shape: place.shape.as_ref(),
+        truncated: place.truncated.iter().map(Option::as_ref).collect(),
+        transaction: place.transaction,
+        index: place.index,
+    })
+}
+
+#[pymethods]
+impl Decoder {
+    #[new]
+    #[pyo3(signature = (rows="struct", *, types=None, json="decode", catalog=None))]
+    fn new(
+        py: Python<'_>,
+        rows: &str,
+        types: Option<Bound<'_, PyAny>>,
+        json: &str,
+        catalog: Option<Py<TypeCatalog>>,
+    ) -> PyResult<Self> {
+        let format = Py::new(py, RowFormat::new(py, rows, types, json, catalog)?)?;
+        Ok(Self { format, session: Session::default(), plan: None })
+    }
+
+    #[getter]
+    fn catalog(&self, py: Python<'_>) -> Py<TypeCatalog> {
+        self.format.get().catalog(py)
+    }
+
+    #[pyo3(signature = (message, lsn=None))]
+    fn decode<'py>(
+        &mut self,
+        py: Python<'py>,
+        message: &Bound<'py, PyAny>,
+        lsn: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = Bytes::of(message)?;
+        let mut events = Events::new(py, self.format.get(), self.plan.take())?;
+        let event = one(&mut events, &mut self.session, bytes.as_slice(), lsn.unwrap_or(0));
+        self.plan = events.into_plan();
+        event?
+    }
+
+    #[pyo3(signature = (messages, lsns=None))]
+    fn decode_many<'py>(
+        &mut self,
+        py: Python<'py>,
+        messages: &Bound<'py, PyAny>,
+        lsns: Option<Vec<u64>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let messages = messages.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        if lsns.as_ref().is_some_and(|lsns| lsns.len() != messages.len()) {
+            return Err(PyValueError::new_err("lsns must be as long as messages"));
+        }
+        let mut lsns = lsns.unwrap_or_default().into_iter();
+        let _pause = CollectorPause::new(py);
+        let mut events = Events::new(py, self.format.get(), self.plan.take())?;
+        let mut made = Vec::with_capacity(messages.len());
+        for message in &messages {
+            let bytes = Bytes::of(message)?;
+            let lsn = lsns.next().unwrap_or(0);
+            made.push(match one(&mut events, &mut self.session, bytes.as_slice(), lsn)? {
+                Ok(event) => event,
+                Err(error) => error.into_value(py).into_bound(py).into_any(),
+            });
+        }
+        self.plan = events.into_plan();
+        PyList::new(py, made)
+    }
+}

@@ -1,0 +1,156 @@
+//! The one place where exceptions are made. No message holds a cell's value.
+use pgoutput::batch::Position;
+use pgoutput::message::kind;
+use pgoutput::session::Shape;
+use pyo3::exceptions::{PyException, PyMemoryError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::imports::imports;
+
+/// Why one message gave no event.
+pub enum Failure {
+    /// The message is malformed.
+    Message(pgoutput::Error),
+    /// Its relation was not seen.
+    UnknownRelation,
+    /// A column's bytes are not a value of its type.
+    Value {
+        /// What is wrong.
+        reason: &'static str,
+        /// The column's number.
+        column: usize,
+        /// Where its bytes begin in the message.
+        offset: usize,
+        /// What Python said.
+        cause: Option<PyErr>,
+    },
+    /// Python failed in a way that is not about the bytes.
+    Python(PyErr),
+}
+
+impl From<pgoutput::Error> for Failure {
+    fn from(error: pgoutput::Error) -> Self {
+        Self::Message(error)
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Python(error)
+    }
+}
+
+/// What a message was, for the error about it.
+pub struct About<'a> {
+    pub bytes: &'a [u8],
+    pub shape: Option<&'a Shape>,
+    pub lsn: u64,
+    pub position: Option<Position>,
+}
+
+fn what(kind: Option<&u8>) -> &'static str {
+    match kind {
+        Some(&kind::BEGIN) => "Begin",
+        Some(&kind::COMMIT) => "Commit",
+        Some(&kind::ORIGIN) => "Origin",
+        Some(&kind::RELATION) => "Relation",
+        Some(&kind::TYPE) => "Type",
+        Some(&kind::INSERT) => "Insert",
+        Some(&kind::UPDATE) => "Update",
+        Some(&kind::DELETE) => "Delete",
+        Some(&kind::TRUNCATE) => "Truncate",
+        Some(&kind::MESSAGE) => "Message",
+        _ => "message",
+    }
+}
+
+fn table(shape: &Shape) -> String {
+    let relation = &shape.relation;
+    format!("{}.{}", String::from_utf8_lossy(&relation.schema), String::from_utf8_lossy(&relation.name))
+}
+
+/// The `DecodeError` for a failure; a Python error that is not about the bytes is given back as it is.
+pub fn exception(py: Python<'_>, failure: Failure, about: &About<'_>) -> PyResult<PyErr> {
+    let imports = imports(py)?;
+    let mut name = what(about.bytes.first()).to_owned();
+    if let Some(shape) = about.shape {
+        name = format!("{name} of {}", table(shape));
+    }
+    let at =
+        if about.lsn == 0 { String::new() } else { format!(" at {:X}/{:X}", about.lsn >> 32, about.lsn & 0xffff_ffff) };
+    let facts = PyDict::new(py);
+    let mut cause = None;
+    let (class, message) = match failure {
+        Failure::Python(error) => return Ok(error),
+        Failure::Message(error) => {
+            facts.set_item("reason", error.reason.to_string())?;
+            facts.set_item("field", error.field)?;
+            facts.set_item("offset", error.offset)?;
+            (&imports.decode_error, format!("{name}{at}: {error}"))
+        }
+        Failure::UnknownRelation => {
+            let oid = about.bytes.get(1..5).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+            facts.set_item("reason", "its Relation message was not seen")?;
+            facts.set_item("field", "relation OID")?;
+            facts.set_item("offset", 1)?;
+            facts.set_item(
+                "hint",
+                "a decoder must see the stream from its beginning; use one decoder for each stream",
+            )?;
+            (&imports.unknown_relation, format!("{name} of relation {oid}{at}: its Relation message was not seen"))
+        }
+        Failure::Value { reason, column, offset, cause: python } => {
+            let column = about.shape.and_then(|shape| shape.relation.columns.get(column));
+            let field = column.map_or_else(|| "column value".into(), |column| String::from_utf8_lossy(&column.name));
+            let type_oid = column.map_or(0, |column| column.type_oid);
+            facts.set_item("reason", reason)?;
+            facts.set_item("field", &*field)?;
+            facts.set_item("offset", offset)?;
+            cause = python;
+            let place = format!("column {field} (type {type_oid}) at byte {offset}");
+            (&imports.invalid_value, format!("{name}{at}: {reason} in {place}"))
+        }
+    };
+    facts.set_item("raw", PyBytes::new(py, about.bytes))?;
+    facts
+        .set_item("position", about.position.map(|position| imports.position.bind(py).call1(position)).transpose()?)?;
+    facts.set_item("table", about.shape.map(table))?;
+    facts.set_item("lsn", Some(about.lsn).filter(|&lsn| lsn != 0))?;
+    let error = PyErr::from_value(class.bind(py).call((message,), Some(&facts))?);
+    error.set_cause(py, cause);
+    Ok(error)
+}
+
+/// Whether a Python error says that these bytes cannot be had as an object, and nothing worse.
+pub fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py)
+}
+
+/// A `ConfigError`.
+pub fn config_error(py: Python<'_>, message: &str) -> PyErr {
+    match imports(py).and_then(|imports| imports.config_error.bind(py).call1((message,))) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+/// A `DecodeError` about bytes that are not a message (a frame, a COPY).
+pub fn frame_error(py: Python<'_>, error: pgoutput::Error, bytes: &[u8]) -> PyErr {
+    let about = About { bytes: &[], shape: None, lsn: 0, position: None };
+    exception(py, Failure::Message(error), &about).unwrap_or_else(|error| error).tap_raw(py, bytes)
+}
+
+trait TapRaw {
+    fn tap_raw(self, py: Python<'_>, bytes: &[u8]) -> PyErr;
+}
+
+impl TapRaw for PyErr {
+    /// The raw bytes of what could not be read, on the exception.
+    fn tap_raw(self, py: Python<'_>, bytes: &[u8]) -> PyErr {
+        match self.value(py).setattr("raw", PyBytes::new(py, bytes)) {
+            Ok(()) => self,
+            Err(error) => error,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `RowFormat`: how rows are given, and what is prepared once for each relation.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pgoutput::oid::Kind;
+use pgoutput::session::Shape;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+
+use crate::catalog::TypeCatalog;
+use crate::construct;
+use crate::error::config_error;
+use crate::imports::imports;
+
+/// How JSON columns are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Json {
+    Decode,
+    Raw,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    Struct,
+    Dict,
+    Tuple,
+}
+
+/// How one relation's rows are made.
+pub enum RowShape {
+    /// By calling a struct class with these columns, in this order; by name where names are given.
+    Struct { class: Py<PyAny>, columns: Vec<usize>, names: Option<Py<PyTuple>> },
+    /// As a dict with these keys.
+    Dict { keys: Vec<Py<PyString>> },
+    /// As a tuple.
+    Tuple,
+}
+
+/// What is prepared for one relation.
+pub struct Plan {
+    /// The relation as an event.
+    pub relation: Py<PyAny>,
+    /// What each column's bytes are.
+    pub kinds: Vec<Kind>,
+    /// Whether each column is in the replica identity.
+    pub keys: Vec<bool>,
+    /// How rows are made.
+    pub row: RowShape,
+}
+
+#[derive(Default)]
+struct Plans {
+    generation: u64,
+    by_relation: HashMap<Box<[u8]>, Arc<Plan>>,
+}
+
+/// How rows are given.
+#[pyclass(frozen, module = "pgcdc._pgoutput")]
+pub struct RowFormat {
+    rows: Rows,
+    types: Option<Py<PyDict>>,
+    pub json: Json,
+    catalog: Py<TypeCatalog>,
+    plans: Mutex<Plans>,
+}
+
+/// Where a format has prepared more relations than a database has tables, somebody changes shapes all day: begin anew.
+const MOST_PLANS: usize = 4096;
+
+static DEFAULT: PyOnceLock<Py<RowFormat>> = PyOnceLock::new();
+
+impl RowFormat {
+    /// The format that is used where none is given.
+    pub fn default(py: Python<'_>) -> PyResult<&Bound<'_, Self>> {
+        let format = DEFAULT.get_or_try_init(py, || Py::new(py, Self::new(py, "struct", None, "decode", None)?))?;
+        Ok(format.bind(py))
+    }
+
+    /// What is prepared for a relation.
+    pub fn plan(&self, py: Python<'_>, shape: &Shape) -> PyResult<Arc<Plan>> {
+        let generation = self.catalog.get().generation();
+        let known = {
+            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            if plans.generation != generation || plans.by_relation.len() > MOST_PLANS {
+                *plans = Plans { generation, by_relation: HashMap::new() };
+            }
+            plans.by_relation.get(&shape.bytes).cloned()
+        };
+        if let Some(plan) = known {
+            return Ok(plan);
+        }
+        // Outside the lock, because it calls Python. Two threads may both make one; the first to be done is kept.
+        let plan = Arc::new(self.make_plan(py, shape)?);
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(plans.by_relation.entry(shape.bytes.clone()).or_insert(plan)))
+    }
+
+    fn make_plan(&self, py: Python<'_>, shape: &Shape) -> PyResult<Plan> {
+        let relation = relation_event(py, shape)?;
+        let columns = &shape.relation.columns;
+        let row = match self.rows {
+            Rows::Tuple => RowShape::Tuple,
+            Rows::Dict => {
+                let key = |name: &[u8]| Ok(construct::text(py, name)?.cast_into::<PyString>()?.unbind());
+                RowShape::Dict { keys: columns.iter().map(|column| key(&column.name)).collect::<PyResult<_>>()? }
+            }
+            Rows::Struct => self.struct_row(py, &relation)?,
+        };
+        Ok(Plan {
+            relation: relation.unbind(),
+            kinds: columns.iter().map(|column| self.catalog.get().kind(column.type_oid)).collect(),
+            keys: columns.iter().map(|column| column.is_key).collect(),
+            row,
+        })
+    }
+
+    fn struct_row(&self, py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<RowShape> {
+        let imports = imports(py)?;
+        let class = imports.row_class.bind(py).call1((relation, &self.types))?;
+        let (columns, names) = imports.row_fields.bind(py).call1((&class, relation))?.extract()?;
+        Ok(RowShape::Struct { class: class.unbind(), columns, names })
+    }
+}
+
+/// A relation as an event.
+fn relation_event<'py>(py: Python<'py>, shape: &Shape) -> PyResult<Bound<'py, PyAny>> {
+    let imports = imports(py)?;
+    let relation = &shape.relation;
+    let column_class = imports.column.bind(py);
+    let columns = PyList::empty(py);
+    for column in &relation.columns {
+        let name = construct::text(py, &column.name)?;
+        columns.append(column_class.call1((name, column.type_oid, column.type_modifier, column.is_key))?)?;
+    }
+    imports.relation.bind(py).call1((
+        relation.oid,
+        construct::text(py, &relation.schema)?,
+        construct::text(py, &relation.name)?,
+        char::from(relation.replica_identity).to_string(),
+        columns,
+    ))
+}
+
+#[pymethods]
+impl RowFormat {
+    #[new]
+    #[pyo3(signature = (rows="struct", *, types=None, json="decode", catalog=None))]
+    pub fn new(
+        py: Python<'_>,
+        rows: &str,
+        types: Option<Bound<'_, PyAny>>,
+        json: &str,
+        catalog: Option<Py<TypeCatalog>>,
+    ) -> PyResult<Self> {
+        let rows = match rows {
+            "struct" => Rows::Struct,
+            "dict" => Rows::Dict,
+            "tuple" => Rows::Tuple,
+            other => {
+                return Err(config_error(py, &format!("rows={other:?} is none of \"struct\", \"dict\", \"tuple\"")));
+            }
+        };
+        let json = match json {
+            "decode" => Json::Decode,
+            "raw" => Json::Raw,
+            "text" => Json::Text,
+            other => return Err(config_error(py, &format!("json={other:?} is none of \"decode\", \"raw\", \"text\""))),
+        };
+        if types.is_some() && rows != Rows::Struct {
+            return Err(config_error(py, "types= needs rows=\"struct\""));
+        }
+        let types = match types {
+            Some(types) => {
+                let copy = PyDict::new(py);
+                copy.call_method1("update", (types,))?;
+                Some(copy.unbind())
+            }
+            None => None,
+        };
+        let catalog = match catalog {
+            Some(catalog) => catalog,
+            None => Py::new(py, TypeCatalog::default())?,
+        };
+        Ok(Self { rows, types, json, catalog, plans: Mutex::default() })
+    }
+
+    #[getter]
+    pub fn catalog(&self, py: Python<'_>) -> Py<TypeCatalog> {
+        self.catalog.clone_ref(py)
+    }
+}

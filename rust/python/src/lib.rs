@@ -1,0 +1,39 @@
+//! The door: `pgcdc._pgoutput`, a thin layer between the `pgoutput` crate and Python.
+//!
+//! | file | what |
+//! |---|---|
+//! | `decoder` | `Decoder`: messages to events |
+//! | `batch` | `Batch`, `BatchReader`, `CopyReader`: runs of raw messages |
+//! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
+//! | `catalog` | `TypeCatalog`: user-defined types |
+//! | `event` | one message to one event |
+//! | `row` | one tuple to one row, one value to one object |
+//! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
+//! | `imports` | the Python objects that all of these use |
+//! | `error` | the one place where exceptions are made |
+#![deny(unsafe_code)]
+
+mod batch;
+mod catalog;
+mod construct;
+mod decoder;
+mod error;
+mod event;
+mod format;
+mod imports;
+mod row;
+
+/// The Rust half of pgcdc; import it through `pgcdc.protocol`.
+#[pyo3::pymodule]
+mod _pgoutput {
+    #[pymodule_export]
+    use crate::batch::{Batch, BatchReader, CopyReader, encode_status_update};
+    #[pymodule_export]
+    use crate::catalog::TypeCatalog;
+    #[pymodule_export]
+    use crate::decoder::Decoder;
+    #[pymodule_export]
+    use crate::format::RowFormat;
+    #[pymodule_export]
+    use crate::row::json_number;
+}
