@@ -1,4 +1,4 @@
-"""The fixtures that all tests share: PostgreSQL 14 to 18, a fresh database for each test, and an account of what was skipped."""
+"""The fixtures that all tests share: PostgreSQL 14 to 18, a fresh database for each test, an account of the skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg import sql
 
-from tests.servers.postgres import PostgresServer, remove_templates
+from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Database:
         """Runs statements on a connection of its own, each in its own transaction; returns the rows of the last one."""
         with self.connect() as connection:
             for statement in statements:
-                cursor = connection.execute(statement)  # type: ignore[call-overload]
+                cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
 
@@ -197,11 +197,11 @@ def newest_database(newest_postgres: PostgresServer) -> Iterator[Database]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Notes that this run began: after a crash of native code, `--last-failed` would find nothing that failed."""
-    cache = session.config.cache
-    if cache is None:
+    cache: pytest.Cache | None = getattr(session.config, "cache", None)
+    if cache is None:  # -p no:cacheprovider
         return
     crashed = cache.get(_SEGFAULT, 0)
-    if crashed and not os.path.exists(f"/proc/{crashed}") and session.config.getoption("lf", default=False):
+    if crashed and not alive(crashed) and session.config.getoption("lf", default=False):
         cache.set(_SEGFAULT, 0)
         raise pytest.UsageError(
             "the run before was killed or crashed, so what it failed at is not known: run it all again"
@@ -211,8 +211,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     session.config.stash[_servers_key].close()
-    if session.config.cache is not None:
-        session.config.cache.set(_SEGFAULT, 0)
+    cache: pytest.Cache | None = getattr(session.config, "cache", None)
+    if cache is not None:
+        cache.set(_SEGFAULT, 0)
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None and reporter.stats.get("skipped") and _strict(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

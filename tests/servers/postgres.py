@@ -23,8 +23,7 @@ from tests.servers.programs import Programs, ServerUnavailable, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from typing_extensions import Self
+    from typing import Self
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 60.0
@@ -267,21 +266,18 @@ class PostgresServer:
     ) -> subprocess.Popen[bytes]:
         # Without the caller's PG* variables: PGDATA or PGPORT of a developer's shell must not reach our server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        owner = (
-            {}
-            if self._user is None
-            else {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": []}
-        )
-        command = [str((folder or self.programs.bin) / program), *arguments]
+        group = None if self._user is None else pwd.getpwnam(self._user).pw_gid
         return subprocess.Popen(
-            command,
+            [str((folder or self.programs.bin) / program), *arguments],
             cwd="/",
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            start_new_session=True,
-            **owner,
+            start_new_session=True,  # Ctrl-C is for pytest, which then stops the server
+            user=self._user,
+            group=group,
+            extra_groups=None if group is None else [],
         )
 
 
@@ -307,8 +303,8 @@ def _poll(condition: Callable[[], bool], seconds: float, message: Callable[[], s
 def _free_port() -> int:
     """A free TCP port below the range from which the system takes ports for outgoing connections.
 
-    From inside that range, a client that keeps reconnecting while the server is down can be given the server's port as its
-    own, connect to itself, and keep the server from starting.
+    From inside that range, a client that keeps reconnecting while the server is down can be given the server's port as
+    its own, connect to itself, and keep the server from starting.
     """
     for port in random.sample(range(20_000, 32_000), 200):
         with socket.socket() as probe:
@@ -320,23 +316,24 @@ def _free_port() -> int:
 
 
 def _remove_leftovers() -> None:
-    """Ends the servers and deletes the folders of test sessions that were killed: their names hold the session's pid."""
+    """Ends the servers and deletes the folders of test sessions that were killed; the names hold the session's pid."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         session = int(folder.name.removeprefix(_PREFIX).split("-")[0])
-        if _alive(session):
-            continue
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            postmaster = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-            # A pid may have become another program's: only a process that works in this folder is ours.
-            if str(folder) in Path(f"/proc/{postmaster}/cmdline").read_text():
-                os.kill(postmaster, signal.SIGQUIT)
-                _poll(
-                    lambda: not _alive(postmaster), _STOP_SECONDS, lambda: f"leftover server {postmaster} does not end"
-                )
-        shutil.rmtree(folder, ignore_errors=True)
+        if not alive(session):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                _end_leftover(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]), folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _end_leftover(postmaster: int, folder: Path) -> None:
+    # A pid may have become another program's: only a process that was started in this folder is ours.
+    if str(folder) in Path(f"/proc/{postmaster}/cmdline").read_text():
+        os.kill(postmaster, signal.SIGQUIT)
+        _poll(lambda: not alive(postmaster), _STOP_SECONDS, lambda: f"the leftover server {postmaster} does not end")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number exists, ours or another's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

