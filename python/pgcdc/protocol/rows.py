@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -13,40 +13,60 @@ from msgspec import UNSET
 from pgcdc.errors import ConfigError
 from pgcdc.events import Relation
 
-__all__ = ["row_class", "row_fields"]
+__all__ = ["checked_types", "row_plan"]
 
 
-def row_class(relation: Relation, types: Mapping[str, type] | None) -> type:
-    """The class for the rows of a relation.
+RowPlan: TypeAlias = tuple[type[msgspec.Struct], list[int], tuple[str, ...] | None]
+
+
+def checked_types(types: Mapping[str, type]) -> dict[str, type[msgspec.Struct]]:
+    """The user's row classes, copied and checked.
+
+    Args:
+        types: Struct classes by `"schema.table"` or `"table"`.
+
+    Returns:
+        The same as a dict.
+
+    Raises:
+        ConfigError: When something in it is not a msgspec struct class.
+    """
+    for table, own in types.items():
+        if not (isinstance(own, type) and issubclass(own, msgspec.Struct)):
+            raise ConfigError(f"the row type given for table {table} is not a msgspec.Struct class", table=table)
+    return dict(types)
+
+
+def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | None) -> RowPlan:
+    """How the rows of a relation become structs.
 
     Args:
         relation: The relation.
         types: The user's classes by `"schema.table"` or `"table"`.
 
     Returns:
-        The user's class, or a new struct class with a field for each column. A column whose name cannot be a field's
-        gets a similar one; in JSON and in `__struct_encode_fields__` it has its own.
+        The user's class for this table, or a new one with a field for each column; the number of the column for each
+        argument; and the arguments' names, or None to pass all by position.
 
     Raises:
-        ConfigError: When the user's class is not a msgspec struct.
+        ConfigError: When a field without a default has no column.
     """
     own = None
     if types:
         own = types.get(f"{relation.schema}.{relation.name}") or types.get(relation.name)
     if own is None:
-        return _made_class(relation)
-    if not (isinstance(own, type) and issubclass(own, msgspec.Struct)):
-        raise ConfigError(
-            f"the row type given for table {relation.schema}.{relation.name} is not a msgspec.Struct class",
-            table=f"{relation.schema}.{relation.name}",
-        )
-    return own
+        return _made_class(relation), list(range(len(relation.columns))), None
+    return own, *_fields(own, relation)
 
 
-def _made_class(relation: Relation) -> type:
+def _made_class(relation: Relation) -> type[msgspec.Struct]:
     names: dict[str, str] = {}
     for column in relation.columns:
-        names[_field_name(column.name, names)] = column.name
+        # msgspec writes names into JSON as they are, so it refuses those that would have to be escaped.
+        encoded = re.sub(r'[\\"\x00-\x1f]', "_", column.name)
+        while encoded in names.values():
+            encoded += "_"
+        names[_field_name(column.name, names)] = encoded
     return msgspec.defstruct(
         _field_name(relation.name, ()),
         [(field, Any, UNSET) for field in names],
@@ -69,19 +89,7 @@ def _field_name(name: str, taken: Mapping[str, str] | tuple[()]) -> str:
     return field
 
 
-def row_fields(row: type[msgspec.Struct], relation: Relation) -> tuple[list[int], tuple[str, ...] | None]:
-    """How to call a class with the values of a relation's columns.
-
-    Args:
-        row: The class.
-        relation: The relation.
-
-    Returns:
-        The number of the column for each argument, and the arguments' names, or None to pass all by position.
-
-    Raises:
-        ConfigError: When a field without a default has no column.
-    """
+def _fields(row: type[msgspec.Struct], relation: Relation) -> tuple[list[int], tuple[str, ...] | None]:
     numbers = {column.name: number for number, column in enumerate(relation.columns)}
     columns, names = [], []
     fields = msgspec.structs.fields(row)

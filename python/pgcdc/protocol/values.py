@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal as _decimal
+import json as _json
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,8 +50,12 @@ class PgArray(list[Any]):
         return f"PgArray({super().__repr__()}, {self.lower_bounds!r})"
 
     def __eq__(self, other: object) -> bool:
+        # As in PostgreSQL: the same elements under other subscripts are another array.
         bounds = other.lower_bounds if isinstance(other, PgArray) else None
         return self.lower_bounds == bounds and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -61,3 +66,27 @@ decimal = _decimal.Context(
 ).create_decimal
 
 json = msgspec.json.Decoder(float_hook=json_number).decode
+
+
+def json_slowly(document: bytes) -> Any:
+    """Decode what msgspec refuses and PostgreSQL allows: integers of any length, a lone half of a surrogate pair.
+
+    Args:
+        document: JSON text in UTF-8.
+
+    Returns:
+        The value, with Decimal for numbers that a float cannot hold.
+
+    Raises:
+        ValueError: When it is not JSON at all.
+    """
+    return _json.loads(document, parse_float=json_number, parse_int=_integer, parse_constant=_no_constant)
+
+
+def _integer(digits: str) -> int:
+    # int() refuses more digits than sys.set_int_max_str_digits allows; the way over Decimal is exact and has no limit.
+    return int(digits) if len(digits) < 4000 else int(decimal(digits))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -14,6 +14,8 @@ pub type Position = (u64, i64);
 /// What is known of one message of a batch.
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// Its number in the batch as it was read, which it keeps when the batch is cut down.
+    pub number: usize,
     /// Where its bytes are.
     bytes: Range<usize>,
     /// The `wal_start` of its XLogData; 0 when not known.
@@ -173,6 +175,7 @@ impl Builder {
         });
         let transaction = place.transaction.map(|transaction| self.transaction_number(transaction));
         self.records.push(Record {
+            number: self.records.len(),
             bytes: start..self.content.bytes.len(),
             lsn,
             kind,
@@ -224,8 +227,9 @@ impl Reader {
     /// When it is neither XLogData nor keepalive, or not whole.
     pub fn read(&mut self, bytes: &[u8], builder: &mut Builder) -> Result<()> {
         match Frame::parse(bytes)? {
-            Frame::XLogData { wal_start, wal_end, payload, .. } => {
-                self.received_lsn = self.received_lsn.max(wal_start).max(wal_end);
+            // wal_end is where the server is, not what it has sent.
+            Frame::XLogData { wal_start, payload, .. } => {
+                self.received_lsn = self.received_lsn.max(wal_start);
                 builder.push(&mut self.session, payload, wal_start);
                 if let Some(end_lsn) = builder.records.last().and_then(|record| record.end_lsn) {
                     self.received_lsn = self.received_lsn.max(end_lsn);

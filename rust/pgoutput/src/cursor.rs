@@ -63,6 +63,15 @@ impl<'a> Cursor<'a> {
         self.take(field).map(i16::from_be_bytes)
     }
 
+    /// A 16-bit unsigned integer.
+    ///
+    /// # Errors
+    /// When fewer than 2 bytes are left.
+    #[inline]
+    pub fn u16(&mut self, field: &'static str) -> Result<u16> {
+        self.take(field).map(u16::from_be_bytes)
+    }
+
     /// A 32-bit unsigned integer (an OID, an xid).
     ///
     /// # Errors

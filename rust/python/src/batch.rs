@@ -10,6 +10,7 @@ use pgoutput::message::kind;
 use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString};
 
 use crate::construct::CollectorPause;
@@ -19,27 +20,31 @@ use crate::event::{Events, Item};
 use crate::format::RowFormat;
 use crate::imports::imports;
 
-/// The events of a batch that were made already: in which format, only changes or all.
+/// The events of a batch that were made already in one format, by the numbers of their records.
 struct Made {
     format: Py<RowFormat>,
-    only_changes: bool,
-    events: Py<PyList>,
+    events: Vec<Option<Py<PyAny>>>,
 }
 
 /// A run of messages from one stream.
 #[pyclass(frozen, module = "pgcdc._pgoutput")]
 pub struct Batch {
     inner: batch::Batch,
-    made: Mutex<Vec<Made>>,
+    /// Shared with the batches cut from this one, so that two sinks with the same format get the same objects.
+    made: Arc<Mutex<Vec<Made>>>,
 }
 
 impl From<batch::Batch> for Batch {
     fn from(inner: batch::Batch) -> Self {
-        Self { inner, made: Mutex::default() }
+        Self { inner, made: Arc::default() }
     }
 }
 
 impl Batch {
+    fn cut(&self, inner: batch::Batch) -> Self {
+        Self { inner, made: Arc::clone(&self.made) }
+    }
+
     fn item<'a>(&'a self, record: &'a Record) -> Item<'a> {
         let shape = |number: usize| self.inner.shapes().get(number);
         let numbers = self.inner.truncated(record);
@@ -53,7 +58,7 @@ impl Batch {
         }
     }
 
-    /// The events, made once for each format and copied for each who asks, so that nobody changes another's list.
+    /// A new list of the events, of which those that nobody has asked for yet are made now.
     fn list<'py>(
         &self,
         py: Python<'py>,
@@ -64,37 +69,44 @@ impl Batch {
             Some(format) => format,
             None => RowFormat::default(py)?,
         };
-        let known = {
-            let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = |one: &&Made| one.format.is(format) && one.only_changes == only_changes;
-            made.iter().find(same).map(|one| one.events.clone_ref(py))
-        };
-        let events = match known {
-            Some(events) => events.into_bound(py),
-            None => {
-                let events = self.make(py, format.get(), only_changes)?;
-                let one = Made { format: format.clone().unbind(), only_changes, events: events.clone().unbind() };
-                self.made.lock().unwrap_or_else(PoisonError::into_inner).push(one);
-                events
-            }
-        };
-        Ok(events.get_slice(0, events.len()))
+        let mut made = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if !made.iter().any(|one| one.format.is(format)) {
+            made.push(Made { format: format.clone().unbind(), events: Vec::new() });
+        }
+        let list = made.iter_mut().find(|one| one.format.is(format));
+        list.map_or_else(|| Ok(PyList::empty(py)), |one| self.fill(py, format.get(), only_changes, &mut one.events))
     }
 
-    fn make<'py>(&self, py: Python<'py>, format: &RowFormat, only_changes: bool) -> PyResult<Bound<'py, PyList>> {
+    fn fill<'py>(
+        &self,
+        py: Python<'py>,
+        format: &RowFormat,
+        only_changes: bool,
+        made: &mut Vec<Option<Py<PyAny>>>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let _pause = CollectorPause::new(py);
         let mut events = Events::new(py, format, None)?;
-        let mut made = Vec::with_capacity(self.inner.records().len());
+        let mut list = Vec::with_capacity(self.inner.records().len());
+        made.resize_with(
+            made.len().max(self.inner.records().last().map_or(0, |last| last.number.saturating_add(1))),
+            || None,
+        );
         for record in self.inner.records() {
             if only_changes && !record.is_change() {
                 continue;
             }
-            made.push(match events.event_or_error(&self.item(record))? {
-                Ok(event) => event,
-                Err(error) => error.into_value(py).into_bound(py).into_any(),
-            });
+            let Some(place) = made.get_mut(record.number) else { continue };
+            let event = match place {
+                Some(event) => event.bind(py).clone(),
+                None => match events.event_or_error(&self.item(record))? {
+                    Ok(event) => event,
+                    Err(error) => error.into_value(py).into_bound(py).into_any(),
+                },
+            };
+            *place = Some(event.clone().unbind());
+            list.push(event);
         }
-        PyList::new(py, made)
+        PyList::new(py, list)
     }
 
     fn edge<'py, 'a>(
@@ -241,11 +253,11 @@ impl Batch {
                 Some(actions.try_iter()?.map(kind).collect::<PyResult<Vec<_>>>()?)
             }
         };
-        Ok(self.inner.select(tables.as_ref(), kinds.as_deref()).into())
+        Ok(self.cut(self.inner.select(tables.as_ref(), kinds.as_deref())))
     }
 
     fn after(&self, position: (u64, i64)) -> Self {
-        self.inner.after(position).into()
+        self.cut(self.inner.after(position))
     }
 
     #[staticmethod]

@@ -12,8 +12,13 @@ use crate::imports::imports;
 pub enum Failure {
     /// The message is malformed.
     Message(pgoutput::Error),
-    /// Its relation was not seen.
-    UnknownRelation,
+    /// A relation was not seen.
+    UnknownRelation {
+        /// Its OID.
+        oid: u32,
+        /// Where the OID is in the message.
+        offset: usize,
+    },
     /// A column's bytes are not a value of its type.
     Value {
         /// What is wrong.
@@ -89,11 +94,10 @@ pub fn exception(py: Python<'_>, failure: Failure, about: &About<'_>) -> PyResul
             facts.set_item("offset", error.offset)?;
             (&imports.decode_error, format!("{name}{at}: {error}"))
         }
-        Failure::UnknownRelation => {
-            let oid = about.bytes.get(1..5).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+        Failure::UnknownRelation { oid, offset } => {
             facts.set_item("reason", "its Relation message was not seen")?;
             facts.set_item("field", "relation OID")?;
-            facts.set_item("offset", 1)?;
+            facts.set_item("offset", offset)?;
             facts.set_item(
                 "hint",
                 "a decoder must see the stream from its beginning; use one decoder for each stream",

@@ -66,14 +66,14 @@ impl<'py, 'f> Events<'py, 'f> {
 
     fn event(&mut self, item: &Item<'_>) -> Made<'py> {
         match Message::parse(item.bytes)? {
-            Message::Insert { new, .. } => {
-                let plan = self.plan_of(item.shape)?;
+            Message::Insert { relation_oid, new } => {
+                let plan = self.plan_of(item.shape, relation_oid, 1)?;
                 let row = self.maker.row(&plan, item.bytes, new, Role::New { old: None })?;
                 let unset = self.maker.unset.clone();
                 self.change(&self.maker.imports.insert, &plan, row, unset, item)
             }
-            Message::Update { old, new, .. } => {
-                let plan = self.plan_of(item.shape)?;
+            Message::Update { relation_oid, old, new } => {
+                let plan = self.plan_of(item.shape, relation_oid, 1)?;
                 let row = self.maker.row(&plan, item.bytes, new, Role::New { old })?;
                 let old = match old {
                     None => self.maker.unset.clone(),
@@ -81,14 +81,18 @@ impl<'py, 'f> Events<'py, 'f> {
                 };
                 self.change(&self.maker.imports.update, &plan, row, old, item)
             }
-            Message::Delete { old, .. } => {
-                let plan = self.plan_of(item.shape)?;
+            Message::Delete { relation_oid, old } => {
+                let plan = self.plan_of(item.shape, relation_oid, 1)?;
                 let old = self.old(&plan, item, old)?;
                 let unset = self.maker.unset.clone();
                 self.change(&self.maker.imports.delete, &plan, unset, old, item)
             }
-            Message::Relation(_) => Ok(self.plan_of(item.shape)?.relation.bind(self.maker.py).clone()),
-            Message::Truncate { cascade, restart_identity, .. } => self.truncate(item, cascade, restart_identity),
+            Message::Relation(relation) => {
+                Ok(self.plan_of(item.shape, relation.oid, 1)?.relation.bind(self.maker.py).clone())
+            }
+            Message::Truncate { cascade, restart_identity, relation_oids } => {
+                self.truncate(item, cascade, restart_identity, &relation_oids)
+            }
             Message::Message { transactional, lsn, prefix, content } => {
                 self.logical_message(item, transactional, lsn, prefix, content)
             }
@@ -135,8 +139,8 @@ impl<'py, 'f> Events<'py, 'f> {
         if lsn == 0 { self.maker.unset.clone() } else { PyInt::new(self.maker.py, lsn).into_any() }
     }
 
-    fn plan_of(&mut self, shape: Option<&Arc<Shape>>) -> Result<Arc<Plan>, Failure> {
-        let shape = shape.ok_or(Failure::UnknownRelation)?;
+    fn plan_of(&mut self, shape: Option<&Arc<Shape>>, oid: u32, offset: usize) -> Result<Arc<Plan>, Failure> {
+        let shape = shape.ok_or(Failure::UnknownRelation { oid, offset })?;
         if let Some((known, plan)) = &self.plan
             && Arc::ptr_eq(known, shape)
         {
@@ -203,11 +207,13 @@ impl<'py, 'f> Events<'py, 'f> {
         self.finish(class)
     }
 
-    fn truncate(&mut self, item: &Item<'_>, cascade: bool, restart_identity: bool) -> Made<'py> {
+    fn truncate(&mut self, item: &Item<'_>, cascade: bool, restart_identity: bool, oids: &[u32]) -> Made<'py> {
         let py = self.maker.py;
         let relations = PyList::empty(py);
-        for shape in &item.truncated {
-            relations.append(&self.plan_of(*shape)?.relation)?;
+        for (number, (shape, &oid)) in item.truncated.iter().zip(oids).enumerate() {
+            // Kind, count and options come first: six bytes.
+            let offset = number.saturating_mul(4).saturating_add(6);
+            relations.append(&self.plan_of(*shape, oid, offset)?.relation)?;
         }
         self.arguments.clear();
         let flags = [cascade, restart_identity].map(|flag| PyBool::new(py, flag).to_owned().into_any());

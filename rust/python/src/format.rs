@@ -118,9 +118,8 @@ impl RowFormat {
 
     fn struct_row(&self, py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<RowShape> {
         let imports = imports(py)?;
-        let class = imports.row_class.bind(py).call1((relation, &self.types))?;
-        let (columns, names) = imports.row_fields.bind(py).call1((&class, relation))?.extract()?;
-        Ok(RowShape::Struct { class: class.unbind(), columns, names })
+        let (class, columns, names) = imports.row_plan.bind(py).call1((relation, &self.types))?.extract()?;
+        Ok(RowShape::Struct { class, columns, names })
     }
 }
 
@@ -172,11 +171,7 @@ impl RowFormat {
             return Err(config_error(py, "types= needs rows=\"struct\""));
         }
         let types = match types {
-            Some(types) => {
-                let copy = PyDict::new(py);
-                copy.call_method1("update", (types,))?;
-                Some(copy.unbind())
-            }
+            Some(types) => Some(imports(py)?.checked_types.bind(py).call1((types,))?.cast_into::<PyDict>()?.unbind()),
             None => None,
         };
         let catalog = match catalog {

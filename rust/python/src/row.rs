@@ -157,10 +157,11 @@ impl<'py> Maker<'py> {
         let (format, bytes) = match datum {
             Datum::Binary(bytes) => (Format::Binary, bytes),
             Datum::Text(bytes) => (Format::Text, bytes),
-            Datum::Null => {
-                let not_sent = matches!(role, Role::Key) && plan.keys.get(number) != Some(&true);
-                return Ok(if not_sent { self.unset.clone() } else { self.py.None().into_bound(self.py) });
+            // In a key tuple the server writes null for every column outside the key: not sent.
+            Datum::Null if matches!(role, Role::Key) && plan.keys.get(number) != Some(&true) => {
+                return Ok(self.unset.clone());
             }
+            Datum::Null => return Ok(self.py.None().into_bound(self.py)),
             Datum::Unchanged => {
                 let from_old = match role {
                     Role::New { old: Some(Old::Row(old)) } => {
@@ -231,7 +232,15 @@ impl<'py> Maker<'py> {
             }
             Value::Uuid(bytes) => construct::uuid(py, imports, bytes)?,
             Value::Json(bytes) => match self.json {
-                Json::Decode => construct::call(imports.json.bind(py), &[PyBytes::new(py, bytes).into_any()], None)?,
+                Json::Decode => {
+                    let arguments = [PyBytes::new(py, bytes).into_any()];
+                    match construct::call(imports.json.bind(py), &arguments, None) {
+                        Err(error) if is_about_value(py, &error) => {
+                            construct::call(imports.json_slowly.bind(py), &arguments, None)?
+                        }
+                        decoded => decoded?,
+                    }
+                }
                 Json::Raw => construct::call(imports.raw.bind(py), &[PyBytes::new(py, bytes).into_any()], None)?,
                 Json::Text => construct::text(py, bytes)?,
             },

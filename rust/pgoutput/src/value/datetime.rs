@@ -387,8 +387,11 @@ pub fn timestamptz_text<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result
     let time = parts.time()?;
     let east = parts.zone()?;
     let date = parts.finish(date)?;
-    let local = date.days() * DAY + time.microseconds();
-    timestamp(local - i64::from(east) * 1_000_000, true, scratch)
+    let local = date.days().checked_mul(DAY).and_then(|days| days.checked_add(time.microseconds()));
+    match local.and_then(|local| local.checked_sub(i64::from(east) * 1_000_000)) {
+        Some(microseconds) => timestamp(microseconds, true, scratch),
+        None => Err(Invalid("an instant outside the type's range")),
+    }
 }
 
 /// What `time_out` prints.

@@ -45,24 +45,27 @@ pub fn float(text: &[u8]) -> Result<f64> {
     }
 }
 
-/// The number that PostgreSQL's shortest text of a float4 says.
+/// The number that PostgreSQL's shortest text of a float4 says: of the texts with the fewest digits that lie strictly
+/// between the midpoints to the neighbours the one closest to the value, ties to the even digit.
 ///
-/// PostgreSQL looks for the shortest text strictly between the midpoints to the neighbours; Rust takes a midpoint as well
-/// where it rounds to the even neighbour. Such a text is refused here and one with more digits is taken.
+/// Rust's shortest text may lie on a midpoint and breaks ties upwards, so it only tells how many digits to begin with.
 pub fn float4(value: f32) -> f64 {
     let exact = f64::from(value);
     if !value.is_finite() || value.fract() == 0.0 && value.abs() < 1e6 {
         return exact;
     }
     let midpoints = [value.next_up(), value.next_down()].map(|neighbour| f64::midpoint(exact, f64::from(neighbour)));
-    let accept = |text: &str| {
+    let shortest = format!("{value:e}");
+    let digits = shortest.bytes().take_while(|&byte| byte != b'e').filter(u8::is_ascii_digit).count();
+    let accept = |text: String| {
         let number: f64 = text.parse().ok()?;
         let same = text.parse::<f32>().ok()?.to_bits() == value.to_bits();
         (same && !midpoints.contains(&number)).then_some(number)
     };
-    accept(&format!("{value:e}"))
-        .or_else(|| (1..=8).find_map(|digits| accept(&format!("{value:.digits$e}"))))
-        .unwrap_or(exact)
+    let rounded = |digits: usize| accept(format!("{value:.digits$e}"));
+    // At a power of two the interval reaches less far down than up, and the text that is rounded down may be outside.
+    let digits = digits.saturating_sub(1);
+    rounded(digits).or_else(|| accept(shortest)).or_else(|| (digits..=9).find_map(rounded)).unwrap_or(exact)
 }
 
 /// The float that says exactly what a number in JSON says when it is printed again; None where digits would change.

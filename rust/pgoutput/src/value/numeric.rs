@@ -43,13 +43,13 @@ fn group(digit: u16) -> [u8; 4] {
 pub fn binary<'a>(bytes: &[u8], out: &'a mut Vec<u8>) -> Result<Value<'a>> {
     let cut = |_| Invalid("not a whole numeric");
     let mut cursor = Cursor::new(bytes);
-    let count = cursor.i16("ndigits").map_err(cut)?;
+    // Unsigned on the wire: the largest numeric has 32,768 digits in front of the decimal point alone.
+    let count = cursor.u16("ndigits").map_err(cut)?;
     let weight = i32::from(cursor.i16("weight").map_err(cut)?);
-    let [high, low] = cursor.i16("sign").map_err(cut)?.to_be_bytes();
-    let sign = u16::from_be_bytes([high, low]);
-    let scale = usize::try_from(cursor.i16("dscale").map_err(cut)?).map_err(|_| Invalid("a negative display scale"))?;
+    let sign = cursor.u16("sign").map_err(cut)?;
+    let scale = usize::from(cursor.u16("dscale").map_err(cut)?);
     let (digits, left) = cursor.rest().as_chunks::<2>();
-    if usize::try_from(count) != Ok(digits.len()) || !left.is_empty() {
+    if usize::from(count) != digits.len() || !left.is_empty() {
         return Err(Invalid("not a whole numeric"));
     }
     match sign {

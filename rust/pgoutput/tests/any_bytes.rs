@@ -1,0 +1,239 @@
+//! Whatever the bytes are: a message or an error, never a panic, and nothing is read that is not there.
+#![allow(missing_docs, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+use pgoutput::batch::{Builder, Reader};
+use pgoutput::copy;
+use pgoutput::frame::Frame;
+use pgoutput::message::Message;
+use pgoutput::oid::Scalar;
+use pgoutput::relation::{Column, Relation};
+use pgoutput::session::{Session, Shape};
+use pgoutput::value::{self, Format, array};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const SCALARS: [Scalar; 19] = [
+    Scalar::Bool,
+    Scalar::Int2,
+    Scalar::Int4,
+    Scalar::Int8,
+    Scalar::Oid,
+    Scalar::Float4,
+    Scalar::Float8,
+    Scalar::Numeric,
+    Scalar::Text,
+    Scalar::Char,
+    Scalar::Bytea,
+    Scalar::Date,
+    Scalar::Time,
+    Scalar::TimeTz,
+    Scalar::Timestamp,
+    Scalar::TimestampTz,
+    Scalar::Uuid,
+    Scalar::Json,
+    Scalar::Jsonb,
+];
+
+/// A tuple: each column null, unchanged, or text or binary of some bytes.
+fn tuple() -> impl Strategy<Value = Vec<u8>> {
+    let column = prop_oneof![
+        Just(vec![b'n']),
+        Just(vec![b'u']),
+        (prop_oneof![Just(b't'), Just(b'b')], prop::collection::vec(any::<u8>(), 0..20)).prop_map(|(kind, bytes)| {
+            let mut column = vec![kind];
+            column.extend_from_slice(&i32::try_from(bytes.len()).unwrap().to_be_bytes());
+            column.extend_from_slice(&bytes);
+            column
+        }),
+    ];
+    prop::collection::vec(column, 0..8).prop_map(|columns| {
+        let mut tuple = i16::try_from(columns.len()).unwrap().to_be_bytes().to_vec();
+        tuple.extend(columns.into_iter().flatten());
+        tuple
+    })
+}
+
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(1..=255_u8, 1..12)
+}
+
+fn relation() -> impl Strategy<Value = Relation> {
+    let column = (any::<bool>(), name(), any::<u32>(), any::<i32>())
+        .prop_map(|(is_key, name, type_oid, type_modifier)| Column { is_key, name, type_oid, type_modifier });
+    let columns = prop::collection::vec(column, 0..6);
+    (any::<u32>(), name(), name(), prop::sample::select(b"dnfi".to_vec()), columns).prop_map(
+        |(oid, schema, name, replica_identity, columns)| Relation { oid, schema, name, replica_identity, columns },
+    )
+}
+
+/// Whole messages of every kind.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let oid = any::<u32>().prop_map(|oid| oid.to_be_bytes().to_vec());
+    let fixed = |kind: u8, length: usize| {
+        prop::collection::vec(any::<u8>(), length).prop_map(move |rest| [vec![kind], rest].concat())
+    };
+    let insert = (oid.clone(), tuple()).prop_map(|(oid, new)| [b"I".to_vec(), oid, b"N".to_vec(), new].concat());
+    let update = (oid.clone(), prop::option::of((prop::sample::select(b"KO".to_vec()), tuple())), tuple()).prop_map(
+        |(oid, old, new)| {
+            let old = old.map_or_else(Vec::new, |(kind, old)| [vec![kind], old].concat());
+            [b"U".to_vec(), oid, old, b"N".to_vec(), new].concat()
+        },
+    );
+    let delete = (oid, prop::sample::select(b"KO".to_vec()), tuple())
+        .prop_map(|(oid, kind, old)| [b"D".to_vec(), oid, vec![kind], old].concat());
+    let truncate = (prop::collection::vec(any::<u32>(), 0..5), 0..4_u8).prop_map(|(oids, options)| {
+        let count = u32::try_from(oids.len()).unwrap().to_be_bytes().to_vec();
+        let oids = oids.into_iter().flat_map(u32::to_be_bytes).collect();
+        [b"T".to_vec(), count, vec![options], oids].concat()
+    });
+    let logical = (0..2_u8, any::<u64>(), name(), prop::collection::vec(any::<u8>(), 0..30)).prop_map(
+        |(flags, lsn, prefix, content)| {
+            let length = u32::try_from(content.len()).unwrap().to_be_bytes().to_vec();
+            [vec![b'M', flags], lsn.to_be_bytes().to_vec(), prefix, vec![0], length, content].concat()
+        },
+    );
+    prop_oneof![
+        fixed(b'B', 20),
+        fixed(b'C', 25),
+        insert,
+        update,
+        delete,
+        truncate,
+        logical,
+        relation().prop_map(|relation| relation.encode().unwrap()),
+        (any::<u64>(), name())
+            .prop_map(|(lsn, name)| [b"O".to_vec(), lsn.to_be_bytes().to_vec(), name, vec![0]].concat()),
+        (any::<u32>(), name(), name()).prop_map(|(oid, schema, name)| [
+            b"Y".to_vec(),
+            oid.to_be_bytes().to_vec(),
+            schema,
+            vec![0],
+            name,
+            vec![0]
+        ]
+        .concat()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Message::parse(&bytes);
+        let _ = Frame::parse(&bytes);
+        let mut scratch = Vec::new();
+        for scalar in SCALARS {
+            for format in [Format::Text, Format::Binary] {
+                let _ = value::decode(scalar, format, &bytes, &mut scratch);
+            }
+        }
+        let _ = array::decode(Format::Text, &bytes);
+        let _ = array::decode(Format::Binary, &bytes);
+    }
+
+    #[test]
+    fn every_proper_prefix_and_every_extra_byte_is_refused(message in message(), extra in any::<u8>()) {
+        prop_assert!(Message::parse(&message).is_ok());
+        for end in 0..message.len() {
+            prop_assert!(Message::parse(&message[..end]).is_err());
+        }
+        let longer = [message, vec![extra]].concat();
+        prop_assert!(Message::parse(&longer).is_err());
+    }
+
+    #[test]
+    fn a_relation_is_what_its_message_says(relation in relation()) {
+        let bytes = relation.encode().unwrap();
+        prop_assert_eq!(Message::parse(&bytes), Ok(Message::Relation(relation)));
+    }
+
+    #[test]
+    fn any_stream_gives_a_batch_of_as_many_messages(messages in prop::collection::vec(message(), 0..30), position in any::<(u64, i64)>()) {
+        let mut session = Session::default();
+        let mut builder = Builder::default();
+        for message in &messages {
+            builder.push(&mut session, message, 1);
+        }
+        let batch = builder.finish();
+        prop_assert_eq!(batch.records().len(), messages.len());
+        for (record, message) in batch.records().iter().zip(&messages) {
+            prop_assert_eq!(batch.bytes(record), message.as_slice());
+        }
+        // Cutting down keeps the order and never keeps what is at or below the position.
+        for record in batch.after(position).records() {
+            prop_assert!(batch.position(record).is_none_or(|own| own > position));
+        }
+        prop_assert!(batch.select(None, None).records().iter().all(pgoutput::batch::Record::is_change));
+    }
+
+    #[test]
+    fn indexes_count_the_changes_of_a_transaction(rows in 1..20_i64) {
+        let begin = [b"B".as_slice(), &7_u64.to_be_bytes(), &0_u64.to_be_bytes(), &1_u32.to_be_bytes()].concat();
+        let row = [b"I".as_slice(), &1_u32.to_be_bytes(), b"N", &0_i16.to_be_bytes()].concat();
+        let mut session = Session::default();
+        let mut builder = Builder::default();
+        builder.push(&mut session, &begin, 0);
+        for _ in 0..rows {
+            builder.push(&mut session, &row, 0);
+        }
+        let batch = builder.finish();
+        let positions: Vec<_> = batch.records().iter().filter_map(|record| batch.position(record)).collect();
+        prop_assert_eq!(positions, (0..rows).map(|index| (7, index)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_copy_cut_anywhere_gives_the_same_rows(
+        rows in prop::collection::vec(prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), 2), 0..20),
+        cuts in prop::collection::vec(1..40_usize, 1..10),
+    ) {
+        let column = Column { is_key: false, name: b"c".to_vec(), type_oid: 17, type_modifier: -1 };
+        let relation = Relation { oid: 9, schema: b"s".to_vec(), name: b"t".to_vec(), replica_identity: b'd', columns: vec![column.clone(), column] };
+        let shape = Arc::new(Shape { bytes: relation.encode().unwrap().into(), relation });
+        let mut copied = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+        for row in &rows {
+            copied.extend_from_slice(&2_i16.to_be_bytes());
+            for field in row {
+                match field {
+                    None => copied.extend_from_slice(&(-1_i32).to_be_bytes()),
+                    Some(bytes) => {
+                        copied.extend_from_slice(&i32::try_from(bytes.len()).unwrap().to_be_bytes());
+                        copied.extend_from_slice(bytes);
+                    }
+                }
+            }
+        }
+        copied.extend_from_slice(&(-1_i16).to_be_bytes());
+        let mut reader = copy::Reader::new(Arc::clone(&shape), 5, Vec::new());
+        let mut builder = Builder::default();
+        let mut rest = copied.as_slice();
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            prop_assert!(!reader.finished());
+            let (piece, after) = rest.split_at(rest.len().min(*cut));
+            prop_assert!(reader.read(piece, &mut builder).is_ok());
+            rest = after;
+        }
+        prop_assert!(reader.finished());
+        let batch = builder.finish();
+        prop_assert_eq!(batch.records().len(), rows.len());
+        for record in batch.records() {
+            prop_assert!(Message::parse(batch.bytes(record)).is_ok());
+            prop_assert_eq!(batch.position(record), Some((5, -1)));
+        }
+        prop_assert!(reader.read(b"x", &mut Builder::default()).is_err());
+    }
+
+    #[test]
+    fn any_frames_leave_the_reader_sane(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..10)) {
+        let mut reader = Reader::default();
+        let mut builder = Builder::default();
+        for frame in &frames {
+            let before = (reader.received_lsn(), reader.idle_lsn());
+            let _ = reader.read(frame, &mut builder);
+            prop_assert!(reader.received_lsn() >= before.0 && reader.idle_lsn() >= before.1);
+            prop_assert!(reader.idle_lsn() <= reader.received_lsn());
+        }
+    }
+}
