@@ -1,0 +1,272 @@
+"""A replication connection: slots, and the one stream that it can carry at a time.
+
+Source: PostgreSQL manual, "Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgcdc.errors import ConfigError
+from pgcdc.replication import negotiation, server, slots
+from pgcdc.replication.session import Session
+from pgcdc.replication.sqlstate import Doing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from pgcdc.protocol import RowFormat
+    from pgcdc.replication.slots import Slot, SlotState
+    from pgcdc.replication.stream import Stream
+
+__all__ = ["Connection", "connect"]
+
+
+def connect(dsn: str = "", *, connect_timeout: float = 10.0) -> Connection:
+    """Connect to a database as a replication client.
+
+    Args:
+        dsn: A connection string or URI. What it leaves open comes from PG* variables, service files and .pgpass; with
+            several hosts each is tried. The application's name is pgcdc unless given.
+        connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
+
+    Returns:
+        The connection; a context manager.
+
+    Raises:
+        ConfigError: When the DSN is malformed, or the server refuses this role, database or host.
+        ConnectionLost: When there is no server, or it cannot take a connection now.
+
+    Source:
+        PostgreSQL manual, "Streaming Replication Protocol"; libpq: PQconnectStart.
+    """
+    return Connection(dsn, connect_timeout=connect_timeout)
+
+
+class Connection:
+    """A connection to a walsender of one database; it takes SQL, commands about slots, and one stream at a time.
+
+    Args:
+        dsn: As for `connect`.
+        connect_timeout: As for `connect`.
+
+    Attributes:
+        dsn: The DSN as it was given. It may hold a password.
+        system_identifier: Names the cluster; a standby has its primary's.
+        timeline: The timeline of the WAL.
+        database: The database's name.
+    """
+
+    def __init__(self, dsn: str = "", *, connect_timeout: float = 10.0) -> None:
+        self.dsn = dsn
+        self.session = Session(dsn, replication=True, connect_timeout=connect_timeout)
+        self._stream: Stream | None = None
+        try:
+            identity = self.session.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
+            sender_timeout = server.show(self.session, "wal_sender_timeout")["wal_sender_timeout"]
+        except BaseException:
+            self.session.close()
+            raise
+        system_identifier, timeline, _, database = identity[0]
+        self.system_identifier: str = system_identifier or ""
+        self.timeline = int(timeline or 0)
+        self.database: str = database or ""
+        self._sender_timeout = int(sender_timeout) / 1000
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "streaming" if self._streaming else "open"
+        return f"<pgcdc.replication.Connection to {self.database!r}, {state}>"
+
+    @property
+    def server_version(self) -> int:
+        """The server's version as a number: 180004 for 18.4."""
+        return self.session.server_version
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self.session.closed
+
+    def close(self) -> None:
+        """End the stream, if there is one, and the connection. Closing twice is no error."""
+        try:
+            if self._stream is not None:
+                self._stream.close()
+        finally:
+            self.session.close()
+
+    def execute(self, sql: str) -> list[tuple[str | None, ...]]:
+        """Run SQL by the simple query protocol, the only one that a walsender speaks.
+
+        Args:
+            sql: One or several statements. Values are written into it; `quoting.literal` does that safely.
+
+        Returns:
+            The rows of the last statement that gave any, every value as text.
+
+        Raises:
+            ConfigError: When a stream is open on this connection, or the role may not do it.
+            ReplicationError: When the server refused otherwise.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Message Flow", Simple Query.
+        """
+        return self.idle_session().execute(sql)
+
+    def create_slot(
+        self,
+        name: str,
+        *,
+        temporary: bool = False,
+        failover: bool = False,
+        two_phase: bool = False,
+        if_not_exists: bool = False,
+        export_snapshot: bool = False,
+        timeout: float = 60.0,
+    ) -> Slot:
+        """Create a replication slot for pgoutput.
+
+        The server waits until every transaction that has written so far is at its end. When it fails, for whatever
+        reason, no slot is left.
+
+        Args:
+            name: The slot's name: letters a to z, digits, underscores.
+            temporary: Drop it when this connection ends.
+            failover: Have it synchronised to standbys; needs PostgreSQL 17.
+            two_phase: Decode prepared transactions at PREPARE; needs PostgreSQL 15.
+            if_not_exists: Return the existing slot (with `created` false and no snapshot) instead of an error.
+            export_snapshot: Export a snapshot of the consistent point. It lasts until the next command on this
+                connection, so leave the connection alone until the snapshot was imported by everyone.
+            timeout: Seconds to wait for open transactions.
+
+        Returns:
+            The slot.
+
+        Raises:
+            ConfigError: When the name cannot be, the slot exists (unless `if_not_exists`), there is no free slot, the
+                server's wal_level is not logical, or it does not know an option.
+            ReplicationError: When `timeout` passed; the sentence names the transactions that held it up.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT.
+        """
+        return slots.create(
+            self.idle_session(),
+            name,
+            self.database,
+            temporary=temporary,
+            failover=failover,
+            two_phase=two_phase,
+            if_not_exists=if_not_exists,
+            export_snapshot=export_snapshot,
+            timeout=timeout,
+        )
+
+    def drop_slot(self, name: str, *, if_exists: bool = False) -> None:
+        """Drop a replication slot.
+
+        Args:
+            name: The slot's name.
+            if_exists: Whether a missing slot is no error.
+
+        Raises:
+            SlotNotFound: When there is no such slot.
+            SlotInUse: When a process streams from it.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", DROP_REPLICATION_SLOT.
+        """
+        slots.drop(self.idle_session(), name, if_exists=if_exists)
+
+    def slot(self, name: str) -> SlotState | None:
+        """Look at a replication slot.
+
+        Args:
+            name: The slot's name.
+
+        Returns:
+            Its state, None when there is no such slot.
+
+        Source:
+            PostgreSQL manual, "pg_replication_slots".
+        """
+        return slots.state(self.idle_session(), name)
+
+    def stream(
+        self,
+        slot: str,
+        publications: Sequence[str],
+        *,
+        start_lsn: int = 0,
+        binary: bool | None = None,
+        format: RowFormat | None = None,
+    ) -> Stream:
+        """Start streaming.
+
+        Args:
+            slot: The slot's name.
+            publications: The names of publications; they must exist.
+            start_lsn: Where to start: transactions that committed before are left out. 0 for where the slot is. The
+                server moves a start before the slot's own position forward to it without a word.
+            binary: Ask for binary values. None: binary when every published column can be had and read in binary,
+                else text, with one log line.
+            format: How rows are given when events are iterated; the types of this database are added to its catalog.
+
+        Returns:
+            The stream; a context manager and an iterator of events.
+
+        Raises:
+            SlotNotFound: When there is no such slot.
+            SlotInUse: When another process streams from it.
+            SlotLost: When the server has given up WAL that it needs.
+            PublicationNotFound: When a publication does not exist.
+            PositionError: When `start_lsn` is beyond the server's WAL.
+            ConfigError: When the slot is not one for pgoutput and this database.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
+        """
+        session = self.idle_session()
+        self._stream = negotiation.start(
+            session,
+            self.database,
+            slot,
+            [publications] if isinstance(publications, str) else list(publications),
+            start_lsn=start_lsn,
+            binary=binary,
+            format=format,
+            sender_timeout=self._sender_timeout,
+        )
+        return self._stream
+
+    @property
+    def _streaming(self) -> bool:
+        return self._stream is not None and not self._stream.closed
+
+    def idle_session(self) -> Session:
+        """The session, when no stream has it; for the functions of this package.
+
+        Returns:
+            The session.
+
+        Raises:
+            ConfigError: When a stream is open on this connection.
+        """
+        if self._streaming:
+            raise ConfigError(
+                "this connection is streaming and takes no commands", hint="close the stream, or use another connection"
+            )
+        return self.session

@@ -1,0 +1,358 @@
+"""Publications: what they publish (tables, columns, row filters, leaves or roots), and that they exist.
+
+Source: PostgreSQL manual, "Publication", "pg_publication_tables"; server files `pg_publication.c`, `relcache.c`.
+"""
+
+# ruff: noqa: S608 (walsenders take no parameters: values are written into SQL by quoting.py)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from pgcdc.errors import ConfigError, Error, PublicationNotFound
+from pgcdc.events import Column, Relation
+from pgcdc.replication.quoting import identifier, literal, literals, qualified
+from pgcdc.replication.sqlstate import Doing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pgcdc.replication.session import Session
+
+__all__ = ["PublishedTable", "TableName", "check_publications", "ensure", "parse_table", "storage", "tables_of"]
+
+TableName: TypeAlias = "str | tuple[str, str]"
+
+
+class PublishedTable(msgspec.Struct, frozen=True):
+    """A table as publications publish it: a plain table, a leaf, or a root with `publish_via_partition_root`.
+
+    Attributes:
+        relation: Its shape as the stream's Relation message will tell it: only published columns, in their order.
+        row_filter: The publications' row filter as an SQL expression, None when every row is published.
+        filenode: `pg_relation_filenode` of the table, 0 for a partitioned one. A rewrite (TRUNCATE, ALTER … TYPE)
+            changes it.
+        storage: `(oid, filenode)` of the table, or of every leaf of a partitioned one.
+        binary_columns: For each column whether its type, and what that is made of, has a binary send function.
+        column_types: For each column its type's name, `schema.name`, for messages.
+        primary_key: The primary key's columns, in its order; empty without one.
+        partitioned: Whether it is the root of partitions.
+    """
+
+    relation: Relation
+    row_filter: str | None
+    filenode: int
+    storage: tuple[tuple[int, int], ...]
+    binary_columns: list[bool]
+    column_types: list[str]
+    primary_key: list[str]
+    partitioned: bool
+
+    @property
+    def schema(self) -> str:
+        """The name of the table's schema."""
+        return self.relation.schema
+
+    @property
+    def name(self) -> str:
+        """The table's name, without its schema."""
+        return self.relation.name
+
+
+class _ColumnRow(msgspec.Struct):
+    name: str
+    type_oid: int
+    type_modifier: int
+    type_name: str
+    is_key: bool
+    generated: bool
+    sends: bool
+
+
+class _TableRow(msgspec.Struct):
+    oid: int
+    schema: str
+    name: str
+    replica_identity: str
+    partitioned: bool
+    ancestors: list[int]
+    filters: list[str | None]
+    published: list[str] | None
+    columns: list[_ColumnRow]
+    storage: list[tuple[int, int]]
+    primary_key: list[str]
+
+
+_TABLES: Final = """
+WITH RECURSIVE published AS (
+    SELECT c.oid, c.relkind, c.relreplident, n.nspname, c.relname,
+           pg_catalog.jsonb_agg(DISTINCT {row_filter}) AS filters, {columns} AS names
+    FROM pg_catalog.pg_publication_tables p
+    JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+    WHERE p.pubname IN ({publications})
+    GROUP BY c.oid, n.nspname
+), part(whole, oid) AS (
+    SELECT DISTINCT a.atttypid, a.atttypid
+    FROM pg_catalog.pg_attribute a JOIN published ON published.oid = a.attrelid WHERE a.attnum > 0
+    UNION
+    SELECT part.whole, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
+    FROM part JOIN pg_catalog.pg_type t ON t.oid = part.oid
+    WHERE t.typtype = 'd' OR (t.typelem <> 0 AND t.typlen = -1)
+), sends AS (
+    SELECT part.whole, pg_catalog.bool_and(t.typsend <> 0) AS sends
+    FROM part JOIN pg_catalog.pg_type t ON t.oid = part.oid GROUP BY part.whole
+), identity AS (
+    SELECT i.indrelid, key.attnum
+    FROM pg_catalog.pg_index i
+    JOIN published p ON p.oid = i.indrelid
+    CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS key(attnum, place)
+    WHERE key.place <= i.indnkeyatts
+      AND CASE p.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident END
+)
+SELECT pg_catalog.jsonb_build_object(
+    'oid', p.oid::bigint, 'schema', p.nspname, 'name', p.relname,
+    'replica_identity', p.relreplident::text, 'partitioned', p.relkind = 'p',
+    'ancestors', (SELECT COALESCE(pg_catalog.jsonb_agg(relid::oid::bigint), '[]')
+                  FROM pg_catalog.pg_partition_ancestors(p.oid) WHERE relid <> p.oid),
+    'filters', p.filters, 'published', p.names,
+    'columns', (
+        SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+            'name', a.attname, 'type_oid', a.atttypid::bigint, 'type_modifier', a.atttypmod,
+            'type_name', tn.nspname || '.' || t.typname,
+            'is_key', p.relreplident = 'f' OR EXISTS (
+                SELECT FROM identity WHERE identity.indrelid = p.oid AND identity.attnum = a.attnum),
+            'generated', a.attgenerated <> '', 'sends', sends.sends) ORDER BY a.attnum), '[]')
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+        JOIN sends ON sends.whole = a.atttypid
+        WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    'storage', {storage},
+    'primary_key', (
+        SELECT COALESCE(pg_catalog.jsonb_agg(a.attname ORDER BY key.place), '[]')
+        FROM pg_catalog.pg_index i
+        CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS key(attnum, place)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.attnum
+        WHERE i.indrelid = p.oid AND i.indisprimary AND key.place <= i.indnkeyatts))
+FROM published p
+ORDER BY p.nspname, p.relname"""
+
+_STORAGE: Final = """(
+        SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+            leaf.oid::bigint, COALESCE(pg_catalog.pg_relation_filenode(leaf.oid), 0)::bigint) ORDER BY leaf.oid), '[]')
+        FROM (SELECT relid::oid AS oid FROM pg_catalog.pg_partition_tree({oid}) WHERE isleaf
+              UNION SELECT {oid} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree({oid}))) leaf)"""
+
+
+def tables_of(session: Session, publications: Sequence[str]) -> list[PublishedTable]:
+    """Read what publications publish; the contract is `published_tables`'."""
+    check_publications(session, publications)
+    lists = session.server_version >= 150000
+    sql = _TABLES.format(
+        row_filter="p.rowfilter" if lists else "NULL::text",
+        columns="(SELECT pg_catalog.jsonb_agg(DISTINCT x) FROM pg_catalog.unnest(pg_catalog.array_agg(p.attnames"
+        "::text[])) x)"
+        if lists
+        else "NULL::jsonb",
+        publications=literals(publications),
+        storage=_STORAGE.format(oid="p.oid"),
+    )
+    doing = Doing(f"looking at {named(publications)}", publications=tuple(publications))
+    rows = [msgspec.json.decode(row[0] or "", type=_TableRow) for row in session.execute(sql, doing=doing)]
+    oids = {row.oid for row in rows}
+    # One publication may publish a root, another its leaves: the server then sends the root's rows only.
+    return [_table(row, session.server_version) for row in rows if not oids.intersection(row.ancestors)]
+
+
+def storage(session: Session, table: PublishedTable) -> tuple[tuple[int, int], ...]:
+    """Where a table's rows are now.
+
+    Args:
+        session: The connection; inside a transaction it tells the present all the same, not the snapshot's past.
+        table: The table.
+
+    Returns:
+        As `PublishedTable.storage`.
+    """
+    sql = f"SELECT {_STORAGE.format(oid=f'{table.relation.oid}::oid')}"
+    rows = session.execute(sql, doing=Doing(f"looking at table {table.schema}.{table.name}"))
+    return tuple(msgspec.json.decode(rows[0][0] or "[]", type=list[tuple[int, int]]))
+
+
+def check_publications(session: Session, publications: Sequence[str]) -> None:
+    """Refuse publications that do not exist: 14 to 17 find out at the first change only, 18 leaves the changes out.
+
+    Args:
+        session: A connection to the database.
+        publications: Their names.
+
+    Raises:
+        ConfigError: When none is named.
+        PublicationNotFound: When one does not exist.
+    """
+    if not publications or isinstance(publications, str):
+        raise ConfigError("no publication is named", hint='give a list of names: ["shop"]')
+    sql = f"SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ({literals(publications)})"
+    there = {row[0] for row in session.execute(sql, doing=Doing("looking for publications"))}
+    for name in publications:
+        if name not in there:
+            raise PublicationNotFound(
+                f'publication "{name}" does not exist',
+                hint=f"CREATE PUBLICATION {identifier(name)} FOR TABLE …; before the slot is created",
+                publication=name,
+            )
+
+
+def ensure(session: Session, name: str, tables: Iterable[TableName]) -> list[tuple[str, str]]:
+    """Make a publication publish tables; the contract is `ensure_publication`'."""
+    wanted = [parse_table(table) for table in tables]
+    if not wanted:
+        raise ConfigError(f'publication "{name}" would publish no table', hint="name at least one", publication=name)
+    kinds = _kinds(session, wanted)
+    doing = Doing(f'making publication "{name}"', publications=(name,))
+    existing = session.execute(f"SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = {literal(name)}")
+    if existing and existing[0][0] == "t":
+        return []
+    present = _published_names(session, name) if existing else set()
+    missing = [table for table in dict.fromkeys(wanted) if table not in present]
+    if not missing:
+        return []
+    listed = ", ".join(qualified(*table) for table in missing)
+    if existing:
+        statement = f"ALTER PUBLICATION {identifier(name)} ADD TABLE {listed}"
+    else:
+        # Whoever names a partitioned table wants its rows under its name, not under those of its leaves.
+        root = " WITH (publish_via_partition_root = true)" if "p" in kinds else ""
+        statement = f"CREATE PUBLICATION {identifier(name)} FOR TABLE {listed}{root}"
+    try:
+        session.execute(statement, doing=doing)
+    except Error as error:
+        if error.sqlstate == "42501":
+            error.hint = (
+                f"let the tables' owner or a superuser run: {statement}; and give that publication's name to pgcdc"
+            )
+        raise
+    return missing
+
+
+def parse_table(table: TableName) -> tuple[str, str]:
+    """Read a table's name.
+
+    Args:
+        table: `"orders"` (in schema public), `"sales.orders"`, `'"we.ird"."t""able"'` as in SQL, or a pair of schema
+            and name. Letters are taken as they are, not folded.
+
+    Returns:
+        Schema and name, as in the catalog.
+
+    Raises:
+        ConfigError: When it is none of these.
+    """
+    parts = list(table) if isinstance(table, tuple) else _split(table)
+    if len(parts) == 1:
+        parts = ["public", *parts]
+    if len(parts) != 2 or not all(parts):
+        raise ConfigError(f"{table!r} is not a table's name", hint='write "table", "schema.table" or a pair of both')
+    return parts[0], parts[1]
+
+
+def named(publications: Sequence[str]) -> str:
+    """Publications as part of a sentence.
+
+    Args:
+        publications: Their names.
+
+    Returns:
+        `publication "a"` or `publications "a", "b"`.
+    """
+    plural = "s" if len(publications) > 1 else ""
+    return f"publication{plural} " + ", ".join(f'"{name}"' for name in publications)
+
+
+def _split(text: str) -> list[str]:
+    """Split at full stops outside double quotes."""
+    parts = [""]
+    quoted = False
+    place = 0
+    while place < len(text):
+        letter = text[place]
+        if letter == '"' and quoted and text[place + 1 : place + 2] == '"':
+            parts[-1] += letter
+            place += 1
+        elif letter == '"':
+            quoted = not quoted
+        elif letter == "." and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+        place += 1
+    return [] if quoted else parts
+
+
+def _kinds(session: Session, tables: Sequence[tuple[str, str]]) -> set[str]:
+    """The kinds of relations that tables are; refuses what is not there and what cannot be published."""
+    pairs = ", ".join(f"({literal(schema)}, {literal(name)})" for schema, name in tables)
+    sql = (
+        "SELECT n.nspname, c.relname, c.relkind, c.relpersistence FROM pg_catalog.pg_class c"
+        f" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE (n.nspname, c.relname) IN ({pairs})"
+    )
+    found = {(schema, name): (kind, lasting) for schema, name, kind, lasting in session.execute(sql)}
+    for schema, name in tables:
+        kind, lasting = found.get((schema, name), (None, None))
+        if kind is None:
+            raise ConfigError(
+                f"table {schema}.{name} does not exist",
+                hint="correct the name (letters are not folded, the schema is public when none is given)",
+                table=f"{schema}.{name}",
+                sqlstate="42P01",
+            )
+        if kind not in ("r", "p") or lasting != "p":
+            raise ConfigError(
+                f"{schema}.{name} cannot be published: it is not a permanent table",
+                hint="publish the tables behind a view; make an unlogged table LOGGED",
+                table=f"{schema}.{name}",
+            )
+    return {str(kind) for kind, _ in found.values()}
+
+
+def _published_names(session: Session, name: str) -> set[tuple[Any, Any]]:
+    """Every table that a publication names, and every one that it publishes because of that."""
+    parts = [
+        f"SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {literal(name)}",
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_publication_rel r"
+        " JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid"
+        f" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = {literal(name)}",
+    ]
+    return {(schema, table) for schema, table in session.execute(" UNION ".join(parts))}
+
+
+def _table(row: _TableRow, server_version: int) -> PublishedTable:
+    """From the query's row to what the stream will say."""
+    columns = [
+        column
+        for column in row.columns
+        if (row.published is None or column.name in row.published)
+        # Before 18 generated columns are never published, though some versions list them.
+        and not (column.generated and server_version < 180000)
+    ]
+    filters = [text for text in row.filters if text is not None]
+    return PublishedTable(
+        relation=Relation(
+            oid=row.oid,
+            schema=row.schema,
+            name=row.name,
+            replica_identity=row.replica_identity,  # type: ignore[arg-type]
+            columns=[Column(c.name, c.type_oid, c.type_modifier, c.is_key) for c in columns],
+        ),
+        # A publication without a filter publishes every row, whatever another one filters.
+        row_filter=" OR ".join(f"({text})" for text in filters) if len(filters) == len(row.filters) else None,
+        filenode=0 if row.partitioned else row.storage[0][1],
+        storage=tuple(row.storage),
+        binary_columns=[column.sends for column in columns],
+        column_types=[column.type_name for column in columns],
+        primary_key=row.primary_key,
+        partitioned=row.partitioned,
+    )

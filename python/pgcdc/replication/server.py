@@ -1,0 +1,94 @@
+"""Whether a server can be streamed from at all, found out before anything is made on it.
+
+Source: PostgreSQL manual, "Logical Decoding", "Replication" (Server Configuration).
+"""
+
+# ruff: noqa: S608 (walsenders take no parameters: values are written into SQL by quoting.py)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pgcdc.errors import ConfigError, SlotLost
+from pgcdc.replication import slots
+from pgcdc.replication.quoting import literals
+
+if TYPE_CHECKING:
+    from pgcdc.replication.session import Session
+
+__all__ = ["check", "show"]
+
+_OLDEST: Final = 140000
+
+
+def show(session: Session, *names: str) -> dict[str, str]:
+    """Read settings, in the units in which the server keeps them (milliseconds for times).
+
+    Args:
+        session: The connection.
+        names: The settings' names.
+
+    Returns:
+        Values by name; a name that the version does not know is missing.
+    """
+    rows = session.execute(f"SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ({literals(names)})")
+    return {name or "": value or "" for name, value in rows}
+
+
+def check(session: Session, database: str, *, slot: str | None, need_new_slot: bool) -> None:
+    """Refuse a server that cannot serve a stream; the contract is `check_server`'."""
+    if session.server_version < _OLDEST:
+        raise ConfigError(
+            f"the server is PostgreSQL {session.server_version // 10000}, pgcdc needs 14 or later",
+            hint="upgrade the server",
+        )
+    settings = show(session, "wal_level", "max_replication_slots", "max_wal_senders")
+    if settings["wal_level"] != "logical":
+        raise ConfigError(
+            f"wal_level is {settings['wal_level']}, logical decoding needs logical",
+            hint="ALTER SYSTEM SET wal_level = logical; then restart the server"
+            " (on Amazon RDS: rds.logical_replication = 1 in the parameter group)",
+        )
+    if slot is not None:
+        slots.check_name(slot)
+        if (found := slots.state(session, slot)) is not None:
+            slots.check_slot(found, database)
+            if found.lost:
+                raise lost(slot, found)
+    if need_new_slot:
+        _check_free_slot(session, int(settings["max_replication_slots"]))
+
+
+def lost(slot: str, found: slots.SlotState) -> SlotLost:
+    """The exception for a slot whose WAL is gone.
+
+    Args:
+        slot: Its name.
+        found: Its state.
+
+    Returns:
+        The exception, to be raised.
+    """
+    why = f" ({found.invalidation_reason})" if found.invalidation_reason else ""
+    return SlotLost(
+        f'slot "{slot}" is lost: the server has given up the WAL that it needed{why}',
+        hint=f"SELECT pg_drop_replication_slot('{slot}'); then a new slot and a new snapshot;"
+        " a larger max_slot_wal_keep_size keeps it from happening again",
+        slot=slot,
+        lsn=found.confirmed_flush_lsn,
+        sqlstate="55000",
+    )
+
+
+def _check_free_slot(session: Session, limit: int) -> None:
+    """Refuse when there is no room for another slot."""
+    rows = session.execute("SELECT slot_name, active FROM pg_catalog.pg_replication_slots ORDER BY active, slot_name")
+    if len(rows) < limit:
+        return
+    idle = [name for name, active in rows if active == "f"]
+    drop = f"SELECT pg_drop_replication_slot('{idle[0]}'); if it is not needed any more, or " if idle else ""
+    raise ConfigError(
+        f"all {limit} replication slots of the server are taken",
+        hint=f"{drop}ALTER SYSTEM SET max_replication_slots = {limit + 10}; then restart the server",
+        sqlstate="53400",
+    )

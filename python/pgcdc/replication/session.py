@@ -1,0 +1,308 @@
+"""One connection at libpq's level: made, pinned, asked, interrupted and closed; what walsenders and snapshots share.
+
+Ctrl-C is not psycopg's here: `Connection.wait` there cancels the running command and waits again, which a stream would
+never notice. Here KeyboardInterrupt comes out at once, and what was running is cancelled behind it so that the session
+stays usable, or closed when that does not work.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pgcdc.errors import ConnectionLost, ReplicationError
+from pgcdc.replication import generators
+from pgcdc.replication.dsn import make_connection
+from pgcdc.replication.libpq import pq, psycopg, waiting
+from pgcdc.replication.settings import pin
+from pgcdc.replication.sqlstate import RUNNING, Doing, connection_lost, field, server_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from psycopg.pq.abc import PGconn, PGresult
+
+__all__ = ["Session", "StatementTimeout"]
+
+T = TypeVar("T")
+logger = logging.getLogger("pgcdc.replication")
+
+_FOREVER: Final = 3600.0
+"""How long one wait is when there is no deadline; it is simply begun again (libpq's poll takes no infinity)."""
+_CANCEL_SECONDS: Final = 5.0
+"""How long a cancelled command may take to end before the connection is given up."""
+_GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY, *generators.COPY_STATES)
+
+
+class StatementTimeout(ReplicationError):
+    """A command did not end in the time it was given; it was cancelled and has left nothing."""
+
+
+class Notices:
+    """What the server says beside the results; an object of its own, so that libpq's handler keeps no session alive."""
+
+    def __init__(self) -> None:
+        self.skipped_publication: str | None = None
+
+    def __call__(self, notice: PGresult) -> None:
+        """Take one notice.
+
+        Args:
+            notice: What the server sent; fields as of an error.
+        """
+        sqlstate = field(notice, pq.DiagnosticField.SQLSTATE)
+        said = field(notice, pq.DiagnosticField.MESSAGE_PRIMARY)
+        # PostgreSQL 18 goes on without a publication that does not exist, and the changes are gone. In a walsender
+        # nothing else gives a warning with this code.
+        if sqlstate == "55000":
+            self.skipped_publication = said
+        logger.warning("the server says: %s (SQLSTATE %s)", said, sqlstate)
+
+
+class Session:
+    """One connection to a server, with the settings of settings.py.
+
+    Args:
+        dsn: A connection string or URI; what it leaves open libpq takes from PG* variables and service files.
+        replication: Whether the server gives a walsender, which takes SQL and replication commands.
+        connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
+
+    Raises:
+        ConfigError: When the DSN is malformed or the server refuses this role, database or host.
+        ConnectionLost: When there is no server, or it cannot take a connection now.
+
+    Source:
+        PostgreSQL manual, "libpq: Database Connection Control Functions".
+    """
+
+    def __init__(self, dsn: str, *, replication: bool, connect_timeout: float = 10.0) -> None:
+        self.notices = Notices()
+        self.pgconn: PGconn = make_connection(dsn, replication=replication, connect_timeout=connect_timeout)
+        self.pgconn.notice_handler = self.notices
+        self.server_version: int = self.pgconn.server_version
+        try:
+            self.execute(pin(self.server_version), doing=Doing("pinning the session's settings"))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self.pgconn.status == pq.ConnStatus.BAD
+
+    def close(self) -> None:
+        """End the connection; the server rolls back what was open. Closing twice is no error."""
+        self.pgconn.finish()
+
+    def wait(self, generator: generators.Waiting[T], seconds: float, doing: Doing = RUNNING) -> T:
+        """Drive one generator, for at most so long.
+
+        Args:
+            generator: One of generators.py; it returns when the time is over.
+            seconds: How long the socket may stay silent.
+            doing: What is being done, for errors.
+
+        Returns:
+            What the generator returned.
+
+        Raises:
+            ConnectionLost: When the connection broke.
+        """
+        try:
+            return waiting.wait(generator, self.pgconn.socket, max(seconds, 0.0))
+        except (psycopg.Error, OSError) as error:
+            raise self.lost(doing, error) from None
+
+    def lost(self, doing: Doing, error: Exception | None = None) -> ConnectionLost:
+        """The exception for a connection that broke.
+
+        Args:
+            doing: What was being done.
+            error: What psycopg raised.
+
+        Returns:
+            The exception, to be raised.
+        """
+        return connection_lost(doing, " ".join(str(error or "").split()))
+
+    def execute(
+        self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING
+    ) -> list[tuple[str | None, ...]]:
+        """Run a statement by the simple query protocol, the only one that a walsender speaks.
+
+        Args:
+            sql: SQL, or a replication command.
+            timeout: Seconds until it is cancelled; None for no limit.
+            doing: What this is for, for errors.
+
+        Returns:
+            The rows of the last statement that gave any, every value as text.
+
+        Raises:
+            StatementTimeout: When it was cancelled because of `timeout`.
+            ReplicationError: When the server refused; which kind, and ConfigError, is told by sqlstate.py.
+            ConnectionLost: When the connection broke.
+        """
+        rows: list[tuple[str | None, ...]] = []
+        for result in self.results(sql, timeout=timeout, doing=doing):
+            if result.status == pq.ExecStatus.TUPLES_OK:
+                rows = _rows(result)
+        return rows
+
+    def results(self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING) -> list[PGresult]:
+        """Run statements and give libpq's results, all of them good; the last may be a COPY that has begun.
+
+        Args:
+            sql: SQL, or a replication command.
+            timeout: Seconds until it is cancelled; None for no limit.
+            doing: What this is for, for errors.
+
+        Returns:
+            The results.
+
+        Raises:
+            Error: As `execute`.
+        """
+        if self.closed:
+            raise connection_lost(doing, "it was closed before")
+        deadline = None if timeout is None else monotonic() + timeout
+        results: list[PGresult] = []
+        try:
+            self.pgconn.send_query(sql.encode())
+        except psycopg.Error as error:
+            raise self.lost(doing, error) from None
+        try:
+            ended = self._until(deadline, lambda: generators.flush(self.pgconn), doing) and self._until(
+                deadline, lambda: generators.collect(self.pgconn, results), doing
+            )
+        except ConnectionLost:
+            # An ErrorResponse that came before the end says more than the end.
+            _raise_first_error(results, doing)
+            raise
+        except BaseException:
+            self._abandon()
+            raise
+        if not ended:
+            self._abandon(results)
+            # Between the deadline and the cancel the command may have ended by itself.
+            if not results or results[-1].status not in _GOOD:
+                raise StatementTimeout(f"{doing.what} did not end within {timeout:g} s", slot=doing.slot)
+        _raise_first_error(results, doing)
+        return results
+
+    def _until(self, deadline: float | None, begin: Callable[[], generators.Waiting[bool]], doing: Doing) -> bool:
+        """Drive generators until one says that it is done (True) or the deadline has passed (False)."""
+        while True:
+            left = _FOREVER if deadline is None else deadline - monotonic()
+            if self.wait(begin(), left, doing):
+                return True
+            if deadline is not None and monotonic() >= deadline:
+                return False
+
+    def copy_out(self, sql: str, *, max_bytes: int, max_frames: int, doing: Doing) -> Iterator[list[memoryview]]:
+        """Run a COPY … TO STDOUT and give its payloads in bounded lists.
+
+        Args:
+            sql: The COPY statement.
+            max_bytes: A list ends when it holds so many bytes.
+            max_frames: A list ends when it holds so many payloads.
+            doing: What this is for, for errors.
+
+        Yields:
+            Payloads of CopyData messages.
+
+        Raises:
+            Error: As `execute`; also when the COPY fails half way.
+        """
+        self.results(sql, doing=doing)
+        finished = False
+        try:
+            ended = False
+            while not ended:
+                frames: list[memoryview] = []
+                size = 0
+                # Several rounds for one list: rows come in small portions, and the decoder likes many at once.
+                while not ended and size < max_bytes and len(frames) < max_frames:
+                    some: list[memoryview] = []
+                    receiving = generators.receive(self.pgconn, some, max_bytes - size, max_frames - len(frames))
+                    ended = self.wait(receiving, _FOREVER, doing) is generators.Drained.ENDED
+                    frames += some
+                    size += sum(map(len, some))
+                if frames:
+                    yield frames
+            finished = True
+            self.finish_copy(doing)
+        finally:
+            if not finished:
+                self.close()  # rows nobody wants are still on their way; a new connection costs less than reading them
+
+    def finish_copy(self, doing: Doing) -> None:
+        """Take the results after a COPY has ended.
+
+        Args:
+            doing: What is being done, for errors.
+
+        Raises:
+            Error: When the COPY ended with an error.
+        """
+        results: list[PGresult] = []
+        try:
+            self._until(None, lambda: generators.collect(self.pgconn, results), doing)
+        except ConnectionLost:
+            _raise_first_error(results, doing)
+            raise
+        _raise_first_error(results, doing)
+
+    def _abandon(self, results: list[PGresult] | None = None) -> None:
+        """Cancel what is running and read to its end, so that the session can be used again; else close it."""
+        results = [] if results is None else results
+        ended = False
+        try:
+            self.cancel()
+            deadline = monotonic() + _CANCEL_SECONDS
+            ended = self._until(deadline, lambda: generators.collect(self.pgconn, results), RUNNING)
+        except ConnectionLost:
+            pass
+        finally:
+            if not ended or (results and results[-1].status in generators.COPY_STATES):
+                self.close()
+
+    def cancel(self) -> None:
+        """Ask the server to stop what this session is running; the session itself then gets an error, or has ended."""
+        with suppress(psycopg.Error):
+            if psycopg.capabilities.has_cancel_safe():
+                self.pgconn.cancel_conn().blocking()
+            else:
+                self.pgconn.get_cancel().cancel()
+
+
+def _rows(result: PGresult) -> list[tuple[str | None, ...]]:
+    """All rows as text."""
+    columns = range(result.nfields)
+    return [
+        tuple(
+            None if (value := result.get_value(row, column)) is None else value.decode("utf-8", "surrogateescape")
+            for column in columns
+        )
+        for row in range(result.ntuples)
+    ]
+
+
+def _raise_first_error(results: list[PGresult], doing: Doing) -> None:
+    """Raise for the first result that is an error."""
+    for result in results:
+        if result.status not in _GOOD:
+            raise server_error(result, doing)
