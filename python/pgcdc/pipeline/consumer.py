@@ -1,0 +1,178 @@
+"""One consumer's task: takes what its lane brings, skips what is already durable, delivers the rest, tries again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeAlias, TypeVar
+
+from pgcdc.errors import PositionError, SinkUnavailable
+from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
+from pgcdc.pipeline import failure, retry
+from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane
+from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.target import GaveUp, HandlerFailed, Target
+from pgcdc.protocol import Batch
+
+__all__ = ["Consumer", "ConsumerState"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+ConsumerState: TypeAlias = Literal["starting", "running", "retrying", "failed", "stopped"]
+
+Result = TypeVar("Result")
+
+CLOSE_WITHIN = 1.0
+"""Seconds that a call which still runs at the end is waited for."""
+
+
+class Consumer:
+    """One consumer of one run.
+
+    Args:
+        subscription: What it asked for.
+        target: What it writes to.
+        lane: Where its items come from.
+    """
+
+    def __init__(self, subscription: Subscription, target: Target, lane: Lane) -> None:
+        self.name = subscription.name
+        self.lane = lane
+        self.state: ConsumerState = "starting"
+        self.last_error: str | None = None
+        self._subscription = subscription
+        self._target = target
+        self._own: Position | None = None
+        self._skip: Position | None = None
+
+    async def run(self) -> None:
+        """Deliver until the lane ends.
+
+        Raises:
+            Error: What could not be delivered, with the consumer, the table and the position named.
+        """
+        try:
+            await self._work()
+        except GaveUp:
+            pass
+        except Exception as error:
+            self.state, self.last_error = "failed", str(error)
+            raise
+        finally:
+            await self._close()
+
+    def give_up(self) -> None:
+        """The time to drain is over: end at the next opportunity."""
+        self._target.give_up()
+
+    async def _work(self) -> None:
+        try:
+            self._own = await self._persist(self._target.open)
+        except Exception as error:
+            raise failure.of_sink(self.name, None, error) from error
+        while (item := await self.lane.take()) is not None:
+            if isinstance(item, Begin):
+                self._begin(item)
+            elif isinstance(item, CopyBegin):
+                await self._begin_copy(item)
+            elif isinstance(item, CopyEnd):
+                self._skip = None
+            else:
+                await self._deliver(item.batch)
+            self.lane.done()
+
+    async def _close(self) -> None:
+        try:
+            if not await self._target.close(CLOSE_WITHIN):
+                logger.warning("consumer %r: a call still runs and is left behind", self.name)
+        except Exception as error:
+            if self.state == "failed":  # The first error is the one to tell.
+                logger.warning("consumer %r: closing it failed too: %s", self.name, type(error).__name__)
+                return
+            self.state, self.last_error = "failed", str(error)
+            raise failure.of_sink(self.name, None, error) from error
+        if self.state != "failed":
+            self.state = "stopped"
+
+    # Where to go on.
+
+    def _begin(self, item: Begin) -> None:
+        stored, own = item.stored, self._own
+        if own is not None and own.commit_lsn > item.server_lsn:
+            raise self._contradiction(
+                f"the target of consumer {self.name!r} is at {format_lsn(own.commit_lsn)}, but the server's WAL ends at"
+                f" {format_lsn(item.server_lsn)}: it was filled from another server, or the server was set back",
+                own,
+            )
+        if stored.snapshot == "begun":
+            return
+        skip = Position(stored.through_lsn, SNAPSHOT_INDEX)
+        if stored.position is not None:
+            if self._target.keeps_position and (own is None or own < stored.position):
+                where = "empty" if own is None else f"only at {own}"
+                raise self._contradiction(
+                    f"the target of consumer {self.name!r} is {where}, but {stored.position} was reported durable:"
+                    " it lost rows",
+                    stored.position,
+                )
+            skip = max(skip, _resume_at(stored.position, item.exact))
+        # A sink's own position is written with the data, ours up to a second later: the sink's wins.
+        self._skip = skip if own is None else max(skip, _resume_at(own, item.exact))
+
+    async def _begin_copy(self, item: CopyBegin) -> None:
+        self._skip = None
+        start = Position(item.lsn, SNAPSHOT_INDEX)
+        if self._own is not None and self._own > start:
+            raise self._contradiction(
+                f"the target of consumer {self.name!r} is at {self._own}, past the initial copy that begins at {start}",
+                start,
+            )
+        if not (item.again or self._own is not None) or not self._subscription.takes("truncate"):
+            return
+        relations = [item for item in item.relations if (item.schema, item.name) in self._subscription.tables]
+        await self._deliver(Batch.truncation(relations, item.lsn))
+
+    def _contradiction(self, message: str, position: Position) -> PositionError:
+        return PositionError(
+            message,
+            hint="empty the target and call Pipeline.destroy() once, so that the next start takes a new initial copy;"
+            " or put the target back that belongs to the stored position",
+            lsn=position.commit_lsn,
+        )
+
+    # Delivery.
+
+    async def _deliver(self, batch: Batch) -> None:
+        if self._skip is not None:
+            first = batch.first_position
+            if first is not None and first > self._skip:
+                self._skip = None
+            else:
+                batch = batch.after(self._skip)
+                if not batch.changes_count:
+                    return
+        try:
+            await self._persist(lambda: self._target.write(batch, self.lane.reach))
+        except GaveUp:
+            raise
+        except HandlerFailed as error:
+            raise failure.of_handler(self.name, error.change, error.cause) from error.cause
+        except Exception as error:
+            raise failure.of_sink(self.name, batch, error) from error
+
+    async def _persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Call until the target is available; only this consumer waits meanwhile."""
+        async for attempt in retry.attempts(self._unavailable):
+            with attempt:
+                result = await call()
+        self.state = "running"
+        return result
+
+    def _unavailable(self, error: SinkUnavailable) -> None:
+        self.state, self.last_error = "retrying", str(error)
+        logger.warning("consumer %r: not available, trying again: %s", self.name, error)
+
+
+def _resume_at(position: Position, exact: bool) -> Position:
+    # An index counts the changes that the server sent. When it sends others now, only the transaction's start is sure.
+    return position if exact else Position(position.commit_lsn, SNAPSHOT_INDEX)

@@ -1,0 +1,124 @@
+"""What is durable of each consumer of a run, and what of it is written down when.
+
+Positions go to the store at most about once a second, for all consumers in one transaction, and only then may the slot
+be confirmed up to the lowest `through_lsn` among them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition
+from pgcdc.pipeline.queue import Lane
+
+__all__ = ["Ledger"]
+
+QUIET_STEP = 64 * 1024
+"""Bytes of WAL. When no consumer got anything, only `through_lsn` moves. Where the store is the source database,
+writing that down makes WAL too, which would move `through_lsn` again: an idle database would write for ever. So it is
+written only after it moved further than one such write can move it (a row and full pages around it), or at the end."""
+
+
+class Ledger:
+    """The stored positions of one pipeline; its methods block and may be called from any thread.
+
+    Args:
+        pipeline: The pipeline's name.
+        store: Where positions are kept.
+        lanes: The run's lanes by consumer.
+    """
+
+    def __init__(self, pipeline: str, store: PositionStore, lanes: Mapping[str, Lane]) -> None:
+        self._pipeline = pipeline
+        self._store = store
+        self._lanes = lanes
+        self._stored: dict[str, StoredPosition] = {}
+        self._lock = threading.Lock()
+        self._opened = False
+        self.fingerprint = ""
+
+    def open(self) -> dict[str, StoredPosition]:
+        """Open the store and read what is in it."""
+        with self._lock:
+            self._store.open()
+            self._opened = True
+            self._stored = self._store.load(self._pipeline)
+            return dict(self._stored)
+
+    @property
+    def stored(self) -> dict[str, StoredPosition]:
+        """What this process knows to be stored, by consumer."""
+        return dict(self._stored)
+
+    def put(self, rows: Sequence[StoredPosition]) -> None:
+        """Store new states as the pipeline's owner.
+
+        Args:
+            rows: One for each consumer. They get the next epoch, so that an earlier owner is refused from now on.
+        """
+        with self._lock:
+            epoch = 1 + max((row.epoch for row in self._stored.values()), default=0)
+            new = [msgspec.structs.replace(row, epoch=epoch) for row in rows]
+            self._move([Move(self._stored.get(row.consumer), row) for row in new])
+
+    def forget(self) -> None:
+        """Remove everything that is stored for the pipeline."""
+        with self._lock:
+            self._store.forget(self._pipeline)
+            self._stored = {}
+
+    def save(self, *, final: bool = False) -> int:
+        """Write down how far the consumers are, when that is worth a write.
+
+        Args:
+            final: Write down every progress, however small.
+
+        Returns:
+            The LSN up to which everything is durable and stored: what may be confirmed. 0 while nothing may be.
+        """
+        with self._lock:
+            moves = self._progress()
+            if final or any(_matters(move) for move in moves):
+                self._move(moves)
+            return self._confirmable()
+
+    def _progress(self) -> list[Move]:
+        moves = []
+        for name, lane in self._lanes.items():
+            stored = self._stored.get(name)
+            if stored is None or stored.snapshot == "begun":
+                continue  # The copy's end is written by whoever ends it, for all consumers at once.
+            position, through_lsn = lane.position, lane.through_lsn
+            new = msgspec.structs.replace(
+                stored, position=position or stored.position, through_lsn=max(stored.through_lsn, through_lsn)
+            )
+            if new.position != stored.position:
+                # Only now: an index that was counted under other options stays marked as such until there is a new one.
+                new = msgspec.structs.replace(new, fingerprint=self.fingerprint)
+            if not new.same_place(stored):
+                moves.append(Move(stored, new))
+        return moves
+
+    def _move(self, moves: Sequence[Move]) -> None:
+        if moves:
+            self._store.move(self._pipeline, moves)
+            self._stored |= {move.next.consumer: move.next for move in moves}
+
+    def _confirmable(self) -> int:
+        rows = [self._stored.get(name) for name in self._lanes]
+        return min((0 if row is None or row.snapshot == "begun" else row.through_lsn for row in rows), default=0)
+
+    def close(self) -> None:
+        """Close the store."""
+        with self._lock:
+            if self._opened:
+                self._opened = False
+                self._store.close()
+
+
+def _matters(move: Move) -> bool:
+    previous, new = move.previous, move.next
+    return previous is None or previous.position != new.position or new.through_lsn - previous.through_lsn >= QUIET_STEP

@@ -1,0 +1,60 @@
+"""One process owns a pipeline: an advisory lock on the replication connection says so, from before the slot is made.
+
+The slot itself is held only while it is streamed from. Without the lock a second process could take a slot whose
+initial copy is still going on for one that was left behind, and drop it.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+
+from pgcdc.errors import SlotInUse
+from pgcdc.replication import Connection
+
+__all__ = ["own"]
+
+_CLASS = 0x70676364  # "pgcd": the first half of the key of all locks of pgcdc.
+
+TAKE_OVER_WITHIN = 5.0
+"""Seconds that the lock is tried for: a server notices only after a moment that a killed process is gone."""
+
+
+def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> None:
+    """Take the lock of a slot's pipeline, for as long as the connection lasts.
+
+    Args:
+        connection: The replication connection of this run.
+        slot: The slot's name.
+        pause: Waits so many seconds, or raises when the run is being stopped.
+
+    Raises:
+        SlotInUse: When another process has it.
+
+    Source:
+        PostgreSQL manual, "Advisory Lock Functions"; view `pg_locks`.
+    """
+    # Signed, as the function's arguments are; pg_locks shows them unsigned.
+    unsigned = zlib.crc32(slot.encode())
+    key = unsigned - (unsigned >> 31 << 32)
+    deadline = time.monotonic() + TAKE_OVER_WITHIN
+    while True:
+        [(taken,)] = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_CLASS}, {key})")
+        if taken == "t":
+            return
+        if time.monotonic() > deadline:
+            break
+        pause(0.1)
+    holders = connection.execute(
+        "SELECT pid FROM pg_catalog.pg_locks"  # noqa: S608 (numbers of ours)
+        f" WHERE locktype = 'advisory' AND classid = {_CLASS} AND objid = {unsigned} AND granted"
+        " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    )
+    pid = holders[0][0] if holders else "unknown"
+    raise SlotInUse(
+        f"another process runs the pipeline of slot {slot!r} (server process {pid})",
+        hint=f"let it work, or stop it; pg_stat_activity has under pid {pid} where it runs",
+        slot=slot,
+        sqlstate="55006",
+    )

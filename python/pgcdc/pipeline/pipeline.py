@@ -1,0 +1,292 @@
+"""The front door: what follows a database's changes, declared, and the verbs to run, stop and observe it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import msgspec
+
+from pgcdc.errors import ConfigError, Error, PositionError
+from pgcdc.lsn import format_lsn
+from pgcdc.pipeline import publishing
+from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
+from pgcdc.pipeline.positions_postgres import PostgresPositions
+from pgcdc.pipeline.progress import Waiters
+from pgcdc.pipeline.registration import Registration
+from pgcdc.pipeline.run import Run
+from pgcdc.pipeline.settings import SnapshotMode, check_settings
+from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
+from pgcdc.pipeline.subscription import Table
+from pgcdc.replication import connect
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline(Registration):
+    """One slot of a database, and the consumers of its changes.
+
+    Args:
+        name: Names the stored positions, and the slot and publication unless they are given.
+        dsn: Where the source is, as libpq understands it.
+        tables: The tables: `"orders"` (in the schema public), `"sales.orders"`, or a pair of schema and name.
+        publication: The publication's name; made for the tables when it does not exist. Default: `pgcdc_` and the name.
+        slot: The slot's name; made with the initial copy. Default: likewise.
+        snapshot: When existing rows are copied: `"initial"`: at the first start; `"never"`; `"always"`: at every start;
+            `"only"`: copy and return, with a temporary slot and no stored positions; `"when_needed"`: as initial, and
+            again when the slot was lost or dropped.
+        positions: Where positions are kept. Default: the table `pgcdc.positions` in the source database.
+        max_rows_in_flight: How many changes may wait for each consumer, at most.
+        max_bytes_in_flight: How many bytes of raw messages may wait for each consumer, at most.
+
+    Raises:
+        ConfigError: When an argument is not as it must be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dsn: str = "",
+        tables: Collection[str | Table] = (),
+        *,
+        publication: str | None = None,
+        slot: str | None = None,
+        snapshot: SnapshotMode = "initial",
+        positions: PositionStore | None = None,
+        max_rows_in_flight: int = 20_000,
+        max_bytes_in_flight: int = 16 * 1024 * 1024,
+    ) -> None:
+        settings = check_settings(
+            name=name,
+            dsn=dsn,
+            tables=tables,
+            publication=publication,
+            slot=slot,
+            snapshot=snapshot,
+            max_rows_in_flight=max_rows_in_flight,
+            max_bytes_in_flight=max_bytes_in_flight,
+        )
+        super().__init__(settings)
+        self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
+        self._waiters = Waiters()
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last: PipelineStatistics | None = None
+        self._stop_early = False
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self._settings.name
+
+    # Running.
+
+    def run(self) -> None:
+        """Run until it is stopped, on an event loop of its own; SIGTERM and SIGINT stop it.
+
+        What is queued then is finished within 5 s, positions are stored and confirmed, and it returns.
+
+        Raises:
+            Error: When it cannot start or cannot go on; nothing is confirmed past what could not be delivered.
+        """
+        with contextlib.closing(_Signals(self.stop)):
+            asyncio.run(self.arun())
+
+    async def arun(self) -> None:
+        """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.
+
+        Raises:
+            Error: When it cannot start or cannot go on.
+            CancelledError: After the drain, when it was cancelled.
+        """
+        if not self._subscriptions:
+            raise ConfigError(
+                f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
+            )
+        store = MemoryPositions() if self._settings.snapshot == "only" else self._store
+        with self._lock:
+            if self._run is not None:
+                raise ConfigError(f"pipeline {self.name!r} runs already in this process")
+            run = self._run = Run(self._settings, self._subscriptions, store, self._waiters)
+            self._loop = asyncio.get_running_loop()
+            self._closed = True
+            if self._stop_early:
+                run.stop()
+        error: BaseException | None = None
+        try:
+            await _undisturbed(run)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._last = run.statistics()
+            with self._lock:
+                self._run = self._loop = None
+                self._closed = False
+                self._stop_early = False
+            self._waiters.fail(error or Error(f"pipeline {self.name!r} was stopped before it was so far"))
+
+    def stop(self) -> None:
+        """Stop the running pipeline, or the next run when none is; from any thread, or a signal handler."""
+        loop, run = self._loop, self._run
+        if run is None or loop is None:
+            self._stop_early = self._last is None
+            return
+        with contextlib.suppress(RuntimeError):  # The loop has ended in this moment.
+            loop.call_soon_threadsafe(run.stop)
+
+    # Observing.
+
+    def statistics(self) -> PipelineStatistics:
+        """What can be said of the running pipeline, or of the last run; from any thread.
+
+        Returns:
+            Frozen numbers.
+        """
+        run = self._run
+        if run is not None:
+            return run.statistics()
+        if self._last is not None:
+            return self._last
+        source = SourceStatistics(phase="stopped", received_lsn=0, confirmed_lsn=0, binary=None, lag=0)
+        return PipelineStatistics(name=self.name, source=source, consumers={})
+
+    async def wait(self, lsn: int) -> None:
+        """Wait until every consumer has done everything that committed before an LSN.
+
+        Args:
+            lsn: Of `SELECT pg_current_wal_flush_lsn()`, say, after a commit. On a quiet server keepalives satisfy it too.
+
+        Raises:
+            Error: When the pipeline ends before.
+        """
+        await asyncio.wrap_future(self._waiters.add(lsn))
+
+    def wait_sync(self, lsn: int, timeout: float | None = None) -> None:
+        """As `wait`, blocking: not on the event loop that the pipeline runs on.
+
+        Args:
+            lsn: What must be reached.
+            timeout: How long to wait, in seconds; None: for ever.
+
+        Raises:
+            TimeoutError: When it is not reached in time.
+            Error: When the pipeline ends before.
+        """
+        future = self._waiters.add(lsn)
+        try:
+            future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise TimeoutError(f"pipeline {self.name!r} did not reach {format_lsn(lsn)} within {timeout} s") from None
+
+    # Stored positions, while it does not run.
+
+    def destroy(self) -> None:
+        """Drop the slot, the publication if a pipeline made it, and the stored positions; what is missing is no error.
+
+        Raises:
+            SlotInUse: When it runs, here or elsewhere.
+            Error: When the server cannot be reached or refuses.
+        """
+        with self._owned(), connect(self._settings.dsn) as connection:
+            own(connection, self._settings.slot, _sleep)
+            connection.drop_slot(self._settings.slot, if_exists=True)
+            publishing.drop(connection, self._settings)
+            self._store.forget(self.name)
+
+    def forget(self, consumer: str) -> None:
+        """Remove the stored position of a consumer that is not wanted any more.
+
+        Args:
+            consumer: Its name.
+
+        Raises:
+            PositionError: When there is no such position.
+            SlotInUse: When the pipeline runs, here or elsewhere.
+        """
+        with self._owned(), connect(self._settings.dsn) as connection:
+            own(connection, self._settings.slot, _sleep)
+            self._stored(consumer)
+            self._store.forget(self.name, [consumer])
+
+    def rename(self, consumer: str, new: str) -> None:
+        """Let a consumer go on under another name.
+
+        Args:
+            consumer: The name that its position is stored under.
+            new: The name that it is registered with now.
+
+        Raises:
+            PositionError: When there is no such position, or the new name has one already.
+            SlotInUse: When the pipeline runs, here or elsewhere.
+        """
+        with self._owned(), connect(self._settings.dsn) as connection:
+            own(connection, self._settings.slot, _sleep)
+            row = self._stored(consumer)
+            # In this order: a crash in between leaves both, and the next start says so.
+            self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])
+            self._store.forget(self.name, [consumer])
+
+    def _stored(self, consumer: str) -> Any:
+        stored = self._store.load(self.name)
+        if consumer not in stored:
+            raise PositionError(
+                f"pipeline {self.name!r} has no stored position for consumer {consumer!r}",
+                hint=f"it has them for {', '.join(map(repr, sorted(stored))) or 'none'}",
+            )
+        return stored[consumer]
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[None]:
+        if self._run is not None:
+            raise ConfigError(f"pipeline {self.name!r} runs", hint="stop it first")
+        self._store.open()
+        try:
+            yield
+        finally:
+            self._store.close()
+
+
+async def _undisturbed(run: Run) -> None:
+    """Await a run to its end, also when this task is cancelled: then it is stopped first."""
+    task = asyncio.create_task(run.run(), name="pgcdc-run")
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.cancelled():
+                cancelled = error
+                run.stop()
+        except Exception:  # noqa: S110 (raised below)
+            pass
+    if cancelled is not None:
+        cancelled.__context__ = task.exception()
+        raise cancelled
+    task.result()
+
+
+class _Signals:
+    """SIGTERM and SIGINT call a function, in the main thread of the main interpreter; elsewhere nothing is changed."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, lambda *_: call())
+
+    def close(self) -> None:
+        """Put back what was there."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _sleep(seconds: float) -> None:
+    threading.Event().wait(seconds)

@@ -1,0 +1,176 @@
+"""Where a pipeline keeps how far each of its consumers is: the contract of a position store, and the one in memory.
+
+A store knows one write: `move`, a list of compare-and-set steps that happen all or none. A process that was stopped and
+wakes up after another one took its pipeline over finds another epoch than its own and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from pgcdc.errors import PositionError
+from pgcdc.lsn import Position
+
+__all__ = ["MemoryPositions", "Move", "PositionStore", "SnapshotState", "StoredPosition"]
+
+SnapshotState: TypeAlias = Literal["begun", "done", "none"]
+"""`begun`: the initial copy has not reached every consumer, so the slot is of no use yet; `done`: it has; `none`: this
+consumer takes part in no initial copy."""
+
+
+class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored for one consumer of one pipeline.
+
+    Attributes:
+        consumer: The consumer's name.
+        epoch: How many times an owner took the pipeline; a higher one wins.
+        snapshot: How far the initial copy is.
+        position: The last change that is durable in the consumer; None before the first.
+        through_lsn: How far the WAL is done for this consumer: every transaction that committed below it is durable in
+            the consumer or was none of its business.
+        slot: The slot that the LSNs belong to.
+        system_identifier: The cluster that the LSNs belong to.
+        timeline: The timeline that the LSNs belong to.
+        fingerprint: Of everything that decides which changes the server sends. The index in `position` counts only
+            under the same fingerprint.
+    """
+
+    consumer: str
+    epoch: int
+    snapshot: SnapshotState
+    position: Position | None
+    through_lsn: int
+    slot: str
+    system_identifier: str
+    timeline: int
+    fingerprint: str
+
+    def same_place(self, other: StoredPosition) -> bool:
+        """Whether both have the same epoch, position and `through_lsn`: what a compare-and-set compares."""
+        return (self.epoch, self.position, self.through_lsn) == (other.epoch, other.position, other.through_lsn)
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One compare-and-set step of one consumer.
+
+    Attributes:
+        previous: What must be stored now (epoch, position and `through_lsn` are compared); None: nothing must be.
+        next: What is stored afterwards.
+    """
+
+    previous: StoredPosition | None
+    next: StoredPosition
+
+
+class PositionStore(Protocol):
+    """A durable place for positions.
+
+    Its methods block, and are called from different threads but never from two at a time. What a method has written
+    when it returns survives a crash of the machine that keeps it.
+    """
+
+    def open(self) -> None:
+        """Connect, and create what is missing; called before anything else, again after `close`."""
+
+    def load(self, pipeline: str) -> dict[str, StoredPosition]:
+        """Read all that is stored for a pipeline.
+
+        Args:
+            pipeline: The pipeline's name.
+
+        Returns:
+            One entry for each consumer's name; empty when the pipeline is not known.
+        """
+
+    def move(self, pipeline: str, moves: Sequence[Move]) -> None:
+        """Do all steps or none, durably.
+
+        Args:
+            pipeline: The pipeline's name.
+            moves: The steps, at most one for each consumer.
+
+        Raises:
+            PositionError: When what is stored is not what a step expects: another process owns the pipeline now.
+        """
+
+    def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
+        """Remove what is stored, durably.
+
+        Args:
+            pipeline: The pipeline's name.
+            consumers: Only these consumers; None for all of the pipeline.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; harmless when called twice."""
+
+
+def refused(pipeline: str, move: Move, stored: StoredPosition | None) -> PositionError:
+    """Build the error of a step that did not find what it expected.
+
+    Args:
+        pipeline: The pipeline's name.
+        move: The refused step.
+        stored: What is stored in truth.
+
+    Returns:
+        The error, to be raised by the store.
+    """
+    who = f"consumer {move.next.consumer!r} of pipeline {pipeline!r}"
+    if stored is None:
+        message = f"the stored position of {who} is gone: it was removed while this process ran"
+    elif move.previous is None or stored.epoch > move.previous.epoch:
+        message = f"another process has taken over {who} (epoch {stored.epoch})"
+    else:
+        message = f"the stored position of {who} was changed by something else than its owner (epoch {stored.epoch})"
+    return PositionError(
+        message,
+        hint="nothing was written or confirmed; let one process alone run this pipeline, and start again",
+        slot=move.next.slot,
+        lsn=move.next.through_lsn,
+    )
+
+
+class MemoryPositions:
+    """Positions that end with the process: for tests, and for targets that are filled anew at every start."""
+
+    def __init__(self) -> None:
+        self._stored: dict[str, dict[str, StoredPosition]] = {}
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def load(self, pipeline: str) -> dict[str, StoredPosition]:
+        """Read all that is stored for a pipeline."""
+        return dict(self._stored.get(pipeline, {}))
+
+    def move(self, pipeline: str, moves: Sequence[Move]) -> None:
+        """Do all steps or none.
+
+        Raises:
+            PositionError: When what is stored is not what a step expects.
+        """
+        stored = self._stored.get(pipeline, {})
+        for move in moves:
+            found = stored.get(move.next.consumer)
+            if move.previous is None:
+                fits = found is None
+            else:
+                fits = found is not None and found.same_place(move.previous)
+            if not fits:
+                raise refused(pipeline, move, found)
+        self._stored[pipeline] = stored | {move.next.consumer: move.next for move in moves}
+
+    def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
+        """Remove what is stored."""
+        if consumers is None:
+            self._stored.pop(pipeline, None)
+        else:
+            stored = self._stored.get(pipeline, {})
+            self._stored[pipeline] = {name: row for name, row in stored.items() if name not in consumers}
+
+    def close(self) -> None:
+        """Nothing to do: what was stored stays, so that a second run in the same process resumes."""

@@ -1,0 +1,243 @@
+"""Positions in a PostgreSQL table, `pgcdc.positions`: by default in the source database itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgcdc.errors import ConfigError, ConnectionLost, PositionError
+from pgcdc.lsn import Position, format_lsn, parse_lsn
+from pgcdc.pipeline.positions import Move, StoredPosition, refused
+from pgcdc.replication.settings import pin
+
+__all__ = ["PostgresPositions"]
+
+# Held while the table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog.
+_CREATE_LOCK = 0x7067636463000001
+
+# What a pipeline confirms must survive the server's crash; a role's or database's settings must not stand in the way.
+_DURABLE = (
+    "SET synchronous_commit = on; SET default_transaction_read_only = off;"
+    " SET default_transaction_isolation = 'read committed'"
+)
+_COLUMNS = sql.SQL(
+    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
+)
+
+
+class PostgresPositions:
+    """Positions in a table of a PostgreSQL database.
+
+    The schema and the table are made at the first use. The role needs CREATE on the database for that, once.
+
+    Args:
+        dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
+        schema: The schema of the table `positions`.
+    """
+
+    def __init__(self, dsn: str = "", *, schema: str = "pgcdc") -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._table = sql.Identifier(schema, "positions")
+        self._opened: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    @property
+    def _connection(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._opened is None:
+            raise PositionError(f'the position store "{self._schema}"."positions" is not open')
+        return self._opened
+
+    def open(self) -> None:
+        """Connect, and create schema and table where they are missing.
+
+        Raises:
+            ConnectionLost: When the server cannot be reached.
+            ConfigError: When the table cannot be made or used.
+        """
+        self.close()
+        try:
+            connection = psycopg.connect(self._dsn, autocommit=True, fallback_application_name="pgcdc positions")
+        except psycopg.Error as error:
+            raise _lost(error) from error
+        try:
+            connection.execute(pin(connection.info.server_version))
+            connection.execute(_DURABLE)
+            found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
+            if found is None or found[0] is None:
+                self._create(connection)
+        except psycopg.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
+        self._opened = connection
+
+    def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+            # Half-empty pages: the rows are updated every second, and without indexed changes stay on their page (HOT).
+            connection.execute(
+                sql.SQL("""
+                CREATE TABLE IF NOT EXISTS {} (
+                    pipeline text NOT NULL,
+                    consumer text NOT NULL,
+                    epoch bigint NOT NULL,
+                    snapshot text NOT NULL,
+                    commit_lsn pg_lsn,
+                    change_index bigint,
+                    through_lsn pg_lsn NOT NULL,
+                    slot text NOT NULL,
+                    system_identifier text NOT NULL,
+                    timeline bigint NOT NULL,
+                    fingerprint text NOT NULL,
+                    updated_at timestamptz NOT NULL DEFAULT now(),
+                    PRIMARY KEY (pipeline, consumer)
+                ) WITH (fillfactor = 50)
+                """).format(self._table)
+            )
+
+    def _unusable(self, error: psycopg.Error) -> Exception:
+        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+            return _lost(error)
+        schema = sql.Identifier(self._schema).as_string()
+        hint = (
+            f"GRANT CREATE ON DATABASE … TO the role of the pipeline, or give it a schema of its own: "
+            f"CREATE SCHEMA {schema} AUTHORIZATION …; or keep the positions elsewhere: Pipeline(…, positions=…)"
+        )
+        return ConfigError(
+            f"the position table {schema}.positions cannot be made or used: {_primary(error)}",
+            hint=hint,
+            table=f"{self._schema}.positions",
+            sqlstate=error.sqlstate,
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        connection = self._connection
+        try:
+            with connection.transaction():
+                yield connection
+        except psycopg.OperationalError as error:
+            raise _lost(error) from error
+        except psycopg.Error as error:
+            raise PositionError(
+                f"the position table {self._schema}.positions cannot be used: {_primary(error)}",
+                hint="nothing was confirmed past what is stored; put the table right and start again",
+                table=f"{self._schema}.positions",
+                sqlstate=error.sqlstate,
+            ) from error
+
+    def load(self, pipeline: str) -> dict[str, StoredPosition]:
+        """Read all that is stored for a pipeline.
+
+        Raises:
+            ConnectionLost: When the server is gone.
+            PositionError: When the table cannot be read.
+        """
+        query = sql.SQL("SELECT {} FROM {} WHERE pipeline = %s").format(_COLUMNS, self._table)
+        with self._transaction() as connection:
+            return {row[0]: _from_row(row) for row in connection.execute(query, (pipeline,))}
+
+    def move(self, pipeline: str, moves: Sequence[Move]) -> None:
+        """Do all steps or none, durably.
+
+        Raises:
+            ConnectionLost: When the server is gone; whether the steps were done is not known then.
+            PositionError: When what is stored is not what a step expects, or the table cannot be written.
+        """
+        insert = sql.SQL(
+            "INSERT INTO {} (pipeline, {}) VALUES (%s, %s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING"
+        ).format(self._table, _COLUMNS)
+        update = sql.SQL(
+            "UPDATE {} SET ({}, updated_at) ="
+            " (%s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, clock_timestamp())"
+            " WHERE pipeline = %s AND consumer = %s AND epoch = %s AND through_lsn = %s::pg_lsn"
+            " AND commit_lsn IS NOT DISTINCT FROM %s::pg_lsn AND change_index IS NOT DISTINCT FROM %s::bigint"
+        ).format(self._table, _COLUMNS)
+        with self._transaction() as connection:
+            for move in moves:
+                previous = move.previous
+                if previous is None:
+                    cursor = connection.execute(insert, (pipeline, *_to_row(move.next)))
+                else:
+                    consumer, epoch, _, commit_lsn, index, through_lsn, *_rest = _to_row(previous)
+                    compare = (pipeline, consumer, epoch, through_lsn, commit_lsn, index)
+                    cursor = connection.execute(update, (*_to_row(move.next), *compare))
+                if cursor.rowcount != 1:
+                    query = sql.SQL("SELECT {} FROM {} WHERE pipeline = %s AND consumer = %s")
+                    row = connection.execute(
+                        query.format(_COLUMNS, self._table), (pipeline, move.next.consumer)
+                    ).fetchone()
+                    raise refused(pipeline, move, None if row is None else _from_row(row))
+
+    def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
+        """Remove what is stored, durably.
+
+        Raises:
+            ConnectionLost: When the server is gone.
+            PositionError: When the table cannot be written.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                sql.SQL(
+                    "DELETE FROM {} WHERE pipeline = %s AND (%s::text[] IS NULL OR consumer = ANY (%s::text[]))"
+                ).format(self._table),
+                (pipeline, *(2 * (None if consumers is None else list(consumers),))),
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+def _primary(error: psycopg.Error) -> str:
+    # The primary message alone, because details can hold values of rows. When there was no server to send one, libpq's
+    # first line; not where it quotes a part of the DSN that it could not understand, which can be of a password.
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, psycopg.OperationalError) and "invalid" not in text else type(error).__name__
+
+
+def _lost(error: psycopg.Error) -> ConnectionLost:
+    return ConnectionLost(
+        f"the server that keeps the positions cannot be reached: {_primary(error)}",
+        hint="nothing was confirmed past what is stored; start again when the server answers",
+        sqlstate=error.sqlstate,
+    )
+
+
+def _from_row(row: tuple[Any, ...]) -> StoredPosition:
+    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint = row
+    return StoredPosition(
+        consumer=consumer,
+        epoch=epoch,
+        snapshot=snapshot,
+        position=None if commit_lsn is None else Position(parse_lsn(commit_lsn), index),
+        through_lsn=parse_lsn(through_lsn),
+        slot=slot,
+        system_identifier=system_identifier,
+        timeline=timeline,
+        fingerprint=fingerprint,
+    )
+
+
+def _to_row(stored: StoredPosition) -> tuple[object, ...]:
+    return (
+        stored.consumer,
+        stored.epoch,
+        stored.snapshot,
+        None if stored.position is None else format_lsn(stored.position.commit_lsn),
+        None if stored.position is None else stored.position.index,
+        format_lsn(stored.through_lsn),
+        stored.slot,
+        stored.system_identifier,
+        stored.timeline,
+        stored.fingerprint,
+    )

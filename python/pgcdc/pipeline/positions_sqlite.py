@@ -1,0 +1,191 @@
+"""Positions in an SQLite file: for a pipeline whose source must not be written to, on a disk that stays."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgcdc.errors import ConfigError, PositionError
+from pgcdc.lsn import Position, format_lsn, parse_lsn
+from pgcdc.pipeline.positions import Move, StoredPosition, refused
+
+__all__ = ["SqlitePositions"]
+
+# LSNs are stored as PostgreSQL prints them: they have 64 bits without a sign, SQLite's integers have one.
+_CREATE = """
+    CREATE TABLE IF NOT EXISTS positions (
+        pipeline text NOT NULL,
+        consumer text NOT NULL,
+        epoch integer NOT NULL,
+        snapshot text NOT NULL,
+        commit_lsn text,
+        change_index integer,
+        through_lsn text NOT NULL,
+        slot text NOT NULL,
+        system_identifier text NOT NULL,
+        timeline integer NOT NULL,
+        fingerprint text NOT NULL,
+        PRIMARY KEY (pipeline, consumer)
+    ) WITHOUT ROWID
+"""
+_COLUMNS = (
+    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
+)
+
+
+class SqlitePositions:
+    """Positions in one SQLite file.
+
+    Args:
+        path: The file; made when missing. Its directory must exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            raise PositionError(f"the position store {self._path.name!r} is not open")
+        return self._opened
+
+    def open(self) -> None:
+        """Open the file and create the table.
+
+        Raises:
+            ConfigError: When the file cannot be opened or is no SQLite database.
+        """
+        self.close()
+        try:
+            # Used from several threads, one at a time, as the contract of stores says.
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA busy_timeout = 10000")
+            connection.execute(_CREATE)
+        except sqlite3.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
+        self._opened = connection
+
+    def _unusable(self, error: sqlite3.Error) -> ConfigError:
+        return ConfigError(
+            f"the position store {str(self._path)!r} cannot be used: {error}",
+            hint="its directory must exist and be writable, and the file must be an SQLite database",
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise PositionError(
+                f"the position store {self._path.name!r} failed: {error}",
+                hint="nothing was confirmed past what is stored; put the file's disk right and start again",
+            ) from error
+
+    def load(self, pipeline: str) -> dict[str, StoredPosition]:
+        """Read all that is stored for a pipeline.
+
+        Raises:
+            PositionError: When the file cannot be read.
+        """
+        with self._transaction() as connection:
+            return _load(connection, pipeline)
+
+    def move(self, pipeline: str, moves: Sequence[Move]) -> None:
+        """Do all steps or none, durably.
+
+        Raises:
+            PositionError: When what is stored is not what a step expects, or the file cannot be written.
+        """
+        with self._transaction() as connection:
+            stored = _load(connection, pipeline)
+            for move in moves:
+                found = stored.get(move.next.consumer)
+                expected = move.previous
+                if (found is None) != (expected is None) or (found and expected and not found.same_place(expected)):
+                    raise refused(pipeline, move, found)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO positions (pipeline, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                [(pipeline, *_to_row(move.next)) for move in moves],
+            )
+
+    def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
+        """Remove what is stored, durably.
+
+        Raises:
+            PositionError: When the file cannot be written.
+        """
+        with self._transaction() as connection:
+            if consumers is None:
+                connection.execute("DELETE FROM positions WHERE pipeline = ?", (pipeline,))
+            else:
+                connection.executemany(
+                    "DELETE FROM positions WHERE pipeline = ? AND consumer = ?",
+                    [(pipeline, consumer) for consumer in consumers],
+                )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+def _load(connection: sqlite3.Connection, pipeline: str) -> dict[str, StoredPosition]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM positions WHERE pipeline = ?", (pipeline,))  # noqa: S608
+    return {
+        consumer: StoredPosition(
+            consumer=consumer,
+            epoch=epoch,
+            snapshot=snapshot,
+            position=None if commit_lsn is None else Position(parse_lsn(commit_lsn), index),
+            through_lsn=parse_lsn(through_lsn),
+            slot=slot,
+            system_identifier=system_identifier,
+            timeline=timeline,
+            fingerprint=fingerprint,
+        )
+        for (
+            consumer,
+            epoch,
+            snapshot,
+            commit_lsn,
+            index,
+            through_lsn,
+            slot,
+            system_identifier,
+            timeline,
+            fingerprint,
+        ) in rows
+    }
+
+
+def _to_row(stored: StoredPosition) -> tuple[object, ...]:
+    return (
+        stored.consumer,
+        stored.epoch,
+        stored.snapshot,
+        None if stored.position is None else format_lsn(stored.position.commit_lsn),
+        None if stored.position is None else stored.position.index,
+        format_lsn(stored.through_lsn),
+        stored.slot,
+        stored.system_identifier,
+        stored.timeline,
+        stored.fingerprint,
+    )

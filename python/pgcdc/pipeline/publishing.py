@@ -1,0 +1,100 @@
+"""The publication of a pipeline: made at its first start, checked at every one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from pgcdc.errors import ConfigError, PublicationNotFound
+from pgcdc.pipeline.settings import Settings
+from pgcdc.replication import Connection, PublishedTable, ensure_publication, published_tables
+from pgcdc.replication.quoting import identifier, literal, qualified
+
+__all__ = ["drop", "make", "published"]
+
+
+def make(connection: Connection, settings: Settings) -> bool:
+    """Make the publication where it is missing; never change one that exists.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        ConfigError: When a table does not exist or the role may not publish it.
+    """
+    if _exists(connection, settings):
+        return False
+    ensure_publication(connection, settings.publication, settings.tables)
+    connection.execute(f"COMMENT ON PUBLICATION {identifier(settings.publication)} IS {literal(_mark(settings))}")
+    return True
+
+
+def drop(connection: Connection, settings: Settings) -> None:
+    """Drop the publication if a pipeline of this name has made it.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+    """
+    found = connection.execute(
+        "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"  # noqa: S608 (quoted)
+        f" WHERE pubname = {literal(settings.publication)}"
+    )
+    if found == [(_mark(settings),)]:
+        connection.execute(f"DROP PUBLICATION IF EXISTS {identifier(settings.publication)}")
+
+
+def _mark(settings: Settings) -> str:
+    # In the catalog, so that destroy() knows years later whose the publication is.
+    return f"made by pgcdc for pipeline {settings.name!r}"
+
+
+def _exists(connection: Connection, settings: Settings) -> bool:
+    query = f"SELECT FROM pg_catalog.pg_publication WHERE pubname = {literal(settings.publication)}"
+    return bool(connection.execute(query))
+
+
+def published(connection: Connection, settings: Settings) -> tuple[Sequence[PublishedTable], str]:
+    """Look up the pipeline's tables in its publication.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+
+    Returns:
+        The tables as they are now; and the fingerprint of everything that decides which changes the server sends.
+
+    Raises:
+        PublicationNotFound: When there is no such publication.
+        ConfigError: When one of the tables is not in it.
+    """
+    if not _exists(connection, settings):
+        raise PublicationNotFound(
+            f"publication {settings.publication!r} of pipeline {settings.name!r} does not exist any more",
+            hint="changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes"
+            " it and takes a new initial copy",
+            publication=settings.publication,
+            slot=settings.slot,
+        )
+    tables = published_tables(connection, [settings.publication])
+    names = {(table.relation.schema, table.relation.name) for table in tables}
+    for schema, name in settings.tables:
+        if (schema, name) not in names:
+            raise ConfigError(
+                f"table {schema}.{name} is not published by {settings.publication!r} under this name",
+                hint=f"ALTER PUBLICATION {identifier(settings.publication)} ADD TABLE {qualified(schema, name)};"
+                " (it brings changes from then on, not the rows that exist);"
+                " a partitioned table also needs publish_via_partition_root = true",
+                publication=settings.publication,
+                table=f"{schema}.{name}",
+            )
+    digest = hashlib.sha256(settings.publication.encode())
+    for table in sorted(tables, key=lambda table: (table.relation.schema, table.relation.name)):
+        digest.update(repr((table.relation.schema, table.relation.name, table.row_filter)).encode())
+    wanted = set(settings.tables)
+    ours = [table for table in tables if (table.relation.schema, table.relation.name) in wanted]
+    return ours, digest.hexdigest()[:16]

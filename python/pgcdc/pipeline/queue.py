@@ -1,0 +1,211 @@
+"""The bounded hand-over from the source's thread to one consumer's task: a lane.
+
+All lanes of a run share one condition, so that the source can wait for room in any of them. What a consumer is working
+on counts as in flight until it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pgcdc.events import Relation
+from pgcdc.lsn import Position
+from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.protocol import Batch
+
+__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Rows"]
+
+
+@dataclass
+class Begin:
+    """The first item: where the consumer stands.
+
+    Attributes:
+        stored: What is stored for it.
+        server_lsn: Where the server's WAL ended when the run began.
+        exact: Whether the server sends the same changes as it did when the position was stored, so that an index inside
+            a transaction still counts.
+    """
+
+    stored: StoredPosition
+    server_lsn: int
+    exact: bool
+
+
+@dataclass
+class CopyBegin:
+    """The initial copy begins.
+
+    Attributes:
+        relations: The tables that will be copied.
+        lsn: The consistent point.
+        again: Whether a copy that did not end came before it.
+    """
+
+    relations: Sequence[Relation]
+    lsn: int
+    again: bool
+
+
+@dataclass
+class CopyEnd:
+    """Everything of the initial copy was handed over."""
+
+
+@dataclass
+class Rows:
+    """Changes, already filtered for the consumer.
+
+    Attributes:
+        batch: The changes.
+        through_lsn: How far the WAL is done for the consumer once they are durable.
+    """
+
+    batch: Batch
+    through_lsn: int
+
+
+Item: TypeAlias = Begin | CopyBegin | CopyEnd | Rows
+
+
+class Lane:
+    """What lies between the source and one consumer.
+
+    Args:
+        consumer: The consumer's name.
+        condition: Shared by all lanes of a run; notified when one has room again.
+        max_rows: So many changes may be in flight (one batch may be larger when nothing else is).
+        max_bytes: So many bytes of raw messages may be in flight, likewise.
+        loop: The event loop that the consumer's task runs on.
+        progressed: Called, from any thread and without the lock, after the lane moved on.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        condition: threading.Condition,
+        max_rows: int,
+        max_bytes: int,
+        loop: asyncio.AbstractEventLoop,
+        progressed: Callable[[], None],
+    ) -> None:
+        self.consumer = consumer
+        self.position: Position | None = None
+        self.through_lsn = 0
+        self.delivered = 0
+        self.rows = 0
+        self.bytes = 0
+        self.copied = False
+        self._items: deque[Item] = deque()
+        self._working: Item | None = None
+        self._condition = condition
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._loop = loop
+        self._progressed = progressed
+        self._closed = False
+        self._waiting = False
+        self._arrived = asyncio.Event()
+
+    # The source's side, in its thread.
+
+    def offer(self, item: Item) -> bool:
+        """Hand an item over, when there is room.
+
+        Args:
+            item: What comes next. Only `Rows` take room.
+
+        Returns:
+            Whether it was taken; when not, wait for the condition and offer it again.
+        """
+        with self._condition:
+            if isinstance(item, Rows):
+                rows, size = item.batch.changes_count, item.batch.nbytes
+                # A batch that is larger than the limit passes when it is alone: it could never pass otherwise.
+                if self.rows and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes):
+                    return False
+                self.rows += rows
+                self.bytes += size
+            self._items.append(item)
+            self._wake()
+            return True
+
+    def advance(self, through_lsn: int) -> None:
+        """Say that the WAL up to here holds nothing more for this consumer than what was handed over.
+
+        Args:
+            through_lsn: How far.
+        """
+        with self._condition:
+            last = self._items[-1] if self._items else self._working
+            if isinstance(last, Rows):
+                last.through_lsn = max(last.through_lsn, through_lsn)
+                return
+            if last is not None or through_lsn <= self.through_lsn:
+                return
+            self.through_lsn = through_lsn
+        self._progressed()
+
+    def close(self) -> None:
+        """Nothing more will come: the consumer ends when it has done what is queued."""
+        with self._condition:
+            self._closed = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    # The consumer's side, on the event loop.
+
+    async def take(self) -> Item | None:
+        """Wait for the next item.
+
+        Returns:
+            The item; it stays in flight until `done`. None after the last one of a closed lane.
+        """
+        while True:
+            with self._condition:
+                if self._items:
+                    self._working = self._items.popleft()
+                    return self._working
+                if self._closed:
+                    return None
+                self._arrived.clear()
+                self._waiting = True
+            await self._arrived.wait()
+
+    def reach(self, position: Position, delivered: int) -> None:
+        """Record that the item being worked on is durable up to a position.
+
+        Args:
+            position: The last change that is durable.
+            delivered: How many changes became durable since the last call.
+        """
+        with self._condition:
+            self.position = position
+            self.delivered += delivered
+
+    def done(self) -> None:
+        """Record that the whole item being worked on is durable."""
+        with self._condition:
+            item, self._working = self._working, None
+            if isinstance(item, Rows):
+                self.rows -= item.batch.changes_count
+                self.bytes -= item.batch.nbytes
+                self.through_lsn = max(self.through_lsn, item.through_lsn)
+            elif isinstance(item, Begin):
+                self.position = item.stored.position
+                self.through_lsn = item.stored.through_lsn
+            elif isinstance(item, CopyBegin):
+                self.copied = False
+            elif isinstance(item, CopyEnd):
+                self.copied = True
+            self._condition.notify_all()
+        self._progressed()

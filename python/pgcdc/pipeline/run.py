@@ -1,0 +1,216 @@
+"""One run of a pipeline: builds its parts, waits for a stop or the first error, and ends everything in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping
+
+from pgcdc.pipeline import retry
+from pgcdc.pipeline.consumer import Consumer
+from pgcdc.pipeline.copying import forget_unused
+from pgcdc.pipeline.ledger import Ledger
+from pgcdc.pipeline.positions import PositionStore
+from pgcdc.pipeline.progress import Waiters
+from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.source import Source
+from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
+from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription
+from pgcdc.pipeline.target import HandlerTarget, RowFormats, SinkTarget, Target
+from pgcdc.pipeline.worker import Worker
+
+__all__ = ["Run"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+SAVE_EVERY = 1.0
+"""Seconds between two writes of positions: what a crash repeats at most, for targets that keep no position."""
+DRAIN_WITHIN = 4.0
+"""Seconds that consumers have after a stop to finish what is queued; with what comes after it, a stop takes 5 s."""
+LAST_CHANCE = 0.3
+"""Seconds that a consumer has to end after the time to drain is over, before its task is cancelled."""
+FINISH_WITHIN = 2.0
+"""Seconds that the source has to send the last confirmation."""
+
+
+class Run:
+    """One run, made on the event loop that it runs on.
+
+    Args:
+        settings: The pipeline's.
+        subscriptions: The consumers by name.
+        store: Where positions are kept.
+        waiters: Who waits for progress.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        subscriptions: Mapping[str, Subscription],
+        store: PositionStore,
+        waiters: Waiters,
+    ) -> None:
+        retry.check()
+        self._settings = settings
+        self._waiters = waiters
+        self._loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._error: BaseException | None = None
+        condition = threading.Condition()
+        self._condition = condition
+        self._lanes = {
+            name: Lane(
+                name,
+                condition,
+                settings.max_rows_in_flight,
+                settings.max_bytes_in_flight,
+                self._loop,
+                self._progressed,
+            )
+            for name in subscriptions
+        }
+        formats = RowFormats()
+        self._consumers = {
+            name: Consumer(subscription, _target(subscription, formats), self._lanes[name])
+            for name, subscription in subscriptions.items()
+        }
+        self._ledger = Ledger(settings.name, store, self._lanes)
+        self._source = Source(
+            settings, subscriptions, self._lanes, self._ledger, formats, condition, waiters, self._source_ended
+        )
+
+    async def run(self) -> None:
+        """Run until it is stopped.
+
+        Raises:
+            Error: The first thing that went wrong.
+        """
+        worker = Worker(f"pgcdc-{self._settings.name}-positions")
+        tasks = {
+            asyncio.create_task(self._consume(consumer), name=f"pgcdc-{name}"): consumer
+            for name, consumer in self._consumers.items()
+        }
+        keeper = asyncio.create_task(self._keep(worker), name="pgcdc-positions")
+        self._source.start()
+        await self._ending.wait()
+        await self._drain(tasks)
+        await keeper
+        await self._finish(worker)
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Drain and end; on the event loop's thread."""
+        self._ending.set()
+
+    async def _consume(self, consumer: Consumer) -> None:
+        try:
+            await consumer.run()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        elif error is not self._error:
+            logger.warning("pipeline %r: while it ended: %s: %s", self._settings.name, type(error).__name__, error)
+        self._ending.set()
+
+    def _source_ended(self, reason: BaseException | None) -> None:
+        def tell() -> None:
+            if reason is not None:
+                self._fail(reason)
+            self._quiet.set()
+            self._ending.set()
+
+        self._loop.call_soon_threadsafe(tell)
+
+    def _progressed(self) -> None:
+        if self._waiters.waiting:
+            with self._condition:
+                lowest = min(lane.through_lsn for lane in self._lanes.values())
+            self._waiters.reached(lowest)
+
+    async def _keep(self, worker: Worker) -> None:
+        """Write positions down now and then, and confirm what is written."""
+        while not self._ending.is_set():
+            try:
+                await asyncio.wait_for(self._ending.wait(), SAVE_EVERY)
+            except TimeoutError:
+                await self._save(worker, final=False)
+
+    async def _save(self, worker: Worker, *, final: bool) -> None:
+        try:
+            self._source.confirm(await worker.call(self._ledger.save, final=final))
+        except Exception as error:
+            self._fail(error)
+
+    async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer]) -> None:
+        """Let consumers finish what is queued, within a time."""
+        deadline = self._loop.time() + DRAIN_WITHIN
+        self._source.stop()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), DRAIN_WITHIN / 2)
+        except TimeoutError:
+            # It hangs in a command: a slot waits for open transactions, a copy for a locked table.
+            self._source.interrupt()
+        for lane in self._lanes.values():
+            lane.close()
+        _, late = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
+        if late:
+            for task in late:
+                tasks[task].give_up()
+            _, late = await asyncio.wait(late, timeout=LAST_CHANCE)
+        for task in late:
+            logger.warning("consumer %r did not finish in time: the rest comes again", tasks[task].name)
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def _finish(self, worker: Worker) -> None:
+        """Store what is durable, confirm it, and let go of everything."""
+        await self._save(worker, final=True)
+        if not await asyncio.shield(worker.call(self._source.finish, FINISH_WITHIN)):
+            logger.warning("pipeline %r: its connection still hangs in a command", self._settings.name)
+        try:
+            if self._source.unfinished_copy:
+                await worker.call(forget_unused, self._ledger, self._lanes)
+            await worker.call(self._ledger.close)
+        except Exception as error:
+            self._fail(error)
+        await worker.stop(FINISH_WITHIN)
+
+    def statistics(self) -> PipelineStatistics:
+        """What can be said now; from any thread."""
+        consumers = {
+            name: ConsumerStatistics(
+                delivered=lane.delivered,
+                position=lane.position,
+                through_lsn=lane.through_lsn,
+                queued_rows=lane.rows,
+                queued_bytes=lane.bytes,
+                state=self._consumers[name].state,
+                last_error=self._consumers[name].last_error,
+            )
+            for name, lane in self._lanes.items()
+        }
+        received = self._source.received_lsn
+        done = min(lane.through_lsn for lane in self._lanes.values())
+        source = SourceStatistics(
+            phase=self._source.phase,
+            received_lsn=received,
+            confirmed_lsn=self._source.confirmed_lsn,
+            binary=self._source.binary,
+            lag=max(0, received - done),
+        )
+        return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
+
+
+def _target(subscription: Subscription, formats: RowFormats) -> Target:
+    if isinstance(subscription, HandlerSubscription):
+        return HandlerTarget(subscription, formats)
+    assert isinstance(subscription, SinkSubscription)
+    return SinkTarget(subscription)

@@ -1,0 +1,105 @@
+"""What a pipeline was told: names, tables, limits; checked once, then only read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from pgcdc.errors import ConfigError
+from pgcdc.pipeline.subscription import Table, parse_table
+
+__all__ = ["Settings", "SnapshotMode", "check_settings"]
+
+SnapshotMode: TypeAlias = Literal["initial", "never", "always", "only", "when_needed"]
+"""When existing rows are copied: at the first start; never; at every start; only, with no stream afterwards; at the
+first start and when the slot was lost or dropped."""
+
+_SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A pipeline's settings.
+
+    Attributes:
+        name: The pipeline's name: positions are stored under it.
+        dsn: Where the source is.
+        tables: The tables, schema and name.
+        publication: The publication's name.
+        slot: The slot's name.
+        snapshot: When existing rows are copied.
+        max_rows_in_flight: For each consumer.
+        max_bytes_in_flight: For each consumer.
+    """
+
+    name: str
+    dsn: str
+    tables: tuple[Table, ...]
+    publication: str
+    slot: str
+    snapshot: SnapshotMode
+    max_rows_in_flight: int
+    max_bytes_in_flight: int
+
+
+def check_settings(
+    *,
+    name: str,
+    dsn: str,
+    tables: Collection[str | Table],
+    publication: str | None,
+    slot: str | None,
+    snapshot: str,
+    max_rows_in_flight: int,
+    max_bytes_in_flight: int,
+) -> Settings:
+    """Check what was given to a pipeline, and fill in the names that were not.
+
+    Args:
+        name: See `Settings`, as all that follow.
+        dsn: Likewise.
+        tables: Names as `parse_table` reads them.
+        publication: None: `pgcdc_` and the pipeline's name.
+        slot: Likewise.
+        snapshot: One of `SnapshotMode`.
+        max_rows_in_flight: At least 1.
+        max_bytes_in_flight: At least 1.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: When something is not as it must be.
+    """
+    if not name or not isinstance(name, str):
+        raise ConfigError("a pipeline needs a name", hint='Pipeline("shop", dsn, tables=["orders"])')
+    if isinstance(tables, str):
+        raise ConfigError(f"tables of pipeline {name!r} must be a list", hint=f"write tables=[{tables!r}]")
+    parsed = tuple(dict.fromkeys(parse_table(table) for table in tables))
+    if not parsed:
+        raise ConfigError(f"pipeline {name!r} has no tables", hint='Pipeline(…, tables=["orders"])')
+    if snapshot not in get_args(SnapshotMode):
+        raise ConfigError(
+            f"snapshot={snapshot!r} does not exist", hint=f"it is one of {', '.join(map(repr, get_args(SnapshotMode)))}"
+        )
+    if max_rows_in_flight < 1 or max_bytes_in_flight < 1:
+        raise ConfigError("the limits of what is in flight must be at least 1")
+    slot = f"pgcdc_{name}" if slot is None else slot
+    if not _SLOT_NAME.fullmatch(slot):
+        raise ConfigError(
+            f"{slot!r} cannot be the name of a replication slot",
+            hint="small letters, digits and underscores, at most 63; give one: Pipeline(…, slot=…)",
+            slot=slot,
+        )
+    return Settings(
+        name=name,
+        dsn=dsn,
+        tables=parsed,
+        publication=f"pgcdc_{name}" if publication is None else publication,
+        slot=slot,
+        snapshot=snapshot,  # type: ignore[arg-type]
+        max_rows_in_flight=max_rows_in_flight,
+        max_bytes_in_flight=max_bytes_in_flight,
+    )

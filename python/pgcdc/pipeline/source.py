@@ -1,0 +1,289 @@
+"""The thread that owns the replication connection: it prepares, copies, streams, confirms, and runs no user's code.
+
+Nothing that a handler does can keep it from answering the server in time: when a consumer's lane is full it stops
+reading, and goes on sending status updates.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from pgcdc.errors import Error
+from pgcdc.pipeline import publishing
+from pgcdc.pipeline.copying import InitialCopy
+from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.ledger import Ledger
+from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.progress import Waiters
+from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.start import Server, decide, look_at
+from pgcdc.pipeline.statistics import Phase
+from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.target import RowFormats
+from pgcdc.protocol import Catalog
+from pgcdc.replication import Connection, PublishedTable, Stream, check_server, connect
+
+__all__ = ["Source"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+READ_TIMEOUT = 0.2
+"""Seconds that one read waits for data at most: how soon a stop or something to confirm is noticed when it is quiet."""
+STATUS_EVERY = 0.5
+"""Seconds between two status updates while nothing is read: well within any usable wal_sender_timeout."""
+
+
+class Stopped(Exception):
+    """The run is being stopped."""
+
+
+class Source:
+    """The source of one run.
+
+    Args:
+        settings: The pipeline's.
+        subscriptions: The consumers by name.
+        lanes: Their lanes.
+        ledger: What is stored.
+        formats: Told the types of the database.
+        condition: Shared by all lanes.
+        waiters: Who waits for keepalives.
+        ended: Called in this thread when no more will be handed over, with the error that is the reason, if one is.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        subscriptions: Mapping[str, Subscription],
+        lanes: Mapping[str, Lane],
+        ledger: Ledger,
+        formats: RowFormats,
+        condition: threading.Condition,
+        waiters: Waiters,
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
+        self.phase: Phase = "starting"
+        self.confirmed_lsn = 0
+        self.unfinished_copy = False
+        self._settings = settings
+        self._subscriptions = subscriptions
+        self._lanes = lanes
+        self._ledger = ledger
+        self._formats = formats
+        self._condition = condition
+        self._waiters = waiters
+        self._ended = ended
+        self._fanout = Fanout(subscriptions, lanes, self._wait)
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
+        self._stopping = False
+        self._finishing = False
+        self._confirmable = 0
+        self._thread = threading.Thread(target=self._work, name=f"pgcdc-{settings.name}-source", daemon=True)
+
+    # From the event loop.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more; what was confirmed until `finish` is still sent."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+
+    def confirm(self, lsn: int) -> None:
+        """Everything up to here is durable and stored: let the server know."""
+        self._confirmable = max(self._confirmable, lsn)
+
+    def finish(self, timeout: float) -> bool:
+        """Send the last confirmation and end the thread; blocks.
+
+        Args:
+            timeout: How long to wait for it, in seconds.
+
+        Returns:
+            Whether it has ended.
+        """
+        with self._condition:
+            self._stopping = self._finishing = True
+            self._condition.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def interrupt(self) -> None:
+        """Cancel the command that the connection waits for, if it does: it fails, and what it began is cleaned up."""
+        connection, stream = self._connection, self._stream
+        if connection is not None and stream is None:
+            connection.session.cancel()
+
+    @property
+    def received_lsn(self) -> int:
+        """How far the WAL was received."""
+        stream = self._stream
+        return 0 if stream is None else stream.received_lsn
+
+    @property
+    def binary(self) -> bool | None:
+        """Whether values come in binary; None before the stream."""
+        stream = self._stream
+        return None if stream is None else stream.binary
+
+    # In the thread.
+
+    def _work(self) -> None:
+        reason: BaseException | None = None
+        try:
+            with connect(self._settings.dsn) as connection:
+                self._connection = connection
+                with suppress(Stopped):
+                    self._run(connection)
+        except BaseException as error:
+            if self._finishing:
+                logger.warning("pipeline %r: the end of the stream failed: %s", self._settings.name, error)
+            reason = error
+        finally:
+            self.phase = "stopped"
+            self._ended(reason)
+
+    def _run(self, connection: Connection) -> None:
+        settings = self._settings
+        own(connection, settings.slot, self._pause)
+        stored = self._ledger.open()
+        server = look_at(connection, stored)
+        slot = connection.slot(settings.slot)
+        subscriptions = list(self._subscriptions.values())
+        decision = decide(settings, subscriptions, stored, slot, server)
+        copying = decision in ("fresh", "again")
+        # A slot of no use is dropped first, so there is room for the new one.
+        check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
+        if copying:
+            self._copy(connection, server, again=decision == "again")
+            if settings.snapshot == "only":
+                return
+        else:
+            catalog = Catalog.load(connection)
+            self._formats.use(catalog)
+            tables, fingerprint = publishing.published(connection, settings)
+            self._fanout.know(tables)
+            joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
+            self._resume(stored, server, fingerprint, joined_at)
+        through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
+        with connection.stream(settings.slot, [settings.publication], start_lsn=through_lsn) as stream:
+            self._stream = stream
+            self.phase = "streaming"
+            self._pump(stream)
+
+    def _copy(self, connection: Connection, server: Server, *, again: bool) -> None:
+        self.unfinished_copy = True
+        self.phase = "snapshot"
+        made = publishing.make(connection, self._settings)
+        try:
+            catalog = Catalog.load(connection)
+            self._formats.use(catalog)
+            copy = InitialCopy(self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait)
+            copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
+        except BaseException:
+            if made:
+                self._unpublish(connection)
+            raise
+        if made and self._settings.snapshot == "only":
+            self._unpublish(connection)
+        self.unfinished_copy = False
+        for row in self._ledger.stored.values():
+            self._lanes[row.consumer].advance(row.through_lsn)
+
+    def _published(self, connection: Connection) -> tuple[Sequence[PublishedTable], str]:
+        tables, fingerprint = publishing.published(connection, self._settings)
+        self._fanout.know(tables)
+        self._ledger.fingerprint = fingerprint
+        return tables, fingerprint
+
+    def _unpublish(self, connection: Connection) -> None:
+        try:
+            publishing.drop(connection, self._settings)
+        except Error:
+            try:
+                with connect(self._settings.dsn) as another:
+                    publishing.drop(another, self._settings)
+            except Error as error:
+                # The next start finds it and uses it. The error that led here is the one to raise.
+                logger.warning("publication %r is left behind: %s", self._settings.publication, error)
+
+    def _resume(self, stored: Mapping[str, StoredPosition], server: Server, fingerprint: str, joined_at: int) -> None:
+        rows = []
+        for name in self._subscriptions:
+            row = stored.get(name)
+            if row is None:
+                row = StoredPosition(
+                    consumer=name,
+                    epoch=0,
+                    snapshot="none",
+                    position=None,
+                    through_lsn=joined_at,
+                    slot=self._settings.slot,
+                    system_identifier=server.system_identifier,
+                    timeline=server.timeline,
+                    fingerprint=fingerprint,
+                )
+            rows.append(msgspec.structs.replace(row, timeline=server.timeline))
+        self._ledger.fingerprint = fingerprint
+        self._ledger.put(rows)
+        for name, row in self._ledger.stored.items():
+            self._lanes[name].offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+
+    def _pump(self, stream: Stream) -> None:
+        with suppress(Stopped):
+            while not self._stopping:
+                batch = stream.read(READ_TIMEOUT)
+                # Taken after the read: up to here everything that was received whole is in this batch or before it.
+                self._fanout.send(batch, stream.idle_lsn)
+                self._confirm(stream)
+                if self._waiters.waiting and not len(batch):
+                    stream.send_status(reply_requested=True)
+        self._ended(None)
+        while not self._finishing:
+            with self._condition:
+                self._condition.wait_for(lambda: self._finishing, STATUS_EVERY)
+            self._confirm(stream)
+            stream.send_status()
+        self._confirm(stream)
+
+    def _confirm(self, stream: Stream) -> None:
+        # After a restart what is stored can be ahead of what this connection has received so far.
+        lsn = self._confirmable
+        if self.confirmed_lsn < lsn <= stream.received_lsn:
+            stream.confirm(lsn)
+            stream.send_status()
+            self.confirmed_lsn = lsn
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Wait for room or for an acknowledgement, answering the server meanwhile."""
+        while True:
+            deadline = time.monotonic() + STATUS_EVERY
+            with self._condition:
+                while True:
+                    if self._stopping:
+                        raise Stopped
+                    if ready():
+                        return
+                    left = deadline - time.monotonic()
+                    if left <= 0 or not self._condition.wait(left):
+                        break
+            if self._stream is not None:
+                self._confirm(self._stream)
+                self._stream.send_status()
+
+    def _pause(self, seconds: float) -> None:
+        with self._condition:
+            if self._condition.wait_for(lambda: self._stopping, seconds):
+                raise Stopped

@@ -1,0 +1,263 @@
+"""What a run begins with: resume, initial copy, or refusal; decided from what is stored and what the server has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from pgcdc.errors import ConfigError, Error, PositionError, SlotLost, SlotNotFound
+from pgcdc.lsn import format_lsn, parse_lsn
+from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.subscription import Subscription
+from pgcdc.replication import Connection, SlotState
+
+__all__ = ["Decision", "Server", "decide", "look_at", "switch_point"]
+
+Decision: TypeAlias = Literal["fresh", "again", "adopt", "resume"]
+"""`fresh`: nothing is there; `again`: what is there is of no use any more; `adopt`: a slot without positions, taken as
+it is; `resume`: go on."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What positions are compared with.
+
+    Attributes:
+        system_identifier: Of the cluster.
+        timeline: The current one.
+        database: The one connected to.
+        end_lsn: How far the WAL is flushed (on a standby: replayed).
+        switches: Where each earlier timeline ended.
+    """
+
+    system_identifier: str
+    timeline: int
+    database: str
+    end_lsn: int
+    switches: Mapping[int, int]
+
+
+def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Server:
+    """Ask the server for what positions are compared with.
+
+    Args:
+        connection: A replication connection.
+        stored: The stored positions: their timelines' ends are looked up.
+
+    Returns:
+        The facts.
+    """
+    [(end_lsn,)] = connection.execute(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+        " ELSE pg_catalog.pg_current_wal_flush_lsn() END"
+    )
+    switches = {}
+    if any(row.timeline < connection.timeline for row in stored.values()):
+        [(_, history)] = connection.execute(f"TIMELINE_HISTORY {connection.timeline}")
+        for timeline in {row.timeline for row in stored.values()}:
+            point = switch_point(history or "", timeline)
+            if point is not None:
+                switches[timeline] = point
+    return Server(
+        system_identifier=connection.system_identifier,
+        timeline=connection.timeline,
+        database=connection.database,
+        end_lsn=parse_lsn(end_lsn or "0/0"),
+        switches=switches,
+    )
+
+
+def switch_point(history: str, timeline: int) -> int | None:
+    """Find in a timeline history file where a timeline ended.
+
+    Args:
+        history: The file's text.
+        timeline: The timeline.
+
+    Returns:
+        The LSN of the switch; None when the timeline is not an ancestor.
+
+    Source:
+        PostgreSQL manual, "Streaming Replication Protocol", TIMELINE_HISTORY; server function `readTimeLineHistory`.
+    """
+    for line in history.splitlines():
+        fields = line.split("#", 1)[0].split()
+        if len(fields) >= 2 and fields[0].isdecimal() and int(fields[0]) == timeline:
+            return parse_lsn(fields[1])
+    return None
+
+
+def decide(
+    settings: Settings,
+    subscriptions: Sequence[Subscription],
+    stored: Mapping[str, StoredPosition],
+    slot: SlotState | None,
+    server: Server,
+) -> Decision:
+    """Compare what is stored with what the server has.
+
+    Args:
+        settings: The pipeline's.
+        subscriptions: The consumers registered now.
+        stored: What is stored, by consumer.
+        slot: The pipeline's slot, None when it does not exist.
+        server: What the server said.
+
+    Returns:
+        What to do.
+
+    Raises:
+        PositionError: When going on could lose or repeat rows: a person decides.
+        SlotNotFound: When the slot that the positions belong to is gone.
+        SlotLost: When the server has removed WAL that the slot needed.
+        ConfigError: When the slot is not one of this kind or database.
+    """
+    if slot is not None:
+        _check_slot(slot, server)
+    if not stored:
+        if slot is None:
+            return "fresh"
+        if settings.snapshot == "never":
+            _check_lost(slot)
+            return "adopt"
+        raise _unknown_slot(settings, slot)
+    _check_origin(settings, stored, server)
+    _check_consumers(settings, subscriptions, stored)
+    if settings.snapshot == "always" or any(row.snapshot == "begun" for row in stored.values()):
+        return "again"
+    try:
+        if slot is None:
+            raise _slot_gone(settings, stored)
+        _check_lost(slot)
+    except (SlotNotFound, SlotLost):
+        if settings.snapshot == "when_needed":
+            return "again"
+        raise
+    _check_newcomers(settings, subscriptions, stored)
+    _check_positions(settings, stored, slot, server)
+    return "resume"
+
+
+_ANEW = "call Pipeline.destroy() once: the next start takes a new initial copy"
+
+
+def _check_slot(slot: SlotState, server: Server) -> None:
+    for what, found, wanted in (("plugin", slot.plugin, "pgoutput"), ("database", slot.database, server.database)):
+        if found != wanted:
+            raise ConfigError(
+                f"slot {slot.name!r} has {what} {found!r}, not {wanted!r}: it is not of this pipeline",
+                hint="give the pipeline a slot of its own: Pipeline(…, slot=…)",
+                slot=slot.name,
+            )
+
+
+def _check_lost(slot: SlotState) -> None:
+    if slot.lost:
+        raise SlotLost(
+            f"the server has removed WAL that slot {slot.name!r} still needed: what was written since"
+            f" {format_lsn(slot.confirmed_flush_lsn or 0)} cannot be read any more",
+            hint=f'{_ANEW}; or use snapshot="when_needed"; raise max_slot_wal_keep_size against the next time',
+            slot=slot.name,
+            lsn=slot.confirmed_flush_lsn,
+        )
+
+
+def _unknown_slot(settings: Settings, slot: SlotState) -> PositionError:
+    return PositionError(
+        f"slot {slot.name!r} exists, but no position is stored for pipeline {settings.name!r}:"
+        " what the slot has already confirmed is not known to be anywhere",
+        hint="if the positions are in another store, give that one; else"
+        f" SELECT pg_drop_replication_slot('{slot.name}');"
+        ' and start again for an initial copy, or use snapshot="never" to take only what the slot still has',
+        slot=slot.name,
+        lsn=slot.confirmed_flush_lsn,
+    )
+
+
+def _slot_gone(settings: Settings, stored: Mapping[str, StoredPosition]) -> SlotNotFound:
+    through_lsn = min(row.through_lsn for row in stored.values())
+    return SlotNotFound(
+        f"slot {settings.slot!r} does not exist any more, and pipeline {settings.name!r} is only at"
+        f" {format_lsn(through_lsn)}: what was written since then cannot be read",
+        hint=f'{_ANEW}; or use snapshot="when_needed"',
+        slot=settings.slot,
+        lsn=through_lsn,
+    )
+
+
+def _check_origin(settings: Settings, stored: Mapping[str, StoredPosition], server: Server) -> None:
+    for row in stored.values():
+        who = f"the position of consumer {row.consumer!r} ({format_lsn(row.through_lsn)})"
+        facts = {"slot": settings.slot, "lsn": row.through_lsn}
+        if row.system_identifier != server.system_identifier:
+            raise PositionError(
+                f"{who} belongs to the cluster {row.system_identifier}, but this server is {server.system_identifier}",
+                hint=f"connect to the right server, or {_ANEW}",
+                **facts,  # type: ignore[arg-type]
+            )
+        if row.slot != settings.slot:
+            raise PositionError(
+                f"{who} belongs to slot {row.slot!r}, not {settings.slot!r}",
+                hint=f"Pipeline(…, slot={row.slot!r}), or with that slot: {_ANEW}",
+                **facts,  # type: ignore[arg-type]
+            )
+        if row.timeline != server.timeline:
+            switch = server.switches.get(row.timeline)
+            if switch is None or row.through_lsn > switch:
+                where = "is not one of its ancestors" if switch is None else f"ended at {format_lsn(switch)}"
+                raise PositionError(
+                    f"{who} is on timeline {row.timeline}, which {where} on this server (timeline {server.timeline}):"
+                    " its targets have rows that this server never had",
+                    hint=f"empty the targets and {_ANEW}",
+                    **facts,  # type: ignore[arg-type]
+                )
+
+
+def _check_consumers(
+    settings: Settings, subscriptions: Sequence[Subscription], stored: Mapping[str, StoredPosition]
+) -> None:
+    gone = sorted(set(stored) - {subscription.name for subscription in subscriptions})
+    if gone:
+        raise PositionError(
+            f"pipeline {settings.name!r} has a stored position for consumer {gone[0]!r}, which is not registered",
+            hint=f"register it again; or Pipeline.rename({gone[0]!r}, …) when it has another name now; or"
+            f" Pipeline.forget({gone[0]!r}) when it is not wanted any more",
+            slot=settings.slot,
+            lsn=stored[gone[0]].through_lsn,
+        )
+
+
+def _check_newcomers(
+    settings: Settings, subscriptions: Sequence[Subscription], stored: Mapping[str, StoredPosition]
+) -> None:
+    for subscription in subscriptions:
+        if subscription.name not in stored and subscription.copies:
+            raise PositionError(
+                f"consumer {subscription.name!r} is new in pipeline {settings.name!r}, whose initial copy is over:"
+                " it would never get the rows that exist already",
+                hint='register it with snapshot="never" to get changes from now on; or empty all targets and'
+                f" {_ANEW} for all consumers; or give it a pipeline of its own",
+                slot=settings.slot,
+            )
+
+
+def _check_positions(settings: Settings, stored: Mapping[str, StoredPosition], slot: SlotState, server: Server) -> None:
+    for row in stored.values():
+        error: Error | None = None
+        if slot.confirmed_flush_lsn is not None and row.through_lsn < slot.confirmed_flush_lsn:
+            error = PositionError(
+                f"consumer {row.consumer!r} is only at {format_lsn(row.through_lsn)}, but slot {slot.name!r} has been"
+                f" confirmed up to {format_lsn(slot.confirmed_flush_lsn)}: what is between is lost for it",
+                hint=f"if something else reads from this slot, give it another one; then {_ANEW}",
+            )
+        elif row.through_lsn > server.end_lsn:
+            error = PositionError(
+                f"consumer {row.consumer!r} is at {format_lsn(row.through_lsn)}, but the server's WAL ends at"
+                f" {format_lsn(server.end_lsn)}: the server was set back",
+                hint=f"empty the targets and {_ANEW}",
+            )
+        if error is not None:
+            error.slot, error.lsn = settings.slot, row.through_lsn
+            raise error

@@ -1,0 +1,68 @@
+"""What can be asked of a running pipeline: frozen numbers, made when somebody asks."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from pgcdc.lsn import Position
+from pgcdc.pipeline.consumer import ConsumerState
+
+__all__ = ["ConsumerStatistics", "Phase", "PipelineStatistics", "SourceStatistics"]
+
+Phase: TypeAlias = Literal["starting", "snapshot", "streaming", "stopped"]
+
+
+class ConsumerStatistics(msgspec.Struct, frozen=True):
+    """One consumer.
+
+    Attributes:
+        delivered: Changes that became durable in it during this run.
+        position: The last change that is durable in it.
+        through_lsn: How far the WAL is done for it.
+        queued_rows: Changes in flight: handed over and not yet durable.
+        queued_bytes: Their raw size, in bytes.
+        state: `"starting"`, `"running"`, `"retrying"`, `"failed"` or `"stopped"`.
+        last_error: The last thing that went wrong, also when a later attempt went well.
+    """
+
+    delivered: int
+    position: Position | None
+    through_lsn: int
+    queued_rows: int
+    queued_bytes: int
+    state: ConsumerState
+    last_error: str | None
+
+
+class SourceStatistics(msgspec.Struct, frozen=True):
+    """The replication stream.
+
+    Attributes:
+        phase: `"starting"`, `"snapshot"`, `"streaming"` or `"stopped"`.
+        received_lsn: How far the WAL was received.
+        confirmed_lsn: How far it was confirmed to the server.
+        binary: Whether values come in binary; None before the stream.
+        lag: Bytes of WAL between what was received and what the slowest consumer has done.
+    """
+
+    phase: Phase
+    received_lsn: int
+    confirmed_lsn: int
+    binary: bool | None
+    lag: int
+
+
+class PipelineStatistics(msgspec.Struct, frozen=True):
+    """One pipeline.
+
+    Attributes:
+        name: The pipeline's name.
+        source: The stream.
+        consumers: The consumers by name.
+    """
+
+    name: str
+    source: SourceStatistics
+    consumers: dict[str, ConsumerStatistics]

@@ -1,0 +1,192 @@
+"""What one consumer asked for: a name, the tables and actions that it gets, and the handler or sink that gets them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import msgspec
+
+from pgcdc.errors import ConfigError
+from pgcdc.sink import Sink
+
+__all__ = ["Action", "Handler", "HandlerSubscription", "SinkSubscription", "Subscription", "Table", "parse_table"]
+
+Action: TypeAlias = Literal["insert", "update", "delete", "truncate"]
+Table: TypeAlias = tuple[str, str]
+"""Schema and name."""
+Handler: TypeAlias = Callable[[Any], Awaitable[None] | None]
+
+ROW_ACTIONS: Final = frozenset({"insert", "update", "delete"})
+_ACTIONS: Final = frozenset(get_args(Action))
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What every consumer has.
+
+    Attributes:
+        name: The consumer's name: its stored position belongs to it.
+        tables: The tables that it gets changes of.
+        actions: What it is told of; None for everything.
+        copies: Whether it takes part in the initial copy.
+    """
+
+    name: str
+    tables: frozenset[Table]
+    actions: frozenset[str] | None
+    copies: bool
+
+    def takes(self, action: Action) -> bool:
+        """Whether this consumer asked to be told of an action."""
+        return self.actions is None or action in self.actions
+
+
+@dataclass(frozen=True)
+class HandlerSubscription(Subscription):
+    """A function that is called with one change after another.
+
+    Attributes:
+        handler: The function, or coroutine function.
+        row: The msgspec struct that `new` and `old` are made of; None: one made for the table.
+    """
+
+    handler: Handler
+    row: type[Any] | None
+
+
+@dataclass(frozen=True)
+class SinkSubscription(Subscription):
+    """A sink that is given whole batches.
+
+    Attributes:
+        sink: The sink.
+    """
+
+    sink: Sink
+
+
+def parse_table(table: str | Table) -> Table:
+    """Read a table's name.
+
+    Args:
+        table: `"orders"` (in the schema public), `"sales.orders"`, or schema and name as a pair: for names that have a
+            full stop in them. Names are as the catalog has them: no quotes, capital letters count.
+
+    Returns:
+        Schema and name.
+
+    Raises:
+        ConfigError: When it is none of these.
+    """
+    if isinstance(table, str):
+        parts = tuple(table.split("."))
+        if len(parts) == 1:
+            parts = ("public", *parts)
+    else:
+        parts = tuple(table)
+    if len(parts) != 2 or not all(parts):
+        raise ConfigError(
+            f"{table!r} is not a table's name",
+            hint='write "orders", "sales.orders", or ("sales", "a.name.with.full.stops")',
+        )
+    return parts[0], parts[1]
+
+
+def choose_tables(
+    consumer: str, tables: Collection[str | Table] | None, published: Collection[Table]
+) -> frozenset[Table]:
+    """Check the tables that a consumer asks for.
+
+    Args:
+        consumer: Its name, for the error.
+        tables: What it asks for; None for all.
+        published: The tables of the pipeline.
+
+    Returns:
+        The tables.
+
+    Raises:
+        ConfigError: When one is not a table of the pipeline, or there is none.
+    """
+    if tables is None:
+        return frozenset(published)
+    if isinstance(tables, str):
+        raise ConfigError(f"tables of consumer {consumer!r} must be a list", hint=f"write tables=[{tables!r}]")
+    chosen = frozenset(parse_table(table) for table in tables)
+    if not chosen:
+        raise ConfigError(f"consumer {consumer!r} asks for no table", hint="leave tables out to get all of them")
+    for table in sorted(chosen - set(published)):
+        name = ".".join(table)
+        similar = get_close_matches(name, [".".join(other) for other in published], n=1)
+        meant = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise ConfigError(
+            f"consumer {consumer!r} asks for table {name!r}, which the pipeline does not have",
+            hint=f"add it to Pipeline(…, tables=[…]){meant}",
+            table=name,
+        )
+    return chosen
+
+
+def choose_actions(consumer: str, actions: Collection[str]) -> frozenset[str]:
+    """Check the actions that a consumer asks for.
+
+    Args:
+        consumer: Its name, for the error.
+        actions: What it asks for.
+
+    Returns:
+        The actions.
+
+    Raises:
+        ConfigError: When one of them does not exist.
+    """
+    if isinstance(actions, str):
+        actions = [actions]
+    for action in actions:
+        if action not in _ACTIONS:
+            raise ConfigError(
+                f"consumer {consumer!r} asks for the action {action!r}, which does not exist",
+                hint='the actions are "insert", "update", "delete" and "truncate"',
+            )
+    return frozenset(actions)
+
+
+def check_row(consumer: str, row: type[Any] | None) -> None:
+    """Make sure that rows can be made of a class.
+
+    Args:
+        consumer: The consumer's name, for the error.
+        row: The class; None is right too.
+
+    Raises:
+        ConfigError: When it is not a msgspec struct class.
+    """
+    if row is not None and not issubclass(row, msgspec.Struct):
+        raise ConfigError(
+            f"row of consumer {consumer!r} is not a msgspec.Struct class",
+            hint="class Order(msgspec.Struct): … with a field for each column wanted",
+        )
+
+
+def check_sink(name: str, sink: object) -> None:
+    """Make sure that an object is a sink.
+
+    Args:
+        name: The consumer's name, for the error.
+        sink: The object.
+
+    Raises:
+        ConfigError: When it lacks a method of sinks.
+    """
+    for method in ("open", "write", "close"):
+        if not callable(getattr(sink, method, None)):
+            raise ConfigError(f"the sink of consumer {name!r} has no method {method!r}", hint="see pgcdc.sink.Sink")
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it gives a coroutine; also for objects whose `__call__` is a coroutine function."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
