@@ -55,6 +55,8 @@ def plain(value: Any) -> Any:
         return kind, getattr(value, "lower_bounds", None), tuple(plain(item) for item in value)
     if isinstance(value, DecodeError):
         return kind
+    if type(value) is int:
+        return kind, hex(value)  # repr() refuses more than 4300 digits
     return kind, repr(value)
 
 
@@ -216,7 +218,7 @@ class ReferenceDecoder:
         return self.relations[oid]
 
     def _tuple(self, reader: Reader, relation: Relation, kind: bytes) -> dict[str, Any]:
-        """One tuple: N new, O whole old row, K old key (columns outside the key were not sent, whatever they hold)."""
+        """One tuple: N new, O whole old row, K old key (a column outside the key is not NULL there but not sent)."""
         count = reader.number("h", "columns")
         if count != len(relation.columns):
             raise DecodeError("another number of columns", reason="wrong number of columns", field="columns")
@@ -238,7 +240,7 @@ class ReferenceDecoder:
                     ) from None
             else:
                 raise DecodeError("unknown form", reason="unknown column form", field=column.name, offset=reader.at - 1)
-            if kind == b"K" and not column.is_key:
+            if kind == b"K" and not column.is_key and form == b"n":
                 row[column.name] = UNSET
         return row
 

@@ -190,9 +190,13 @@ def char_binary(data: bytes) -> str:
 
 
 def bytea_text(data: bytes) -> bytes:
-    """The hex form (bytea_output is pinned to it)."""
-    need(data[:2] == b"\\x", "not hex")
-    return bytes.fromhex(matched(r"\\x((?:[0-9a-fA-F]{2})*)", data).group(1))
+    """The hex form (pgcdc pins bytea_output to it); without the prefix the escape form of other people's sessions."""
+    if data[:2] == b"\\x":
+        return bytes.fromhex(matched(r"\\x((?:[0-9a-fA-F]{2})*)", data).group(1))
+    need(re.fullmatch(rb"(?:[^\\]|\\\\|\\[0-3][0-7][0-7])*", data, re.DOTALL) is not None, "not in escape form")
+    return re.sub(
+        rb"\\(\\|[0-3][0-7][0-7])", lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)]), data
+    )
 
 
 def uuid_text(data: bytes) -> UUID:
@@ -360,8 +364,10 @@ def temporal_text(pattern: str) -> Callable[[bytes], Any]:
         if "year" in parts:
             year = int(parts["year"])
             need(year > 0, "there is no year 0")
+            need(year < 10_000_000, "no such year")
             days = days_of(1 - year if parts["era"] else year, int(parts["month"]), int(parts["day"]))
             if "hour" not in parts:
+                need(-(1 << 31) < days < (1 << 31) - 1, "out of range")
                 return date_binary(struct.pack(">i", days))
         minute, second = int(parts["minute"]), int(parts["second"])
         need(minute < 60 and second < 60, "no such time")
@@ -372,6 +378,7 @@ def temporal_text(pattern: str) -> Callable[[bytes], Any]:
         if "year" not in parts:
             return clock(of_day, east)
         moment = days * DAY + of_day - (east or 0) * 1_000_000
+        need(-(1 << 63) < moment < (1 << 63) - 1, "out of range")
         return timestamp(aware=east is not None)(struct.pack(">q", moment))
 
     return from_text

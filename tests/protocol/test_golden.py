@@ -94,7 +94,7 @@ def test_text_and_binary_give_equal_values(version: int) -> None:
                 if column.type_oid in TYPES_TOLD_ALIKE:
                     compared += 1
                     assert plain(left[column.name]) == plain(right[column.name]), column
-    assert compared > 1000
+    assert compared > 900
 
 
 def final_state(events: list[Any], table: str) -> dict[int, dict[str, Any]]:

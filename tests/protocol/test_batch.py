@@ -1,0 +1,375 @@
+"""CopyData frames to batches: positions, what may be confirmed, filters that read headers only, keepalives."""
+
+from __future__ import annotations
+
+import gc
+import struct
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from pgcdc.errors import ConfigError, DecodeError, UnknownRelation
+from pgcdc.events import Commit, Insert, Message, Relation, Truncate
+from pgcdc.lsn import Position
+from pgcdc.protocol import Batch, BatchReader, Decoder, RowFormat, encode_status_update
+from tests.protocol import wire
+from tests.protocol.captures import ALL, IDS, capture
+from tests.reference import plain
+
+INT4, TEXT = 23, 25
+ONE = wire.relation(1, "one", [("id", INT4), ("v", TEXT)])
+TWO = wire.relation(2, "two", [("id", INT4)], schema="other")
+
+
+def frames(*messages: bytes) -> list[bytes]:
+    """XLogData around messages, at 100, 101, …"""
+    return [wire.xlogdata(message, 100 + number) for number, message in enumerate(messages)]
+
+
+def transaction(commit_lsn: int, *changes: bytes) -> list[bytes]:
+    """Frames of a whole transaction that ends at commit_lsn + 48."""
+    return frames(wire.begin(commit_lsn), *changes, wire.commit(commit_lsn, commit_lsn + 48))
+
+
+def read(*messages: bytes) -> Batch:
+    """A batch of these messages by a fresh reader."""
+    return BatchReader().read(frames(*messages))
+
+
+STREAM = [
+    ONE,
+    TWO,
+    wire.begin(1000),
+    wire.insert(1, ["1", "a"]),
+    wire.insert(2, ["1"]),
+    wire.update(1, ["1", "b"]),
+    wire.message("p", b"content"),
+    wire.truncate([1, 2]),
+    wire.commit(1000, 1048),
+    wire.begin(2000),
+    wire.delete(2, ["1"]),
+    wire.message("p", b"", transactional=False),
+    wire.commit(2000, 2048),
+]
+
+
+def positions(batch: Batch) -> list[Any]:
+    """The positions of a batch's changes."""
+    return [change.position for change in batch.changes()]  # type: ignore[union-attr]
+
+
+def test_a_batch_says_what_is_in_it() -> None:
+    """Counts, bytes, first and last position, what may be confirmed, the relations in order of use."""
+    batch = read(*STREAM)
+    assert len(batch) == len(STREAM)
+    assert batch.nbytes == sum(map(len, STREAM))
+    assert batch.changes_count == 7
+    assert batch.first_position == Position(1000, 0)
+    assert batch.last_position == Position(2000, 0)
+    assert isinstance(batch.last_position, Position)
+    assert batch.end_lsn == 2048
+    assert [relation.name for relation in batch.relations] == ["one", "two"]
+    assert positions(batch) == [*(Position(1000, index) for index in range(5)), Position(2000, 0), _unset()]
+
+
+def _unset() -> Any:
+    import msgspec
+
+    return msgspec.UNSET
+
+
+def test_an_empty_batch() -> None:
+    """Of keepalives, or of nothing."""
+    for batch in (BatchReader().read([]), BatchReader().read([wire.keepalive(5)])):
+        assert (len(batch), batch.nbytes, batch.changes_count) == (0, 0, 0)
+        assert (batch.first_position, batch.last_position, batch.end_lsn) == (None, None, None)
+        assert batch.events() == batch.changes() == batch.relations == []
+        assert list(batch) == []
+
+
+@pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
+def test_a_batch_gives_what_the_decoder_gives(version: int, form: str) -> None:
+    """Whatever way the frames are cut into batches, and in every kind of rows."""
+    captured = capture(version, form)
+    for rows in ("struct", "dict", "tuple"):
+        decoder = Decoder(rows)  # type: ignore[arg-type]
+        expected = [plain(decoder.decode(message, lsn)) for lsn, message in captured]
+        for size in (1, 7, len(captured)):
+            reader = BatchReader()
+            format = RowFormat(rows)  # type: ignore[arg-type]
+            got = []
+            for start in range(0, len(captured), size):
+                part = [wire.xlogdata(message, lsn) for lsn, message in captured[start : start + size]]
+                got += [plain(event) for event in reader.read(part).events(format)]
+            assert got == expected
+
+
+def test_events_are_made_once_for_a_format_and_shared() -> None:
+    """Two sinks that want the same get the same objects; another format is made beside it."""
+    batch = read(*STREAM)
+    assert batch.events()[3] is batch.events()[3]
+    assert batch.changes()[0] is batch.events()[3]
+    assert next(iter(batch)).__class__ is Relation
+    format = RowFormat("dict")
+    first: Any = batch.events(format)[3]
+    assert first.new == {"id": 1, "v": "a"}
+    assert batch.events(format)[3] is first
+
+
+def test_changes_are_row_changes_truncates_and_messages() -> None:
+    """Nothing else, in stream order, transactional or not."""
+    names = [type(change).__name__ for change in read(*STREAM).changes()]
+    assert names == ["Insert", "Insert", "Update", "Message", "Truncate", "Delete", "Message"]
+
+
+def test_a_change_without_its_relation_stands_as_error_in_its_place() -> None:
+    """The good ones before and after are there, with their own numbers."""
+    batch = read(ONE, wire.begin(1000), wire.insert(1, ["1", "a"]), wire.insert(9, []), wire.insert(1, ["2", "b"]))
+    first, bad, last = batch.changes()
+    assert isinstance(first, Insert) and isinstance(last, Insert)
+    assert isinstance(bad, UnknownRelation)
+    assert bad.position == (1000, 1)
+    assert last.position == (1000, 2)
+
+
+def test_a_change_that_cannot_be_decoded_is_found_when_the_rows_are_made() -> None:
+    """The batch itself is whole: a sink that wants bytes can still have them."""
+    batch = read(ONE, wire.begin(1000), wire.insert(1, ["x", "a"]), wire.insert(1, ["2", "b"]), b"?what")
+    assert batch.changes_count >= 2
+    events = batch.events()
+    assert [type(event).__name__ for event in events][2:] == ["InvalidValue", "Insert", "DecodeError"]
+    assert isinstance(events[2], DecodeError)
+    assert events[2].raw == wire.insert(1, ["x", "a"])
+
+
+def test_select_by_table_and_action() -> None:
+    """Positions stay those of the stream, before any filter (correctness rule 1)."""
+    batch = read(*STREAM)
+    one = batch.select(tables=[("public", "one")])
+    assert [type(change).__name__ for change in one.changes()] == ["Insert", "Update", "Truncate"]
+    assert positions(one) == [Position(1000, 0), Position(1000, 2), Position(1000, 4)]
+    assert (one.first_position, one.last_position) == (Position(1000, 0), Position(1000, 4))
+    assert one.changes_count == 3
+    assert 0 < one.nbytes < batch.nbytes
+    two = batch.select(tables={("other", "two")}, actions={"insert", "delete"})
+    assert positions(two) == [Position(1000, 1), Position(2000, 0)]
+    messages = batch.select(actions=["message"]).changes()
+    assert [type(change) for change in messages] == [Message, Message]
+    assert len(batch.select(tables=[("public", "two")]).changes()) == 0, "another schema is another table"
+    assert len(batch.select(tables=[]).changes()) == 0
+    assert len(batch.select().changes()) == 7
+    assert len(batch.select(actions=[]).changes()) == 0
+    with pytest.raises(ConfigError):
+        batch.select(actions=["upsert"])
+
+
+def test_select_of_a_truncate_keeps_it_for_any_of_its_tables() -> None:
+    """TRUNCATE one, other.two concerns both."""
+    for table in (("public", "one"), ("other", "two")):
+        (change,) = read(*STREAM).select(tables=[table], actions=["truncate"]).changes()
+        assert isinstance(change, Truncate)
+        assert change.position == Position(1000, 4)
+
+
+def test_a_selection_knows_its_relations_and_its_end() -> None:
+    """So that a sink of one table can be told how far the WAL is done for it."""
+    batch = read(*STREAM)
+    assert [relation.name for relation in batch.select(tables=[("other", "two")], actions=["delete"]).relations] == ["two"]
+
+
+def test_after_a_position() -> None:
+    """At or below it is left out: a consumer that resumes inside a transaction sees each change once."""
+    batch = read(*STREAM)
+    everything = [position for position in positions(batch) if isinstance(position, Position)]
+    for cut, position in enumerate(everything):
+        rest = [left for left in positions(batch.after(position)) if isinstance(left, Position)]
+        assert rest == everything[cut + 1 :]
+    assert positions(batch.after((0, 0))) == positions(batch)
+    assert [left for left in positions(batch.after((2**63, 0))) if isinstance(left, Position)] == []
+    late = batch.after((1000, 4))
+    assert not [event for event in late.events() if isinstance(event, Commit) and event.commit_lsn < 1000]
+
+
+def test_a_snapshot_row_comes_before_the_first_change_at_the_same_lsn() -> None:
+    """(consistent_point, -1) < (consistent_point, 0): correctness rule 3."""
+    batch = read(ONE, wire.begin(1000), wire.insert(1, ["1", "a"]))
+    assert positions(batch.after((1000, -1))) == [Position(1000, 0)]
+    assert positions(batch.after((1000, 0))) == []
+
+
+def test_a_transaction_goes_on_in_the_next_batch() -> None:
+    """The reader keeps the relations, the transaction and the number between calls, whatever the cut."""
+    everything = frames(*STREAM)
+    whole = positions(read(*STREAM))
+    for cut in range(len(everything) + 1):
+        reader = BatchReader()
+        first, second = reader.read(everything[:cut]), reader.read(everything[cut:])
+        assert positions(first) + positions(second) == whole
+        # What was made first is not touched by what came later, and lives without the reader.
+        del reader
+        assert positions(first) == whole[: first.changes_count]
+
+
+def test_a_batch_keeps_the_relation_of_its_time() -> None:
+    """An ALTER TABLE between two rows of one batch: each row has its own shape."""
+    wide = wire.relation(1, "one", [("id", INT4), ("v", TEXT), ("w", INT4)])
+    batch = read(ONE, wire.begin(1000), wire.insert(1, ["1", "a"]), wide, wire.insert(1, ["2", "b", "3"]))
+    before, after = batch.changes()
+    assert isinstance(before, Insert) and isinstance(after, Insert)
+    assert len(before.relation.columns) == 2
+    assert after.new.w == 3
+    assert len(batch.relations) == 2
+    again = read(ONE, wire.begin(1000), wire.insert(1, ["1", "a"]), ONE, wire.insert(1, ["2", "b"]))
+    assert len(again.relations) == 1, "a repeated Relation is no new shape"
+
+
+def test_the_end_of_the_last_commit_is_what_may_be_confirmed() -> None:
+    """Not the transaction that is still open."""
+    reader = BatchReader()
+    reader.read(frames(ONE))
+    whole = transaction(1000, wire.insert(1, ["1", "a"]))
+    batch = reader.read([*whole, *transaction(2000, wire.insert(1, ["2", "b"]))[:-1]])
+    assert batch.end_lsn == 1048
+    assert reader.in_transaction
+    assert reader.idle_lsn == 1048
+    tail = reader.read(transaction(2000)[-1:])
+    assert tail.end_lsn == 2048
+    assert not reader.in_transaction
+    assert reader.idle_lsn == 2048
+
+
+def test_keepalives_count_only_outside_a_transaction() -> None:
+    """Protocol fact 2; what was received is another thing, it may be ahead."""
+    reader = BatchReader()
+    assert (reader.received_lsn, reader.idle_lsn, reader.in_transaction) == (0, 0, False)
+    reader.read([wire.keepalive(500)])
+    assert (reader.received_lsn, reader.idle_lsn) == (500, 500)
+    reader.read(frames(ONE, wire.begin(1000)))
+    reader.read([wire.keepalive(5000)])
+    assert reader.in_transaction
+    assert (reader.received_lsn, reader.idle_lsn) == (5000, 500)
+    reader.read(transaction(1000)[-1:])
+    assert reader.idle_lsn == 1048, "the keepalive inside the transaction does not count afterwards"
+    reader.read([wire.keepalive(900)])
+    assert reader.idle_lsn == 1048, "never backwards"
+    reader.read([wire.keepalive(6000)])
+    assert (reader.received_lsn, reader.idle_lsn) == (6000, 6000)
+
+
+def test_a_message_outside_a_transaction_does_not_open_one() -> None:
+    """A logical message that is not transactional stands alone (protocol fact 16)."""
+    reader = BatchReader()
+    reader.read(frames(wire.message("p", b"", transactional=False)))
+    assert not reader.in_transaction
+
+
+def test_what_was_received_is_the_highest_of_all_frames() -> None:
+    """wal_start goes backwards at Begin and is 0 for Relation (protocol fact 1)."""
+    reader = BatchReader()
+    reader.read([wire.xlogdata(wire.begin(), 700), wire.xlogdata(ONE, 0), wire.xlogdata(wire.commit(400, 448), 300)])
+    assert reader.received_lsn == 700
+
+
+def test_a_keepalive_that_asks_for_a_reply() -> None:
+    """Told once."""
+    reader = BatchReader()
+    assert not reader.take_reply_request()
+    reader.read([wire.keepalive(1, reply=True), wire.keepalive(2)])
+    assert reader.take_reply_request()
+    assert not reader.take_reply_request()
+
+
+@pytest.mark.parametrize("frame", [wire.xlogdata(b"", 1), wire.xlogdata(wire.begin(), 1), wire.keepalive(1)])
+def test_every_frame_cut_short_is_refused(frame: bytes) -> None:
+    """The header of XLogData is 25 bytes, a keepalive is 18; what is inside is the message's affair."""
+    header = 25 if frame[:1] == b"w" else len(frame)
+    for cut in range(header):
+        with pytest.raises(DecodeError) as caught:
+            BatchReader().read([frame[:cut]])
+        assert caught.value.reason and caught.value.field
+    if frame[:1] == b"k":
+        with pytest.raises(DecodeError):
+            BatchReader().read([frame + b"\0"])
+
+
+def test_a_frame_of_another_kind_is_refused() -> None:
+    """And the reader can be used again."""
+    reader = BatchReader()
+    for frame in (b"x" + bytes(40), b"", b"d"):
+        with pytest.raises(DecodeError):
+            reader.read([frame])
+    assert len(reader.read(frames(ONE))) == 1
+
+
+def test_the_lsn_of_an_event_is_its_frames() -> None:
+    """wal_start, as XLogData said."""
+    batch = read(ONE, wire.begin(1000), wire.insert(1, ["1", "a"]))
+    assert [getattr(event, "lsn", None) for event in batch] == [None, 101, 102]
+
+
+def test_frames_may_be_memoryviews() -> None:
+    """libpq's buffer is freed after the call: a batch keeps nothing of it."""
+    buffer = bytearray(wire.xlogdata(ONE))
+    batch = BatchReader().read([memoryview(buffer)])
+    buffer[:] = bytes(len(buffer))
+    assert isinstance(batch.events()[0], Relation)
+
+
+def test_a_truncation_at_the_start_of_a_copy() -> None:
+    """For targets that must be emptied first."""
+    relation = Decoder().decode(ONE)
+    assert isinstance(relation, Relation)
+    (change,) = Batch.truncation([relation], 77).changes()
+    assert isinstance(change, Truncate)
+    assert change.relations == [relation]
+    assert change.position == Position(77, -1)
+
+
+def test_status_update() -> None:
+    """34 bytes, four of them LSNs and a clock in UTC."""
+    before = wire.microseconds(_now())
+    message = encode_status_update(1, 2**63, 2**64 - 1, True)
+    kind, written, flushed, applied, clock, reply = struct.unpack(">cQQQqB", message)
+    assert (kind, written, flushed, applied, reply) == (b"r", 1, 2**63, 2**64 - 1, 1)
+    assert before <= clock <= wire.microseconds(_now())
+    assert encode_status_update(1, 2, 3)[-1] == 0
+    assert len(message) == 34
+    with pytest.raises((OverflowError, ValueError)):
+        encode_status_update(-1, 0, 0)
+
+
+def _now() -> Any:
+    from datetime import datetime, timezone
+
+    return datetime.now(timezone.utc)
+
+
+def test_positions_of_all_captures_rise_over_batches() -> None:
+    """first ≤ last within a batch, and the next batch begins above."""
+    for version, form in ALL:
+        reader = BatchReader()
+        captured = capture(version, form)
+        batches = [
+            reader.read([wire.xlogdata(message, lsn) for lsn, message in captured[start : start + 9]])
+            for start in range(0, len(captured), 9)
+        ]
+        filled = [batch for batch in batches if batch.first_position and batch.last_position]
+        for batch in filled:
+            assert batch.first_position <= batch.last_position  # type: ignore[operator]
+        for before, after in pairwise(filled):
+            assert before.last_position < after.first_position  # type: ignore[operator]
+
+
+def test_dropping_batches_gives_their_memory_back() -> None:
+    """No cycle keeps events alive."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(50):
+            read(*STREAM).events()
+        assert len(gc.get_objects()) - before < 2000
+    finally:
+        gc.enable()
+        gc.collect()
