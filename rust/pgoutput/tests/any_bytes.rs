@@ -7,7 +7,7 @@ use pgoutput::message::Message;
 use pgoutput::oid::Scalar;
 use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Session, Shape};
-use pgoutput::value::{self, Format, array};
+use pgoutput::value::{self, Format, Invalid, array};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -127,8 +127,14 @@ proptest! {
                 let _ = value::decode(scalar, format, &bytes, &mut scratch);
             }
         }
-        let _ = array::decode(Format::Text, &bytes);
-        let _ = array::decode(Format::Binary, &bytes);
+        for format in [Format::Text, Format::Binary] {
+            let mut count = 0_usize;
+            let _ = array::decode::<Invalid>(format, &bytes, |_| {
+                count += 1;
+                Ok(())
+            });
+            prop_assert!(count <= bytes.len());
+        }
     }
 
     #[test]

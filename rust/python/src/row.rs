@@ -3,7 +3,7 @@ use pgoutput::error::Reason;
 use pgoutput::message::Old;
 use pgoutput::oid::{Kind, Scalar};
 use pgoutput::tuple::{Datum, Tuple};
-use pgoutput::value::array::{self, Array, Dimension};
+use pgoutput::value::array::{self, Dimension};
 use pgoutput::value::datetime::Time;
 use pgoutput::value::{self, Format, Invalid, Value};
 use pyo3::prelude::*;
@@ -35,6 +35,7 @@ pub struct Maker<'py> {
     pub unset: Bound<'py, PyAny>,
     utc: Bound<'py, PyTzInfo>,
     arguments: Vec<Bound<'py, PyAny>>,
+    elements: Vec<Bound<'py, PyAny>>,
     scratch: Vec<u8>,
 }
 
@@ -67,6 +68,7 @@ impl<'py> Maker<'py> {
             unset: imports.unset.bind(py).clone(),
             utc: PyTzInfo::utc(py)?.to_owned(),
             arguments: Vec::new(),
+            elements: Vec::new(),
             scratch: Vec::new(),
         })
     }
@@ -267,16 +269,19 @@ impl<'py> Maker<'py> {
     }
 
     fn array(&mut self, scalar: Scalar, format: Format, bytes: &[u8]) -> Object<'py> {
-        let Array { dimensions, elements } = array::decode(format, bytes)?;
         let py = self.py;
-        let mut objects = Vec::with_capacity(elements.len());
-        for element in &elements {
-            objects.push(match element {
+        let mut elements = std::mem::take(&mut self.elements);
+        elements.clear();
+        let dimensions = array::decode(format, bytes, |element| {
+            elements.push(match element {
                 Some(bytes) => self.scalar(scalar, format, bytes)?,
                 None => py.None().into_bound(py),
             });
-        }
-        let list = nest(py, &dimensions, &mut objects.into_iter())?;
+            Ok::<(), Refused>(())
+        })?;
+        let dimensions = dimensions.as_slice();
+        let list = nest(py, dimensions, &mut elements.drain(..))?;
+        self.elements = elements;
         if dimensions.iter().all(|dimension| dimension.lower_bound == 1) {
             return Ok(list.into_any());
         }
@@ -298,7 +303,7 @@ impl<'py> Maker<'py> {
 fn nest<'py>(
     py: Python<'py>,
     dimensions: &[Dimension],
-    elements: &mut std::vec::IntoIter<Bound<'py, PyAny>>,
+    elements: &mut std::vec::Drain<'_, Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     match dimensions {
         [] => Ok(PyList::empty(py)),

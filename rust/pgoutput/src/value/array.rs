@@ -1,17 +1,14 @@
-//! Arrays of any number of dimensions and any lower bounds, in both formats, as dimensions and a flat list of elements.
+//! Arrays of any number of dimensions and any lower bounds, in both formats, element by element and then the dimensions.
 //!
 //! Source: server functions `array_send`, `array_out`, `array_in`.
-use std::borrow::Cow;
-
 use super::{Format, Invalid, Result};
 use crate::cursor::Cursor;
-use crate::error;
 
 /// The server's own limit (`MAXDIM`).
 pub const MAX_DIMENSIONS: usize = 6;
 
 /// One dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dimension {
     /// The number of elements, or of arrays one dimension down.
     pub length: usize,
@@ -19,79 +16,105 @@ pub struct Dimension {
     pub lower_bound: i32,
 }
 
-/// An array: its dimensions from the outermost, and all elements in order; None is SQL NULL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Array<'a> {
-    /// The dimensions; none for the empty array.
-    pub dimensions: Vec<Dimension>,
-    /// The elements, in the format that the array came in.
-    pub elements: Vec<Option<Cow<'a, [u8]>>>,
+/// The dimensions of an array, from the outermost; none for the empty array.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dimensions {
+    count: usize,
+    all: [Dimension; MAX_DIMENSIONS],
 }
 
-/// Read an array.
+impl Dimensions {
+    fn push(&mut self, dimension: Dimension) -> Result<()> {
+        let place = self.all.get_mut(self.count).ok_or(Invalid("more than six dimensions"))?;
+        *place = dimension;
+        self.count = self.count.saturating_add(1);
+        Ok(())
+    }
+
+    /// The dimensions.
+    pub fn as_slice(&self) -> &[Dimension] {
+        self.all.get(..self.count).unwrap_or_default()
+    }
+
+    /// How many elements they hold; None where that is more than can be counted.
+    fn elements(&self) -> Option<usize> {
+        let product = |count: usize, dimension: &Dimension| count.checked_mul(dimension.length);
+        if self.count == 0 { Some(0) } else { self.as_slice().iter().try_fold(1, product) }
+    }
+}
+
+const MISFIT: Invalid = Invalid("dimensions and elements that do not fit");
+
+/// Read an array, handing each element's bytes over in order; None is SQL NULL.
 ///
 /// # Errors
-/// When it is not one, or its dimensions and its elements do not fit.
-pub fn decode(format: Format, bytes: &[u8]) -> Result<Array<'_>> {
-    let array = match format {
-        Format::Text => Text::new(bytes).array(),
-        Format::Binary => binary(bytes).map_err(|_| Invalid("not a whole array")).and_then(|array| array),
-    }?;
-    let count = array.dimensions.iter().try_fold(1_usize, |count, dimension| count.checked_mul(dimension.length));
-    let expected = if array.dimensions.is_empty() { Some(0) } else { count };
-    if expected == Some(array.elements.len()) {
-        Ok(array)
-    } else {
-        Err(Invalid("dimensions and elements that do not fit"))
-    }
+/// When it is not one, or its dimensions and its elements do not fit (elements may have been handed over before that is
+/// seen); or what `element` returned.
+pub fn decode<E: From<Invalid>>(
+    format: Format,
+    bytes: &[u8],
+    mut element: impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+) -> std::result::Result<Dimensions, E> {
+    let mut count = 0_usize;
+    let mut counted = |bytes: Option<&[u8]>| {
+        count = count.saturating_add(1);
+        element(bytes)
+    };
+    let dimensions = match format {
+        Format::Text => {
+            Text { rest: bytes, levels: Dimensions::default(), seen: false, written: Vec::new() }.array(&mut counted)?
+        }
+        Format::Binary => binary(bytes, &mut counted)?,
+    };
+    if dimensions.elements() == Some(count) { Ok(dimensions) } else { Err(MISFIT.into()) }
 }
 
-fn binary(bytes: &[u8]) -> error::Result<Result<Array<'_>>> {
+fn binary<E: From<Invalid>>(
+    bytes: &[u8],
+    element: &mut impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+) -> std::result::Result<Dimensions, E> {
+    let cut = |_| Invalid("not a whole array");
     let mut cursor = Cursor::new(bytes);
-    let count = cursor.u32("number of dimensions")?;
-    let flags = cursor.u32("array flags")?;
-    cursor.u32("element type OID")?;
-    let Some(count) = usize::try_from(count).ok().filter(|&count| count <= MAX_DIMENSIONS && flags <= 1) else {
-        return Ok(Err(Invalid("impossible dimensions or flags")));
-    };
-    let mut dimensions = Vec::with_capacity(count);
-    for _ in 0..count {
-        let length = cursor.u32("dimension")?;
-        let lower_bound = cursor.i32("lower bound")?;
-        dimensions.push(Dimension { length: usize::try_from(length).unwrap_or(usize::MAX), lower_bound });
+    let count = cursor.u32("number of dimensions").map_err(cut)?;
+    let flags = cursor.u32("array flags").map_err(cut)?;
+    cursor.u32("element type OID").map_err(cut)?;
+    if flags > 1 {
+        return Err(Invalid("unknown array flags").into());
     }
-    let mut elements = Vec::new();
+    let mut dimensions = Dimensions::default();
+    for _ in 0..count {
+        let length = usize::try_from(cursor.u32("dimension").map_err(cut)?).unwrap_or(usize::MAX);
+        let lower_bound = cursor.i32("lower bound").map_err(cut)?;
+        dimensions.push(Dimension { length, lower_bound })?;
+    }
     while !cursor.rest().is_empty() {
         let start = cursor;
-        let is_null = cursor.i32("element")? == -1;
-        if !is_null {
+        if cursor.i32("element").map_err(cut)? == -1 {
+            element(None)?;
+        } else {
             cursor = start;
+            element(Some(cursor.sized("element").map_err(cut)?))?;
         }
-        elements.push(if is_null { None } else { Some(Cow::Borrowed(cursor.sized("element")?)) });
     }
     // An empty int2vector comes as one dimension of no elements.
-    if dimensions.iter().any(|dimension| dimension.length == 0) {
-        dimensions.clear();
-    }
-    Ok(Ok(Array { dimensions, elements }))
+    let is_empty = dimensions.as_slice().iter().any(|dimension| dimension.length == 0);
+    Ok(if is_empty { Dimensions::default() } else { dimensions })
 }
 
 /// Reads `{1,NULL,"a b"}` and `[0:1]={1,2}`.
 struct Text<'a> {
     rest: &'a [u8],
-    dimensions: Vec<Dimension>,
-    /// Whether the length of a dimension is known: the first array at each depth sets it, the others must agree.
-    known: Vec<bool>,
-    elements: Vec<Option<Cow<'a, [u8]>>>,
+    /// A length of 0 is not known yet: the first array at each depth sets it, the others must agree.
+    levels: Dimensions,
+    /// Whether an element was seen: no deeper level may begin after that.
+    seen: bool,
+    /// An element that was written with backslashes, without them.
+    written: Vec<u8>,
 }
 
 const MALFORMED: Invalid = Invalid("not an array");
 
-impl<'a> Text<'a> {
-    fn new(rest: &'a [u8]) -> Self {
-        Self { rest, dimensions: Vec::new(), known: Vec::new(), elements: Vec::new() }
-    }
-
+impl Text<'_> {
     fn eat(&mut self, byte: u8) -> bool {
         let after = self.rest.split_first().filter(|&(&first, _)| first == byte);
         self.rest = after.map_or(self.rest, |(_, rest)| rest);
@@ -102,35 +125,35 @@ impl<'a> Text<'a> {
         if self.eat(byte) { Ok(()) } else { Err(MALFORMED) }
     }
 
-    fn array(mut self) -> Result<Array<'a>> {
+    fn array<E: From<Invalid>>(
+        mut self,
+        element: &mut impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Dimensions, E> {
         let bounds = self.bounds()?;
-        if self.rest == b"{}" && bounds.is_empty() {
-            return Ok(Array { dimensions: Vec::new(), elements: Vec::new() });
+        if self.rest == b"{}" && bounds.count == 0 {
+            return Ok(Dimensions::default());
         }
-        self.level(0)?;
+        self.level(0, element)?;
         if !self.rest.is_empty() {
-            return Err(MALFORMED);
+            return Err(MALFORMED.into());
         }
-        if !bounds.is_empty() {
-            let same = |(a, b): (&Dimension, &Dimension)| a.length == b.length;
-            if bounds.len() != self.dimensions.len() || !bounds.iter().zip(&self.dimensions).all(same) {
-                return Err(Invalid("dimensions and elements that do not fit"));
-            }
-            self.dimensions = bounds;
+        if bounds.count == 0 {
+            return Ok(self.levels);
         }
-        Ok(Array { dimensions: self.dimensions, elements: self.elements })
+        let lengths = |dimensions: &Dimensions| dimensions.all.map(|dimension| dimension.length);
+        if lengths(&bounds) == lengths(&self.levels) { Ok(bounds) } else { Err(MISFIT.into()) }
     }
 
     /// `[low:high]…=`, written when a lower bound is not 1.
-    fn bounds(&mut self) -> Result<Vec<Dimension>> {
-        let mut bounds = Vec::new();
+    fn bounds(&mut self) -> Result<Dimensions> {
+        let mut bounds = Dimensions::default();
         while self.eat(b'[') {
-            let low = self.integer(b':')?;
-            let high = self.integer(b']')?;
-            let length = i64::from(high).saturating_sub(i64::from(low)).saturating_add(1);
-            bounds.push(Dimension { length: usize::try_from(length).map_err(|_| MALFORMED)?, lower_bound: low });
+            let lower_bound = self.integer(b':')?;
+            let upper = self.integer(b']')?;
+            let length = i64::from(upper).saturating_sub(i64::from(lower_bound)).saturating_add(1);
+            bounds.push(Dimension { length: usize::try_from(length).map_err(|_| MALFORMED)?, lower_bound })?;
         }
-        if !bounds.is_empty() {
+        if bounds.count > 0 {
             self.expect(b'=')?;
         }
         Ok(bounds)
@@ -145,28 +168,28 @@ impl<'a> Text<'a> {
     }
 
     /// One `{…}` at a depth, and what is in it.
-    fn level(&mut self, depth: usize) -> Result<()> {
-        if depth >= MAX_DIMENSIONS {
-            return Err(Invalid("more than six dimensions"));
-        }
+    fn level<E: From<Invalid>>(
+        &mut self,
+        depth: usize,
+        element: &mut impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         self.expect(b'{')?;
-        if self.dimensions.len() == depth {
-            if !self.elements.is_empty() {
-                return Err(Invalid("dimensions and elements that do not fit"));
+        if self.levels.count == depth {
+            if self.seen {
+                return Err(MISFIT.into());
             }
-            self.dimensions.push(Dimension { length: 0, lower_bound: 1 });
-            self.known.push(false);
+            self.levels.push(Dimension { length: 0, lower_bound: 1 })?;
         }
+        let inner = depth.saturating_add(1);
         let mut length = 0_usize;
         loop {
             if self.rest.first() == Some(&b'{') {
-                self.level(depth.saturating_add(1))?;
+                self.level(inner, element)?;
+            } else if self.levels.count == inner {
+                self.seen = true;
+                self.element(element)?;
             } else {
-                // An element where a level further in was seen: not the same depth everywhere.
-                if depth.saturating_add(1) != self.dimensions.len() {
-                    return Err(Invalid("dimensions and elements that do not fit"));
-                }
-                self.element()?;
+                return Err(MISFIT.into()); // an element where a deeper level was seen
             }
             length = length.saturating_add(1);
             if !self.eat(b',') {
@@ -174,54 +197,50 @@ impl<'a> Text<'a> {
             }
         }
         self.expect(b'}')?;
-        let (Some(dimension), Some(known)) = (self.dimensions.get_mut(depth), self.known.get_mut(depth)) else {
-            return Err(MALFORMED);
-        };
-        if *known && dimension.length != length {
-            return Err(Invalid("dimensions and elements that do not fit"));
+        match self.levels.all.get_mut(depth) {
+            Some(level) if level.length == 0 || level.length == length => level.length = length,
+            _ => return Err(MISFIT.into()),
         }
-        dimension.length = length;
-        *known = true;
         Ok(())
     }
 
-    fn element(&mut self) -> Result<()> {
+    fn element<E: From<Invalid>>(
+        &mut self,
+        element: &mut impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         if self.eat(b'"') {
-            let element = self.quoted()?;
-            self.elements.push(Some(element));
-            return Ok(());
+            return self.quoted(element);
         }
         let length = self.rest.iter().position(|byte| b",}".contains(byte)).ok_or(MALFORMED)?;
-        let (element, rest) = self.rest.split_at_checked(length).ok_or(MALFORMED)?;
+        let (plain, rest) = self.rest.split_at_checked(length).ok_or(MALFORMED)?;
         self.rest = rest;
         // array_out quotes whatever is empty or holds one of these.
-        if element.is_empty() || element.iter().any(|byte| b"{\"\\".contains(byte)) {
-            return Err(MALFORMED);
+        if plain.is_empty() || plain.iter().any(|byte| b"{\"\\".contains(byte)) {
+            return Err(MALFORMED.into());
         }
-        self.elements.push((element != b"NULL").then_some(Cow::Borrowed(element)));
-        Ok(())
+        element((plain != b"NULL").then_some(plain))
     }
 
-    fn quoted(&mut self) -> Result<Cow<'a, [u8]>> {
-        let mut written: Option<Vec<u8>> = None;
+    fn quoted<E: From<Invalid>>(
+        &mut self,
+        element: &mut impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.written.clear();
         loop {
             let length = memchr::memchr2(b'"', b'\\', self.rest).ok_or(MALFORMED)?;
             let (plain, rest) = self.rest.split_at_checked(length).ok_or(MALFORMED)?;
             self.rest = rest;
-            if self.eat(b'"') {
-                return Ok(match written {
-                    None => Cow::Borrowed(plain),
-                    Some(mut whole) => {
-                        whole.extend_from_slice(plain);
-                        Cow::Owned(whole)
-                    }
-                });
+            let ends = self.eat(b'"');
+            if ends && self.written.is_empty() {
+                return element(Some(plain));
+            }
+            self.written.extend_from_slice(plain);
+            if ends {
+                return element(Some(&self.written));
             }
             let (&escaped, rest) = self.rest.get(1..).and_then(<[u8]>::split_first).ok_or(MALFORMED)?;
             self.rest = rest;
-            let whole = written.get_or_insert_default();
-            whole.extend_from_slice(plain);
-            whole.push(escaped);
+            self.written.push(escaped);
         }
     }
 }

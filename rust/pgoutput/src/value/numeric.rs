@@ -68,28 +68,25 @@ pub fn binary<'a>(bytes: &[u8], out: &'a mut Vec<u8>) -> Result<Value<'a>> {
     // The digit with the weight 10,000^power; zeros at both ends are not stored.
     let digit = |power: i32| {
         let place = usize::try_from(weight - power).ok().and_then(|place| digits.get(place));
-        group(place.map_or(0, |&digit| u16::from_be_bytes(digit)))
+        place.map_or(0, |&digit| u16::from_be_bytes(digit))
     };
     out.clear();
     if sign == NEGATIVE {
         out.push(b'-');
     }
-    let whole = out.len();
-    for power in (0..=weight).rev() {
-        let group = digit(power);
-        // Nothing but zeros so far: leave them out.
-        let leading = if out.len() == whole { group.iter().take_while(|&&digit| digit == b'0').count() } else { 0 };
-        out.extend(group.iter().skip(leading));
-    }
-    if out.len() == whole {
-        out.push(b'0');
+    // The first digit that is not zero stands without leading zeros, those after it with all four places.
+    let mut powers = (0..=weight).rev();
+    let first = powers.by_ref().map(digit).find(|&digit| digit != 0).unwrap_or(0);
+    out.extend_from_slice(itoa::Buffer::new().format(first).as_bytes());
+    for power in powers {
+        out.extend_from_slice(&group(digit(power)));
     }
     if scale > 0 {
         out.push(b'.');
         let end = out.len().saturating_add(scale);
         let mut power = -1;
         while out.len() < end {
-            out.extend_from_slice(&digit(power));
+            out.extend_from_slice(&group(digit(power)));
             power -= 1;
         }
         out.truncate(end);
