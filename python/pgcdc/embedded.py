@@ -120,12 +120,14 @@ class EmbeddedPostgres:
         self.dsn = ""
         server, self._server = self._server, None
         directory, self._directory = self._directory, None
-        if server is not None:
-            # Its own clean-up needs a start that went through and asks politely; _remove then takes what is left.
-            with suppress(KeyError, OSError, subprocess.SubprocessError):
-                server.cleanup()
-        if directory is not None:
-            _remove(directory)
+        try:
+            if server is not None:
+                # It asks politely, and needs a start that went through; _remove takes what is left.
+                with suppress(KeyError, OSError, subprocess.SubprocessError):
+                    server.cleanup()
+        finally:
+            if directory is not None:
+                _remove(directory)
 
 
 def remove_leftovers() -> list[Path]:

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from pgcdc.errors import ConfigError, DecodeError, SinkUnavailable
 from pgcdc.events import Column, Delete, Message, Relation, Truncate
-from pgcdc.lsn import Position
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class AnalyticsTables:
         path: The DuckDB file; made when it does not exist.
         key: The primary key's column, the same in all tables.
 
+    Attributes:
+        copied: Rows of the initial copy that were applied since it was opened.
+        streamed: Changes from the stream that were applied since it was opened.
+
     Raises:
         ConfigError: When the Python package duckdb is missing.
     """
@@ -55,6 +59,7 @@ class AnalyticsTables:
                 hint="pip install 'pgcdc[duckdb]'",
             ) from None
         self.path = path
+        self.copied = self.streamed = 0
         self._key = key
         self._connect = duckdb.connect
         self._io_error = duckdb.IOException
@@ -100,6 +105,10 @@ class AnalyticsTables:
                 raise SinkUnavailable("the analytics file cannot be written") from error
             raise
         self._position = batch.last_position
+        if self._position.index == SNAPSHOT_INDEX:
+            self.copied += batch.select(actions=["insert"]).changes_count
+        else:
+            self.streamed += batch.changes_count
 
     def _read_columns(self) -> None:
         self._columns = {}

@@ -1,0 +1,59 @@
+"""The command `pgcdc`: one file for each verb, imported when a verb is asked for.
+
+Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr · 2 the command line is wrong · 3 the demo's
+targets are not equal to the source · 130 interrupted. Stdout is data; everything else goes to stderr. What is not an
+`pgcdc.Error` is a defect of pgcdc and comes with its whole trace.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from pgcdc import __version__
+from pgcdc.errors import Error
+
+__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_NOT_EQUAL", "main"]
+
+EXIT_ERROR: Final = 1
+EXIT_NOT_EQUAL: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What stands after `pgcdc`; None: what the process was called with.
+
+    Returns:
+        The exit code.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
+        print(f"pgcdc {__version__}")  # noqa: T201
+        return 0
+    try:
+        from pgcdc.cli.verbs import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"typer", "click", "rich"}:
+            raise
+        _complain(
+            f"the command pgcdc needs the package {error.name}, which is not installed", "pip install 'pgcdc[cli]'"
+        )
+        return EXIT_ERROR
+    try:
+        return run(given)
+    except Error as error:
+        _complain(str(error), error.hint)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        _complain("interrupted", None)
+        return EXIT_INTERRUPTED
+
+
+def _complain(message: str, hint: str | None) -> None:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201

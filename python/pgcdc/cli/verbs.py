@@ -1,0 +1,55 @@
+"""The verbs of the command, as typer knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pgcdc import __version__
+from pgcdc.cli.demo import demo
+
+__all__ = ["run"]
+
+# Plain help and plain traces: rich's take a quarter of a second to import, and a trace is for a bug report.
+_application = typer.Typer(
+    name="pgcdc",
+    help="Change data capture for PostgreSQL.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+_application.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pgcdc {__version__}")
+        raise typer.Exit
+
+
+@_application.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Change data capture for PostgreSQL."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse the arguments and call the verb.
+
+    Args:
+        arguments: What stands after `pgcdc`.
+
+    Returns:
+        The exit code: of the verb, or 2 when the arguments are wrong.
+    """
+    try:
+        _application(list(arguments), prog_name="pgcdc")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
