@@ -141,7 +141,7 @@ class _InTransaction(msgspec.Struct, frozen=True, gc=False):
         index: int | UnsetType = self.index  # type: ignore[attr-defined]
         if commit_lsn is UNSET or index is UNSET:
             return UNSET
-        return Position(commit_lsn, index)  # type: ignore[arg-type]
+        return Position(commit_lsn, index)
 
 
 class _RowChange(_InTransaction, frozen=True, gc=False):

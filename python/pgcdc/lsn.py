@@ -65,7 +65,7 @@ class Position(NamedTuple):
     """
 
     commit_lsn: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a position
 
     def __str__(self) -> str:
         return f"{self.commit_lsn:016X}.{self.index + 1:08X}"

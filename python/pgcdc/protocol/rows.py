@@ -19,7 +19,7 @@ __all__ = ["checked_types", "row_plan"]
 RowPlan: TypeAlias = tuple[type[msgspec.Struct], list[int], tuple[str, ...] | None]
 
 
-def checked_types(types: Mapping[str, type]) -> dict[str, type[msgspec.Struct]]:
+def checked_types(types: Mapping[str, Any]) -> dict[str, type[msgspec.Struct]]:
     """The user's row classes, copied and checked.
 
     Args:

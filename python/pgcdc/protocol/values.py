@@ -57,7 +57,7 @@ class PgArray(list[Any]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 # A numeric has up to 147,455 digits; a context with the usual 28 would round. create_decimal is the fastest way in.
