@@ -1,6 +1,6 @@
 """Every exception of pgcdc, sorted by what the caller does next.
 
-    Error
+Error:
     ├── DecodeError(ValueError)      the bytes are not what the protocol says: keep them, look at them
     │   ├── UnknownRelation          a row came before its Relation message
     │   └── InvalidValue             one column's bytes do not fit its type

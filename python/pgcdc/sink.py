@@ -7,8 +7,9 @@
                 print(change.position, change.action)
         def close(self) -> None: ...
 
-The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it will
-never be accepted. Every change carries its position: a target that keeps the last one applied can skip what it has seen.
+The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it
+will never be accepted. Every change carries its position: a target that keeps the last one applied can skip what it has
+seen.
 """
 
 from __future__ import annotations
