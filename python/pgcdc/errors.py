@@ -89,7 +89,7 @@ class Error(Exception):
 class DecodeError(Error, ValueError):
     """Bytes that are not a valid pgoutput message, tuple or value.
 
-    In a list of events it stands in the place of the message that could not be decoded, so that the others are not lost.
+    In a list of events it stands in the place of the message that could not be decoded; the others are not lost.
 
     Attributes:
         reason: What is wrong, without the place: `"unexpected end of message"`.
