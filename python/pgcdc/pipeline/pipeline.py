@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -161,12 +162,12 @@ class Pipeline(Registration):
         """Wait until every consumer has done everything that committed before an LSN.
 
         Args:
-            lsn: Of `SELECT pg_current_wal_flush_lsn()`, say, after a commit. On a quiet server keepalives satisfy it too.
+            lsn: Of `SELECT pg_current_wal_flush_lsn()`, say, after a commit. On a quiet server keepalives do.
 
         Raises:
             Error: When the pipeline ends before.
         """
-        await asyncio.wrap_future(self._waiters.add(lsn))
+        await asyncio.wrap_future(self._reaching(lsn))
 
     def wait_sync(self, lsn: int, timeout: float | None = None) -> None:
         """As `wait`, blocking: not on the event loop that the pipeline runs on.
@@ -179,12 +180,19 @@ class Pipeline(Registration):
             TimeoutError: When it is not reached in time.
             Error: When the pipeline ends before.
         """
-        future = self._waiters.add(lsn)
+        future = self._reaching(lsn)
         try:
             future.result(timeout)
         except TimeoutError:
             future.cancel()
             raise TimeoutError(f"pipeline {self.name!r} did not reach {format_lsn(lsn)} within {timeout} s") from None
+
+    def _reaching(self, lsn: int) -> Future[None]:
+        future = self._waiters.add(lsn)
+        run = self._run
+        if run is not None:
+            run.progressed()  # It may be reached already, and nothing more happen.
+        return future
 
     # Stored positions, while it does not run.
 

@@ -84,6 +84,17 @@ class Registration:
     def on(
         self,
         table: str | Table,
+        action: Literal["insert", "update"],
+        /,
+        *actions: Literal["insert", "update"],
+        row: None = None,
+        name: str | None = None,
+        snapshot: Literal["never"] | None = None,
+    ) -> Register[Insert[Any] | Update[Any]]: ...
+    @overload
+    def on(
+        self,
+        table: str | Table,
         /,
         *actions: Literal["insert", "update", "delete"],
         row: None = None,

@@ -68,7 +68,7 @@ class Run:
                 settings.max_rows_in_flight,
                 settings.max_bytes_in_flight,
                 self._loop,
-                self._progressed,
+                self.progressed,
             )
             for name in subscriptions
         }
@@ -128,7 +128,8 @@ class Run:
 
         self._loop.call_soon_threadsafe(tell)
 
-    def _progressed(self) -> None:
+    def progressed(self) -> None:
+        """Tell those who wait how far every consumer is; from any thread."""
         if self._waiters.waiting:
             with self._condition:
                 lowest = min(lane.through_lsn for lane in self._lanes.values())
