@@ -54,7 +54,7 @@ def _summary(report: Report) -> str:
     lines = [
         f"PostgreSQL {report.server_version}: {report.written:,} row changes written in {report.transactions:,}"
         f" transactions, {report.rolled_back:,} more rolled back",
-        f"initial copy of {report.snapshot_rows:,} rows, then {report.delivered:,} changes"
+        f"initial copy of {report.snapshot_rows:,} rows, then {report.streamed:,} changes"
         f" from the stream, {report.rows_per_second:,} a second"
         f"{'' if report.binary is None else ', in binary' if report.binary else ', as text'}",
         f"the column that was added half way was followed; the targets had everything {report.catch_up_seconds:.2f} s"

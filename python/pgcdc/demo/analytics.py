@@ -70,11 +70,14 @@ class AnalyticsTables:
 
     def open(self) -> None:
         """Open or make the file."""
-        self._database = self._connect(str(self.path))
-        self._database.execute("CREATE TABLE IF NOT EXISTS _position (last VARCHAR NOT NULL)")
+        # One thread: the batches of a stream are small, and sharing them out costs more than it gains.
+        self._database = self._connect(str(self.path), config={"threads": 1})
+        self._database.execute("CREATE TABLE IF NOT EXISTS _position (last VARCHAR)")
         self._read_columns()
         stored = self._database.execute("SELECT last FROM _position").fetchone()
-        self._position = None if stored is None else Position.parse(stored[0])
+        if stored is None:
+            self._database.execute("INSERT INTO _position VALUES (NULL)")
+        self._position = None if stored is None or stored[0] is None else Position.parse(stored[0])
 
     def position(self) -> Position | None:
         """The last position applied."""
@@ -95,8 +98,7 @@ class AnalyticsTables:
             for relation in batch.relations:
                 self._follow(relation)
             self._apply(batch)
-            self._database.execute("DELETE FROM _position")
-            self._database.execute("INSERT INTO _position VALUES (?)", [str(batch.last_position)])
+            self._database.execute("UPDATE _position SET last = ?", [str(batch.last_position)])
             self._database.commit()
         except BaseException as error:
             self._database.rollback()
@@ -122,10 +124,8 @@ class AnalyticsTables:
         """Make the table, or add the columns that the source has added."""
         table = relation.name
         if table not in self._columns:
-            columns = ", ".join(
-                f"{_quote(column.name)} {_type_of(column)}" + " PRIMARY KEY" * (column.name == self._key)
-                for column in relation.columns
-            )
+            # No PRIMARY KEY: DuckDB scans faster than it keeps an index, and `_store` keeps the key unique.
+            columns = ", ".join(f"{_quote(column.name)} {_type_of(column)}" for column in relation.columns)
             self._database.execute(f"CREATE TABLE {_quote(table)} ({columns})")
             self._columns[table] = {column.name: _type_of(column) for column in relation.columns}
         for column in relation.columns:
@@ -176,19 +176,17 @@ class AnalyticsTables:
         return None if row is None else dict(zip([item[0] for item in found.description], row, strict=True))
 
     def _store(self, table: str, rows: dict[Any, Row | None]) -> None:
-        gone = [key for key, row in rows.items() if row is None]
-        kept = [row for row in rows.values() if row is not None]
         columns = self._columns[table]
-        if gone:
-            keys = f"SELECT unnest($1::{columns[self._key]}[])"
-            statement = f"DELETE FROM {_quote(table)} WHERE {_quote(self._key)} IN ({keys})"  # noqa: S608 (quoted names)
-            self._database.execute(statement, [gone])
+        keys = f"SELECT unnest($1::{columns[self._key]}[])"
+        statement = f"DELETE FROM {_quote(table)} WHERE {_quote(self._key)} IN ({keys})"  # noqa: S608 (quoted names)
+        self._database.execute(statement, [list(rows)])
+        kept = [row for row in rows.values() if row is not None]
         if kept:
             # One list for each column: DuckDB takes 50 times as many rows a second that way as one row at a time.
             values = ", ".join(f"unnest(${number}::{kind}[])" for number, kind in enumerate(columns.values(), 1))
             names = ", ".join(map(_quote, columns))
             self._database.execute(
-                f"INSERT OR REPLACE INTO {_quote(table)} ({names}) SELECT {values}",
+                f"INSERT INTO {_quote(table)} ({names}) SELECT {values}",
                 [[row.get(name) for row in kept] for name in columns],
             )
 

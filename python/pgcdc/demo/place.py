@@ -19,9 +19,9 @@ __all__ = ["NAME", "Place", "embedded_server", "own_server", "sql_connection"]
 NAME: Final = "pgcdc_demo"
 """The name of the slot and the publication, and of the schema on the user's own server."""
 
-_LEFTOVERS: Final = (  # noqa: S608 (of a constant)
-    "if it is left from a demo that was killed: SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-    f" WHERE slot_name = '{NAME}'; DROP PUBLICATION IF EXISTS {NAME}; DROP SCHEMA IF EXISTS {NAME} CASCADE;"
+_LEFTOVERS: Final = (
+    f"if it is left from a demo that was killed: SELECT pg_drop_replication_slot('{NAME}');"
+    f" DROP PUBLICATION IF EXISTS {NAME}; DROP SCHEMA IF EXISTS {NAME} CASCADE;"
 )
 
 

@@ -50,11 +50,12 @@ class Report(msgspec.Struct, frozen=True):
 
     Attributes:
         written: Row changes of transactions that committed, after the existing rows.
-        delivered: Changes that came from the stream; what was written before the snapshot came with that.
+        delivered: Rows of the initial copy and changes from the stream that reached the target of all three tables.
         targets_equal: Whether every target is the same as the source.
         seconds: From the first write until every target had everything.
-        rows_per_second: `delivered` by `seconds`.
-        snapshot_rows: Rows of the initial copy.
+        rows_per_second: `streamed` by `seconds`.
+        snapshot_rows: Rows of the initial copy, with what was written before its snapshot.
+        streamed: Changes from the stream.
         catch_up_seconds: How long the targets needed after the last write.
         schema_changes: How many times the shape of a table was changed, and followed.
         transactions: Transactions that committed.
@@ -70,6 +71,7 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float
     rows_per_second: int
     snapshot_rows: int
+    streamed: int
     catch_up_seconds: float
     schema_changes: int
     transactions: int

@@ -105,6 +105,8 @@ class _Demo:
     def run(self) -> Report:
         settings = Settings(self._place.dsn, self._place.schema, _EXISTING_ORDERS + 1, self._options.rate)
         with Writer(settings) as writer:
+            # The initial copy is taken while the shop is being written to: that is what has to be right.
+            writer.wait_until_writing()
             self._started = time.monotonic()
             with Running(self._pipeline) as running, self._view, self._interrupt.noted():
                 self._watch(writer, running)
@@ -123,11 +125,12 @@ class _Demo:
         )
         return Report(
             written=last.rows,
-            delivered=self._analytics.streamed,
+            delivered=self._analytics.copied + self._analytics.streamed,
             targets_equal=all(comparison.equal for comparison in comparisons),
             seconds=round(seconds, 2),
             rows_per_second=round(self._analytics.streamed / seconds),
             snapshot_rows=self._analytics.copied,
+            streamed=self._analytics.streamed,
             catch_up_seconds=round(finished - stopped, 2),
             schema_changes=int(last.altered),
             transactions=last.transactions,

@@ -27,6 +27,7 @@ __all__ = ["Progress", "Settings", "Writer", "write"]
 
 _STOP_SECONDS: Final = 60.0
 _REPORT_SECONDS: Final = 0.2
+_LOOK: Final = "SELECT * FROM pg_stat_activity WHERE application_name = 'pgcdc-demo-writer'"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -75,6 +76,7 @@ class Writer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._progress = Progress()
+        self._reported = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
@@ -102,6 +104,16 @@ class Writer:
         self._send(msgspec.json.encode(self._settings))
         return self
 
+    def wait_until_writing(self) -> None:
+        """Wait for the first report: something is committed.
+
+        Raises:
+            ConnectionLost: When the writer had to stop, or has committed nothing for a minute.
+        """
+        if not self._reported.wait(_STOP_SECONDS):
+            raise ConnectionLost("the demo's writer did not commit anything", hint=_LOOK)
+        _ = self.progress
+
     def add_discount(self) -> None:
         """Tell the writer to run the ALTER TABLE before its next transaction, and to write discounts from then on."""
         self._send(b"alter")
@@ -119,10 +131,7 @@ class Writer:
         self._send(b"stop")
         self._reader.join(_STOP_SECONDS)
         if not self.progress.finished:
-            raise ConnectionLost(
-                "the demo's writer did not finish its last transaction",
-                hint="SELECT * FROM pg_stat_activity WHERE application_name = 'pgcdc-demo-writer'",
-            )
+            raise ConnectionLost("the demo's writer did not finish its last transaction", hint=_LOOK)
         return self._progress
 
     def __exit__(
@@ -154,8 +163,10 @@ class Writer:
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
             self._progress = msgspec.json.decode(line, type=Progress)
+            self._reported.set()
         if not self._progress.finished and not self._progress.error:
             self._progress = msgspec.structs.replace(self._progress, error="its process ended without a word")
+        self._reported.set()
 
 
 class _Commands:
