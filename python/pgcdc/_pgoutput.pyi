@@ -4,10 +4,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, final
 
+from typing_extensions import disjoint_base
+
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Event, Insert, Message, Relation, Truncate, Update
 from pgcdc.lsn import Position
 
+__all__ = [
+    "Batch",
+    "BatchReader",
+    "CopyReader",
+    "Decoder",
+    "RowFormat",
+    "TypeCatalog",
+    "encode_status_update",
+    "json_number",
+]
+
+@disjoint_base
 class TypeCatalog:
     """What is known of the types that PostgreSQL's own catalog does not fix (OID 16384 and up).
 
@@ -32,7 +46,7 @@ class TypeCatalog:
             ConfigError: When not exactly one of base, element and enum is given.
         """
     def knows(self, type_oid: int) -> bool:
-        """Whether a value of this type is decoded from binary into a Python value equal to the one decoded from text."""
+        """Whether a value of this type is decoded from binary into a value equal to the one decoded from text."""
 
 @final
 class RowFormat:
@@ -204,7 +218,7 @@ class Batch:
 
 @final
 class BatchReader:
-    """CopyData frames of one replication stream to batches; keeps the relations, the transaction and what keepalives said.
+    """CopyData frames of one replication stream to batches; keeps relations, transaction and what keepalives said.
 
     Source:
         PostgreSQL manual, "Streaming Replication Protocol", XLogData and Primary keepalive message.
@@ -228,8 +242,10 @@ class BatchReader:
         """The highest WAL position seen in any frame; 0 at the beginning. Reported as "written", never as flushed."""
     @property
     def idle_lsn(self) -> int:
-        """The `wal_end` of the last keepalive that came outside a transaction, or the last Commit's `end_lsn` if higher:
-        everything up to here was received whole. 0 at the beginning."""
+        """Everything up to here was received whole; 0 at the beginning.
+
+        The `wal_end` of the last keepalive that came outside a transaction, or the last Commit's `end_lsn` if higher.
+        """
     @property
     def in_transaction(self) -> bool:
         """Whether the last message read left a transaction open."""
