@@ -50,7 +50,7 @@ def main() -> int:
         if not measured:
             continue
         suite = importlib.import_module(f"benches.bench_{name}")
-        found = report.lines(measured, suite.YARDSTICKS)  # type: ignore[arg-type]
+        found = report.lines(measured, suite.YARDSTICKS)
         about = report.facts(f"./dev bench {name}")
         text = report.markdown(f"Benchmark: {name}", suite.WHAT, found, about, suite.SKIPPED)
         print(text)

@@ -98,7 +98,8 @@ def _write(connection: psycopg.Connection[Any]) -> None:
                     cursor.execute("INSERT INTO orders " + ROW, {"n": number})
                 elif kind < 0.94:
                     cursor.execute(
-                        "UPDATE orders SET status = 'paid', paid = true, total = total + 1 WHERE id = %s", (luck.choice(live),)
+                        "UPDATE orders SET status = 'paid', paid = true, total = total + 1 WHERE id = %s",
+                        (luck.choice(live),),
                     )
                 else:
                     cursor.execute("DELETE FROM orders WHERE id = %s", (live.pop(luck.randrange(len(live))),))

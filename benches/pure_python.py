@@ -1,10 +1,10 @@
-"""A pgoutput parser in pure Python, as tight as it goes with the standard library: what a careful team writes for itself.
+"""A pgoutput parser in pure Python, as tight as it goes with the standard library: what a careful team writes itself.
 
 It gives the same events and the same typed values as `pgcdc.Decoder`; the benchmark checks that before it measures. All
 that can be done once per relation is done there: a list of column decoders, a class for the rows. Where the standard
 library offers a faster way, it is taken (`int` and `float` read bytes, `datetime.fromisoformat` reads what PostgreSQL
-prints). It checks nothing that costs time: no bounds, no trailing bytes, no JSON number that a float cannot hold. That is
-in its favour.
+prints). It checks nothing that costs time: no bounds, no trailing bytes, no JSON number that a float cannot hold. That
+is in its favour.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from struct import Struct
 from typing import Any
@@ -25,7 +25,7 @@ from pgcdc.events import Begin, Column, Commit, Delete, Event, Insert, Relation,
 
 Decode = Callable[[bytes], Any]
 
-EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 EXACT = Context(prec=1000)
 u16 = Struct(">H").unpack_from
 i32 = Struct(">i").unpack_from
@@ -235,7 +235,7 @@ class PureDecoder:
         at += 2
         if is_key:
             return self.key(message, at, table)
-        values = []
+        values: list[Any] = []
         append = values.append
         for text, binary in table.forms:
             form = message[at]
@@ -276,7 +276,11 @@ class PureDecoder:
         columns = []
         for _ in range(u16(message, end + 2)[0]):
             end = message.index(b"\0", at + 1)
-            columns.append(Column(message[at + 1 : end].decode(), u32(message, end + 1)[0], i32(message, end + 5)[0], message[at] == 1))
+            columns.append(
+                Column(
+                    message[at + 1 : end].decode(), u32(message, end + 1)[0], i32(message, end + 5)[0], message[at] == 1
+                )
+            )
             at = end + 9
         relation = Relation(oid, schema, name, identity, columns)  # type: ignore[arg-type]
         self.tables[oid] = Table(relation, self.rows)

@@ -10,7 +10,7 @@ import subprocess
 import tomllib
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def facts(command: str) -> dict[str, str]:
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor()}, {platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": ", ".join(versions),
@@ -84,7 +84,9 @@ def facts(command: str) -> dict[str, str]:
 def _project_version() -> str:
     """The version in this checkout, and its commit: an installed package would have the version only."""
     cargo = tomllib.loads((HERE.parent / "Cargo.toml").read_text(encoding="utf-8"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+    )
     return f"{cargo['workspace']['package']['version']} {commit.stdout.strip()}".strip()
 
 
@@ -93,7 +95,9 @@ def _processor() -> str:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return f"{os.cpu_count()} x {model or 'unknown processor'}"
 
@@ -119,8 +123,8 @@ def markdown(title: str, what: str, found: list[Line], about: dict[str, str], no
     rounds = min((line.rounds for line in found), default=0)
     facts_ = [f"- {name}: {value}" for name, value in about.items()]
     read = (
-        f"Medians of {rounds} rounds of CPU time (`time.process_time`); \"x NAME\": how many times NAME's CPU time for the "
-        "same; spread: from the first to the third quarter."
+        f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes; "
+        "spread: from the first to the third quarter, in percent of the median."
     )
     parts = [f"# {title}", what, "\n".join(table), read]
     parts += [f"Skipped: {note}." for note in notes]

@@ -78,6 +78,6 @@ def main(path: str) -> list[pgcdc.Event]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "record":
-        print(record(*sys.argv[2:]), "payloads")
+        print(record(*sys.argv[2:6]), "payloads")
     else:
-        main(*sys.argv[2:])
+        main(sys.argv[2])

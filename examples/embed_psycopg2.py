@@ -7,6 +7,7 @@ The slot is made when it is missing. Ctrl-C ends; what was confirmed does not co
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 from collections.abc import Callable
@@ -31,10 +32,8 @@ def main(dsn: str, slot: str, publication: str, handle: Callable[[pgcdc.Event], 
     cursor = connection.cursor()
     decoder = pgcdc.Decoder()
     try:
-        try:
+        with contextlib.suppress(psycopg2.errors.DuplicateObject):
             cursor.create_replication_slot(slot, output_plugin="pgoutput")
-        except psycopg2.errors.DuplicateObject:
-            pass
         options = {"proto_version": "1", "publication_names": publication, "binary": "true", "messages": "true"}
         cursor.start_replication(slot_name=slot, decode=False, options=options)
         done = False
@@ -55,4 +54,4 @@ def main(dsn: str, slot: str, publication: str, handle: Callable[[pgcdc.Event], 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3])

@@ -1,4 +1,4 @@
-"""The decoder over `pg_logical_slot_get_binary_changes`, with psycopg 3: no replication connection, a batch when you ask.
+"""The decoder over `pg_logical_slot_get_binary_changes`, with psycopg 3: no replication connection, changes on demand.
 
     python examples/embed_slot_function.py "dbname=shop" my_slot my_publication
 
@@ -54,4 +54,4 @@ def main(dsn: str, slot: str, publication: str) -> list[pgcdc.Event]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3])

@@ -8,7 +8,7 @@ Source: PostgreSQL manual, "Logical Replication Message Formats"; server file `r
 from __future__ import annotations
 
 import struct
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ from pgcdc.events import (
 )
 from tests.reference_values import BadValue, decode_value, text_of
 
-EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def plain(value: Any) -> Any:
@@ -139,7 +139,7 @@ class ReferenceDecoder:
         facts = {} if lsn is None else {"lsn": lsn}
         if kind in b"IUDT":
             facts |= self._place()
-        event = parse(reader, facts)
+        event: Event = parse(reader, facts)  # type: ignore[assignment]
         reader.end()
         # State moves only when the whole message was good.
         if isinstance(event, Relation):
@@ -214,7 +214,9 @@ class ReferenceDecoder:
 
     def _known(self, oid: int) -> Relation:
         if oid not in self.relations:
-            raise UnknownRelation(f"relation {oid} is unknown", reason="unknown relation", field="relation oid", offset=1)
+            raise UnknownRelation(
+                f"relation {oid} is unknown", reason="unknown relation", field="relation oid", offset=1
+            )
         return self.relations[oid]
 
     def _tuple(self, reader: Reader, relation: Relation, kind: bytes) -> dict[str, Any]:
@@ -276,7 +278,9 @@ class ReferenceDecoder:
         count = reader.number("I", "relations")
         options = reader.number("B", "options")
         if count * 4 > len(reader.data):
-            raise DecodeError("relations are cut short", reason="unexpected end of message", field="relations", offset=1)
+            raise DecodeError(
+                "relations are cut short", reason="unexpected end of message", field="relations", offset=1
+            )
         relations = [self._known(reader.number("I", "relation oid")) for _ in range(count)]
         return Truncate(relations, bool(options & 1), bool(options & 2), **facts)
 

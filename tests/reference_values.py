@@ -1,7 +1,9 @@
 """The reference decoder's values: slow, plain, one function for each form of each type, checked against the manual.
 
-Written without a look at the Rust decoder, so that the two agreeing means something. Nothing here is fast or shared with
-the package, except the two result classes for what Python's own types cannot hold.
+Written without a look at the Rust decoder, so that the two agreeing means something. Nothing here is fast or shared
+with the package, except the two result classes for what Python's own types cannot hold.
+
+Over 400 lines, because it is one table: the two forms of a type stand next to each other, the arrays of all types last.
 
 Source: PostgreSQL manual, "Data Types"; server files `utils/adt/*.c` (the `_out` and `_send` functions).
 """
@@ -12,7 +14,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
 from fractions import Fraction
 from typing import Any
@@ -21,7 +23,7 @@ from uuid import UUID
 from pgcdc.protocol import PgArray, PgText
 
 EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation, Inexact])
-UTC = timezone.utc
+UTC = UTC
 DAY = 86_400_000_000  # microseconds
 
 
@@ -475,7 +477,7 @@ def array_binary(element_oid: int, element: Form) -> Form:
 
 
 def array_text(element: Form) -> Form:
-    """`{1,NULL,"a \\"b\\""}`, nested, with `[0:2]=` in front when an index does not begin at 1."""
+    r"""`{1,NULL,"a \"b\""}`, nested, with `[0:2]=` in front when an index does not begin at 1."""
 
     def from_text(data: bytes) -> list[Any]:
         at = 0

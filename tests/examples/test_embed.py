@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +58,18 @@ def test_psycopg2_consumer(shop: Database) -> None:
     embed_psycopg2.main(shop.dsn, SLOT, PUBLICATION, handle)
     assert [change.action for change in changes(seen)] == ["insert", "insert", "update", "delete"]
     assert changes(seen)[0].new.total == Decimal("9.90")
-    assert changes(seen)[0].new.at == datetime(2024, 1, 1, tzinfo=timezone.utc)
+    assert changes(seen)[0].new.at == datetime(2024, 1, 1, tzinfo=UTC)
     assert all(isinstance(change.lsn, int) for change in changes(seen))
     assert confirmed(shop) <= seen[-1].end_lsn
 
     shop.execute("INSERT INTO orders VALUES (3, 1, 'new', now())")
     again: list[Any] = []
-    embed_psycopg2.main(shop.dsn, SLOT, PUBLICATION, lambda event: again.append(event) or isinstance(event, pgcdc.Commit))
+
+    def until_commit(event: pgcdc.Event) -> bool:
+        again.append(event)
+        return isinstance(event, pgcdc.Commit)
+
+    embed_psycopg2.main(shop.dsn, SLOT, PUBLICATION, until_commit)
     assert [change.new.id for change in changes(again)] == [3], "what was confirmed does not come again"
 
 
@@ -89,7 +94,7 @@ def test_psycopg2_consumer_makes_its_slot(database: Database) -> None:
                 pass
             connection.execute("INSERT INTO t VALUES (1)")
             connection.execute("INSERT INTO t VALUES (2)")
-            lines = []
+            lines: list[str] = []
             while not any("Insert" in line and "id=2" in line for line in lines):
                 line = consumer.stdout.readline()
                 assert line, f"it ended: {lines}"

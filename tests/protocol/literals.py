@@ -69,7 +69,9 @@ _PLAIN: dict[str, st.SearchStrategy[str]] = {
     "varchar": _short(30),
     "date": _day.map(lambda days: "".join(date_words(days))),
     "time": _clock,
-    "timestamp": st.tuples(_moment_day, _clock).map(lambda both: "{0[0]} {1}{0[1]}".format(date_words(both[0]), both[1])),
+    "timestamp": st.tuples(_moment_day, _clock).map(
+        lambda both: "{0[0]} {1}{0[1]}".format(date_words(both[0]), both[1])
+    ),
     "timestamptz": st.tuples(_moment_day, _clock, _zone).map(
         lambda all_: "{0[0]} {1}{2}{0[1]}".format(date_words(all_[0]), all_[1], all_[2])
     ),

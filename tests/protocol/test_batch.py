@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import struct
+from datetime import UTC
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +24,7 @@ TWO = wire.relation(2, "two", [("id", INT4)], schema="other")
 
 
 def frames(*messages: bytes) -> list[bytes]:
-    """XLogData around messages, at 100, 101, …"""
+    """XLogData around messages, at 100, 101 and so on."""
     return [wire.xlogdata(message, 100 + number) for number, message in enumerate(messages)]
 
 
@@ -56,7 +57,8 @@ STREAM = [
 
 def positions(batch: Batch) -> list[Any]:
     """The positions of a batch's changes."""
-    return [change.position for change in batch.changes()]  # type: ignore[union-attr]
+    changes: list[Any] = batch.changes()
+    return [change.position for change in changes]
 
 
 def test_a_batch_says_what_is_in_it() -> None:
@@ -84,7 +86,7 @@ def test_an_empty_batch() -> None:
     for batch in (BatchReader().read([]), BatchReader().read([wire.keepalive(5)])):
         assert (len(batch), batch.nbytes, batch.changes_count) == (0, 0, 0)
         assert (batch.first_position, batch.last_position, batch.end_lsn) == (None, None, None)
-        assert batch.events() == batch.changes() == batch.relations == []
+        assert (batch.events(), batch.changes(), batch.relations) == ([], [], [])
         assert list(batch) == []
 
 
@@ -93,11 +95,11 @@ def test_a_batch_gives_what_the_decoder_gives(version: int, form: str) -> None:
     """Whatever way the frames are cut into batches, and in every kind of rows."""
     captured = capture(version, form)
     for rows in ("struct", "dict", "tuple"):
-        decoder = Decoder(rows)  # type: ignore[arg-type]
+        decoder = Decoder(rows)
         expected = [plain(decoder.decode(message, lsn)) for lsn, message in captured]
         for size in (1, 7, len(captured)):
             reader = BatchReader()
-            format = RowFormat(rows)  # type: ignore[arg-type]
+            format = RowFormat(rows)
             got = []
             for start in range(0, len(captured), size):
                 part = [wire.xlogdata(message, lsn) for lsn, message in captured[start : start + size]]
@@ -175,7 +177,9 @@ def test_select_of_a_truncate_keeps_it_for_any_of_its_tables() -> None:
 def test_a_selection_knows_its_relations_and_its_end() -> None:
     """So that a sink of one table can be told how far the WAL is done for it."""
     batch = read(*STREAM)
-    assert [relation.name for relation in batch.select(tables=[("other", "two")], actions=["delete"]).relations] == ["two"]
+    assert [relation.name for relation in batch.select(tables=[("other", "two")], actions=["delete"]).relations] == [
+        "two"
+    ]
 
 
 def test_after_a_position() -> None:
@@ -235,8 +239,7 @@ def test_the_end_of_the_last_commit_is_what_may_be_confirmed() -> None:
     assert reader.idle_lsn == 1048
     tail = reader.read(transaction(2000)[-1:])
     assert tail.end_lsn == 2048
-    assert not reader.in_transaction
-    assert reader.idle_lsn == 2048
+    assert (reader.in_transaction, reader.idle_lsn) == (False, 2048)
 
 
 def test_keepalives_count_only_outside_a_transaction() -> None:
@@ -340,9 +343,9 @@ def test_status_update() -> None:
 
 
 def _now() -> Any:
-    from datetime import datetime, timezone
+    from datetime import datetime
 
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def test_positions_of_all_captures_rise_over_batches() -> None:

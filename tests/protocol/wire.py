@@ -6,12 +6,13 @@ Source: PostgreSQL manual, "Logical Replication Message Formats", "Streaming Rep
 from __future__ import annotations
 
 import struct
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from msgspec import UnsetType
 
-EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
-COMMITTED = datetime(2024, 5, 17, 12, 30, 0, 123456, tzinfo=timezone.utc)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+COMMITTED = datetime(2024, 5, 17, 12, 30, 0, 123456, tzinfo=UTC)
 
 Field = str | bytes | None | UnsetType
 """A column as sent: str in text form, bytes in binary form, None for NULL, UNSET for unchanged TOAST."""
@@ -50,7 +51,7 @@ def type_(oid: int, schema: str, name: str) -> bytes:
 def relation(
     oid: int,
     name: str,
-    columns: list[tuple[str, int]] | list[tuple[str, int, bool]],
+    columns: Sequence[tuple[str, int] | tuple[str, int, bool]],
     *,
     schema: str = "public",
     identity: str = "d",
@@ -58,9 +59,9 @@ def relation(
     """Relation; columns are (name, type OID) or (name, type OID, part of the key), the first is the key without."""
     parts = [b"R", struct.pack(">I", oid), string(schema), string(name), identity.encode()]
     parts.append(struct.pack(">H", len(columns)))
-    for number, (column, type_oid, *key) in enumerate(columns):
-        parts.append(struct.pack(">B", bool(key[0]) if key else number == 0))
-        parts.append(string(column) + struct.pack(">Ii", type_oid, -1))
+    for number, column in enumerate(columns):
+        is_key = column[2] if len(column) == 3 else number == 0
+        parts.append(struct.pack(">B", is_key) + string(column[0]) + struct.pack(">Ii", column[1], -1))
     return b"".join(parts)
 
 
@@ -127,8 +128,5 @@ def copy_header(flags: int = 0, extension: bytes = b"") -> bytes:
 def copy_row(fields: list[bytes | None]) -> bytes:
     """One row of COPY BINARY."""
     parts = [struct.pack(">h", len(fields))]
-    for field in fields:
-        parts.append(struct.pack(">i", -1) if field is None else struct.pack(">i", len(field)) + field)
+    parts += [struct.pack(">i", -1) if field is None else struct.pack(">i", len(field)) + field for field in fields]
     return b"".join(parts)
-
-
