@@ -2,7 +2,7 @@
 //!
 //! Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData; server function `logicalrep_write_tuple`.
 use crate::cursor::Cursor;
-use crate::error::{Reason, Result};
+use crate::error::{Error, Reason, Result};
 
 /// One column as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +24,33 @@ pub struct Tuple<'a> {
     bytes: &'a [u8],
 }
 
+/// The first column and what follows it; None where it is not whole. Every column of every row comes through here twice,
+/// so it keeps no offset: `error` finds out what is wrong.
 #[inline]
-fn datum<'a>(cursor: &mut Cursor<'a>) -> Result<Datum<'a>> {
-    let start = *cursor;
-    match cursor.u8("column kind")? {
-        b't' => cursor.sized("column value").map(Datum::Text),
-        b'b' => cursor.sized("column value").map(Datum::Binary),
-        b'n' => Ok(Datum::Null),
-        b'u' => Ok(Datum::Unchanged),
-        other => Err(start.error(Reason::UnexpectedByte(other), "column kind")),
+fn split(bytes: &[u8]) -> Option<(Datum<'_>, &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    match kind {
+        b'n' => return Some((Datum::Null, rest)),
+        b'u' => return Some((Datum::Unchanged, rest)),
+        b't' | b'b' => {}
+        _ => return None,
+    }
+    let (length, rest) = rest.split_first_chunk()?;
+    let (value, rest) = rest.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+    Some((if kind == b't' { Datum::Text(value) } else { Datum::Binary(value) }, rest))
+}
+
+/// Why there is no column at a place where `split` found none.
+#[cold]
+fn error(mut cursor: Cursor<'_>) -> Error {
+    let start = cursor;
+    match cursor.u8("column kind") {
+        Ok(b't' | b'b') => {
+            let value = cursor.sized("column value");
+            value.err().unwrap_or_else(|| start.error(Reason::UnexpectedEnd, "column value"))
+        }
+        Ok(other) => start.error(Reason::UnexpectedByte(other), "column kind"),
+        Err(error) => error,
     }
 }
 
@@ -47,12 +65,17 @@ impl<'a> Tuple<'a> {
         let Ok(count) = usize::try_from(count) else {
             return Err(start.error(Reason::BadLength(i64::from(count)), "number of columns"));
         };
-        let whole = cursor.rest();
+        let mut rest = cursor.rest();
         for _ in 0..count {
-            datum(cursor)?;
+            match split(rest) {
+                Some((_, after)) => rest = after,
+                None => {
+                    let read = cursor.rest().len().saturating_sub(rest.len());
+                    return Err(error(Cursor::at(rest, cursor.offset().saturating_add(read))));
+                }
+            }
         }
-        let length = whole.len().saturating_sub(cursor.rest().len());
-        let (bytes, _) = whole.split_at(length.min(whole.len()));
+        let bytes = cursor.bytes(cursor.rest().len().saturating_sub(rest.len()), "tuple")?;
         Ok(Self { count, bytes })
     }
 
@@ -68,14 +91,14 @@ impl<'a> Tuple<'a> {
 
     /// The columns, in order.
     pub fn columns(&self) -> Columns<'a> {
-        Columns { cursor: Cursor::new(self.bytes) }
+        Columns { rest: self.bytes }
     }
 }
 
 /// The columns of a tuple, one after the other.
 #[derive(Clone, Debug)]
 pub struct Columns<'a> {
-    cursor: Cursor<'a>,
+    rest: &'a [u8],
 }
 
 impl<'a> Iterator for Columns<'a> {
@@ -83,7 +106,9 @@ impl<'a> Iterator for Columns<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Datum<'a>> {
-        // The tuple was walked when it was parsed, so an error here can only be the end.
-        datum(&mut self.cursor).ok()
+        // The tuple was walked when it was parsed, so None here is the end.
+        let (datum, rest) = split(self.rest)?;
+        self.rest = rest;
+        Some(datum)
     }
 }

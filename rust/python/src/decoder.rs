@@ -100,16 +100,17 @@ impl Decoder {
         messages: &Bound<'py, PyAny>,
         lsns: Option<Vec<u64>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let messages = messages.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        if lsns.as_ref().is_some_and(|lsns| lsns.len() != messages.len()) {
+        let length = messages.len()?;
+        if lsns.as_ref().is_some_and(|lsns| lsns.len() != length) {
             return Err(PyValueError::new_err("lsns must be as long as messages"));
         }
         let mut lsns = lsns.unwrap_or_default().into_iter();
         let _pause = CollectorPause::new(py);
         let mut events = Events::new(py, self.format.get(), self.plan.take())?;
-        let mut made = Vec::with_capacity(messages.len());
-        for message in &messages {
-            let bytes = Bytes::of(message)?;
+        let mut made = Vec::with_capacity(length);
+        for message in messages.try_iter()? {
+            let message = message?;
+            let bytes = Bytes::of(&message)?;
             let lsn = lsns.next().unwrap_or(0);
             made.push(match one(&mut events, &mut self.session, bytes.as_slice(), lsn)? {
                 Ok(event) => event,

@@ -211,11 +211,12 @@ impl Text<'_> {
         if self.eat(b'"') {
             return self.quoted(element);
         }
-        let length = self.rest.iter().position(|byte| b",}".contains(byte)).ok_or(MALFORMED)?;
+        // array_out quotes whatever is empty or holds one of these.
+        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b'{' | b'"' | b'\\');
+        let length = self.rest.iter().position(ends).ok_or(MALFORMED)?;
         let (plain, rest) = self.rest.split_at_checked(length).ok_or(MALFORMED)?;
         self.rest = rest;
-        // array_out quotes whatever is empty or holds one of these.
-        if plain.is_empty() || plain.iter().any(|byte| b"{\"\\".contains(byte)) {
+        if plain.is_empty() || !matches!(rest.first(), Some(b',' | b'}')) {
             return Err(MALFORMED.into());
         }
         element((plain != b"NULL").then_some(plain))

@@ -2,22 +2,36 @@
 use super::{Invalid, Result};
 use crate::value::bytea::nibble;
 
+const INVALID: Invalid = Invalid("not a uuid");
+
 /// Read the form that `uuid_out` prints.
 ///
 /// # Errors
 /// When it is another form.
 pub fn text(bytes: &[u8]) -> Result<[u8; 16]> {
-    const INVALID: Invalid = Invalid("not a uuid");
-    let whole: &[u8; 36] = bytes.try_into().map_err(|_| INVALID)?;
-    let mut out = [0; 16];
-    let mut rest = whole.as_slice();
-    for (number, byte) in out.iter_mut().enumerate() {
-        if matches!(number, 4 | 6 | 8 | 10) {
-            rest = rest.strip_prefix(b"-").ok_or(INVALID)?;
-        }
-        let (&[high, low], after) = rest.split_first_chunk::<2>().ok_or(INVALID)?;
-        *byte = nibble(high).ok_or(INVALID)? << 4 | nibble(low).ok_or(INVALID)?;
-        rest = after;
+    let (first, rest) = group::<8>(bytes)?;
+    let (second, rest) = group::<4>(dash(rest)?)?;
+    let (third, rest) = group::<4>(dash(rest)?)?;
+    let (fourth, rest) = group::<4>(dash(rest)?)?;
+    let (fifth, rest) = group::<12>(dash(rest)?)?;
+    if !rest.is_empty() {
+        return Err(INVALID);
     }
-    Ok(out)
+    let number = first << 96 | second << 80 | third << 64 | fourth << 48 | fifth;
+    Ok(number.to_be_bytes())
+}
+
+fn dash(bytes: &[u8]) -> Result<&[u8]> {
+    bytes.strip_prefix(b"-").ok_or(INVALID)
+}
+
+fn group<const N: usize>(bytes: &[u8]) -> Result<(u128, &[u8])> {
+    let (digits, rest) = bytes.split_first_chunk::<N>().ok_or(INVALID)?;
+    let (mut number, mut seen) = (0_u64, 0);
+    for &digit in digits {
+        let value = nibble(digit);
+        seen |= value;
+        number = number << 4 | u64::from(value);
+    }
+    if seen < 16 { Ok((number.into(), rest)) } else { Err(INVALID) }
 }
