@@ -25,8 +25,8 @@ def run(name: str, arguments: list[str]) -> tuple[int, list[dict[str, object]]]:
         status = pytest.main(
             [
                 str(HERE / f"bench_{name}.py"),
-                *("-q", "-p", "no:cacheprovider", "--benchmark-quiet", f"--benchmark-json={output}"),
-                *("--benchmark-timer=time.process_time", "--timeout=0", "--rootdir", str(HERE.parent)),
+                *("-q", "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE.parent)),
+                *("--benchmark-quiet", "--benchmark-timer=time.process_time", f"--benchmark-json={output}"),
                 *arguments,
             ]
         )

@@ -69,7 +69,9 @@ json = msgspec.json.Decoder(float_hook=json_number).decode
 
 
 def json_slowly(document: bytes) -> Any:
-    """Decode what msgspec refuses and PostgreSQL allows: integers of any length, a lone half of a surrogate pair.
+    """Decode what msgspec refuses and PostgreSQL allows.
+
+    Integers of any length, a lone half of a surrogate pair, bytes that are not UTF-8.
 
     Args:
         document: JSON text in UTF-8.
@@ -80,7 +82,8 @@ def json_slowly(document: bytes) -> Any:
     Raises:
         ValueError: When it is not JSON at all.
     """
-    return _json.loads(document, parse_float=json_number, parse_int=_integer, parse_constant=_no_constant)
+    text = document.decode("utf-8", "surrogateescape")  # SQL_ASCII databases send any bytes
+    return _json.loads(text, parse_float=json_number, parse_int=_integer, parse_constant=_no_constant)
 
 
 def _integer(digits: str) -> int:
