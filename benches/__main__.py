@@ -25,7 +25,17 @@ def run(name: str, arguments: list[str]) -> tuple[int, list[dict[str, object]]]:
         status = pytest.main(
             [
                 str(HERE / f"bench_{name}.py"),
-                *("-q", "-p", "no:cacheprovider", "-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE.parent)),
+                *(
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-p",
+                    "no:asyncio",
+                    "-c",
+                    str(HERE / "pytest.ini"),
+                    "--rootdir",
+                    str(HERE.parent),
+                ),
                 *("--benchmark-quiet", "--benchmark-timer=time.process_time", f"--benchmark-json={output}"),
                 *arguments,
             ]
