@@ -25,17 +25,8 @@ def run(name: str, arguments: list[str]) -> tuple[int, list[dict[str, object]]]:
         status = pytest.main(
             [
                 str(HERE / f"bench_{name}.py"),
-                *(
-                    "-q",
-                    "-p",
-                    "no:cacheprovider",
-                    "-p",
-                    "no:asyncio",
-                    "-c",
-                    str(HERE / "pytest.ini"),
-                    "--rootdir",
-                    str(HERE.parent),
-                ),
+                *("-q", "-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE.parent)),
+                *("-p", "no:cacheprovider", "-p", "no:asyncio"),  # not needed, and each has settings of its own
                 *("--benchmark-quiet", "--benchmark-timer=time.process_time", f"--benchmark-json={output}"),
                 *arguments,
             ]
