@@ -89,6 +89,21 @@ def test_readable_closing_words(newest_database: Database) -> None:
 
 
 @pytest.mark.slow
+def test_cache_in_redis(newest_database: Database, redis_url: str) -> None:
+    redis = pytest.importorskip("redis", reason="redis is not installed: pip install 'pgcdc[redis]'")
+    ended = run("demo", "--seconds", "1", "--json", "--dsn", newest_database.dsn, "--redis", redis_url)
+    assert ended.code == 0, ended
+    assert ended.report["targets"]["cache"]["equal"] is True
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.dbsize() == 0
+        client.set("pgcdc-demo:position", "old")
+    refused = run("demo", "--seconds", "1", "--dsn", newest_database.dsn, "--redis", redis_url)
+    assert refused.code == 1
+    assert "keys of an earlier demo" in refused.stderr
+    assert left_behind(newest_database) == NOTHING
+
+
+@pytest.mark.slow
 def test_server_that_goes_away(newest_database: Database) -> None:
     """What stops the writer ends the demo with one sentence; here all its sessions are ended from outside."""
     process = start("demo", "--dsn", newest_database.dsn)

@@ -166,14 +166,14 @@ class AnalyticsTables:
         missing = [name for name, value in row.items() if value is UNSET]
         if not missing:
             return row
-        before = rows[key] if key in rows else self._stored(table, key)
+        before = rows[key] if key in rows else self._stored(table, key, missing)
         return row if before is None else {**row, **{name: before.get(name, UNSET) for name in missing}}
 
-    def _stored(self, table: str, key: Any) -> Row | None:
-        statement = f"SELECT * FROM {_quote(table)} WHERE {_quote(self._key)} = ?"  # noqa: S608 (quoted names)
-        found = self._database.execute(statement, [key])
-        row = found.fetchone()
-        return None if row is None else dict(zip([item[0] for item in found.description], row, strict=True))
+    def _stored(self, table: str, key: Any, names: list[str]) -> Row | None:
+        selected = ", ".join(map(_quote, names))
+        statement = f"SELECT {selected} FROM {_quote(table)} WHERE {_quote(self._key)} = ?"  # noqa: S608 (quoted names)
+        found = self._database.execute(statement, [key]).fetchone()
+        return None if found is None else dict(zip(names, found, strict=True))
 
     def _store(self, table: str, rows: dict[Any, Row | None]) -> None:
         columns = self._columns[table]
