@@ -79,6 +79,13 @@ class Reader:
         value: int = struct.unpack(">" + format, self.take(struct.calcsize(format), field))[0]
         return value
 
+    def one_of(self, allowed: bytes, field: str) -> int:
+        """The next byte, which must be one of these."""
+        byte = self.take(1, field)
+        if byte not in allowed:
+            raise DecodeError(f"{field} is another byte", reason="unexpected byte", field=field, offset=self.at - 1)
+        return byte[0]
+
     def string(self, field: str) -> str:
         """The next NUL-terminated string."""
         end = self.data.find(b"\x00", self.at)
@@ -202,8 +209,11 @@ class ReferenceDecoder:
         if identity not in ("d", "n", "f", "i"):
             raise DecodeError("unknown identity", reason="unknown replica identity", field="replica_identity")
         columns = []
-        for _ in range(reader.number("h", "columns")):
-            flags = reader.number("B", "column flags")
+        count = reader.number("h", "columns")
+        if count < 0:
+            raise DecodeError("a negative count", reason="impossible length", field="columns", offset=reader.at - 2)
+        for _ in range(count):
+            flags = reader.one_of(b"\x00\x01", "column flags")
             column = reader.string("column name")
             type_oid, modifier = reader.number("I", "type_oid"), reader.number("i", "type_modifier")
             columns.append(Column(column, type_oid, modifier, bool(flags & 1)))
@@ -276,7 +286,7 @@ class ReferenceDecoder:
 
     def _truncate(self, reader: Reader, facts: dict[str, Any]) -> Truncate:
         count = reader.number("I", "relations")
-        options = reader.number("B", "options")
+        options = reader.one_of(b"\x00\x01\x02\x03", "options")
         if count * 4 > len(reader.data):
             raise DecodeError(
                 "relations are cut short", reason="unexpected end of message", field="relations", offset=1
@@ -285,7 +295,7 @@ class ReferenceDecoder:
         return Truncate(relations, bool(options & 1), bool(options & 2), **facts)
 
     def _message(self, reader: Reader, facts: dict[str, Any]) -> Message:
-        flags = reader.number("B", "flags")
+        flags = reader.one_of(b"\x00\x01", "flags")
         place = self._place() if flags & 1 else {}
         lsn = reader.number("Q", "lsn")
         prefix = reader.string("prefix")
