@@ -3,7 +3,7 @@
 with connect(dsn) as connection:
     tables = published_tables(connection, ["shop"])
     slot = connection.create_slot("shop", export_snapshot=True)
-    with Snapshot(dsn, slot, tables, Catalog.load(other_connection)) as snapshot:
+    with Snapshot(dsn, slot, tables, Catalog.load(connection)) as snapshot:
         for batch in snapshot.batches(): ...
     with connection.stream("shop", ["shop"]) as stream:
         for batch in stream.batches(): ...
@@ -41,7 +41,7 @@ def published_tables(connection: Connection, publications: Sequence[str]) -> lis
     """Read what publications publish: tables, columns, row filters, where the rows are stored.
 
     Args:
-        connection: A connection that does not stream.
+        connection: The connection.
         publications: The publications' names.
 
     Returns:
@@ -55,7 +55,7 @@ def published_tables(connection: Connection, publications: Sequence[str]) -> lis
     Source:
         PostgreSQL manual, "pg_publication_tables".
     """
-    return _publications.tables_of(connection.idle_session(), publications)
+    return _publications.tables_of(connection.session(), publications)
 
 
 def ensure_publication(connection: Connection, name: str, tables: Iterable[TableName]) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def ensure_publication(connection: Connection, name: str, tables: Iterable[Table
     A publication that is created with a partitioned table gets `publish_via_partition_root`.
 
     Args:
-        connection: A connection that does not stream.
+        connection: The connection.
         name: The publication's name.
         tables: The tables, as `parse_table` reads them.
 
@@ -77,7 +77,7 @@ def ensure_publication(connection: Connection, name: str, tables: Iterable[Table
     Source:
         PostgreSQL manual, "CREATE PUBLICATION", "ALTER PUBLICATION".
     """
-    return _publications.ensure(connection.idle_session(), name, tables)
+    return _publications.ensure(connection.session(), name, tables)
 
 
 def check_server(connection: Connection, *, slot: str | None = None, need_new_slot: bool = False) -> None:
@@ -86,7 +86,7 @@ def check_server(connection: Connection, *, slot: str | None = None, need_new_sl
     That the role may replicate and that a walsender is free was found out by connecting.
 
     Args:
-        connection: A connection that does not stream.
+        connection: The connection.
         slot: The slot that is going to be used, where it is known: its name, plugin, database and WAL are checked.
         need_new_slot: Whether a slot is going to be created.
 
@@ -97,4 +97,4 @@ def check_server(connection: Connection, *, slot: str | None = None, need_new_sl
     Source:
         PostgreSQL manual, "Logical Decoding", "Replication" (Server Configuration).
     """
-    _server.check(connection.idle_session(), connection.database, slot=slot, need_new_slot=need_new_slot)
+    _server.check(connection.session(), connection.database, slot=slot, need_new_slot=need_new_slot)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pgcdc.errors import ConfigError
 from pgcdc.replication import negotiation, server, slots
 from pgcdc.replication.session import Session
-from pgcdc.replication.sqlstate import Doing
+from pgcdc.replication.sqlstate import Doing, connection_lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,13 @@ def connect(dsn: str = "", *, connect_timeout: float = 10.0) -> Connection:
 
 
 class Connection:
-    """A connection to a walsender of one database; it takes SQL, commands about slots, and one stream at a time.
+    """A connection to a server for replication: slots, SQL, and one stream at a time.
+
+    It is two sessions, the second made when it is first needed. The walsender takes replication commands only, never
+    SQL: a query leaves the present shape of tables and publications in its caches, and decoding, which must see them as
+    they were when a row was written, would believe those (seen on 14 to 18: a row decoded with a column that was added
+    later, a publication found that did not exist yet). SQL goes to an ordinary session of the same server. So it can
+    also be run while a stream is open, and does not end the life of an exported snapshot.
 
     Args:
         dsn: As for `connect`.
@@ -61,13 +67,16 @@ class Connection:
 
     def __init__(self, dsn: str = "", *, connect_timeout: float = 10.0) -> None:
         self.dsn = dsn
-        self.session = Session(dsn, replication=True, connect_timeout=connect_timeout)
+        self._connect_timeout = connect_timeout
+        self._walsender = Session(dsn, replication=True, connect_timeout=connect_timeout)
+        self._sql: Session | None = None
         self._stream: Stream | None = None
         try:
-            identity = self.session.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
-            sender_timeout = server.show(self.session, "wal_sender_timeout")["wal_sender_timeout"]
+            identity = self._walsender.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
+            # This view is the same at all times, so the rule above is not broken.
+            sender_timeout = server.show(self._walsender, "wal_sender_timeout")["wal_sender_timeout"]
         except BaseException:
-            self.session.close()
+            self._walsender.close()
             raise
         system_identifier, timeline, _, database = identity[0]
         self.system_identifier: str = system_identifier or ""
@@ -90,12 +99,17 @@ class Connection:
     @property
     def server_version(self) -> int:
         """The server's version as a number: 180004 for 18.4."""
-        return self.session.server_version
+        return self._walsender.server_version
+
+    @property
+    def backend_pid(self) -> int:
+        """The process of the walsender, as `pg_stat_replication` and a slot's `active_pid` name it."""
+        return self._walsender.pgconn.backend_pid
 
     @property
     def closed(self) -> bool:
         """Whether the connection is gone."""
-        return self.session.closed
+        return self._walsender.closed
 
     def close(self) -> None:
         """End the stream, if there is one, and the connection. Closing twice is no error."""
@@ -103,10 +117,12 @@ class Connection:
             if self._stream is not None:
                 self._stream.close()
         finally:
-            self.session.close()
+            self._walsender.close()
+            if self._sql is not None:
+                self._sql.close()
 
     def execute(self, sql: str) -> list[tuple[str | None, ...]]:
-        """Run SQL by the simple query protocol, the only one that a walsender speaks.
+        """Run SQL on the ordinary session beside the walsender; it is one session for as long as the connection lives.
 
         Args:
             sql: One or several statements. Values are written into it; `quoting.literal` does that safely.
@@ -115,14 +131,14 @@ class Connection:
             The rows of the last statement that gave any, every value as text.
 
         Raises:
-            ConfigError: When a stream is open on this connection, or the role may not do it.
+            ConfigError: When the role may not do it, or something that the statement names is not there.
             ReplicationError: When the server refused otherwise.
             ConnectionLost: When the connection broke.
 
         Source:
             PostgreSQL manual, "Message Flow", Simple Query.
         """
-        return self.idle_session().execute(sql)
+        return self.session().execute(sql)
 
     def create_slot(
         self,
@@ -146,8 +162,8 @@ class Connection:
             failover: Have it synchronised to standbys; needs PostgreSQL 17.
             two_phase: Decode prepared transactions at PREPARE; needs PostgreSQL 15.
             if_not_exists: Return the existing slot (with `created` false and no snapshot) instead of an error.
-            export_snapshot: Export a snapshot of the consistent point. It lasts until the next command on this
-                connection, so leave the connection alone until the snapshot was imported by everyone.
+            export_snapshot: Export a snapshot of the consistent point. It lasts until the next replication command on
+                this connection (another slot created or dropped, a stream); SQL does not end it.
             timeout: Seconds to wait for open transactions.
 
         Returns:
@@ -155,7 +171,7 @@ class Connection:
 
         Raises:
             ConfigError: When the name cannot be, the slot exists (unless `if_not_exists`), there is no free slot, the
-                server's wal_level is not logical, or it does not know an option.
+                server's wal_level is not logical or it does not know an option, or a stream is open.
             ReplicationError: When `timeout` passed; the sentence names the transactions that held it up.
             ConnectionLost: When the connection broke.
 
@@ -163,7 +179,8 @@ class Connection:
             PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT.
         """
         return slots.create(
-            self.idle_session(),
+            self._idle_walsender(),
+            self.session(),
             name,
             self.database,
             temporary=temporary,
@@ -184,11 +201,12 @@ class Connection:
         Raises:
             SlotNotFound: When there is no such slot.
             SlotInUse: When a process streams from it.
+            ConfigError: When a stream is open on this connection.
 
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", DROP_REPLICATION_SLOT.
         """
-        slots.drop(self.idle_session(), name, if_exists=if_exists)
+        slots.drop(self._idle_walsender(), self.session(), name, if_exists=if_exists)
 
     def slot(self, name: str) -> SlotState | None:
         """Look at a replication slot.
@@ -202,7 +220,7 @@ class Connection:
         Source:
             PostgreSQL manual, "pg_replication_slots".
         """
-        return slots.state(self.idle_session(), name)
+        return slots.state(self.session(), name)
 
     def stream(
         self,
@@ -214,6 +232,9 @@ class Connection:
         format: RowFormat | None = None,
     ) -> Stream:
         """Start streaming.
+
+        A walsender can stream only once, so a second stream of this connection gets a new session: temporary slots of
+        the first are gone then.
 
         Args:
             slot: The slot's name.
@@ -239,9 +260,12 @@ class Connection:
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
         """
-        session = self.idle_session()
+        walsender = self._idle_walsender()
+        if self._stream is not None:
+            walsender = self._renewed(slot)
         self._stream = negotiation.start(
-            session,
+            walsender,
+            self.session(),
             self.database,
             slot,
             [publications] if isinstance(publications, str) else list(publications),
@@ -252,21 +276,53 @@ class Connection:
         )
         return self._stream
 
+    def session(self) -> Session:
+        """The ordinary session, for the functions of this package.
+
+        Returns:
+            The session; made at the first call, to the server of the walsender.
+
+        Raises:
+            ConfigError: When the server refuses an ordinary session.
+            ConnectionLost: When the connection is closed or no session can be had now.
+        """
+        if self._sql is None:
+            if self.closed:
+                raise connection_lost(Doing("using the connection"), "it was closed before")
+            self._sql = Session(
+                self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender
+            )
+        return self._sql
+
     @property
     def _streaming(self) -> bool:
         return self._stream is not None and not self._stream.closed
 
-    def idle_session(self) -> Session:
-        """The session, when no stream has it; for the functions of this package.
-
-        Returns:
-            The session.
-
-        Raises:
-            ConfigError: When a stream is open on this connection.
-        """
+    def _idle_walsender(self) -> Session:
+        """The walsender, when no stream has it."""
         if self._streaming:
             raise ConfigError(
-                "this connection is streaming and takes no commands", hint="close the stream, or use another connection"
+                "this connection is streaming and takes no replication commands",
+                hint="close the stream, or use another connection",
             )
-        return self.session
+        return self._walsender
+
+    def _renewed(self, slot: str) -> Session:
+        """A new walsender in the place of one that has streamed before.
+
+        Its caches are those of the old stream; besides, it remembers for ever that a CopyDone ended its stream and ends
+        the next one at once (14 to 18, seen).
+        """
+        found = None if self.closed else slots.state(self.session(), slot)
+        if found is not None and found.temporary:
+            raise ConfigError(
+                f'the temporary slot "{slot}" was streamed from already, and it lasts only as long as its session',
+                hint="use a permanent slot",
+                slot=slot,
+            )
+        if self.closed:
+            raise connection_lost(Doing("using the connection"), "it was closed before")
+        renewed = Session(self.dsn, replication=True, connect_timeout=self._connect_timeout, beside=self._walsender)
+        self._walsender.close()
+        self._walsender = renewed
+        return renewed

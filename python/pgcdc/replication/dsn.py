@@ -27,13 +27,14 @@ _INTERRUPTIBLE: Final = 0.1
 """Seconds between two looks at the deadline while a connection is made."""
 
 
-def make_connection(dsn: str, *, replication: bool, connect_timeout: float) -> PGconn:
+def make_connection(dsn: str, *, replication: bool, connect_timeout: float, beside: PGconn | None = None) -> PGconn:
     """Connect to the first host of a DSN that lets us in.
 
     Args:
         dsn: A connection string or URI; may be empty.
         replication: Whether to ask for a walsender of the database.
         connect_timeout: Seconds for each host, unless the DSN or PGCONNECT_TIMEOUT says otherwise.
+        beside: A connection to the server that it must be, where the DSN has several.
 
     Returns:
         The connection, in non-blocking mode.
@@ -46,6 +47,11 @@ def make_connection(dsn: str, *, replication: bool, connect_timeout: float) -> P
         libpq: PQconnectStart, PQconnectPoll.
     """
     parameters = _parameters(dsn, replication)
+    if beside is not None:
+        parameters |= {"host": beside.host.decode(), "port": beside.port.decode()}
+        parameters |= {"hostaddr": beside.hostaddr.decode() or None, "target_session_attrs": None}
+        if str(parameters["host"]).startswith(("/", "@")):
+            parameters["hostaddr"] = None
     seconds = _timeout(parameters, connect_timeout)
     try:
         attempts = conninfo.conninfo_attempts(parameters)
@@ -80,17 +86,23 @@ def _parameters(dsn: str, replication: bool) -> dict[str, str | int | None]:
         parameters = dict(conninfo.conninfo_to_dict(dsn))
     except psycopg.Error:
         # libpq's sentence quotes the part of the DSN that it did not understand, which may be a password.
-        raise ConfigError(
-            "the DSN is not a connection string that libpq understands",
-            hint="postgresql://user@host:5432/database, or host=… port=… user=… dbname=…; in a URI write special"
-            " characters of a password as %XX, in the other form put values in single quotes",
-        ) from None
+        raise _malformed() from None
+    if any("@" in host[1:] for host in str(parameters.get("host", "")).split(",")):
+        raise _malformed()  # the password has an "@", and what follows it was taken for the host
     parameters.pop("replication", None)
     if replication:
         parameters["replication"] = "database"
     parameters["client_encoding"] = "UTF8"
     parameters.setdefault("fallback_application_name", "pgcdc")
     return parameters
+
+
+def _malformed() -> ConfigError:
+    return ConfigError(
+        "the DSN is not a connection string that libpq understands",
+        hint="postgresql://user@host:5432/database, or host=… port=… user=… dbname=…; in a URI write special"
+        " characters of a password as %XX, in the other form put values in single quotes",
+    )
 
 
 def _timeout(parameters: dict[str, str | int | None], default: float) -> float:

@@ -31,6 +31,9 @@ __all__ = ["choose_binary", "protocol_version", "start", "start_command"]
 
 logger = logging.getLogger("pgcdc.replication")
 
+_WAL_END = """SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+ELSE pg_catalog.pg_current_wal_flush_lsn() END"""
+
 
 def protocol_version(server_version: int) -> int:
     """The version of pgoutput's protocol to ask for.
@@ -124,6 +127,7 @@ def start_command(
 
 
 def start(
+    walsender: Session,
     session: Session,
     database: str,
     slot: str,
@@ -157,10 +161,9 @@ def start(
     if binary is None:
         binary = choose_binary(publications.tables_of(session, names), catalog)
     doing = Doing(f'streaming from slot "{slot}"', kind="slot", slot=slot, publications=tuple(names))
-    command = start_command(session.server_version, slot, names, start_lsn=start_lsn, binary=binary)
-    session.notices.skipped_publication = None
+    command = start_command(walsender.server_version, slot, names, start_lsn=start_lsn, binary=binary)
     try:
-        session.results(command, doing=doing)
+        walsender.results(command, doing=doing)
     except SlotInUse as error:
         raise slots.in_use(session, slot, error) from None
     except Error as error:
@@ -168,14 +171,14 @@ def start(
         if error.sqlstate == "55000" and (now := slots.state(session, slot)) is not None and now.lost:
             raise server.lost(slot, now) from None
         raise
-    return Stream(session, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed))
+    return Stream(walsender, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed))
 
 
 def _check_start(session: Session, slot: str, start_lsn: int, confirmed: int) -> None:
     """Refuse a start that the server has not reached: it would stay silent for ever (or until it gets there)."""
     if not start_lsn:
         return
-    end = parse_lsn(session.execute("IDENTIFY_SYSTEM")[0][2] or "0/0")
+    end = parse_lsn(session.execute(_WAL_END)[0][0] or "0/0")
     if start_lsn > end:
         raise PositionError(
             f'slot "{slot}" cannot start at {format_lsn(start_lsn)}: the server\'s WAL ends at {format_lsn(end)}',

@@ -79,7 +79,7 @@ class _TableRow(msgspec.Struct):
     partitioned: bool
     ancestors: list[int]
     filters: list[str | None]
-    published: list[str] | None
+    published: list[list[str]] | None
     columns: list[_ColumnRow]
     storage: list[tuple[int, int]]
     primary_key: list[str]
@@ -153,10 +153,7 @@ def tables_of(session: Session, publications: Sequence[str]) -> list[PublishedTa
     lists = session.server_version >= 150000
     sql = _TABLES.format(
         row_filter="p.rowfilter" if lists else "NULL::text",
-        columns="(SELECT pg_catalog.jsonb_agg(DISTINCT x) FROM pg_catalog.unnest(pg_catalog.array_agg(p.attnames"
-        "::text[])) x)"
-        if lists
-        else "NULL::jsonb",
+        columns="pg_catalog.jsonb_agg(DISTINCT pg_catalog.to_jsonb(p.attnames::text[]))" if lists else "NULL::jsonb",
         publications=literals(publications),
         storage=_STORAGE.format(oid="p.oid"),
     )
@@ -252,7 +249,7 @@ def parse_table(table: TableName) -> tuple[str, str]:
         ConfigError: When it is none of these.
     """
     parts = list(table) if isinstance(table, tuple) else _split(table)
-    if len(parts) == 1:
+    if len(parts) == 1 and isinstance(table, str):
         parts = ["public", *parts]
     if len(parts) != 2 or not all(parts):
         raise ConfigError(f"{table!r} is not a table's name", hint='write "table", "schema.table" or a pair of both')
@@ -331,10 +328,17 @@ def _published_names(session: Session, name: str) -> set[tuple[Any, Any]]:
 
 def _table(row: _TableRow, server_version: int) -> PublishedTable:
     """From the query's row to what the stream will say."""
+    if row.published is not None and len({frozenset(names) for names in row.published}) > 1:
+        raise ConfigError(
+            f"table {row.schema}.{row.name} is published with different lists of columns, which no stream can be given",
+            hint="give it the same list of columns (and publish_generated_columns) everywhere, or use one publication",
+            table=f"{row.schema}.{row.name}",
+            sqlstate="0A000",
+        )
     columns = [
         column
         for column in row.columns
-        if (row.published is None or column.name in row.published)
+        if (row.published is None or column.name in row.published[0])
         # Before 18 generated columns are never published, though some versions list them.
         and not (column.generated and server_version < 180000)
     ]

@@ -31,8 +31,8 @@ __all__ = ["Session", "StatementTimeout"]
 T = TypeVar("T")
 logger = logging.getLogger("pgcdc.replication")
 
-_FOREVER: Final = 3600.0
-"""How long one wait is when there is no deadline; it is simply begun again (libpq's poll takes no infinity)."""
+_SLICE_SECONDS: Final = 0.1
+"""The longest single wait, as in psycopg: its compiled `wait` looks at signals only in between."""
 _CANCEL_SECONDS: Final = 5.0
 """How long a cancelled command may take to end before the connection is given up."""
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY, *generators.COPY_STATES)
@@ -70,6 +70,7 @@ class Session:
         dsn: A connection string or URI; what it leaves open libpq takes from PG* variables and service files.
         replication: Whether the server gives a walsender, which takes SQL and replication commands.
         connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
+        beside: A session to the same server, where the DSN has several.
 
     Raises:
         ConfigError: When the DSN is malformed or the server refuses this role, database or host.
@@ -79,9 +80,16 @@ class Session:
         PostgreSQL manual, "libpq: Database Connection Control Functions".
     """
 
-    def __init__(self, dsn: str, *, replication: bool, connect_timeout: float = 10.0) -> None:
+    def __init__(
+        self, dsn: str, *, replication: bool, connect_timeout: float = 10.0, beside: Session | None = None
+    ) -> None:
         self.notices = Notices()
-        self.pgconn: PGconn = make_connection(dsn, replication=replication, connect_timeout=connect_timeout)
+        self.pgconn: PGconn = make_connection(
+            dsn,
+            replication=replication,
+            connect_timeout=connect_timeout,
+            beside=None if beside is None else beside.pgconn,
+        )
         self.pgconn.notice_handler = self.notices
         self.server_version: int = self.pgconn.server_version
         try:
@@ -108,11 +116,11 @@ class Session:
         self.pgconn.finish()
 
     def wait(self, generator: generators.Waiting[T], seconds: float, doing: Doing = RUNNING) -> T:
-        """Drive one generator, for at most so long.
+        """Drive one generator for a while; when it returned without what is wanted, begin it again.
 
         Args:
             generator: One of generators.py; it returns when the time is over.
-            seconds: How long the socket may stay silent.
+            seconds: How long the socket may stay silent; a tenth of a second at most, so that Ctrl-C comes through.
             doing: What is being done, for errors.
 
         Returns:
@@ -122,7 +130,7 @@ class Session:
             ConnectionLost: When the connection broke.
         """
         try:
-            return waiting.wait(generator, self.pgconn.socket, max(seconds, 0.0))
+            return waiting.wait(generator, self.pgconn.socket, min(max(seconds, 0.0), _SLICE_SECONDS))
         except (psycopg.Error, OSError) as error:
             raise self.lost(doing, error) from None
 
@@ -185,7 +193,7 @@ class Session:
         except psycopg.Error as error:
             raise self.lost(doing, error) from None
         try:
-            ended = self._until(deadline, lambda: generators.flush(self.pgconn), doing) and self._until(
+            ended = self.drive(deadline, lambda: generators.flush(self.pgconn), doing) and self.drive(
                 deadline, lambda: generators.collect(self.pgconn, results), doing
             )
         except ConnectionLost:
@@ -203,10 +211,22 @@ class Session:
         _raise_first_error(results, doing)
         return results
 
-    def _until(self, deadline: float | None, begin: Callable[[], generators.Waiting[bool]], doing: Doing) -> bool:
-        """Drive generators until one says that it is done (True) or the deadline has passed (False)."""
+    def drive(self, deadline: float | None, begin: Callable[[], generators.Waiting[bool]], doing: Doing) -> bool:
+        """Drive one generator after the other.
+
+        Args:
+            deadline: When to give up, in seconds of `time.monotonic`; None for never.
+            begin: Makes a generator that goes on where the last one stopped.
+            doing: What is being done, for errors.
+
+        Returns:
+            True when one said that it is done, False when the deadline has passed.
+
+        Raises:
+            ConnectionLost: When the connection broke.
+        """
         while True:
-            left = _FOREVER if deadline is None else deadline - monotonic()
+            left = _SLICE_SECONDS if deadline is None else deadline - monotonic()
             if self.wait(begin(), left, doing):
                 return True
             if deadline is not None and monotonic() >= deadline:
@@ -238,7 +258,7 @@ class Session:
                 while not ended and size < max_bytes and len(frames) < max_frames:
                     some: list[memoryview] = []
                     receiving = generators.receive(self.pgconn, some, max_bytes - size, max_frames - len(frames))
-                    ended = self.wait(receiving, _FOREVER, doing) is generators.Drained.ENDED
+                    ended = self.wait(receiving, _SLICE_SECONDS, doing) is generators.Drained.ENDED
                     frames += some
                     size += sum(map(len, some))
                 if frames:
@@ -260,7 +280,7 @@ class Session:
         """
         results: list[PGresult] = []
         try:
-            self._until(None, lambda: generators.collect(self.pgconn, results), doing)
+            self.drive(None, lambda: generators.collect(self.pgconn, results), doing)
         except ConnectionLost:
             _raise_first_error(results, doing)
             raise
@@ -273,7 +293,7 @@ class Session:
         try:
             self.cancel()
             deadline = monotonic() + _CANCEL_SECONDS
-            ended = self._until(deadline, lambda: generators.collect(self.pgconn, results), RUNNING)
+            ended = self.drive(deadline, lambda: generators.collect(self.pgconn, results), RUNNING)
         except ConnectionLost:
             pass
         finally:

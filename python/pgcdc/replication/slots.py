@@ -35,7 +35,7 @@ class Slot(msgspec.Struct, frozen=True):
         name: The slot's name.
         consistent_point: The LSN from which the slot gives changes: every transaction that commits at or after it.
         snapshot_name: The exported snapshot, which shows the database exactly at the consistent point. It is valid
-            until the next command on the connection that created the slot.
+            until the next replication command on the connection that created the slot.
         created: False when the slot was there before.
     """
 
@@ -185,6 +185,7 @@ def check_slot(found: SlotState, database: str) -> None:
 
 
 def create(
+    walsender: Session,
     session: Session,
     name: str,
     database: str,
@@ -200,12 +201,12 @@ def create(
     check_name(name)
     if if_not_exists and (found := state(session, name)) is not None:
         return _existing(found, database)
-    options = _options(session.server_version, failover, two_phase, export_snapshot)
+    options = _options(walsender.server_version, failover, two_phase, export_snapshot)
     kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
     command = f"CREATE_REPLICATION_SLOT {identifier(name)} {kind} {PLUGIN} {options}"
     doing = Doing(f'creating slot "{name}"', kind="slot", slot=name)
     try:
-        rows = session.execute(command, timeout=timeout, doing=doing)
+        rows = walsender.execute(command, timeout=timeout, doing=doing)
     except StatementTimeout:
         raise _held_up(session, name, timeout) from None
     except Error as error:
@@ -220,11 +221,11 @@ def create(
     return Slot(name, parse_lsn(consistent_point or ""), snapshot_name, created=True)
 
 
-def drop(session: Session, name: str, *, if_exists: bool) -> None:
+def drop(walsender: Session, session: Session, name: str, *, if_exists: bool) -> None:
     """Drop a slot; the arguments are those of `Connection.drop_slot`."""
     doing = Doing(f'dropping slot "{name}"', kind="slot", slot=name)
     try:
-        session.execute(f"DROP_REPLICATION_SLOT {identifier(name)}", doing=doing)
+        walsender.execute(f"DROP_REPLICATION_SLOT {identifier(name)}", doing=doing)
     except SlotNotFound:
         if not if_exists:
             raise

@@ -51,8 +51,8 @@ class Snapshot:
 
     Args:
         dsn: As for `connect`; a connection of its own is made, that is no walsender.
-        slot: What `Connection.create_slot(…, export_snapshot=True)` returned. That connection must stay untouched until
-            this one has been entered.
+        slot: What `Connection.create_slot(…, export_snapshot=True)` returned. That connection must take no
+            replication command until this one has been entered.
         tables: What `published_tables` returned *before* the slot was created.
         catalog: What is known of user-defined types: columns of other types are copied as text.
 
@@ -91,8 +91,8 @@ class Snapshot:
             session.close()
             if error.sqlstate in ("22023", "42704", "55000"):
                 raise SnapshotStale(
-                    f'the snapshot exported by slot "{self._slot.name}" is gone: it lasts only until the next command'
-                    " on the connection that created the slot",
+                    f'the snapshot exported by slot "{self._slot.name}" is gone: it lasts only until the next'
+                    " replication command on the connection that created the slot",
                     hint="drop the slot and begin again",
                     slot=self._slot.name,
                     sqlstate=error.sqlstate,

@@ -300,16 +300,16 @@ class Stream:
         pgconn = self._session.pgconn
         with self._lock:
             pgconn.put_copy_end()
-        self._session.wait(generators.flush(pgconn, self._lock), _CLOSE_SECONDS, self._doing)
-        state = Drained.FULL
-        while state is not Drained.ENDED:
-            left = deadline - monotonic()
-            if left <= 0:
-                self._session.close()
-                return
+        self._session.drive(deadline, lambda: generators.flush(pgconn, self._lock), self._doing)
+        ended = False
+        while not ended and (left := deadline - monotonic()) > 0:
             # What still comes was not confirmed and comes again.
-            state = self._session.wait(generators.receive(pgconn, [], MAX_BYTES, MAX_MESSAGES), left, self._doing)
-        self._session.finish_copy(self._doing)
+            receiving = generators.receive(pgconn, [], MAX_BYTES, MAX_MESSAGES, self._lock)
+            ended = self._session.wait(receiving, left, self._doing) is Drained.ENDED
+        if ended:
+            self._session.finish_copy(self._doing)
+        else:
+            self._session.close()
 
     def _send_due(self) -> None:
         """Send the status update whose time has come, with the request to answer, so that a dead network is noticed."""

@@ -1,0 +1,82 @@
+"""What the tests of this folder share: names, reading until something is there, and comparing."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pgcdc
+from pgcdc.events import Commit, Delete, Insert, Truncate, Update
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgcdc.replication import Stream
+    from tests.conftest import Database
+
+T = TypeVar("T")
+SECONDS = 30.0
+
+
+def new_name(prefix: str = "s") -> str:
+    """A name for a slot that no other test has: slots belong to the server, not to the database."""
+    return f"{prefix}_{uuid.uuid4().hex[:12]}"
+
+
+def until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
+    """Ask again and again, with a deadline; returns the first answer that is true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)
+    return answer
+
+
+def read_commits(stream: Stream, count: int, seconds: float = SECONDS) -> list[Any]:
+    """All events up to the count-th Commit, which must be the last one that comes."""
+    events: list[Any] = []
+    deadline = time.monotonic() + seconds
+    while sum(isinstance(event, Commit) for event in events) < count:
+        assert time.monotonic() < deadline, f"{count} commits did not come in time: {events}"
+        events += stream.read(1.0).events(stream.format)
+    return events
+
+
+def read_past(stream: Stream, lsn: int, seconds: float = SECONDS) -> list[Any]:
+    """All events until the stream knows that everything up to an LSN has come."""
+    events: list[Any] = []
+    deadline = time.monotonic() + seconds
+    while stream.idle_lsn < lsn:
+        assert time.monotonic() < deadline, f"the stream did not get to {lsn:X}: {events}"
+        stream.send_status(reply_requested=True)
+        events += stream.read(0.1).events(stream.format)
+    return events
+
+
+def changes(events: list[Any]) -> list[Any]:
+    """The row changes and truncates among events."""
+    return [event for event in events if isinstance(event, (Insert, Update, Delete, Truncate))]
+
+
+def ids(events: list[Any]) -> list[int]:
+    """The column `id` of all inserts."""
+    return [event.new.id for event in events if isinstance(event, Insert)]
+
+
+def commit_ends(events: list[Any]) -> list[int]:
+    """What could be confirmed."""
+    return [event.end_lsn for event in events if isinstance(event, Commit)]
+
+
+def wal_end(connection: Any) -> int:
+    """Where the server's WAL ends, by any kind of connection."""
+    result = connection.execute("SELECT pg_current_wal_insert_lsn()::text")
+    rows = result if isinstance(result, list) else result.fetchall()
+    return pgcdc.parse_lsn(rows[0][0])
+
+
+def confirmed(database: Database, slot: str) -> int:
+    """Up to where the server takes a slot as confirmed."""
+    rows = database.execute(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'")
+    return pgcdc.parse_lsn(rows[0][0])

@@ -1,0 +1,390 @@
+"""Streaming: rows in text and binary, keepalives, confirmation, and going on exactly where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc.events import Begin, Commit, Insert, Message, Relation, Truncate
+from tests.replication.streams import (
+    changes,
+    commit_ends,
+    confirmed,
+    ids,
+    new_name,
+    read_commits,
+    read_past,
+    until,
+    wal_end,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pgcdc.replication import Connection
+    from tests.conftest import Database
+
+VALUES = {
+    "smallint": ["-32768", "7"],
+    "int": ["2147483647"],
+    "bigint": ["-9223372036854775808"],
+    "real": ["0.1", "'NaN'", "'-Infinity'", "1e-40"],
+    "double precision": ["0.1", "1e300", "'Infinity'"],
+    "numeric": ["12345678901234567890.123456789", "'NaN'", "-0.00", "1e-20"],
+    "boolean": ["true", "false"],
+    "text": ["'Zürich'", "''"],
+    "varchar(10)": ["'abc'"],
+    "char(5)": ["'ab'"],
+    "bytea": ["'\\x00ff'", "''"],
+    "date": ["'2026-11-20'", "'infinity'", "'0044-03-15 BC'"],
+    "time": ["'23:59:59.999999'", "'24:00:00'"],
+    "timetz": ["'10:00+02'"],
+    "timestamp": ["'2026-11-20 10:00:00.000001'", "'-infinity'"],
+    "timestamptz": ["'2026-11-20 10:00+05'"],
+    "uuid": ["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"],
+    "json": ["'{\"a\": [1, 2.5, null]}'"],
+    "jsonb": ["'{\"b\": 0.1000000000000000055}'"],
+    "int[]": ["'{1,NULL,3}'", "'{{1,2},{3,4}}'", "'{}'"],
+    "text[]": ["'{\"a,b\",NULL}'"],
+    "mood": ["'happy'"],
+    "mood[]": ["'{happy,sad}'"],
+    "short": ["'dom'"],
+}
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    with pgcdc.connect(database.dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+def slot(connection: Connection, database: Database) -> str:
+    """A slot, with a table `t` that publication `p` publishes."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
+    return connection.create_slot(new_name()).name
+
+
+def test_every_everyday_type_in_text_and_binary(connection: Connection, database: Database) -> None:
+    columns = ", ".join(f'"{kind}" {kind}' for kind in VALUES)
+    longest = max(map(len, VALUES.values()))
+    rows = [
+        "(" + ", ".join(values[n] if n < len(values) else "NULL" for values in VALUES.values()) + ")"
+        for n in range(longest)
+    ]
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+        "CREATE DOMAIN short AS varchar(5)",
+        f"CREATE TABLE t (place serial, {columns})",
+        "CREATE PUBLICATION p FOR TABLE t",
+    )
+    names = [connection.create_slot(new_name()).name for _ in range(2)]
+    listed = ", ".join(f'"{kind}"' for kind in VALUES)
+    database.execute(f"INSERT INTO t ({listed}) VALUES {', '.join(rows)}")
+    given = []
+    for name, binary in zip(names, (True, False), strict=True):
+        with pgcdc.connect(database.dsn) as other, other.stream(name, ["p"], binary=binary) as stream:
+            assert stream.binary is binary
+            given.append([repr(event.new) for event in changes(read_commits(stream, 1))])
+    assert len(given[0]) == longest
+    assert given[0] == given[1]
+    assert "b'" in given[0][0] and "Decimal" in given[0][0] and "'happy'" in given[0][0]
+
+
+def test_binary_is_chosen_when_every_type_allows_it(
+    connection: Connection, database: Database, slot: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.execute("INSERT INTO t VALUES (1, 'x')")
+    with caplog.at_level(logging.INFO, "pgcdc.replication"), connection.stream(slot, ["p"]) as stream:
+        assert stream.binary
+        assert ids(read_commits(stream, 1)) == [1]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("definition", "value", "said"),
+    [
+        ("aclitem[]", "NULL", "pg_catalog._aclitem of column public.odd.strange has no binary form"),
+        ("pair", "ROW(1, 'x')", "public.pair of column public.odd.strange is not decoded from binary"),
+    ],
+)
+def test_one_odd_type_makes_it_text_with_one_line(
+    connection: Connection,
+    database: Database,
+    slot: str,
+    caplog: pytest.LogCaptureFixture,
+    definition: str,
+    value: str,
+    said: str,
+) -> None:
+    database.execute(
+        "CREATE TYPE pair AS (a int, b text)",
+        f"CREATE TABLE odd (id int, strange {definition}, also {definition})",
+        "ALTER PUBLICATION p ADD TABLE odd",
+        f"INSERT INTO odd VALUES (1, {value})",
+    )
+    with caplog.at_level(logging.INFO, "pgcdc.replication"), connection.stream(slot, ["p"]) as stream:
+        assert not stream.binary
+        assert ids(read_commits(stream, 1)) == [1]
+    assert caplog.messages == [f"streaming in text: type {said}"]
+
+
+def test_a_type_without_a_send_function_ends_a_binary_stream_with_a_hint(
+    connection: Connection, database: Database, slot: str
+) -> None:
+    database.execute(
+        "CREATE TABLE odd (id int, strange aclitem[])",
+        "ALTER PUBLICATION p ADD TABLE odd",
+        "INSERT INTO odd VALUES (1, '{=r/postgres}')",
+    )
+    with connection.stream(slot, ["p"], binary=True) as stream, pytest.raises(pgcdc.ReplicationError) as caught:
+        read_commits(stream, 1)
+    assert caught.value.sqlstate == "42883"
+    assert "binary=False" in (caught.value.hint or "")
+    with connection.stream(slot, ["p"]) as stream:
+        assert ids(read_commits(stream, 1)) == [1]
+
+
+def test_iterating_gives_events_in_order(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t VALUES (1, 'x')", "TRUNCATE t")
+    kinds = []
+    with connection.stream(slot, ["p"]) as stream:
+        for event in stream:
+            kinds.append(type(event))
+            stream.confirm(event)
+            if kinds.count(Commit) == 2:
+                break
+    expected = [Begin, Relation, Insert, Commit, Begin, Truncate, Commit]
+    assert [kind for kind in kinds if kind is not Relation] == [kind for kind in expected if kind is not Relation]
+    assert stream.flushed_lsn == event.end_lsn  # type: ignore[union-attr]
+
+
+def test_messages(connection: Connection, database: Database, slot: str) -> None:
+    database.execute(
+        "SELECT pg_logical_emit_message(true, 'in', 'side')", "SELECT pg_logical_emit_message(false, 'out', 'side')"
+    )
+    with connection.stream(slot, ["p"]) as stream:
+        messages: list[Message] = []
+
+        def all_there() -> bool:
+            messages.extend(event for event in stream.read(0.1).events() if isinstance(event, Message))
+            return len(messages) == 2
+
+        until(all_there)
+        assert [(m.transactional, m.prefix, m.content) for m in messages] == [
+            (True, "in", b"side"),
+            (False, "out", b"side"),
+        ]
+        stream.confirm(messages[1])
+        assert stream.flushed_lsn == messages[1].lsn
+
+
+def test_a_format(connection: Connection, database: Database, slot: str) -> None:
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('sad')", "ALTER TABLE t ADD m mood", "INSERT INTO t VALUES (1, 'x', 'sad')"
+    )
+    with connection.stream(slot, ["p"], format=pgcdc.RowFormat("dict")) as stream:
+        for event in stream:
+            if isinstance(event, Insert):
+                assert event.new == {"id": 1, "note": "x", "m": "sad"}
+                break
+
+
+def test_reading_nothing_takes_the_time_given(connection: Connection, slot: str) -> None:
+    with connection.stream(slot, ["p"]) as stream:
+        began = time.monotonic()
+        batch = stream.read(0.3)
+        assert len(batch) == 0
+        assert 0.3 <= time.monotonic() - began < 2
+        assert len(next(stream.batches(idle=0.05))) == 0
+
+
+def test_batches_are_bounded(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i")
+    with connection.stream(slot, ["p"]) as stream:
+        seen: list[Any] = []
+        while not (seen and isinstance(seen[-1], Commit)):
+            batch = stream.read(5, max_messages=64)
+            assert len(batch) <= 64
+            assert stream.in_transaction is not isinstance(batch.events()[-1], Commit)
+            seen += batch.events()
+            if len(seen) in range(1000, 1100):
+                batch = stream.read(5, max_bytes=10_000)
+                assert batch.nbytes < 20_000
+                seen += batch.events()
+        assert ids(seen) == list(range(1, 5001))
+
+
+def test_nothing_is_confirmed_by_itself(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)")
+    for _ in range(2):
+        with connection.stream(slot, ["p"]) as stream:
+            assert ids(read_commits(stream, 2)) == [1, 2]
+            read_past(stream, wal_end(database))
+            assert stream.flushed_lsn == 0
+
+
+def test_what_was_confirmed_does_not_come_again(connection: Connection, database: Database, slot: str) -> None:
+    for number in range(1, 6):
+        database.execute(f"INSERT INTO t VALUES ({number})")
+    left = [1, 2, 3, 4, 5]
+    while left:
+        with connection.stream(slot, ["p"]) as stream:
+            events = read_commits(stream, len(left))
+            assert ids(events) == left
+            stream.confirm(next(event for event in events if isinstance(event, Commit)))
+        state = connection.slot(slot)
+        assert state is not None and state.confirmed_flush_lsn == stream.flushed_lsn
+        left = left[1:]
+
+
+def test_a_row_confirms_what_is_before_its_transaction(connection: Connection, database: Database, slot: str) -> None:
+    for number in (1, 2, 3):
+        database.execute(f"INSERT INTO t VALUES ({number}), ({number + 10})")
+    with connection.stream(slot, ["p"]) as stream:
+        rows = changes(read_commits(stream, 3))
+        stream.confirm(rows[3])
+        stream.confirm(rows[0])
+    with connection.stream(slot, ["p"]) as stream:
+        assert ids(read_commits(stream, 2)) == [2, 12, 3, 13]
+
+
+def test_every_kind_of_event_can_be_confirmed(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t VALUES (1)", "UPDATE t SET note = 'y'", "DELETE FROM t", "TRUNCATE t")
+    with connection.stream(slot, ["p"]) as stream:
+        confirmed = []
+        events = read_commits(stream, 4)
+        for event in events:
+            stream.confirm(event)
+            confirmed.append(stream.flushed_lsn)
+    assert confirmed == sorted(confirmed)
+    assert confirmed[-1] == commit_ends(events)[-1]
+
+
+def test_never_above_what_was_received(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t VALUES (1)")
+    with connection.stream(slot, ["p"]) as stream:
+        read_commits(stream, 1)
+        far = stream.received_lsn + 1
+        with pytest.raises(pgcdc.PositionError, match="only the WAL up to") as caught:
+            stream.confirm(far)
+        assert caught.value.lsn == far and caught.value.slot == slot
+        assert stream.flushed_lsn == 0
+        stream.confirm(stream.received_lsn)
+
+
+def test_start_in_the_middle(connection: Connection, database: Database, slot: str) -> None:
+    for number in (1, 2, 3):
+        database.execute(f"INSERT INTO t VALUES ({number})")
+    with connection.stream(slot, ["p"]) as stream:
+        ends = commit_ends(read_commits(stream, 3))
+    with connection.stream(slot, ["p"], start_lsn=ends[1]) as stream:
+        assert ids(read_commits(stream, 1)) == [3]
+        stream.confirm(ends[1])
+    with connection.stream(slot, ["p"], start_lsn=ends[0]) as stream:
+        assert ids(read_commits(stream, 1)) == [3], "the slot is confirmed beyond the start"
+
+
+def test_a_start_beyond_the_wal_is_refused(connection: Connection, database: Database, slot: str) -> None:
+    with pytest.raises(pgcdc.PositionError, match="the server's WAL ends at"):
+        connection.stream(slot, ["p"], start_lsn=wal_end(database) + (1 << 32))
+    assert connection.execute("SELECT 1") == [("1",)]
+
+
+def test_one_slot_one_stream(connection: Connection, database: Database, slot: str) -> None:
+    with connection.stream(slot, ["p"]), pgcdc.connect(database.dsn) as other:
+        with pytest.raises(pgcdc.SlotInUse) as caught:
+            other.stream(slot, ["p"])
+        assert caught.value.sqlstate == "55006" and caught.value.slot == slot
+        assert str(connection.backend_pid) in (caught.value.hint or "")
+        assert other.execute("SELECT 1") == [("1",)]
+
+
+def test_a_connection_that_streams_takes_sql_but_no_commands(connection: Connection, slot: str) -> None:
+    with connection.stream(slot, ["p"]) as stream:
+        for call in (lambda: connection.create_slot(new_name()), lambda: connection.stream(slot, ["p"])):
+            with pytest.raises(pgcdc.ConfigError, match="is streaming"):
+                call()
+        assert connection.execute("SELECT 1") == [("1",)]
+        state = connection.slot(slot)
+        assert state is not None and state.active_pid == connection.backend_pid
+    assert connection.execute("SELECT 1") == [("1",)]
+    with pytest.raises(pgcdc.ConfigError, match="is closed"):
+        stream.read(0)
+    with pytest.raises(pgcdc.ConfigError, match="is closed"):
+        stream.send_status()
+    stream.close()
+
+
+def test_no_such_slot(connection: Connection, database: Database) -> None:
+    with pytest.raises(pgcdc.SlotNotFound, match='slot "not_there" does not exist') as caught:
+        connection.stream("not_there", ["p"])
+    assert "create_slot" in (caught.value.hint or "")
+
+
+def test_a_temporary_slot_can_be_streamed_once(connection: Connection, database: Database, slot: str) -> None:
+    connection.create_slot(name := new_name(), temporary=True)
+    with connection.stream(name, ["p"]):
+        pass
+    with pytest.raises(pgcdc.ConfigError, match="lasts only as long"):
+        connection.stream(name, ["p"])
+
+
+def test_closing_in_the_middle_of_a_large_transaction(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 50000) i")
+    with connection.stream(slot, ["p"]) as stream:
+        assert len(stream.read(10, max_messages=10))
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    until(lambda: database.execute(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"))
+
+
+def test_keepalives_are_answered_while_idle(database: Database) -> None:
+    """Nobody writes for four times the server's patience; the stream lives, and the slot moves when it is told to."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+    with database.server.settings(wal_sender_timeout="1s"), pgcdc.connect(database.dsn) as connection:
+        connection.create_slot(name := new_name())
+        with connection.stream(name, ["p"]) as stream:
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                assert len(stream.read(4)) == 0
+            assert stream.idle_lsn > 0
+            database.execute("INSERT INTO t VALUES (1)")
+            assert ids(read_commits(stream, 1)) == [1]
+
+
+def test_an_idle_slot_moves_on_when_told(connection: Connection, database: Database, slot: str) -> None:
+    with connection.stream(slot, ["p"]) as stream:
+        database.execute("CREATE TABLE other (id int)", "INSERT INTO other SELECT generate_series(1, 1000)")
+        end = wal_end(database)
+        read_past(stream, end)
+        stream.confirm(stream.idle_lsn)
+        stream.send_status()
+        until(lambda: confirmed(database, slot) >= end)
+
+
+def test_queries_before_a_stream_do_not_change_what_it_decodes(
+    connection: Connection, database: Database, slot: str
+) -> None:
+    """A walsender that ran SQL has the present shape of tables in its caches, and would decode old rows with it."""
+    database.execute(
+        "INSERT INTO t VALUES (1, 'x')", "ALTER TABLE t ADD n int DEFAULT 5", "INSERT INTO t VALUES (2, 'y')"
+    )
+    assert connection.execute("SELECT * FROM public.t") == [("1", "x", "5"), ("2", "y", "5")]
+    pgcdc.replication.published_tables(connection, ["p"])
+    with connection.stream(slot, ["p"]) as stream:
+        first, second = changes(read_commits(stream, 2))
+    assert [column.name for column in first.relation.columns] == ["id", "note"]
+    assert [column.name for column in second.relation.columns] == ["id", "note", "n"]
+
+
+def test_schema_changes_in_the_stream(connection: Connection, database: Database, slot: str) -> None:
+    database.execute("INSERT INTO t VALUES (1, 'x')", "ALTER TABLE t ADD n int", "INSERT INTO t VALUES (2, 'y', 3)")
+    with connection.stream(slot, ["p"]) as stream:
+        rows = changes(read_commits(stream, 2))
+    assert [column.name for column in rows[0].relation.columns] == ["id", "note"]
+    assert (rows[1].new.id, rows[1].new.note, rows[1].new.n) == (2, "y", 3)
