@@ -71,11 +71,13 @@ pub fn float4(value: f32) -> f64 {
 /// The float that says exactly what a number in JSON says when it is printed again; None where digits would change.
 pub fn exact_float(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok().filter(|number: &f64| number.is_finite())?;
-    let (digits, exponent) = significant(text)?;
-    // Fifteen digits survive the way to a normal double and back, always.
-    let survives = digits.len() <= 15 && number.is_normal() || digits.is_empty();
-    let same = || significant(&format!("{number:e}")).is_some_and(|printed| printed == (digits.clone(), exponent));
-    (survives || same()).then_some(number)
+    // Fifteen digits survive the way to a normal double and back, always; and so many characters have no more.
+    if text.len() <= 15 && number.is_normal() {
+        return Some(number);
+    }
+    let written = significant(text)?;
+    let same = || significant(&format!("{number:e}")).is_some_and(|printed| printed == written);
+    (written.0.is_empty() || same()).then_some(number)
 }
 
 /// A number's digits without zeros at both ends, and the power of ten of the last one.
