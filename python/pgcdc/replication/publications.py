@@ -37,6 +37,9 @@ class PublishedTable(msgspec.Struct, frozen=True):
         storage: `(oid, filenode)` of the table, or of every leaf of a partitioned one.
         binary_columns: For each column whether its type, and what that is made of, has a binary send function.
         column_types: For each column its type's name, `schema.name`, for messages.
+        described_types: For each column the type's OID and modifier by which the server describes it in a query's
+            result: those of the base type for a domain.
+        generated: Whether a published column is generated.
         primary_key: The primary key's columns, in its order; empty without one.
         partitioned: Whether it is the root of partitions.
     """
@@ -47,6 +50,8 @@ class PublishedTable(msgspec.Struct, frozen=True):
     storage: tuple[tuple[int, int], ...]
     binary_columns: list[bool]
     column_types: list[str]
+    described_types: list[tuple[int, int]]
+    generated: bool
     primary_key: list[str]
     partitioned: bool
 
@@ -66,6 +71,7 @@ class _ColumnRow(msgspec.Struct):
     type_oid: int
     type_modifier: int
     type_name: str
+    described: tuple[int, int]
     is_key: bool
     generated: bool
     sends: bool
@@ -79,7 +85,7 @@ class _TableRow(msgspec.Struct):
     partitioned: bool
     ancestors: list[int]
     filters: list[str | None]
-    published: list[list[str]] | None
+    published: list[list[str] | None] | None
     columns: list[_ColumnRow]
     storage: list[tuple[int, int]]
     primary_key: list[str]
@@ -101,6 +107,14 @@ WITH RECURSIVE published AS (
     SELECT part.whole, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
     FROM part JOIN pg_catalog.pg_type t ON t.oid = part.oid
     WHERE t.typtype = 'd' OR (t.typelem <> 0 AND t.typlen = -1)
+), base(whole, oid, modifier) AS (
+    SELECT DISTINCT part.whole, t.typbasetype, t.typtypmod
+    FROM part JOIN pg_catalog.pg_type t ON t.oid = part.whole AND t.typtype = 'd'
+    UNION
+    SELECT base.whole, t.typbasetype, t.typtypmod
+    FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid AND t.typtype = 'd'
+), described AS (
+    SELECT base.* FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid AND t.typtype <> 'd'
 ), sends AS (
     SELECT part.whole, pg_catalog.bool_and(t.typsend <> 0) AS sends
     FROM part JOIN pg_catalog.pg_type t ON t.oid = part.oid GROUP BY part.whole
@@ -122,6 +136,8 @@ SELECT pg_catalog.jsonb_build_object(
         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
             'name', a.attname, 'type_oid', a.atttypid::bigint, 'type_modifier', a.atttypmod,
             'type_name', tn.nspname || '.' || t.typname,
+            'described', pg_catalog.jsonb_build_array(
+                COALESCE(described.oid, a.atttypid)::bigint, COALESCE(described.modifier, a.atttypmod)),
             'is_key', p.relreplident = 'f' OR EXISTS (
                 SELECT FROM identity WHERE identity.indrelid = p.oid AND identity.attnum = a.attnum),
             'generated', a.attgenerated <> '', 'sends', sends.sends) ORDER BY a.attnum), '[]')
@@ -129,6 +145,7 @@ SELECT pg_catalog.jsonb_build_object(
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
         JOIN sends ON sends.whole = a.atttypid
+        LEFT JOIN described ON described.whole = a.atttypid
         WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped),
     'storage', {storage},
     'primary_key', (
@@ -328,7 +345,8 @@ def _published_names(session: Session, name: str) -> set[tuple[Any, Any]]:
 
 def _table(row: _TableRow, server_version: int) -> PublishedTable:
     """From the query's row to what the stream will say."""
-    if row.published is not None and len({frozenset(names) for names in row.published}) > 1:
+    lists = None if row.published is None else {frozenset(names or ()) for names in row.published}
+    if lists is not None and len(lists) > 1:
         raise ConfigError(
             f"table {row.schema}.{row.name} is published with different lists of columns, which no stream can be given",
             hint="give it the same list of columns (and publish_generated_columns) everywhere, or use one publication",
@@ -338,7 +356,7 @@ def _table(row: _TableRow, server_version: int) -> PublishedTable:
     columns = [
         column
         for column in row.columns
-        if (row.published is None or column.name in row.published[0])
+        if (lists is None or column.name in next(iter(lists)))
         # Before 18 generated columns are never published, though some versions list them.
         and not (column.generated and server_version < 180000)
     ]
@@ -357,6 +375,8 @@ def _table(row: _TableRow, server_version: int) -> PublishedTable:
         storage=tuple(row.storage),
         binary_columns=[column.sends for column in columns],
         column_types=[column.type_name for column in columns],
+        described_types=[column.described for column in columns],
+        generated=any(column.generated for column in columns),
         primary_key=row.primary_key,
         partitioned=row.partitioned,
     )

@@ -180,7 +180,7 @@ class Snapshot:
         probe = f"SELECT {', '.join(identifier(column.name) for column in columns)} FROM {source} LIMIT 0"
         (described,) = (r for r in session.results(probe, doing=doing) if r.status == pq.ExecStatus.TUPLES_OK)
         now = [(described.ftype(n), described.fmod(n)) for n in range(described.nfields)]
-        if now != [(column.type_oid, column.type_modifier) for column in columns]:
+        if now != table.described_types:
             raise self._stale(table, "changed")
         if publications.storage(session, table) != table.storage:
             raise self._stale(table, "rewritten")
@@ -212,7 +212,9 @@ def copy_command(table: PublishedTable, text_columns: Sequence[bool]) -> str:
     """
     source = qualified(table.schema, table.name)
     names = [identifier(column.name) for column in table.relation.columns]
-    if names and not table.partitioned and table.row_filter is None and not any(text_columns):
+    # The plain form takes neither partitioned tables nor generated columns, and no condition.
+    plain = not (table.partitioned or table.generated or table.row_filter is not None or any(text_columns))
+    if plain and names:
         return f"COPY {source} ({', '.join(names)}) TO STDOUT (FORMAT binary)"
     # concat() gives what the type's output function gives; a cast to text differs for bool, bpchar and inet. It makes
     # an empty string of NULL, and `IS NULL` is true for a row of NULLs, hence IS DISTINCT FROM.
