@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pgcdc
-from pgcdc.events import Commit, Delete, Insert, Truncate, Update
+from pgcdc.events import Begin, Commit, Delete, Insert, Truncate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +34,16 @@ def until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
 
 
 def read_commits(stream: Stream, count: int, seconds: float = SECONDS) -> list[Any]:
-    """All events up to the count-th Commit, which must be the last one that comes."""
+    """All events up to the count-th Commit, without the empty transactions that PostgreSQL 14 sends for DDL."""
     events: list[Any] = []
     deadline = time.monotonic() + seconds
     while sum(isinstance(event, Commit) for event in events) < count:
         assert time.monotonic() < deadline, f"{count} commits did not come in time: {events}"
-        events += stream.read(1.0).events(stream.format)
+        for event in stream.read(1.0).events(stream.format):
+            if isinstance(event, Commit) and events and isinstance(events[-1], Begin):
+                events.pop()
+            else:
+                events.append(event)
     return events
 
 
