@@ -51,10 +51,15 @@ def test_ready_for_logical_decoding_and_gone_afterwards() -> None:
 
 
 def test_deleted_after_an_error() -> None:
-    with pytest.raises(ZeroDivisionError), EmbeddedPostgres() as server:
-        data = Path(_setting(server.dsn, "data_directory"))
+    seen: list[Path] = []
+
+    def fail(dsn: str) -> None:
+        seen.append(Path(_setting(dsn, "data_directory")))
         raise ZeroDivisionError
-    assert not data.parent.exists()
+
+    with pytest.raises(ZeroDivisionError), EmbeddedPostgres() as server:
+        fail(server.dsn)
+    assert not seen[0].parent.exists()
 
 
 def test_setting_that_the_server_refuses() -> None:

@@ -1,4 +1,4 @@
-"""What cannot be done is said in one sentence with a hint, the exit code is not 0, and nothing is left on the server."""
+"""What cannot be done is said in one sentence with a hint; the exit code is not 0, nothing is left on the server."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from pgcdc.errors import ConfigError, DecodeError, SinkUnavailable
-from pgcdc.events import Column, Delete, Message, Relation, Truncate
+from pgcdc.events import Column, Delete, Insert, Message, Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat
 
@@ -136,9 +136,9 @@ class AnalyticsTables:
                 self._columns[table][column.name] = _type_of(column)
 
     def _apply(self, batch: Batch) -> None:
-        changed: dict[
-            str, dict[Any, Row | None]
-        ] = {}  # by table and key: the row after this batch; None when it is gone
+        # By table and key: the row after this batch, None when it is gone; and the keys that begin with an insert.
+        changed: dict[str, dict[Any, Row | None]] = {}
+        new: dict[str, set[Any]] = {}
         for change in batch.changes(self._rows):
             if isinstance(change, DecodeError):
                 raise change
@@ -147,6 +147,7 @@ class AnalyticsTables:
             if isinstance(change, Truncate):
                 for relation in change.relations:
                     changed.pop(relation.name, None)
+                    new.pop(relation.name, None)
                     self._database.execute(f"DELETE FROM {_quote(relation.name)}")  # noqa: S608 (a quoted name)
                 continue
             rows = changed.setdefault(change.table, {})
@@ -154,12 +155,14 @@ class AnalyticsTables:
                 rows[change.old[self._key]] = None
                 continue
             row, key = change.new, change.new[self._key]
+            if isinstance(change, Insert) and key not in rows:
+                new.setdefault(change.table, set()).add(key)
             if change.old is not UNSET and change.old[self._key] != key:  # the key was changed
                 row = self._complete(change.table, row, change.old[self._key], rows)
                 rows[change.old[self._key]] = None
             rows[key] = self._complete(change.table, row, key, rows)
         for table, rows in changed.items():
-            self._store(table, rows)
+            self._store(table, rows, new.get(table, set()))
 
     def _complete(self, table: str, row: Row, key: Any, rows: dict[Any, Row | None]) -> Row:
         """Take what the stream did not send (unchanged TOAST) from the row that is there."""
@@ -175,11 +178,13 @@ class AnalyticsTables:
         found = self._database.execute(statement, [key]).fetchone()
         return None if found is None else dict(zip(names, found, strict=True))
 
-    def _store(self, table: str, rows: dict[Any, Row | None]) -> None:
+    def _store(self, table: str, rows: dict[Any, Row | None], new: set[Any]) -> None:
         columns = self._columns[table]
-        keys = f"SELECT unnest($1::{columns[self._key]}[])"
-        statement = f"DELETE FROM {_quote(table)} WHERE {_quote(self._key)} IN ({keys})"  # noqa: S608 (quoted names)
-        self._database.execute(statement, [list(rows)])
+        # What is inserted cannot be there: the position, which is of the same transaction, says that it is not.
+        if there := [key for key in rows if key not in new]:
+            keys = f"SELECT unnest($1::{columns[self._key]}[])"
+            statement = f"DELETE FROM {_quote(table)} WHERE {_quote(self._key)} IN ({keys})"  # noqa: S608 (quoted names)
+            self._database.execute(statement, [there])
         kept = [row for row in rows.values() if row is not None]
         if kept:
             # One list for each column: DuckDB takes 50 times as many rows a second that way as one row at a time.
