@@ -90,7 +90,7 @@ class Consumer:
                 logger.warning("consumer %r: closing it failed too: %s", self.name, type(error).__name__)
                 return
             self.state, self.last_error = "failed", str(error)
-            raise failure.of_sink(self.name, None, error) from error
+            raise failure.of_sink(self.name, None, error, "cannot be closed") from error
         if self.state != "failed":
             self.state = "stopped"
 

@@ -45,13 +45,14 @@ def of_handler(consumer: str, change: AnyChange | DecodeError, cause: Exception)
     return error
 
 
-def of_sink(consumer: str, batch: Batch | None, cause: Exception) -> Error:
+def of_sink(consumer: str, batch: Batch | None, cause: Exception, did: str = "cannot be opened") -> Error:
     """Build the error for a sink that raised.
 
     Args:
         consumer: The consumer's name.
         batch: What it was given; None when it was opened or closed.
         cause: What it raised.
+        did: What it did when it was given nothing.
 
     Returns:
         The same kind of error with the consumer named; a SinkError for what is no error of pgcdc.
@@ -63,9 +64,7 @@ def of_sink(consumer: str, batch: Batch | None, cause: Exception) -> Error:
         return cause
     first, last = (None, None) if batch is None else (batch.first_position, batch.last_position)
     tables = [] if batch is None else sorted({f"{relation.schema}.{relation.name}" for relation in batch.relations})
-    if batch is None:
-        did = "cannot be opened"
-    else:
+    if batch is not None:
         did = f"did not take {batch.changes_count} changes of {', '.join(tables)}"
     if first is not None and last is not None:
         did += f" ({_place(first)} to {_place(last)})"

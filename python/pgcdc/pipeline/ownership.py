@@ -1,4 +1,4 @@
-"""One process owns a pipeline: an advisory lock on the replication connection says so, from before the slot is made.
+"""One process owns a pipeline: an advisory lock beside the stream says so, from before the slot is made.
 
 The slot itself is held only while it is streamed from. Without the lock a second process could take a slot whose
 initial copy is still going on for one that was left behind, and drop it.
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 
 from pgcdc.errors import SlotInUse
-from pgcdc.replication import Connection
+from pgcdc.replication import Connection, SlotState
 
 __all__ = ["own"]
 
@@ -21,13 +21,16 @@ TAKE_OVER_WITHIN = 5.0
 """Seconds that the lock is tried for: a server notices only after a moment that a killed process is gone."""
 
 
-def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> None:
-    """Take the lock of a slot's pipeline, for as long as the connection lasts.
+def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> SlotState | None:
+    """Take the lock of a slot's pipeline, for as long as the connection lasts, and wait until nobody uses the slot.
 
     Args:
         connection: The replication connection of this run.
         slot: The slot's name.
         pause: Waits so many seconds, or raises when the run is being stopped.
+
+    Returns:
+        The slot; None when it does not exist. When it is active even now, something else than pgcdc uses it.
 
     Raises:
         SlotInUse: When another process has it.
@@ -42,17 +45,24 @@ def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> No
     while True:
         [(taken,)] = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_CLASS}, {key})")
         if taken == "t":
-            return
-        if time.monotonic() > deadline:
             break
+        if time.monotonic() > deadline:
+            raise _in_use(connection, slot, unsigned)
         pause(0.1)
+    # A killed process's two sessions end one after the other.
+    while (state := connection.slot(slot)) is not None and state.active and time.monotonic() < deadline:
+        pause(0.1)
+    return state
+
+
+def _in_use(connection: Connection, slot: str, unsigned: int) -> SlotInUse:
     holders = connection.execute(
         "SELECT pid FROM pg_catalog.pg_locks"  # noqa: S608 (numbers of ours)
         f" WHERE locktype = 'advisory' AND classid = {_CLASS} AND objid = {unsigned} AND granted"
         " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
     )
     pid = holders[0][0] if holders else "unknown"
-    raise SlotInUse(
+    return SlotInUse(
         f"another process runs the pipeline of slot {slot!r} (server process {pid})",
         hint=f"let it work, or stop it; pg_stat_activity has under pid {pid} where it runs",
         slot=slot,

@@ -96,7 +96,7 @@ class Run:
         keeper = asyncio.create_task(self._keep(worker), name="pgcdc-positions")
         self._source.start()
         await self._ending.wait()
-        await self._drain(tasks)
+        await self._drain(tasks, worker)
         await keeper
         await self._finish(worker)
         if self._error is not None:
@@ -149,15 +149,14 @@ class Run:
         except Exception as error:
             self._fail(error)
 
-    async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer]) -> None:
+    async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer], worker: Worker) -> None:
         """Let consumers finish what is queued, within a time."""
         deadline = self._loop.time() + DRAIN_WITHIN
         self._source.stop()
         try:
             await asyncio.wait_for(self._quiet.wait(), DRAIN_WITHIN / 2)
         except TimeoutError:
-            # It hangs in a command: a slot waits for open transactions, a copy for a locked table.
-            self._source.interrupt()
+            await worker.call(self._source.interrupt)
         for lane in self._lanes.values():
             lane.close()
         _, late = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))

@@ -30,6 +30,7 @@ from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.protocol import Catalog
 from pgcdc.replication import Connection, PublishedTable, Stream, check_server, connect
+from pgcdc.replication.session import Session
 
 __all__ = ["Source"]
 
@@ -85,6 +86,7 @@ class Source:
         self._connection: Connection | None = None
         self._stream: Stream | None = None
         self._stopping = False
+        self._interrupted = False
         self._finishing = False
         self._confirmable = 0
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{settings.name}-source", daemon=True)
@@ -121,10 +123,20 @@ class Source:
         return not self._thread.is_alive()
 
     def interrupt(self) -> None:
-        """Cancel the command that the connection waits for, if it does: it fails, and what it began is cleaned up."""
-        connection, stream = self._connection, self._stream
-        if connection is not None and stream is None:
-            connection.session.cancel()
+        """Cancel the command that the walsender runs: it fails, and what it began is cleaned up; blocks.
+
+        It is a slot that waits for open transactions. Asked through a connection of its own, because the other thread
+        has the walsender's.
+        """
+        connection = self._connection
+        if connection is None or self._stream is not None:
+            return
+        self._interrupted = True
+        try:
+            with Session(self._settings.dsn, replication=False) as session:
+                session.execute(f"SELECT pg_catalog.pg_cancel_backend({connection.backend_pid})")
+        except Error as error:
+            logger.warning("pipeline %r: what it waits for cannot be cancelled: %s", self._settings.name, error)
 
     @property
     def received_lsn(self) -> int:
@@ -148,19 +160,19 @@ class Source:
                 with suppress(Stopped):
                     self._run(connection)
         except BaseException as error:
-            if self._finishing:
-                logger.warning("pipeline %r: the end of the stream failed: %s", self._settings.name, error)
-            reason = error
+            if self._interrupted and isinstance(error, Error):
+                logger.info("pipeline %r: it was stopped while it started: %s", self._settings.name, error)
+            else:
+                reason = error
         finally:
             self.phase = "stopped"
             self._ended(reason)
 
     def _run(self, connection: Connection) -> None:
         settings = self._settings
-        own(connection, settings.slot, self._pause)
+        slot = own(connection, settings.slot, self._pause)
         stored = self._ledger.open()
         server = look_at(connection, stored)
-        slot = connection.slot(settings.slot)
         subscriptions = list(self._subscriptions.values())
         decision = decide(settings, subscriptions, stored, slot, server)
         copying = decision in ("fresh", "again")

@@ -12,6 +12,7 @@ from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import Connection, SlotState
+from pgcdc.replication.session import Session
 
 __all__ = ["Decision", "Server", "decide", "look_at", "switch_point"]
 
@@ -55,7 +56,8 @@ def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Ser
     )
     switches = {}
     if any(row.timeline < connection.timeline for row in stored.values()):
-        [(_, history)] = connection.execute(f"TIMELINE_HISTORY {connection.timeline}")
+        with Session(connection.dsn, replication=True) as walsender:
+            [(_, history)] = walsender.execute(f"TIMELINE_HISTORY {connection.timeline}")
         for timeline in {row.timeline for row in stored.values()}:
             point = switch_point(history or "", timeline)
             if point is not None:

@@ -1,0 +1,495 @@
+"""What a start finds: slots, positions and servers that do not fit together, unfinished copies, failed starts."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+import pgcdc
+from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
+from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
+from pgcdc.pipeline.start import switch_point
+from tests.pipeline.running import Running, confirmed, running, slots, until
+from tests.pipeline.targets import Recorder, SqliteMirror
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import psycopg
+
+    from tests.conftest import Database
+
+ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text)"
+
+
+def shop(database: Database, sink: Any = None, **settings: Any) -> pgcdc.Pipeline:
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], **settings)
+    pipeline.add(Recorder() if sink is None else sink, name="sink")
+    return pipeline
+
+
+def run_once(database: Database, pipeline: pgcdc.Pipeline) -> None:
+    with running(pipeline) as run:
+        run.streaming()
+        run.catch_up(database)
+
+
+def publications(database: Database) -> list[str]:
+    return [name for (name,) in database.execute("SELECT pubname FROM pg_publication ORDER BY 1")]
+
+
+def left_behind(database: Database) -> tuple[list[str], list[str], int]:
+    stored = database.execute("SELECT to_regclass('pgcdc.positions')::text")[0][0]
+    rows = 0 if stored is None else database.execute("SELECT count(*) FROM pgcdc.positions")[0][0]
+    return slots(database), publications(database), rows
+
+
+@pytest.fixture
+def orders(database: Database) -> Database:
+    database.execute(ORDERS, "INSERT INTO orders VALUES (1, 'old')")
+    return database
+
+
+@pytest.fixture
+def new_orders(newest_database: Database) -> Database:
+    newest_database.execute(ORDERS, "INSERT INTO orders VALUES (1, 'old')")
+    return newest_database
+
+
+# Slots that are not as they were left.
+
+
+def test_a_slot_that_was_dropped_is_not_made_again(orders: Database) -> None:
+    run_once(orders, shop(orders))
+    orders.execute("SELECT pg_drop_replication_slot('pgcdc_shop')", "INSERT INTO orders VALUES (2, 'lost')")
+    with pytest.raises(SlotNotFound, match="'pgcdc_shop' does not exist any more") as raised:
+        shop(orders).run()
+    assert "destroy()" in (raised.value.hint or "")
+    assert slots(orders) == []
+    # An explicit wish is another thing: a new copy, and targets are emptied first.
+    sink = Recorder()
+    with running(shop(orders, sink, snapshot="when_needed")) as run:
+        run.streaming()
+    assert sink.actions == ["truncate", "insert", "insert"]
+
+
+def test_a_slot_that_somebody_made_again_is_not_trusted(orders: Database) -> None:
+    run_once(orders, shop(orders))
+    orders.execute(
+        "SELECT pg_drop_replication_slot('pgcdc_shop')",
+        "INSERT INTO orders VALUES (2, 'lost')",
+        "SELECT pg_create_logical_replication_slot('pgcdc_shop', 'pgoutput')",
+    )
+    with pytest.raises(PositionError, match=r"confirmed up to .*: what is between is lost"):
+        shop(orders).run()
+
+
+def test_a_slot_that_something_else_confirmed_is_noticed(orders: Database) -> None:
+    run_once(orders, shop(orders))
+    orders.execute(
+        "INSERT INTO orders VALUES (2, 'taken by another')",
+        "SELECT pg_replication_slot_advance('pgcdc_shop', pg_current_wal_lsn())",
+    )
+    with pytest.raises(PositionError, match="what is between is lost"):
+        shop(orders).run()
+
+
+def test_a_slot_whose_wal_is_gone(new_orders: Database) -> None:
+    database = new_orders
+    run_once(database, shop(database))
+    with database.server.settings(max_slot_wal_keep_size="1MB"):
+
+        def lost() -> bool:
+            database.execute(
+                "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))", "SELECT pg_switch_wal()"
+            )
+            database.execute("CHECKPOINT")
+            return bool(database.execute("SELECT wal_status FROM pg_replication_slots")[0][0] == "lost")
+
+        until(lost, "the slot is lost")
+        with pytest.raises(pgcdc.SlotLost, match="pgcdc_shop"):
+            shop(database).run()
+        assert slots(database) == ["pgcdc_shop"]
+        sink = Recorder()
+        with running(shop(database, sink, snapshot="when_needed")) as run:
+            run.streaming()
+        assert sink.actions == ["truncate", "insert"]
+
+
+def test_a_slot_without_positions(orders: Database) -> None:
+    orders.execute(
+        "CREATE PUBLICATION pgcdc_shop FOR TABLE orders",
+        "SELECT pg_create_logical_replication_slot('pgcdc_shop', 'pgoutput')",
+        "INSERT INTO orders VALUES (2, 'in the slot')",
+    )
+    with pytest.raises(PositionError, match="no position is stored for pipeline 'shop'") as raised:
+        shop(orders).run()
+    assert 'snapshot="never"' in (raised.value.hint or "")
+    assert slots(orders) == ["pgcdc_shop"]
+    sink = Recorder()
+    run_once(orders, shop(orders, sink, snapshot="never"))
+    assert [change.new.id for change in sink.changes] == [2]
+
+
+@pytest.mark.parametrize(("plugin", "elsewhere"), [("test_decoding", False), ("pgoutput", True)])
+def test_a_slot_that_is_not_ours(new_orders: Database, plugin: str, elsewhere: bool) -> None:
+    make = f"SELECT pg_create_logical_replication_slot('pgcdc_shop', '{plugin}')"
+    if elsewhere:
+        with new_orders.server.connect() as connection:
+            connection.execute(make)
+    else:
+        new_orders.execute(make)
+    try:
+        with pytest.raises(ConfigError, match="it is not of this pipeline"):
+            shop(new_orders).run()
+    finally:
+        with new_orders.server.connect() if elsewhere else new_orders.connect() as connection:
+            connection.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+
+
+# Positions that belong elsewhere.
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"system_identifier": "1"}, "belongs to the cluster 1, but this server is"),
+        ({"timeline": 7}, "on timeline 7, which is not one of its ancestors"),
+        ({"slot": "other"}, "belongs to slot 'other', not 'pgcdc_shop'"),
+        ({"through_lsn": 2**62}, "the server's WAL ends at"),
+    ],
+)
+def test_positions_of_something_else(new_orders: Database, change: dict[str, Any], says: str) -> None:
+    positions = MemoryPositions()
+    run_once(new_orders, shop(new_orders, positions=positions))
+    before = confirmed(new_orders)
+    stored = positions.load("shop")["sink"]
+    wrong = msgspec.structs.replace(stored, **change)
+    positions.move("shop", [Move(stored, wrong)])
+    new_orders.execute("INSERT INTO orders VALUES (2, 'new')")
+    with pytest.raises(PositionError, match=says) as raised:
+        shop(new_orders, positions=positions).run()
+    assert raised.value.slot == "pgcdc_shop"
+    assert raised.value.hint
+    assert positions.load("shop") == {"sink": wrong}
+    assert confirmed(new_orders) == before
+
+
+def test_where_a_timeline_ended() -> None:
+    history = "1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\tbefore 2000-01-01\n# a comment 3\t0/1\n"
+    assert switch_point(history, 1) == 0x3000148
+    assert switch_point(history, 2) == 0x5000000
+    assert switch_point(history, 3) is None
+
+
+def test_a_target_that_lost_rows_or_is_of_another_server(new_orders: Database, tmp_path: Path) -> None:
+    database = new_orders
+    pipeline = shop(database, SqliteMirror(tmp_path / "one.db"))
+    with running(pipeline) as run:
+        run.streaming()
+        database.execute("INSERT INTO orders VALUES (2, 'new')")
+        run.catch_up(database)
+    with pytest.raises(PositionError, match=r"is empty, but .* was reported durable"):
+        shop(database, SqliteMirror(tmp_path / "another.db")).run()
+
+    class Ahead(Recorder):
+        def position(self) -> pgcdc.Position:
+            return pgcdc.Position(2**60, 0)
+
+    with pytest.raises(PositionError, match="filled from another server"):
+        shop(database, Ahead()).run()
+
+
+def test_a_consumer_that_is_gone_is_renamed_or_forgotten(new_orders: Database) -> None:
+    database = new_orders
+    run_once(database, shop(database))
+    database.execute("INSERT INTO orders VALUES (2, 'new')")
+    pipeline, sink = pgcdc.Pipeline("shop", database.dsn, tables=["orders"]), Recorder()
+    pipeline.add(sink, name="target")
+    with pytest.raises(PositionError, match="for consumer 'sink', which is not registered") as raised:
+        pipeline.run()
+    assert "rename('sink'" in (raised.value.hint or "") and "forget('sink')" in (raised.value.hint or "")
+    with pytest.raises(PositionError, match="no stored position for consumer 'other'"):
+        pipeline.rename("other", "target")
+    pipeline.rename("sink", "target")
+    run_once(database, pipeline)
+    assert [change.new.id for change in sink.changes] == [2]
+
+
+def test_a_new_consumer_chooses_where_it_begins(orders: Database) -> None:
+    run_once(orders, shop(orders))
+
+    def with_another(**settings: Any) -> tuple[pgcdc.Pipeline, Recorder]:
+        pipeline, another = shop(orders), Recorder()
+        pipeline.add(another, name="another", **settings)
+        return pipeline, another
+
+    pipeline, _ = with_another()
+    with pytest.raises(
+        PositionError, match="'another' is new in pipeline 'shop', whose initial copy is over"
+    ) as raised:
+        pipeline.run()
+    assert 'snapshot="never"' in (raised.value.hint or "")
+    for key in (2, 3):
+        pipeline, another = with_another(snapshot="never")
+        with running(pipeline) as run:
+            run.streaming()
+            orders.execute(f"INSERT INTO orders VALUES ({key}, 'new')")
+            run.catch_up(orders)
+        assert [change.new.id for change in another.changes] == [key]
+
+
+def test_a_table_more_is_not_published_silently(new_orders: Database) -> None:
+    database = new_orders
+    run_once(database, shop(database))
+    database.execute("CREATE TABLE items (id bigint PRIMARY KEY)", "INSERT INTO items VALUES (1)")
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders", "items"])
+    pipeline.add(Recorder(), name="sink")
+    with pytest.raises(ConfigError, match=r"public\.items is not published by 'pgcdc_shop'") as raised:
+        pipeline.run()
+    assert "ALTER PUBLICATION" in (raised.value.hint or "")
+
+
+def test_a_publication_that_was_dropped(orders: Database) -> None:
+    run_once(orders, shop(orders))
+    orders.execute("DROP PUBLICATION pgcdc_shop")
+    with pytest.raises(pgcdc.PublicationNotFound, match="'pgcdc_shop' of pipeline 'shop' does not exist any more"):
+        shop(orders).run()
+    assert publications(orders) == []
+
+
+# Two at once.
+
+
+def test_a_second_process_is_told_who_works(orders: Database) -> None:
+    first = shop(orders)
+    with running(first) as run:
+        run.streaming()
+        with pytest.raises(SlotInUse, match=r"slot 'pgcdc_shop' \(server process \d+\)"):
+            shop(orders).run()
+        with pytest.raises(SlotInUse):
+            shop(orders).destroy()
+        orders.execute("INSERT INTO orders VALUES (2, 'new')")
+        run.catch_up(orders)
+    assert run.error is None
+
+
+def test_a_second_process_does_not_drop_a_slot_whose_copy_goes_on(new_orders: Database) -> None:
+    copying, go_on = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            copying.set()
+            assert go_on.wait(30)
+            super().write(batch)
+
+    sink = Slow()
+    with running(shop(new_orders, sink)) as run:
+        assert copying.wait(20)
+        with pytest.raises(SlotInUse):
+            shop(new_orders).run()
+        go_on.set()
+        run.streaming()
+    assert sink.actions == ["insert"]
+
+
+def test_who_was_taken_over_is_refused(new_orders: Database) -> None:
+    """A process that slept while another one took over must not store or confirm anything (fault F19)."""
+    positions, sink = MemoryPositions(), Recorder()
+    run = Running(shop(new_orders, sink, positions=positions))
+    run.streaming()
+    stored = positions.load("shop")["sink"]
+    positions.move("shop", [Move(stored, msgspec.structs.replace(stored, epoch=stored.epoch + 1))])
+    before = confirmed(new_orders)
+    new_orders.execute("INSERT INTO orders VALUES (2, 'new')")
+    error = run.ended()
+    assert isinstance(error, PositionError)
+    assert "another process has taken over consumer 'sink'" in str(error)
+    assert confirmed(new_orders) == before
+
+
+# Starts that fail.
+
+
+def fails_on_open(sink: Recorder) -> None:
+    def fail() -> None:
+        raise RuntimeError("secret")
+
+    sink.open = fail  # type: ignore[method-assign]
+
+
+def fails_on_write(sink: Recorder) -> None:
+    def fail(batch: pgcdc.Batch) -> None:
+        raise pgcdc.SinkRejected("no room for such a row")
+
+    sink.write = fail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("spoil", [fails_on_open, fails_on_write])
+def test_a_start_that_fails_leaves_nothing(orders: Database, spoil: Callable[[Recorder], None]) -> None:
+    sink = Recorder()
+    spoil(sink)
+    with pytest.raises(pgcdc.SinkError, match="sink 'sink'") as raised:
+        shop(orders, sink).run()
+    assert "secret" not in str(raised.value)
+    assert left_behind(orders) == ([], [], 0)
+
+
+def test_no_such_table_leaves_nothing(orders: Database) -> None:
+    pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders", "absent"])
+    pipeline.add(Recorder())
+    with pytest.raises(ConfigError, match="absent"):
+        pipeline.run()
+    assert left_behind(orders) == ([], [], 0)
+
+
+def test_a_copy_that_fails_half_way_leaves_its_mark_alone(orders: Database) -> None:
+    """One consumer got rows, the other refuses: no slot stays, and the next start empties what the first one got."""
+    refusing, taking = Recorder(), Recorder()
+    fails_on_write(refusing)
+
+    def both(one: Recorder, other: Recorder) -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders"])
+        pipeline.add(one, name="one")
+        pipeline.add(other, name="other")
+        return pipeline
+
+    with pytest.raises(pgcdc.SinkRejected, match="no room for such a row"):
+        both(refusing, taking).run()
+    assert taking.actions == ["insert"]
+    assert left_behind(orders) == ([], [], 2)
+    orders.execute("DELETE FROM orders", "INSERT INTO orders VALUES (7, 'other')")
+    fine = Recorder()
+    run_once(orders, both(fine, taking))
+    assert fine.actions == ["truncate", "insert"]
+    assert taking.actions == ["insert", "truncate", "insert"]
+
+
+def test_a_stop_during_the_copy_leaves_no_slot(orders: Database) -> None:
+    copying = threading.Event()
+
+    class Slow(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            super().write(batch)
+            copying.set()
+
+    orders.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(2, 60000) g")
+    sink = Slow()
+    run = Running(shop(orders, sink, max_rows_in_flight=1))
+    assert copying.wait(20)
+    run.stop(8)
+    assert run.error is None
+    assert 0 < len(sink.changes) < 60000
+    assert left_behind(orders)[:2] == ([], [])
+
+
+@contextlib.contextmanager
+def slot_waits(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """An open transaction that has written: a slot cannot be made before its end. Use `waiting` after the start."""
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE written (id int)")
+        with connection.transaction():
+            connection.execute("INSERT INTO written VALUES (1)")
+            yield connection
+
+
+def waiting(database: Database) -> bool:
+    return bool(
+        database.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'walsender'"
+            " AND wait_event_type = 'Lock'"
+        )
+    )
+
+
+def test_a_table_rewritten_while_the_slot_is_made_is_copied_again(orders: Database) -> None:
+    """A rewrite around the slot's making can leave a table empty in the snapshot, and never in the stream."""
+    sink = Recorder()
+    with slot_waits(orders):
+        run = Running(shop(orders, sink))
+        until(lambda: waiting(orders), "the slot waits")
+        orders.execute("VACUUM FULL orders")
+    run.streaming()
+    orders.execute("INSERT INTO orders VALUES (2, 'streamed')")
+    run.catch_up(orders)
+    run.stop()
+    assert run.error is None
+    assert sink.actions[-3:] == ["truncate", "insert", "insert"]
+    assert [change.new.id for change in sink.changes[-2:]] == [1, 2]
+    assert slots(orders) == ["pgcdc_shop"]
+
+
+def test_a_stop_while_the_slot_is_made_leaves_nothing(orders: Database) -> None:
+    with slot_waits(orders):
+        run = Running(shop(orders))
+        until(lambda: waiting(orders), "the slot waits")
+        began = time.monotonic()
+        run.stop(8)
+        assert time.monotonic() - began < 6
+        assert run.error is None
+        assert left_behind(orders) == ([], [], 0)
+
+
+# Other modes, and the end of a pipeline.
+
+
+def test_only_a_copy(orders: Database) -> None:
+    sink = Recorder()
+    for _ in range(2):
+        shop(orders, sink, snapshot="only").run()
+    assert sink.actions == ["insert", "insert"]
+    assert left_behind(orders) == ([], [], 0)
+
+
+def test_a_copy_at_every_start(new_orders: Database) -> None:
+    sink = Recorder()
+    for _ in range(2):
+        run_once(new_orders, shop(new_orders, sink, snapshot="always"))
+    assert sink.actions == ["insert", "truncate", "insert"]
+
+
+def test_never_a_copy(orders: Database) -> None:
+    for key in (2, 3):
+        sink = Recorder()
+        with running(shop(orders, sink, snapshot="never")) as run:
+            run.streaming()
+            orders.execute(f"INSERT INTO orders VALUES ({key}, 'new')")
+            run.catch_up(orders)
+        assert [change.new.id for change in sink.changes] == [key]
+
+
+def test_destroy_leaves_nothing_and_what_is_not_ours(orders: Database, tmp_path: Path) -> None:
+    run_once(orders, shop(orders))
+    shop(orders).destroy()
+    shop(orders).destroy()
+    assert left_behind(orders) == ([], [], 0)
+    orders.execute("CREATE PUBLICATION mine FOR TABLE orders")
+    settings = {"publication": "mine", "positions": SqlitePositions(tmp_path / "positions.db")}
+    run_once(orders, shop(orders, **settings))
+    shop(orders, **settings).destroy()
+    assert left_behind(orders) == ([], ["mine"], 0)
+
+
+def test_the_pipelines_own_writes_do_not_come_back(new_orders: Database) -> None:
+    """A publication of all tables has the positions' table in it: its changes reach nobody and move nothing."""
+    database = new_orders
+    database.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    sink = Recorder()
+    pipeline = shop(database, sink, publication="everything")
+    with running(pipeline) as run:
+        run.streaming()
+        database.execute("INSERT INTO orders VALUES (2, 'new')")
+        run.catch_up(database)
+        until(lambda: confirmed(database) >= sink.changes[-1].commit_lsn, "stored and confirmed")
+        # Each write of a position makes WAL, which the stream brings, which must not make the next write.
+        written = "SELECT xmin::text FROM pgcdc.positions"
+        before = database.execute(written)
+        threading.Event().wait(3.5)  # time in which three writes would have been
+        assert database.execute(written) == before
+    assert [change.new.id for change in sink.changes] == [1, 2]
