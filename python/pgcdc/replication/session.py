@@ -111,6 +111,11 @@ class Session:
         """Whether the connection is gone."""
         return self.pgconn.status == pq.ConnStatus.BAD
 
+    @property
+    def idle(self) -> bool:
+        """Whether the session is there and takes a command: no command runs, no transaction is open."""
+        return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
+
     def close(self) -> None:
         """End the connection; the server rolls back what was open. Closing twice is no error."""
         self.pgconn.finish()

@@ -43,7 +43,8 @@ _CLOSE_SECONDS: Final = 2.0
 _SILENCE_SECONDS: Final = 60.0
 """How long the server may leave a request for a reply unanswered, as `wal_receiver_timeout`."""
 _NAP_SECONDS: Final = 0.0002
-"""A client that reads without pause is woken up for every message, and so is the walsender; see docs/decisions."""
+"""A client that reads without pause is woken up for every message, and so is the walsender. Napping while data flows
+spares both a good part of their work; a nap of milliseconds would cost throughput."""
 _FLOWING_FRAMES: Final = 16
 """From so many messages at once on data is said to flow; a single commit is never delayed."""
 
@@ -76,7 +77,10 @@ class Stream:
         self.flushed_lsn = 0
         self._session = session
         self._doing = Doing(doing.what, kind="stream", slot=doing.slot, publications=doing.publications)
-        self._reader = BatchReader()
+        self._reader = BatchReader()  # touched by the reading thread only; others see what it left in these three
+        self._received_lsn = 0
+        self._idle_lsn = 0
+        self._in_transaction = False
         self._floor = floor
         self._lock = Lock()
         self._closed = False
@@ -122,17 +126,17 @@ class Stream:
     @property
     def received_lsn(self) -> int:
         """The highest WAL position that was received; reported as written, never as flushed."""
-        return self._reader.received_lsn
+        return self._received_lsn
 
     @property
     def idle_lsn(self) -> int:
         """Everything up to here was received whole: it may be confirmed once all that was read is durable."""
-        return self._reader.idle_lsn
+        return self._idle_lsn
 
     @property
     def in_transaction(self) -> bool:
         """Whether the last message read left a transaction open."""
-        return self._reader.in_transaction
+        return self._in_transaction
 
     def batches(
         self, *, idle: float | None = None, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES
@@ -202,6 +206,9 @@ class Stream:
                 raise self._publication_skipped()
             batch = self._reader.read(frames)
             if frames:
+                self._received_lsn = self._reader.received_lsn
+                self._idle_lsn = self._reader.idle_lsn
+                self._in_transaction = self._reader.in_transaction
                 self._asked_at = None
                 self._flowing = len(frames) >= _FLOWING_FRAMES
             self._ended = state is Drained.ENDED
@@ -231,7 +238,7 @@ class Stream:
         """
         if isinstance(event_or_lsn, int):
             lsn = event_or_lsn
-            received = max(self._reader.received_lsn, self._floor)
+            received = max(self._received_lsn, self._floor)
             if lsn > received:
                 raise PositionError(
                     f'{format_lsn(lsn)} cannot be confirmed to slot "{self.slot}": only the WAL up to'
@@ -241,7 +248,7 @@ class Stream:
                     lsn=lsn,
                 )
         else:
-            lsn = min(_durable_lsn(event_or_lsn), self._reader.received_lsn)
+            lsn = min(_durable_lsn(event_or_lsn), self._received_lsn)
         self.flushed_lsn = max(self.flushed_lsn, lsn)
 
     def send_status(self, *, reply_requested: bool = False) -> None:
@@ -260,7 +267,7 @@ class Stream:
         if self._closed:
             raise ConfigError(f'the stream from slot "{self.slot}" is closed', hint="start another", slot=self.slot)
         flushed = self.flushed_lsn
-        update = encode_status_update(max(self._reader.received_lsn, flushed), flushed, flushed, reply_requested)
+        update = encode_status_update(max(self._received_lsn, flushed), flushed, flushed, reply_requested)
         try:
             with self._lock:
                 self._session.pgconn.put_copy_data(update)
@@ -288,6 +295,8 @@ class Stream:
                 self._session.finish_copy(self._doing)
         except Error as error:
             logger.debug("the stream from slot %s ended with: %s", self.slot, error)
+            if not self._session.idle:
+                self._session.close()
         except BaseException:
             self._session.close()
             raise
