@@ -81,6 +81,9 @@ class EmbeddedPostgres:
             (self._directory / _OWNER_FILE).write_text(json.dumps(_identity(os.getpid())))
             data = self._directory / "data"
             self._server = get_server(data, cleanup_mode="delete", start=False)
+            # Its lock file is one for the whole machine and belongs to whoever came first; ours is for this directory,
+            # which nobody else starts a server in.
+            self._server._lock = type(self._server._lock)(self._directory / "lock")
             self._server.ensure_pgdata_inited()
             with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
                 file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())

@@ -209,9 +209,7 @@ def test_which_keep_their_position(tmp_path: Path) -> None:
     assert not isinstance(MemoryCounts(), TransactionalSink)
 
 
-def test_counts_in_redis(
-    changes: Changes, redis_url: str, connection: psycopg.Connection[tuple[object, ...]]
-) -> None:
+def test_counts_in_redis(changes: Changes, redis_url: str, connection: psycopg.Connection[tuple[object, ...]]) -> None:
     counts = RedisCounts(redis_url)
     assert isinstance(counts, TransactionalSink)
     shop.insert_orders(connection, "public", 1, 1500)

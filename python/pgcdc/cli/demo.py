@@ -24,7 +24,7 @@ def demo(
     ] = None,
     rate: Annotated[
         int, typer.Option(min=0, help="Row changes a second that are not exceeded; 0: as many as it can.")
-    ] = 5000,
+    ] = 3000,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="A Redis for the cache, which otherwise is in memory.")
     ] = None,

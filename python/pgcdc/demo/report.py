@@ -22,7 +22,7 @@ class Options(msgspec.Struct, frozen=True):
 
     seconds: float | None = None
     dsn: str | None = None
-    rate: int = 5000
+    rate: int = 3000
     redis: str | None = None
     directory: Path | None = None
 
