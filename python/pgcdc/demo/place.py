@@ -19,10 +19,11 @@ __all__ = ["NAME", "Place", "embedded_server", "own_server", "sql_connection"]
 NAME: Final = "pgcdc_demo"
 """The name of the slot and the publication, and of the schema on the user's own server."""
 
-_LEFTOVERS: Final = (
-    f"if it is left from a demo that was killed: SELECT pg_drop_replication_slot('{NAME}');"
-    f" DROP PUBLICATION IF EXISTS {NAME}; DROP SCHEMA IF EXISTS {NAME} CASCADE;"
+_DROP: Final = (
+    f"SELECT pg_drop_replication_slot('{NAME}'); DROP PUBLICATION IF EXISTS {NAME};"
+    f" DROP SCHEMA IF EXISTS {NAME} CASCADE;"
 )
+_LEFTOVERS: Final = f"if it is left from a demo that was killed: {_DROP}"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -82,8 +83,16 @@ def own_server(dsn: str) -> Iterator[Place]:
     try:
         yield Place(dsn, NAME, version, embedded=False)
     finally:
-        with sql_connection(dsn) as database:
-            database.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(NAME)))
+        try:
+            with sql_connection(dsn) as database:
+                database.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(NAME)))
+        except (ConnectionLost, psycopg.OperationalError):
+            raise ConnectionLost(
+                "the server went away, and what the demo made there could not be dropped",
+                hint=f"when it is back: {_DROP}",
+                slot=NAME,
+                publication=NAME,
+            ) from None
 
 
 def sql_connection(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
