@@ -6,6 +6,9 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+import pytest
+
 import pgcdc
 from pgcdc.events import Begin, Commit, Delete, Insert, Truncate, Update
 
@@ -84,3 +87,10 @@ def confirmed(database: Database, slot: str) -> int:
     """Up to where the server takes a slot as confirmed."""
     rows = database.execute(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'")
     return pgcdc.parse_lsn(rows[0][0])
+
+
+def refuses_column_lists(database: Database) -> None:
+    """What there is to show on PostgreSQL 14, where lists of columns and row filters do not exist."""
+    database.execute("CREATE TABLE no_list (id int, a int)")
+    with pytest.raises(psycopg.errors.SyntaxError):
+        database.execute("CREATE PUBLICATION listed FOR TABLE no_list (id)")

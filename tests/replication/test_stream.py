@@ -256,13 +256,17 @@ def test_a_row_confirms_what_is_before_its_transaction(connection: Connection, d
 def test_every_kind_of_event_can_be_confirmed(connection: Connection, database: Database, slot: str) -> None:
     database.execute("INSERT INTO t VALUES (1)", "UPDATE t SET note = 'y'", "DELETE FROM t", "TRUNCATE t")
     with connection.stream(slot, ["p"]) as stream:
-        confirmed = []
+        done: list[int] = []
         events = read_commits(stream, 4)
+        ends = commit_ends(events)
         for event in events:
             stream.confirm(event)
-            confirmed.append(stream.flushed_lsn)
-    assert confirmed == sorted(confirmed)
-    assert confirmed[-1] == commit_ends(events)[-1]
+            done.append(stream.flushed_lsn)
+            # Only a Commit confirms its own transaction.
+            assert (done[-1] >= ends[0]) is isinstance(event, Commit)
+            ends = ends[1:] if isinstance(event, Commit) else ends
+    assert done == sorted(done)
+    assert done[-1] == commit_ends(events)[-1]
 
 
 def test_never_above_what_was_received(connection: Connection, database: Database, slot: str) -> None:
@@ -355,6 +359,37 @@ def test_keepalives_are_answered_while_idle(database: Database) -> None:
             assert stream.idle_lsn > 0
             database.execute("INSERT INTO t VALUES (1)")
             assert ids(read_commits(stream, 1)) == [1]
+
+
+def test_a_keepalive_that_asks_is_answered(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+    with database.server.settings(wal_sender_timeout="1s"), pgcdc.connect(database.dsn) as connection:
+        connection.create_slot(name := new_name())
+        with connection.stream(name, ["p"]) as stream:
+            monkeypatch.setattr(stream, "_interval", 1000.0)
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                stream.read(3)
+            database.execute("INSERT INTO t VALUES (1)")
+            assert ids(read_commits(stream, 1)) == [1]
+
+
+def test_status_updates_go_out_by_an_own_timer(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server never asks when its time-out is off, and still hears from us."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+    monkeypatch.setattr("pgcdc.replication.stream._STATUS_SECONDS", 0.1)
+    with database.server.settings(wal_sender_timeout="0"), pgcdc.connect(database.dsn) as connection:
+        connection.create_slot(name := new_name())
+        with connection.stream(name, ["p"]) as stream:
+            query = f"SELECT reply_time FROM pg_stat_replication WHERE pid = {connection.backend_pid}"
+            heard: set[Any] = set()
+
+            def several_times() -> bool:
+                stream.read(0.1)
+                heard.update(row[0] for row in database.execute(query))
+                return len(heard) > 4
+
+            until(several_times)
 
 
 def test_an_idle_slot_moves_on_when_told(connection: Connection, database: Database, slot: str) -> None:
