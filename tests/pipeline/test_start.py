@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,52 +13,13 @@ from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
 from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
 from pgcdc.pipeline.start import switch_point
 from tests.pipeline.running import Running, confirmed, running, slots, until
+from tests.pipeline.shop import left_behind, publications, run_once, shop
 from tests.pipeline.targets import Recorder, SqliteMirror
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import psycopg
-
     from tests.conftest import Database
-
-ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text)"
-
-
-def shop(database: Database, sink: Any = None, **settings: Any) -> pgcdc.Pipeline:
-    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], **settings)
-    pipeline.add(Recorder() if sink is None else sink, name="sink")
-    return pipeline
-
-
-def run_once(database: Database, pipeline: pgcdc.Pipeline) -> None:
-    with running(pipeline) as run:
-        run.streaming()
-        run.catch_up(database)
-
-
-def publications(database: Database) -> list[str]:
-    return [name for (name,) in database.execute("SELECT pubname FROM pg_publication ORDER BY 1")]
-
-
-def left_behind(database: Database) -> tuple[list[str], list[str], int]:
-    stored = database.execute("SELECT to_regclass('pgcdc.positions')::text")[0][0]
-    rows = 0 if stored is None else database.execute("SELECT count(*) FROM pgcdc.positions")[0][0]
-    return slots(database), publications(database), rows
-
-
-@pytest.fixture
-def orders(database: Database) -> Database:
-    database.execute(ORDERS, "INSERT INTO orders VALUES (1, 'old')")
-    return database
-
-
-@pytest.fixture
-def new_orders(newest_database: Database) -> Database:
-    newest_database.execute(ORDERS, "INSERT INTO orders VALUES (1, 'old')")
-    return newest_database
-
 
 # Slots that are not as they were left.
 
@@ -314,144 +273,7 @@ def test_who_was_taken_over_is_refused(new_orders: Database) -> None:
     assert confirmed(new_orders) == before
 
 
-# Starts that fail.
-
-
-def fails_on_open(sink: Recorder) -> None:
-    def fail() -> None:
-        raise RuntimeError("secret")
-
-    sink.open = fail  # type: ignore[method-assign]
-
-
-def fails_on_write(sink: Recorder) -> None:
-    def fail(batch: pgcdc.Batch) -> None:
-        raise pgcdc.SinkRejected("no room for such a row")
-
-    sink.write = fail  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize("spoil", [fails_on_open, fails_on_write])
-def test_a_start_that_fails_leaves_nothing(orders: Database, spoil: Callable[[Recorder], None]) -> None:
-    sink = Recorder()
-    spoil(sink)
-    with pytest.raises(pgcdc.SinkError, match="sink 'sink'") as raised:
-        shop(orders, sink).run()
-    assert "secret" not in str(raised.value)
-    assert left_behind(orders) == ([], [], 0)
-
-
-def test_no_such_table_leaves_nothing(orders: Database) -> None:
-    pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders", "absent"])
-    pipeline.add(Recorder())
-    with pytest.raises(ConfigError, match="absent"):
-        pipeline.run()
-    assert left_behind(orders) == ([], [], 0)
-
-
-def test_a_copy_that_fails_half_way_leaves_its_mark_alone(orders: Database) -> None:
-    """One consumer got rows, the other refuses: no slot stays, and the next start empties what the first one got."""
-    refusing, taking = Recorder(), Recorder()
-    fails_on_write(refusing)
-
-    def both(one: Recorder, other: Recorder) -> pgcdc.Pipeline:
-        pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders"])
-        pipeline.add(one, name="one")
-        pipeline.add(other, name="other")
-        return pipeline
-
-    with pytest.raises(pgcdc.SinkRejected, match="no room for such a row"):
-        both(refusing, taking).run()
-    assert taking.actions == ["insert"]
-    assert left_behind(orders) == ([], [], 2)
-    orders.execute("DELETE FROM orders", "INSERT INTO orders VALUES (7, 'other')")
-    fine = Recorder()
-    run_once(orders, both(fine, taking))
-    assert fine.actions == ["truncate", "insert"]
-    assert taking.actions == ["insert", "truncate", "insert"]
-
-
-def test_a_stop_during_the_copy_leaves_no_slot(orders: Database) -> None:
-    copying = threading.Event()
-
-    class Slow(Recorder):
-        def write(self, batch: pgcdc.Batch) -> None:
-            super().write(batch)
-            copying.set()
-
-    orders.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(2, 60000) g")
-    sink = Slow()
-    run = Running(shop(orders, sink, max_rows_in_flight=1))
-    assert copying.wait(20)
-    run.stop(8)
-    assert run.error is None
-    assert 0 < len(sink.changes) < 60000
-    assert left_behind(orders)[:2] == ([], [])
-
-
-@contextlib.contextmanager
-def slot_waits(database: Database) -> Iterator[psycopg.Connection[Any]]:
-    """An open transaction that has written: a slot cannot be made before its end. Use `waiting` after the start."""
-    with database.connect() as connection:
-        connection.execute("CREATE TABLE written (id int)")
-        with connection.transaction():
-            connection.execute("INSERT INTO written VALUES (1)")
-            yield connection
-
-
-def waiting(database: Database) -> bool:
-    return bool(
-        database.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'walsender'"
-            " AND wait_event_type = 'Lock'"
-        )
-    )
-
-
-def test_a_table_rewritten_while_the_slot_is_made_is_copied_again(orders: Database) -> None:
-    """A rewrite around the slot's making can leave a table empty in the snapshot, and never in the stream."""
-    sink = Recorder()
-    with slot_waits(orders):
-        run = Running(shop(orders, sink))
-        until(lambda: waiting(orders), "the slot waits")
-        orders.execute("VACUUM FULL orders")
-    run.streaming()
-    orders.execute("INSERT INTO orders VALUES (2, 'streamed')")
-    run.catch_up(orders)
-    run.stop()
-    assert run.error is None
-    assert sink.actions[-3:] == ["truncate", "insert", "insert"]
-    assert [change.new.id for change in sink.changes[-2:]] == [1, 2]
-    assert slots(orders) == ["pgcdc_shop"]
-
-
-def test_a_stop_while_the_slot_is_made_leaves_nothing(orders: Database) -> None:
-    with slot_waits(orders):
-        run = Running(shop(orders))
-        until(lambda: waiting(orders), "the slot waits")
-        began = time.monotonic()
-        run.stop(8)
-        assert time.monotonic() - began < 6
-        assert run.error is None
-        assert left_behind(orders) == ([], [], 0)
-
-
 # Other modes, and the end of a pipeline.
-
-
-def test_only_a_copy(orders: Database) -> None:
-    sink = Recorder()
-    for _ in range(2):
-        shop(orders, sink, snapshot="only").run()
-    assert sink.actions == ["insert", "insert"]
-    assert left_behind(orders) == ([], [], 0)
-
-
-def test_a_copy_at_every_start(new_orders: Database) -> None:
-    sink = Recorder()
-    for _ in range(2):
-        run_once(new_orders, shop(new_orders, sink, snapshot="always"))
-    assert sink.actions == ["insert", "truncate", "insert"]
 
 
 def test_never_a_copy(orders: Database) -> None:

@@ -56,6 +56,7 @@ class Fanout:
         """
         if batch.changes_count:
             self._check_names(batch)
+        nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
         for (tables, actions), lanes in self._groups.items():
             selected = batch.select(tables, actions) if batch.changes_count else batch
@@ -65,7 +66,7 @@ class Fanout:
                 if not selected.changes_count:
                     lane.advance(through_lsn)
                     continue
-                rows = Rows(selected, through_lsn)
+                rows = Rows(selected, through_lsn, nbytes)
                 if not lane.offer(rows):
                     full.append((lane, rows))
         # Those that have room are served first; only then is the slowest one waited for.

@@ -64,10 +64,13 @@ class Rows:
     Attributes:
         batch: The changes.
         through_lsn: How far the WAL is done for the consumer once they are durable.
+        nbytes: How many bytes they keep in memory: all that was read together with them, for a filtered batch shares
+            the bytes of the whole one.
     """
 
     batch: Batch
     through_lsn: int
+    nbytes: int
 
 
 Item: TypeAlias = Begin | CopyBegin | CopyEnd | Rows
@@ -80,7 +83,7 @@ class Lane:
         consumer: The consumer's name.
         condition: Shared by all lanes of a run; notified when one has room again.
         max_rows: So many changes may be in flight (one batch may be larger when nothing else is).
-        max_bytes: So many bytes of raw messages may be in flight, likewise.
+        max_bytes: So many bytes of raw messages may be kept in memory by it, likewise.
         loop: The event loop that the consumer's task runs on.
         progressed: Called, from any thread and without the lock, after the lane moved on.
     """
@@ -125,7 +128,7 @@ class Lane:
         """
         with self._condition:
             if isinstance(item, Rows):
-                rows, size = item.batch.changes_count, item.batch.nbytes
+                rows, size = item.batch.changes_count, item.nbytes
                 # A batch that is larger than the limit passes when it is alone: it could never pass otherwise.
                 if self.rows and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes):
                     return False
@@ -198,7 +201,7 @@ class Lane:
             item, self._working = self._working, None
             if isinstance(item, Rows):
                 self.rows -= item.batch.changes_count
-                self.bytes -= item.batch.nbytes
+                self.bytes -= item.nbytes
                 self.through_lsn = max(self.through_lsn, item.through_lsn)
             elif isinstance(item, Begin):
                 self.position = item.stored.position

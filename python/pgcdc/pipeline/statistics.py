@@ -22,7 +22,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         position: The last change that is durable in it.
         through_lsn: How far the WAL is done for it.
         queued_rows: Changes in flight: handed over and not yet durable.
-        queued_bytes: Their raw size, in bytes.
+        queued_bytes: Bytes of raw messages that they keep in memory; a batch counts whole, whatever the filter left.
         state: `"starting"`, `"running"`, `"retrying"`, `"failed"` or `"stopped"`.
         last_error: The last thing that went wrong, also when a later attempt went well.
     """
