@@ -19,6 +19,7 @@ from tests.replication.streams import (
     new_name,
     read_commits,
     read_past,
+    refuses_column_lists,
     until,
     wal_end,
 )
