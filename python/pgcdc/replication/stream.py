@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, Error, PositionError, PublicationNotFound
@@ -42,11 +42,6 @@ _CLOSE_SECONDS: Final = 2.0
 """How long the server may take to end a stream; it may be in the middle of a large transaction."""
 _SILENCE_SECONDS: Final = 60.0
 """How long the server may leave a request for a reply unanswered, as `wal_receiver_timeout`."""
-_NAP_SECONDS: Final = 0.0002
-"""A client that reads without pause is woken up for every message, and so is the walsender. Napping while data flows
-spares both a good part of their work; a nap of milliseconds would cost throughput."""
-_FLOWING_FRAMES: Final = 16
-"""From so many messages at once on data is said to flow; a single commit is never delayed."""
 
 
 class Stream:
@@ -86,7 +81,6 @@ class Stream:
         self._closed = False
         self._ended = False
         self._broken = False
-        self._flowing = False
         # A third of the server's patience: one update may be lost in a slow moment and the next still comes in time.
         self._interval = min(_STATUS_SECONDS, sender_timeout / 3) if sender_timeout > 0 else _STATUS_SECONDS
         self._patience = sender_timeout
@@ -193,8 +187,6 @@ class Stream:
 
     def _read(self, timeout: float, max_bytes: int, max_messages: int) -> Batch:
         deadline = monotonic() + timeout
-        if self._flowing:
-            sleep(_NAP_SECONDS)
         while True:
             frames: list[memoryview] = []
             receiving = generators.receive(self._session.pgconn, frames, max_bytes, max_messages, self._lock)
@@ -210,7 +202,6 @@ class Stream:
                 self._idle_lsn = self._reader.idle_lsn
                 self._in_transaction = self._reader.in_transaction
                 self._asked_at = None
-                self._flowing = len(frames) >= _FLOWING_FRAMES
             self._ended = state is Drained.ENDED
             if self._ended:
                 if len(batch):
