@@ -211,18 +211,19 @@ def write(settings: Settings, stop: threading.Event, alter: threading.Event) -> 
             if alter.is_set() and not altered:
                 connection.execute(shop.statement(shop.ADD_DISCOUNT, schema))
                 altered = True
-            new = 500 if transactions % 400 == 399 else choose.randint(2, 20)
+            # Now and then somebody imports a lot at once.
+            new = 1000 if transactions % 100 == 99 else choose.randint(1, 60)
             window = choose.randint(1, next_order)
             written = 0
-            kept = choose.random() >= 0.05
+            kept = choose.random() >= 0.1
             with connection.transaction(force_rollback=not kept):
                 written += shop.insert_orders(connection, schema, next_order, next_order + new - 1)
-                written += shop.move_orders(connection, schema, window, window + 15)
+                written += shop.move_orders(connection, schema, window, window + 30)
                 if choose.random() < 0.3:
                     gone = choose.randint(1, next_order)
                     written += shop.delete_orders(connection, schema, gone, gone + 4)
                 if altered:
-                    written += shop.discount_orders(connection, schema, window + 5, window + 20)
+                    written += shop.discount_orders(connection, schema, window + 15, window + 45)
             if kept:
                 rows, transactions, next_order = rows + written, transactions + 1, next_order + new
             else:
