@@ -80,17 +80,21 @@ def test_a_copy_that_fails_half_way_leaves_its_mark_alone(orders: Database) -> N
 
 
 def test_a_stop_during_the_copy_leaves_no_slot(orders: Database) -> None:
-    copying = threading.Event()
+    copying, go_on = threading.Event(), threading.Event()
 
     class Slow(Recorder):
         def write(self, batch: pgcdc.Batch) -> None:
             super().write(batch)
             copying.set()
+            assert go_on.wait(30)
 
     orders.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(2, 60000) g")
     sink = Slow()
     run = Running(shop(orders, sink, max_rows_in_flight=1))
     assert copying.wait(20)
+    run.pipeline.stop()
+    until(lambda: slots(orders) == [], "the source has ended")
+    go_on.set()
     run.stop(8)
     assert run.error is None
     assert 0 < len(sink.changes) < 60000

@@ -253,6 +253,9 @@ def test_a_second_process_does_not_drop_a_slot_whose_copy_goes_on(new_orders: Da
         assert copying.wait(20)
         with pytest.raises(SlotInUse):
             shop(new_orders).run()
+        # What is handed over is not yet durable: the copy is not over, and nothing is streamed.
+        assert new_orders.execute("SELECT snapshot FROM pgcdc.positions") == [("begun",)]
+        assert run.pipeline.statistics().source.phase == "snapshot"
         go_on.set()
         run.streaming()
     assert sink.actions == ["insert"]
