@@ -60,7 +60,9 @@ def test_modules_are_named_for_what_they_hold() -> None:
 
 
 def test_caches_and_products_are_not_in_git() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     tracked = listed.stdout.splitlines()
