@@ -208,6 +208,13 @@ class Batch:
             lsn: The consistent point of the copy; the position is `(lsn, -1)`.
         """
     @staticmethod
+    def concat(batches: Iterable[Batch]) -> Batch:
+        """Several batches of one stream as one, for a target to which one large write is cheaper than many small ones.
+
+        Args:
+            batches: In stream order.
+        """
+    @staticmethod
     def of(messages: Iterable[bytes | bytearray | memoryview], lsns: Sequence[int] | None = None) -> Batch:
         """A batch of messages that are in hand already, from the beginning of a stream.
 

@@ -107,6 +107,23 @@ def test_a_batch_gives_what_the_decoder_gives(version: int, form: str) -> None:
             assert got == expected
 
 
+@pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
+def test_batches_put_together_are_the_batch_that_was_cut(version: int, form: str) -> None:
+    """Also when each half is filtered: positions, relations and what may be confirmed are kept."""
+    messages = [message for _, message in capture(version, form)]
+    whole = read(*messages)
+    reader = BatchReader()
+    all_frames = frames(*messages)
+    halves = [reader.read(all_frames[:25]), reader.read(all_frames[25:])]
+    together = Batch.concat(halves)
+    assert [plain(event) for event in together.events()] == [plain(event) for event in whole.events()]
+    assert (together.first_position, together.last_position) == (whole.first_position, whole.last_position)
+    assert (together.end_lsn, together.nbytes) == (whole.end_lsn, whole.nbytes)
+    inserts = Batch.concat(half.select(None, ["insert"]) for half in halves)
+    assert positions(inserts) == positions(whole.select(None, ["insert"]))
+    assert len(Batch.concat([])) == 0
+
+
 def test_events_are_made_once_for_a_format_and_shared() -> None:
     """Two sinks that want the same get the same objects; another format is made beside it."""
     batch = read(*STREAM)

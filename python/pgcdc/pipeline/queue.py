@@ -73,6 +73,9 @@ class Rows:
     nbytes: int
 
 
+MERGED_ROWS = 1000
+"""Batches that wait are handed over together up to so many rows: enough for a write's fixed cost to be spread thin."""
+
 Item: TypeAlias = Begin | CopyBegin | CopyEnd | Rows
 
 
@@ -176,13 +179,39 @@ class Lane:
         while True:
             with self._condition:
                 if self._items:
-                    self._working = self._items.popleft()
-                    return self._working
+                    taken = self._pop()
+                    break
                 if self._closed:
                     return None
                 self._arrived.clear()
                 self._waiting = True
             await self._arrived.wait()
+        if len(taken) > 1:
+            # Copies bytes, so not under the lock that the source needs. Meanwhile the last one is what is worked on.
+            batch = Batch.concat(rows.batch for rows in taken)
+            with self._condition:
+                nbytes = sum(rows.nbytes for rows in taken)
+                self._working = Rows(batch, taken[-1].through_lsn, nbytes)
+        return self._working
+
+    def _pop(self) -> list[Rows]:
+        """Take the first item to work on; when it is rows, together with those that have queued up behind it.
+
+        A target that is slower than the source for each write, and not for each row, catches up by larger writes.
+        """
+        self._working = self._items.popleft()
+        taken: list[Rows] = []
+        if isinstance(self._working, Rows):
+            taken.append(self._working)
+            count = self._working.batch.changes_count
+            while self._items and isinstance(rows := self._items[0], Rows):
+                count += rows.batch.changes_count
+                if count > MERGED_ROWS:
+                    break
+                self._items.popleft()
+                self._working = rows
+                taken.append(rows)
+        return taken
 
     def reach(self, position: Position, delivered: int) -> None:
         """Record that the item being worked on is durable up to a position.

@@ -160,6 +160,23 @@ impl Builder {
         self.record(start, 0, place);
     }
 
+    /// Add what is left of a batch, as it is.
+    pub fn push_batch(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            let shape = |number: usize| batch.content.shapes.get(number).cloned();
+            let place = Place {
+                shape: record.shape.and_then(shape),
+                truncated: batch.truncated(record).iter().map(|number| number.and_then(shape)).collect(),
+                transaction: batch.transaction(record),
+                index: record.index,
+                end_lsn: record.end_lsn,
+            };
+            let start = self.content.bytes.len();
+            self.content.bytes.extend_from_slice(batch.bytes(record));
+            self.record(start, record.lsn, &place);
+        }
+    }
+
     /// The bytes of all messages, for a writer that appends the next one.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.content.bytes

@@ -1,6 +1,6 @@
 //! Whatever the bytes are: a message or an error, never a panic, and nothing is read that is not there.
 #![allow(missing_docs, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
-use pgoutput::batch::{Builder, Reader};
+use pgoutput::batch::{Batch, Builder, Reader, Record};
 use pgoutput::copy;
 use pgoutput::frame::Frame;
 use pgoutput::message::Message;
@@ -169,7 +169,18 @@ proptest! {
         for record in batch.after(position).records() {
             prop_assert!(batch.position(record).is_none_or(|own| own > position));
         }
-        prop_assert!(batch.select(None, None).records().iter().all(pgoutput::batch::Record::is_change));
+        prop_assert!(batch.select(None, None).records().iter().all(Record::is_change));
+        // Cut in two and put together again it is the same.
+        let mut builder = Builder::default();
+        for kinds in [b"IUDTM".as_slice(), b""] {
+            builder.push_batch(&batch.select(None, Some(kinds)));
+        }
+        let (again, changes) = (builder.finish(), batch.select(None, None));
+        let facts = |batch: &Batch| {
+            let one = |record: &Record| (batch.bytes(record).to_vec(), record.lsn, batch.position(record), batch.truncated(record).len());
+            batch.records().iter().map(one).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(facts(&again), facts(&changes));
     }
 
     #[test]

@@ -281,6 +281,16 @@ impl Batch {
         Ok(builder.finish().into())
     }
 
+    /// Several batches as one.
+    #[staticmethod]
+    fn concat(batches: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut builder = Builder::default();
+        for batch in batches.try_iter()? {
+            builder.push_batch(&batch?.cast::<Self>()?.get().inner);
+        }
+        Ok(builder.finish().into())
+    }
+
     /// Messages that are in hand already, as one batch.
     #[staticmethod]
     #[pyo3(signature = (messages, lsns=None))]

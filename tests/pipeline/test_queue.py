@@ -1,0 +1,99 @@
+"""The lane between the source and one consumer: what waits is taken together, and nothing is done too early."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from pgcdc import Batch
+from pgcdc.pipeline.queue import MERGED_ROWS, CopyEnd, Item, Lane, Rows
+from tests.protocol import wire
+
+TABLE = wire.relation(1, "t", [("id", 23)])
+
+
+def rows(commit_lsn: int, count: int = 1) -> Rows:
+    """A transaction of some inserts, done at the end of its commit."""
+    inserts = [wire.insert(1, [str(number)]) for number in range(count)]
+    batch = Batch.of([TABLE, wire.begin(commit_lsn), *inserts, wire.commit(commit_lsn, commit_lsn + 8)])
+    return Rows(batch.select(), commit_lsn + 8, batch.nbytes)
+
+
+def lane(max_rows: int = 100_000) -> Lane:
+    """An empty lane on the running loop."""
+    return Lane("c", threading.Condition(), max_rows, 1 << 30, asyncio.get_running_loop(), lambda: None)
+
+
+async def taken(lane: Lane) -> Item:
+    """The next item, which must not be the end."""
+    item = await lane.take()
+    assert item is not None
+    return item
+
+
+async def test_batches_that_wait_are_taken_together_in_order() -> None:
+    """And are in flight, in rows and in bytes, until all of them are durable."""
+    queue = lane()
+    for number in range(1, 4):
+        assert queue.offer(rows(100 * number))
+    waiting = (queue.rows, queue.bytes)
+    item = await taken(queue)
+    assert isinstance(item, Rows)
+    assert [change.position for change in item.batch.changes()] == [(100, 0), (200, 0), (300, 0)]
+    assert (queue.rows, queue.bytes) == waiting
+    assert queue.through_lsn == 0
+    queue.done()
+    assert (queue.rows, queue.bytes, queue.through_lsn) == (0, 0, 308)
+
+
+async def test_what_is_taken_together_has_a_limit() -> None:
+    """A long queue becomes several large writes, and a batch above the limit is taken alone."""
+    queue = lane()
+    for number, count in enumerate((MERGED_ROWS - 1, 1, 1, MERGED_ROWS + 5, 1), start=1):
+        assert queue.offer(rows(100 * number, count))
+    sizes = []
+    for _ in range(4):
+        item = await taken(queue)
+        assert isinstance(item, Rows)
+        sizes.append(item.batch.changes_count)
+        queue.done()
+    assert sizes == [MERGED_ROWS, 1, MERGED_ROWS + 5, 1]
+    assert queue.through_lsn == 508
+
+
+async def test_marks_are_not_jumped_over() -> None:
+    """Rows of the copy and rows of the stream are not put together across the mark between them."""
+    queue = lane()
+    for item in (rows(100), CopyEnd(), rows(200)):
+        assert queue.offer(item)
+    kinds = []
+    for _ in range(3):
+        kinds.append(type(await taken(queue)).__name__)
+        queue.done()
+    assert kinds == ["Rows", "CopyEnd", "Rows"]
+
+
+async def test_wal_without_rows_is_done_only_after_the_rows_before_it() -> None:
+    """`advance` while rows wait, or are worked on, moves with them and not ahead of them."""
+    queue = lane()
+    assert queue.offer(rows(100))
+    assert queue.offer(rows(200))
+    queue.advance(500)
+    await taken(queue)
+    queue.advance(900)
+    assert queue.through_lsn == 0
+    queue.done()
+    assert queue.through_lsn == 900
+    queue.advance(1000)
+    assert queue.through_lsn == 1000
+
+
+async def test_no_room_is_no() -> None:
+    """A lane that is full takes nothing until something is durable; a batch above the limit passes alone."""
+    queue = lane(max_rows=2)
+    assert queue.offer(rows(100, 5))
+    assert not queue.offer(rows(200))
+    await taken(queue)
+    assert not queue.offer(rows(200))
+    queue.done()
+    assert queue.offer(rows(200))
