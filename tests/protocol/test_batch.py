@@ -124,6 +124,22 @@ def test_batches_put_together_are_the_batch_that_was_cut(version: int, form: str
     assert len(Batch.concat([])) == 0
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"X", wire.begin(3000)[:-1], wire.commit(1000, 1048) + b"\0", ONE[:-2], b"Y\0", wire.truncate([1])[:-1]],
+    ids=["empty", "unknown kind", "Begin", "Commit", "Relation", "Type", "Truncate"],
+)
+def test_no_filter_hides_what_cannot_be_read(broken: bytes) -> None:
+    """A consumer of one table must not go past a message that may have been about it."""
+    batch = read(*STREAM, broken)
+    for filtered in (
+        batch.select({("public", "one")}, ["delete"]),
+        batch.select(),
+        Batch.concat([batch]).select(set(), []),
+    ):
+        assert [change.raw for change in filtered.changes() if isinstance(change, DecodeError)] == [broken]
+
+
 def test_events_are_made_once_for_a_format_and_shared() -> None:
     """Two sinks that want the same get the same objects; another format is made beside it."""
     batch = read(*STREAM)

@@ -32,12 +32,16 @@ pub struct Record {
     pub index: Option<i64>,
     /// For a Commit, its `end_lsn`.
     end_lsn: Option<u64>,
+    /// Whether it is no message that can be read.
+    malformed: bool,
 }
 
 impl Record {
-    /// Whether it is a row change, a truncate or a logical message.
+    /// Whether it is a row change, a truncate or a logical message; or something unreadable that could have been one, so
+    /// that nobody who asks for changes goes past it unknowingly.
     pub fn is_change(&self) -> bool {
-        matches!(self.kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE)
+        self.malformed
+            || matches!(self.kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE)
     }
 }
 
@@ -103,7 +107,7 @@ impl Batch {
     }
 
     /// The changes of some tables (pairs of schema and name) and kinds only; None for all. A Truncate is kept when one of
-    /// its tables is; a logical message belongs to no table.
+    /// its tables is; a logical message belongs to no table; what cannot be read is kept in any case.
     pub fn select(&self, tables: Option<&HashSet<(Vec<u8>, Vec<u8>)>>, kinds: Option<&[u8]>) -> Self {
         let wanted = |shape: &Arc<Shape>| {
             tables.is_none_or(|tables| tables.contains(&(shape.relation.schema.clone(), shape.relation.name.clone())))
@@ -112,6 +116,9 @@ impl Batch {
         let is_wanted =
             |number: Option<usize>| number.and_then(|number| wanted.get(number)).is_none_or(|&wanted| wanted);
         self.keep(|record| {
+            if record.malformed {
+                return true;
+            }
             let of_table = match record.kind {
                 kind::MESSAGE => tables.is_none(),
                 // A row or truncate of an unknown relation is kept: whoever decodes it gets the error.
@@ -170,6 +177,7 @@ impl Builder {
                 transaction: batch.transaction(record),
                 index: record.index,
                 end_lsn: record.end_lsn,
+                malformed: record.malformed,
             };
             let start = self.content.bytes.len();
             self.content.bytes.extend_from_slice(batch.bytes(record));
@@ -201,6 +209,7 @@ impl Builder {
             transaction,
             index: place.index,
             end_lsn: place.end_lsn,
+            malformed: place.malformed,
         });
     }
 

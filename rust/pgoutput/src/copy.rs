@@ -53,6 +53,7 @@ impl Reader {
                 transaction: Some(Transaction { commit_lsn: lsn, commit_time: None }),
                 index: Some(SNAPSHOT_INDEX),
                 end_lsn: None,
+                malformed: false,
             },
             text_columns,
             pending: Vec::new(),

@@ -37,6 +37,8 @@ pub struct Place {
     pub index: Option<i64>,
     /// For a Commit, its `end_lsn`.
     pub end_lsn: Option<u64>,
+    /// Whether this is no message that can be read; of a row change and a Message only the kind and the table were looked at.
+    pub malformed: bool,
 }
 
 /// The state of one stream of messages.
@@ -66,15 +68,15 @@ impl Session {
             Some(&kind::TRUNCATE) => self.truncate(bytes),
             // The flags byte: 1 is transactional. Others are written at once, outside any transaction.
             Some(&kind::MESSAGE) if bytes.get(1) == Some(&1) => self.change(None, Vec::new()),
-            Some(&kind::MESSAGE) | None => Place::default(),
-            Some(_) => Place { transaction: self.transaction, ..Place::default() },
+            Some(&kind::MESSAGE) => Place::default(),
+            _ => Place { transaction: self.transaction, malformed: Message::parse(bytes).is_err(), ..Place::default() },
         }
     }
 
     fn change(&mut self, shape: Option<Arc<Shape>>, truncated: Vec<Option<Arc<Shape>>>) -> Place {
         let index = self.transaction.map(|_| self.next_index);
         self.next_index = self.next_index.saturating_add(1);
-        Place { shape, truncated, transaction: self.transaction, index, end_lsn: None }
+        Place { shape, truncated, transaction: self.transaction, index, ..Place::default() }
     }
 
     fn row(&mut self, bytes: &[u8]) -> Place {
@@ -102,7 +104,7 @@ impl Session {
             }
             _ => None,
         };
-        Place { transaction: self.transaction, ..Place::default() }
+        Place { transaction: self.transaction, malformed: self.transaction.is_none(), ..Place::default() }
     }
 
     fn commit(&mut self, bytes: &[u8]) -> Place {
@@ -112,7 +114,7 @@ impl Session {
             Ok(Message::Commit { end_lsn, .. }) => Some(end_lsn),
             _ => None,
         };
-        Place { transaction, end_lsn, ..Place::default() }
+        Place { transaction, end_lsn, malformed: end_lsn.is_none(), ..Place::default() }
     }
 
     fn relation(&mut self, bytes: &[u8]) -> Place {
@@ -133,16 +135,16 @@ impl Session {
                 None
             }
         };
-        Place { shape, transaction: self.transaction, ..Place::default() }
+        Place { malformed: shape.is_none(), shape, transaction: self.transaction, ..Place::default() }
     }
 
     fn truncate(&mut self, bytes: &[u8]) -> Place {
-        let truncated = match Message::parse(bytes) {
+        match Message::parse(bytes) {
             Ok(Message::Truncate { relation_oids, .. }) => {
-                relation_oids.into_iter().map(|oid| self.shape(oid)).collect()
+                let truncated = relation_oids.into_iter().map(|oid| self.shape(oid)).collect();
+                self.change(None, truncated)
             }
-            _ => Vec::new(),
-        };
-        self.change(None, truncated)
+            _ => Place { malformed: true, ..self.change(None, Vec::new()) },
+        }
     }
 }
