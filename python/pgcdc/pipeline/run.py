@@ -137,11 +137,16 @@ class Run:
 
     async def _keep(self, worker: Worker) -> None:
         """Write positions down now and then, and confirm what is written."""
+        answered = 0
         while not self._ending.is_set():
             try:
                 await asyncio.wait_for(self._ending.wait(), SAVE_EVERY)
             except TimeoutError:
-                await self._save(worker, final=False)
+                # A server that is being stopped asks, and waits until everything is confirmed, however little it is.
+                # Where positions are stored in it that can fail: then the run ends, and the server need not wait either.
+                asked = self._source.asked
+                await self._save(worker, final=asked != answered)
+                answered = asked
 
     async def _save(self, worker: Worker, *, final: bool) -> None:
         try:

@@ -73,6 +73,7 @@ class Source:
     ) -> None:
         self.phase: Phase = "starting"
         self.confirmed_lsn = 0
+        self.asked = 0
         self.unfinished_copy = False
         self._settings = settings
         self._subscriptions = subscriptions
@@ -260,6 +261,7 @@ class Source:
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 self._fanout.send(batch, stream.idle_lsn)
                 self._confirm(stream)
+                self.asked = stream.questions
                 if self._waiters.waiting and not len(batch):
                     stream.send_status(reply_requested=True)
         self._ended(None)

@@ -54,6 +54,8 @@ class Stream:
         binary: Whether values come in binary.
         format: How rows are given when events are iterated; its catalog knows the database's types.
         flushed_lsn: What was confirmed; 0 until something was.
+        questions: How many keepalives have asked for an answer. A server that is being stopped asks, and does not end
+            before everything that it has sent is confirmed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Stream:
         self.binary = binary
         self.format = format
         self.flushed_lsn = 0
+        self.questions = 0
         self._session = session
         self._doing = Doing(doing.what, kind="stream", slot=doing.slot, publications=doing.publications)
         self._reader = BatchReader()  # touched by the reading thread only; others see what it left in these three
@@ -208,6 +211,7 @@ class Stream:
                     return batch
                 raise self._end()
             if self._reader.take_reply_request():
+                self.questions += 1
                 self.send_status()
             self._send_due()
             if len(batch) or monotonic() >= deadline:
