@@ -182,8 +182,9 @@ class Batch:
     def select(
         self, tables: Collection[tuple[str, str]] | None = None, actions: Collection[str] | None = None
     ) -> Batch:
-        """The changes of some tables and actions only; reads headers, decodes nothing. What cannot be read is kept in any
-        case, so that nobody goes past it unknowingly.
+        """The changes of some tables and actions only; reads headers, decodes nothing.
+
+        What cannot be read is kept in any case, so that nobody goes past it unknowingly.
 
         Args:
             tables: `(schema, table)` pairs; None for all. Logical messages belong to no table and are kept only

@@ -143,7 +143,7 @@ class Run:
                 await asyncio.wait_for(self._ending.wait(), SAVE_EVERY)
             except TimeoutError:
                 # A server that is being stopped asks, and waits until everything is confirmed, however little it is.
-                # Where positions are stored in it that can fail: then the run ends, and the server need not wait either.
+                # Where positions are stored in it that can fail: the run ends, and the server need not wait either.
                 asked = self._source.asked
                 await self._save(worker, final=asked != answered)
                 answered = asked
