@@ -13,6 +13,8 @@
 //! | [`session`] | messages in stream order | relations in force, transaction, index of each change |
 //! | [`batch`] | frames or messages | a run of raw messages with all of that beside them |
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
+//! | [`row`] | a tuple and its role | cells: not sent, NULL, a value |
+//! | [`json`] | a batch | lines of JSON |
 //!
 //! Source: PostgreSQL manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
 #![forbid(unsafe_code)]
@@ -23,9 +25,11 @@ pub mod copy;
 pub mod cursor;
 pub mod error;
 pub mod frame;
+pub mod json;
 pub mod message;
 pub mod oid;
 pub mod relation;
+pub mod row;
 pub mod session;
 pub mod tuple;
 pub mod value;

@@ -13,11 +13,13 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString};
 
+use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::decoder::Bytes;
 use crate::error::{config_error, frame_error};
 use crate::event::{Events, Item};
 use crate::format::RowFormat;
+use crate::formats;
 use crate::imports::imports;
 
 /// The events of a batch that were made already in one format, by the numbers of their records.
@@ -295,13 +297,17 @@ impl Batch {
     #[staticmethod]
     #[pyo3(signature = (messages, lsns=None))]
     fn of(messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Self> {
-        let mut session = Session::default();
-        let mut builder = Builder::default();
-        let mut lsns = lsns.unwrap_or_default().into_iter();
-        for message in messages.try_iter()? {
-            builder.push(&mut session, Bytes::of(&message?)?.as_slice(), lsns.next().unwrap_or(0));
-        }
-        Ok(builder.finish().into())
+        Ok(formats::batch_of(&mut Session::default(), messages, lsns)?.into())
+    }
+
+    #[pyo3(signature = (envelope="plain", *, catalog=None))]
+    fn to_json<'py>(
+        &self,
+        py: Python<'py>,
+        envelope: &str,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        formats::to_json(py, &self.inner, envelope, catalog.map(Bound::get))
     }
 }
 

@@ -20,6 +20,11 @@ impl TypeCatalog {
         self.state.read().unwrap_or_else(PoisonError::into_inner).0.kind(oid)
     }
 
+    /// Use all of it; nothing can be added meanwhile.
+    pub fn read<T>(&self, use_it: impl FnOnce(&Catalog) -> T) -> T {
+        use_it(&self.state.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     /// A number that changes with every addition.
     pub fn generation(&self) -> u64 {
         self.state.read().unwrap_or_else(PoisonError::into_inner).1

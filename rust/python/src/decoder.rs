@@ -11,6 +11,7 @@ use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::event::{Events, Item};
 use crate::format::{Plan, RowFormat};
+use crate::formats;
 
 /// pgoutput messages to events; no connection, no driver.
 #[pyclass(module = "pgcdc._pgoutput")]
@@ -119,5 +120,22 @@ impl Decoder {
         }
         self.plan = events.into_plan();
         PyList::new(py, made)
+    }
+
+    #[pyo3(signature = (messages, lsns=None, *, envelope="plain"))]
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "the messages go to JSON, and the decoder remembers their relations"
+    )]
+    fn to_json<'py>(
+        &mut self,
+        py: Python<'py>,
+        messages: &Bound<'py, PyAny>,
+        lsns: Option<Vec<u64>>,
+        envelope: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let catalog = self.format.get().catalog(py);
+        let batch = formats::batch_of(&mut self.session, messages, lsns)?;
+        formats::to_json(py, &batch, envelope, Some(catalog.get()))
     }
 }

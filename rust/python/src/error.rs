@@ -1,6 +1,7 @@
 //! The one place where exceptions are made. No message holds a cell's value.
 use pgoutput::batch::Position;
 use pgoutput::message::kind;
+use pgoutput::row::Refused;
 use pgoutput::session::Shape;
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
@@ -37,6 +38,16 @@ pub enum Failure {
 impl From<pgoutput::Error> for Failure {
     fn from(error: pgoutput::Error) -> Self {
         Self::Message(error)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Message(error) => Self::Message(error),
+            Refused::UnknownRelation { oid, offset } => Self::UnknownRelation { oid, offset },
+            Refused::Value { reason, column, offset } => Self::Value { reason, column, offset, cause: None },
+        }
     }
 }
 

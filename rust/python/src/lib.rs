@@ -5,6 +5,7 @@
 //! | `decoder` | `Decoder`: messages to events |
 //! | `batch` | `Batch`, `BatchReader`, `CopyReader`: runs of raw messages |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
+//! | `formats` | batches as JSON lines, without Python objects |
 //! | `catalog` | `TypeCatalog`: user-defined types |
 //! | `event` | one message to one event |
 //! | `row` | one tuple to one row, one value to one object |
@@ -20,6 +21,7 @@ mod decoder;
 mod error;
 mod event;
 mod format;
+mod formats;
 mod imports;
 mod row;
 

@@ -1,0 +1,217 @@
+//! One value as JSON, the same from its text and its binary form.
+use super::text::{bytea, embed, hexadecimal, string};
+use crate::oid::{Kind, Scalar};
+use crate::value::array::{self, Dimension};
+use crate::value::datetime::{Date, Time};
+use crate::value::{Format, Invalid, Result, Value, decode};
+
+/// What is used again for each value.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    value: Vec<u8>,
+    stack: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+/// Write one value.
+///
+/// # Errors
+/// When the bytes are not a value of the type. Something may have been written then.
+#[inline]
+pub fn write(out: &mut Vec<u8>, kind: Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    match kind {
+        Kind::Scalar(scalar) => write_scalar(out, scalar, format, bytes, scratch),
+        Kind::Array(scalar) => write_array(out, scalar, format, bytes, scratch),
+        Kind::Opaque => {
+            match format {
+                Format::Text => string(out, bytes),
+                Format::Binary => bytea(out, bytes),
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    match decode(scalar, format, bytes, &mut scratch.value)? {
+        Value::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        Value::Text(text) => string(out, text),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Float(number) if number.is_finite() => {
+            out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
+        }
+        Value::Float(number) => out.extend_from_slice(match number {
+            f64::INFINITY => b"\"Infinity\"",
+            f64::NEG_INFINITY => b"\"-Infinity\"",
+            _ => b"\"NaN\"",
+        }),
+        // Digits, signs, letters, colons: nothing that JSON would escape.
+        Value::Numeric(text) | Value::PgText(text) => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
+        Value::Date(day) => quoted(out, |out| date(out, day)),
+        Value::Time(clock) => quoted(out, |out| time(out, clock)),
+        Value::TimeTz(clock, east) => quoted(out, |out| {
+            time(out, clock);
+            zone(out, east);
+        }),
+        Value::Timestamp(day, clock) => quoted(out, |out| instant(out, day, clock)),
+        Value::TimestampTz(day, clock) => quoted(out, |out| {
+            instant(out, day, clock);
+            out.push(b'Z');
+        }),
+        Value::Uuid(bytes) => quoted(out, |out| uuid(out, bytes)),
+        Value::Json(json) => embed(out, json, &mut scratch.stack)?,
+        Value::Bytes(bytes) => bytea(out, &bytes),
+    }
+    Ok(())
+}
+
+#[inline]
+fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    write(out);
+    out.push(b'"');
+}
+
+fn digit(value: u32) -> u8 {
+    b'0'.wrapping_add(u8::try_from(value % 10).unwrap_or(0))
+}
+
+/// Two digits.
+fn two(out: &mut Vec<u8>, value: u8) {
+    out.extend_from_slice(&[digit(u32::from(value / 10)), digit(u32::from(value))]);
+}
+
+/// `2024-02-29`
+fn date(out: &mut Vec<u8>, date: Date) {
+    // A date that is no PgText has a year from 1 to 9999.
+    let year = u32::try_from(date.year).unwrap_or(0);
+    out.extend_from_slice(&[digit(year / 1000), digit(year / 100), digit(year / 10), digit(year), b'-']);
+    two(out, date.month);
+    out.push(b'-');
+    two(out, date.day);
+}
+
+/// `12:30:00`, or `12:30:00.500000` where there is a fraction.
+fn time(out: &mut Vec<u8>, time: Time) {
+    two(out, time.hour);
+    out.push(b':');
+    two(out, time.minute);
+    out.push(b':');
+    two(out, time.second);
+    let fraction = time.microsecond;
+    if fraction != 0 {
+        let (high, low) = (fraction / 1000, fraction % 1000);
+        out.push(b'.');
+        for part in [high, low] {
+            out.extend_from_slice(&[digit(part / 100), digit(part / 10), digit(part)]);
+        }
+    }
+}
+
+fn instant(out: &mut Vec<u8>, day: Date, clock: Time) {
+    date(out, day);
+    out.push(b'T');
+    time(out, clock);
+}
+
+/// `Z`, `+05:30`, `-15:59:59`
+fn zone(out: &mut Vec<u8>, east: i32) {
+    if east == 0 {
+        out.push(b'Z');
+        return;
+    }
+    let seconds = east.unsigned_abs();
+    let part = |out: &mut Vec<u8>, value: u32| two(out, u8::try_from(value % 60).unwrap_or(0));
+    out.push(if east < 0 { b'-' } else { b'+' });
+    part(out, seconds / 3600);
+    out.push(b':');
+    part(out, seconds / 60);
+    if !seconds.is_multiple_of(60) {
+        out.push(b':');
+        part(out, seconds);
+    }
+}
+
+/// Five groups of hexadecimal digits.
+fn uuid(out: &mut Vec<u8>, bytes: [u8; 16]) {
+    let mut rest = bytes.as_slice();
+    for (number, length) in [4, 2, 2, 2, 6].into_iter().enumerate() {
+        if number > 0 {
+            out.push(b'-');
+        }
+        let (group, after) = rest.split_at(length.min(rest.len()));
+        hexadecimal(out, group);
+        rest = after;
+    }
+}
+
+/// The text of an instant in microseconds since 2000-01-01 UTC, with its quotes.
+pub fn write_instant(out: &mut Vec<u8>, microseconds: i64, scratch: &mut Scratch) -> Result<()> {
+    write_scalar(out, Scalar::TimestampTz, Format::Binary, &microseconds.to_be_bytes(), scratch)
+}
+
+/// Arrays nested as their dimensions are; one whose lower bounds are not all 1 as an object that says them.
+fn write_array(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    let mut ends = std::mem::take(&mut scratch.ends);
+    ends.clear();
+    let start = out.len();
+    out.push(b'[');
+    let dimensions = array::decode(format, bytes, |element| {
+        if !ends.is_empty() {
+            out.push(b',');
+        }
+        match element {
+            Some(bytes) => write_scalar(out, scalar, format, bytes, scratch)?,
+            None => out.extend_from_slice(b"null"),
+        }
+        ends.push(out.len());
+        Ok::<(), Invalid>(())
+    })?;
+    let dimensions = dimensions.as_slice();
+    let plain = dimensions.iter().all(|dimension| dimension.lower_bound == 1);
+    if plain && dimensions.len() <= 1 {
+        out.push(b']');
+    } else {
+        let flat = out.split_off(start);
+        let mut rest = flat.as_slice();
+        let mut before = start;
+        let mut elements = ends.iter().map(|&end| {
+            // Each element has a bracket or comma in front of it.
+            let (element, after) = rest.split_at(end.saturating_sub(before).min(rest.len()));
+            (rest, before) = (after, end);
+            element.get(1..).unwrap_or_default()
+        });
+        if plain {
+            nest(out, dimensions, &mut elements);
+        } else {
+            out.extend_from_slice(b"{\"lower_bounds\":[");
+            for (number, dimension) in dimensions.iter().enumerate() {
+                if number > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(dimension.lower_bound).as_bytes());
+            }
+            out.extend_from_slice(b"],\"elements\":");
+            nest(out, dimensions, &mut elements);
+            out.push(b'}');
+        }
+    }
+    scratch.ends = ends;
+    Ok(())
+}
+
+fn nest<'a>(out: &mut Vec<u8>, dimensions: &[Dimension], elements: &mut impl Iterator<Item = &'a [u8]>) {
+    let Some((dimension, inner)) = dimensions.split_first() else {
+        out.extend_from_slice(elements.next().unwrap_or_default());
+        return;
+    };
+    out.push(b'[');
+    for number in 0..dimension.length {
+        if number > 0 {
+            out.push(b',');
+        }
+        nest(out, inner, elements);
+    }
+    out.push(b']');
+}

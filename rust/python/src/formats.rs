@@ -1,0 +1,62 @@
+//! Batches in other formats than events: JSON lines. Made without the interpreter, so that other threads can run.
+use pgoutput::batch::{Batch, Builder};
+use pgoutput::json::{self, Envelope};
+use pgoutput::row::Failed;
+use pgoutput::session::Session;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::catalog::TypeCatalog;
+use crate::decoder::Bytes;
+use crate::error::{About, config_error, exception};
+
+/// Messages that are in hand already, as one batch; with as many LSNs, if any.
+pub fn batch_of(session: &mut Session, messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Batch> {
+    let messages = messages.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+    if lsns.as_ref().is_some_and(|lsns| lsns.len() != messages.len()) {
+        return Err(PyValueError::new_err("lsns must be as long as messages"));
+    }
+    // All of them, before the session takes note of the first.
+    let bytes = messages.iter().map(Bytes::of).collect::<PyResult<Vec<_>>>()?;
+    let mut lsns = lsns.unwrap_or_default().into_iter();
+    let mut builder = Builder::default();
+    for bytes in &bytes {
+        builder.push(session, bytes.as_slice(), lsns.next().unwrap_or(0));
+    }
+    Ok(builder.finish())
+}
+
+/// The exception for the first change that was refused.
+fn refused(py: Python<'_>, batch: &Batch, failed: Failed) -> PyErr {
+    let Some(record) = batch.records().get(failed.record) else {
+        return PyValueError::new_err("no such record");
+    };
+    let about = About {
+        bytes: batch.bytes(record),
+        shape: record.shape.and_then(|number| batch.shapes().get(number)).map(AsRef::as_ref),
+        lsn: record.lsn,
+        position: batch.position(record),
+    };
+    exception(py, failed.refused.into(), &about).unwrap_or_else(|error| error)
+}
+
+/// All changes as lines of JSON.
+pub fn to_json<'py>(
+    py: Python<'py>,
+    batch: &Batch,
+    envelope: &str,
+    catalog: Option<&TypeCatalog>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let envelope = match envelope {
+        "plain" => Envelope::Plain,
+        other => return Err(config_error(py, &format!("envelope={other:?} is not \"plain\""))),
+    };
+    let none = TypeCatalog::default();
+    let catalog = catalog.unwrap_or(&none);
+    let lines = py.detach(|| catalog.read(|catalog| json::lines(batch, catalog, envelope)));
+    match lines {
+        Ok(lines) => Ok(PyBytes::new(py, &lines)),
+        Err(failed) => Err(refused(py, batch, failed)),
+    }
+}
