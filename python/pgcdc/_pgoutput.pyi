@@ -135,6 +135,28 @@ class Decoder:
         Returns:
             As many items as messages: the event, or in the place of a bad message the error.
         """
+    def to_json(
+        self,
+        messages: Sequence[bytes | bytearray | memoryview],
+        lsns: Sequence[int] | None = None,
+        *,
+        envelope: Literal["plain"] = "plain",
+    ) -> bytes:
+        """Write the changes among some messages as lines of JSON, without making Python objects; see `Batch.to_json`.
+
+        Args:
+            messages: Whole messages, in stream order.
+            lsns: The `wal_start` of each, where known; as long as `messages`.
+            envelope: What is around the rows.
+
+        Returns:
+            A line for each row change, truncate and logical message.
+
+        Raises:
+            ConfigError: When the envelope is none of the above.
+            DecodeError: For the first change that cannot be written. The decoder has taken note of all messages then and
+                can be used again; to have the good ones, make a `Batch` and ask it for both.
+        """
 
 @final
 class Batch:
@@ -222,7 +244,59 @@ class Batch:
 
         Args:
             messages: Whole messages, in stream order.
-            lsns: The `wal_start` of each, where known.
+            lsns: The `wal_start` of each, where known; as long as `messages`.
+        """
+    def to_json(self, envelope: Literal["plain"] = "plain", *, catalog: TypeCatalog | None = None) -> bytes:
+        r"""Write the changes as lines of JSON, straight from what was received: no Python objects, and other threads run.
+
+        Each row change, truncate and logical message is one object on one line that ends with a line feed. Its fields
+        are those of the event, in this order, and a field that is not known is left out:
+
+        - `action`: `"insert"`, `"update"`, `"delete"`, `"truncate"`, `"message"`;
+        - of a row `schema` and `table`; of a truncate `relations` (objects with `schema` and `table`), `cascade` and
+          `restart_identity`; of a message `transactional`;
+        - `position` as `str(Position)` prints it, so that text compares as positions do; `commit_lsn` (`"16/B374D848"`),
+          `index` (-1 for rows of the initial copy) and `commit_time`, all where the transaction's Begin was seen;
+        - `lsn`, where it is known;
+        - of a row `new` and `old`, objects by column name, as in the events: a column that was not sent is left out, an
+          unchanged TOAST value is taken from the old row where that was sent; of a message `prefix` and `content`.
+
+        Text and binary streams give the same bytes for every type that the decoder knows:
+
+        | type | JSON |
+        |---|---|
+        | int2, int4, int8, oid | number, all digits |
+        | float4, float8 | number, the fewest digits that say it; `"NaN"`, `"Infinity"`, `"-Infinity"` |
+        | numeric | string with the digits that PostgreSQL prints, `"NaN"` and the infinities included |
+        | bool | `true`, `false` |
+        | text, varchar, bpchar, name, "char", enums | string |
+        | bytea | string `"\\x00ff"` |
+        | date, time, timestamp | `"2024-02-29"`, `"12:30:00.500000"` (six digits or none), `"2024-02-29T12:30:00"` |
+        | timestamptz | the same in UTC with `Z` |
+        | timetz | the same with `Z`, `+05:30` or `-15:59:59` |
+        | the same outside the years 1 to 9999, infinite, or 24:00:00 | string in PostgreSQL's own words |
+        | uuid | string in small letters |
+        | json, jsonb | the document as it was sent; line breaks between its parts become spaces |
+        | arrays | arrays, nested; `{"lower_bounds":[0],"elements":[…]}` where a lower bound is not 1 |
+        | domains and enums in the catalog | as their base type |
+        | any other | string: text as sent; bytes that came in binary as bytea |
+
+        Bytes that are not UTF-8 (a database in SQL_ASCII sends them) become lone surrogates `\udc80` to `\udcff`, which
+        Python's `json` reads as `surrogateescape` does; a parser that does not take them refuses the line.
+
+        Args:
+            envelope: What is around the rows: `"plain"` is the above.
+            catalog: What is known of user-defined types.
+
+        Returns:
+            The lines; empty when there is no change.
+
+        Raises:
+            ConfigError: When the envelope is none of the above.
+            DecodeError: For the first change that cannot be written; `changes()` gives the others of the same batch.
+
+        Source:
+            RFC 8259 (JSON), RFC 3339 (times).
         """
 
 @final
