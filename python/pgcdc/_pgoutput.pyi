@@ -157,6 +157,28 @@ class Decoder:
             DecodeError: For the first change that cannot be written. The decoder has taken note of all messages then and
                 can be used again; to have the good ones, make a `Batch` and ask it for both.
         """
+    def to_arrow(
+        self,
+        messages: Sequence[bytes | bytearray | memoryview],
+        lsns: Sequence[int] | None = None,
+        *,
+        text: Collection[str] | None = None,
+    ) -> dict[str, ArrowTable]:
+        """Give the changes among some messages as Arrow tables, without making Python objects; see `Batch.to_arrow`.
+
+        Args:
+            messages: Whole messages, in stream order.
+            lsns: The `wal_start` of each, where known; as long as `messages`.
+            text: Columns (`"schema.table.column"`) that are given as strings, whatever their type is.
+
+        Returns:
+            The tables that have changes, by name.
+
+        Raises:
+            ConfigError: When `text` is a single string.
+            DecodeError: For the first change that cannot be given. The decoder has taken note of all messages then and
+                can be used again; to have the good ones, make a `Batch` and ask it for both.
+        """
 
 @final
 class Batch:
@@ -297,6 +319,107 @@ class Batch:
 
         Source:
             RFC 8259 (JSON), RFC 3339 (times).
+        """
+    def to_arrow(
+        self, *, text: Collection[str] | None = None, catalog: TypeCatalog | None = None
+    ) -> dict[str, ArrowTable]:
+        """Give the changes as Arrow tables, straight from what was received: no Python objects, and other threads run.
+
+        Each change is one row, in the stream's order; a TRUNCATE is one row in each of its tables. Which columns a table
+        has, and of which types, follows from its Relation message alone, never from the values. First come
+
+        - `_action` (utf8): `"insert"`, `"update"`, `"delete"`, `"truncate"`;
+        - `_position` (utf8) as `str(Position)` prints it, `_commit_lsn` (uint64), `_commit_time` (timestamp in
+          microseconds, UTC; null in the initial copy): null where the transaction's Begin was not seen;
+        - `_unset` (list of utf8): the names of the columns that were not sent (unchanged TOAST, outside the key, all of
+          them for a truncate), which tells their nulls from NULL;
+        - `_old` (struct of the replica identity's columns; missing where there are none): what an update sent of the old
+          row, that is the old key when the key changed, the whole row under REPLICA IDENTITY FULL; else null.
+
+        Then come the table's columns: the new row of an insert or update, the old key or row of a delete. One of the
+        first whose name the table uses itself gets one more underscore. Types:
+
+        | PostgreSQL | Arrow |
+        |---|---|
+        | bool | bool |
+        | int2, int4, int8, oid | int16, int32, int64, uint32 |
+        | float4, float8 | float, double |
+        | numeric(p, s) with 0 ≤ s ≤ p ≤ 38 | decimal128(p, s) |
+        | bytea | binary |
+        | date, time | date32, time64 in microseconds |
+        | timestamp, timestamptz | timestamp in microseconds, without zone and in UTC |
+        | uuid | arrow.uuid (fixed-size binary of 16) |
+        | json, jsonb | arrow.json (utf8), the document as it was sent |
+        | arrays | list of the element's type |
+        | any other, and columns named in `text` | utf8, in the words of `to_json` |
+
+        A value that its Arrow type cannot hold is refused, never changed or given as null: infinite dates and
+        timestamps, 24:00:00, NaN in a decimal, arrays of several dimensions or with a lower bound other than 1. Name
+        such a column in `text` to have all of its values as strings. Strings that are not UTF-8 are refused, too.
+
+        Logical messages are in a table called `"messages"`: `_position`, `_commit_lsn`, `_commit_time`, `lsn`,
+        `transactional`, `prefix`, `content`.
+
+        Args:
+            text: Columns (`"schema.table.column"`) that are given as strings, whatever their type is.
+            catalog: What is known of user-defined types.
+
+        Returns:
+            The tables that have changes, by name: `"schema.table"`, where a name with a full stop or quote in it is
+            quoted as in SQL.
+
+        Raises:
+            ConfigError: When `text` is a single string.
+            DecodeError: For the first change that cannot be given; `changes()` gives the others of the same batch.
+
+        Source:
+            Arrow documentation, "Arrow Columnar Format", "Canonical Extension Types".
+        """
+
+@final
+class ArrowTable:
+    """The changes of one table in a batch, for whoever speaks Arrow: `duckdb`, `polars`, `pyarrow`.
+
+    `pyarrow.table(it)`, `polars.DataFrame(it)` and `SELECT … FROM it` in DuckDB take it as it is, without a copy of the
+    data. When the table's columns changed within the batch, there is a part for each run of rows with the same columns
+    and the whole refuses to be read as one: take `parts`, which every table has.
+
+    Source:
+        Arrow documentation, "The Arrow PyCapsule Interface".
+    """
+
+    @property
+    def table(self) -> str:
+        """The table's name, as `Batch.to_arrow` has it."""
+    @property
+    def num_rows(self) -> int:
+        """How many changes there are."""
+    @property
+    def parts(self) -> list[ArrowTable]:
+        """The same rows in the same order, each part with the same columns throughout; mostly one."""
+    def __arrow_c_schema__(self) -> object:
+        """The columns, as a capsule.
+
+        Raises:
+            SchemaError: When there is more than one part.
+        """
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """The columns and the rows as one struct array, as capsules.
+
+        Args:
+            requested_schema: Not followed; the consumer casts.
+
+        Raises:
+            SchemaError: When there is more than one part.
+        """
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The rows as a stream of one record batch, as a capsule.
+
+        Args:
+            requested_schema: Not followed; the consumer casts.
+
+        Raises:
+            SchemaError: When there is more than one part.
         """
 
 @final

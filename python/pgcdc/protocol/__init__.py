@@ -1,6 +1,7 @@
 """The decoder: bytes to events. The only room that imports the Rust half; it needs no connection and no driver."""
 
 from pgcdc._pgoutput import (
+    ArrowTable,
     Batch,
     BatchReader,
     CopyReader,
@@ -13,6 +14,7 @@ from pgcdc.protocol.catalog import Catalog
 from pgcdc.protocol.values import PgArray, PgText
 
 __all__ = [
+    "ArrowTable",
     "Batch",
     "BatchReader",
     "Catalog",

@@ -15,10 +15,13 @@
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
 //! | [`row`] | a tuple and its role | cells: not sent, NULL, a value |
 //! | [`json`] | a batch | lines of JSON |
+//! | `arrow` (a feature of that name) | a batch | record batches |
 //!
 //! Source: PostgreSQL manual, "Logical Replication Message Formats" and "Streaming Replication Protocol".
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "arrow")]
+pub mod arrow;
 pub mod batch;
 pub mod catalog;
 pub mod copy;

@@ -11,8 +11,12 @@ use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
+#[cfg(feature = "arrow")]
+use pyo3::types::PyDict;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString};
 
+#[cfg(feature = "arrow")]
+use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::decoder::Bytes;
@@ -308,6 +312,17 @@ impl Batch {
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         formats::to_json(py, &self.inner, envelope, catalog.map(Bound::get))
+    }
+
+    #[cfg(feature = "arrow")]
+    #[pyo3(signature = (*, text=None, catalog=None))]
+    fn to_arrow<'py>(
+        &self,
+        py: Python<'py>,
+        text: Option<&Bound<'py, PyAny>>,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        arrow::to_arrow(py, &self.inner, text, catalog.map(Bound::get))
     }
 }
 

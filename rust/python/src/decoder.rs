@@ -5,8 +5,12 @@ use pgoutput::session::{Session, Shape};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+#[cfg(feature = "arrow")]
+use pyo3::types::PyDict;
 use pyo3::types::{PyBytes, PyList};
 
+#[cfg(feature = "arrow")]
+use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::event::{Events, Item};
@@ -137,5 +141,20 @@ impl Decoder {
         let catalog = self.format.get().catalog(py);
         let batch = formats::batch_of(&mut self.session, messages, lsns)?;
         formats::to_json(py, &batch, envelope, Some(catalog.get()))
+    }
+
+    #[cfg(feature = "arrow")]
+    #[pyo3(signature = (messages, lsns=None, *, text=None))]
+    #[allow(clippy::wrong_self_convention, reason = "likewise")]
+    fn to_arrow<'py>(
+        &mut self,
+        py: Python<'py>,
+        messages: &Bound<'py, PyAny>,
+        lsns: Option<Vec<u64>>,
+        text: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let catalog = self.format.get().catalog(py);
+        let batch = formats::batch_of(&mut self.session, messages, lsns)?;
+        arrow::to_arrow(py, &batch, text, Some(catalog.get()))
     }
 }

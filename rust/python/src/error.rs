@@ -169,3 +169,15 @@ impl TapRaw for PyErr {
         }
     }
 }
+
+/// A `SchemaError` about one table.
+#[cfg(feature = "arrow")]
+pub fn schema_error(py: Python<'_>, message: &str, hint: &str, table: &str) -> PyErr {
+    let raised = || {
+        let facts = PyDict::new(py);
+        facts.set_item("hint", hint)?;
+        facts.set_item("table", table)?;
+        imports(py)?.schema_error.bind(py).call((message,), Some(&facts))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}

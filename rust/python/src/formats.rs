@@ -28,7 +28,7 @@ pub fn batch_of(session: &mut Session, messages: &Bound<'_, PyAny>, lsns: Option
 }
 
 /// The exception for the first change that was refused.
-fn refused(py: Python<'_>, batch: &Batch, failed: Failed) -> PyErr {
+pub fn refused(py: Python<'_>, batch: &Batch, failed: Failed) -> PyErr {
     let Some(record) = batch.records().get(failed.record) else {
         return PyValueError::new_err("no such record");
     };

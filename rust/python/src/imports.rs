@@ -34,6 +34,7 @@ pub struct Imports {
     pub unknown_relation: Py<PyAny>,
     pub invalid_value: Py<PyAny>,
     pub config_error: Py<PyAny>,
+    pub schema_error: Py<PyAny>,
 }
 
 static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
@@ -84,5 +85,6 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         unknown_relation: error("UnknownRelation")?,
         invalid_value: error("InvalidValue")?,
         config_error: error("ConfigError")?,
+        schema_error: error("SchemaError")?,
     })
 }

@@ -6,6 +6,7 @@
 //! | `batch` | `Batch`, `BatchReader`, `CopyReader`: runs of raw messages |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
+//! | `arrow` | the same as Arrow tables |
 //! | `catalog` | `TypeCatalog`: user-defined types |
 //! | `event` | one message to one event |
 //! | `row` | one tuple to one row, one value to one object |
@@ -14,6 +15,8 @@
 //! | `error` | the one place where exceptions are made |
 #![deny(unsafe_code)]
 
+#[cfg(feature = "arrow")]
+mod arrow;
 mod batch;
 mod catalog;
 mod construct;
@@ -28,6 +31,9 @@ mod row;
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
 #[pyo3::pymodule]
 mod _pgoutput {
+    #[cfg(feature = "arrow")]
+    #[pymodule_export]
+    use crate::arrow::ArrowTable;
     #[pymodule_export]
     use crate::batch::{Batch, BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]

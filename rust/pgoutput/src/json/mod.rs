@@ -5,7 +5,7 @@
 mod text;
 mod value;
 
-use crate::batch::{Batch, Record};
+use crate::batch::{Batch, Position, Record};
 use crate::catalog::Catalog;
 use crate::message::{Message, Old};
 use crate::oid::Kind;
@@ -102,14 +102,22 @@ struct Writer<'a> {
     plans: Vec<Plan<'a>>,
     out: Vec<u8>,
     scratch: Scratch,
-    /// The transaction that was written last, its commit LSN as in positions, and its `commit_time` field.
-    transaction: Option<(Transaction, Vec<u8>, Vec<u8>)>,
+    /// The transaction that was written last, and its `commit_time` field.
+    transaction: Option<(Transaction, Vec<u8>)>,
 }
 
 fn lsn_text(out: &mut Vec<u8>, lsn: u64) {
     text::upper_hexadecimal(out, lsn >> 32, 1);
     out.push(b'/');
     text::upper_hexadecimal(out, lsn & 0xffff_ffff, 1);
+}
+
+/// A position as text, which compares as positions do.
+pub(crate) fn position_text(out: &mut Vec<u8>, (commit_lsn, index): Position) {
+    text::upper_hexadecimal(out, commit_lsn, 16);
+    out.push(b'.');
+    // From 0 for rows of an initial copy, whose index is -1.
+    text::upper_hexadecimal(out, u64::try_from(index.saturating_add(1)).unwrap_or(0), 8);
 }
 
 fn number(out: &mut Vec<u8>, number: i64) {
@@ -213,22 +221,17 @@ impl<'a> Writer<'a> {
     fn place(&mut self, record: &Record) -> Result<(), Refused> {
         let (Some(transaction), Some(index)) = (self.batch.transaction(record), record.index) else { return Ok(()) };
         if self.transaction.as_ref().is_none_or(|(known, ..)| *known != transaction) {
-            let mut commit = Vec::with_capacity(16);
-            text::upper_hexadecimal(&mut commit, transaction.commit_lsn, 16);
             let mut time = Vec::new();
             if let Some(microseconds) = transaction.commit_time {
                 time.extend_from_slice(b",\"commit_time\":");
                 value::write_instant(&mut time, microseconds, &mut self.scratch).map_err(instant_refused)?;
             }
-            self.transaction = Some((transaction, commit, time));
+            self.transaction = Some((transaction, time));
         }
-        let Some((_, commit, time)) = &self.transaction else { return Ok(()) };
+        let Some((_, time)) = &self.transaction else { return Ok(()) };
         let out = &mut self.out;
         out.extend_from_slice(b",\"position\":\"");
-        out.extend_from_slice(commit);
-        out.push(b'.');
-        // From 0 for rows of an initial copy, whose index is -1.
-        text::upper_hexadecimal(out, u64::try_from(index.saturating_add(1)).unwrap_or(0), 8);
+        position_text(out, (transaction.commit_lsn, index));
         out.extend_from_slice(b"\",\"commit_lsn\":\"");
         lsn_text(out, transaction.commit_lsn);
         out.extend_from_slice(b"\",\"index\":");

@@ -8,7 +8,9 @@ use crate::value::{Format, Invalid, Result, Value, decode};
 /// What is used again for each value.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    value: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    /// For callers.
+    pub(crate) text: Vec<u8>,
     stack: Vec<u8>,
     ends: Vec<usize>,
 }

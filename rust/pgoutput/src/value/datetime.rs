@@ -8,7 +8,7 @@
 )]
 use std::io::Write;
 
-use super::{Invalid, Result, Value};
+use super::{Format, Invalid, Result, Value};
 use crate::cursor::Cursor;
 
 const DAY: i64 = 86_400_000_000;
@@ -351,10 +351,14 @@ pub fn date_text(bytes: &[u8]) -> Result<Value<'_>> {
     if let Some(value) = infinity(bytes) {
         return Ok(value);
     }
+    let date = day(bytes)?;
+    if date.fits() { Ok(Value::Date(date)) } else { as_printed(bytes) }
+}
+
+fn day(bytes: &[u8]) -> Result<Date> {
     let mut parts = Parts(bytes);
     let date = parts.date()?;
-    let date = parts.finish(date)?;
-    if date.fits() { Ok(Value::Date(date)) } else { as_printed(bytes) }
+    parts.finish(date)
 }
 
 /// The shape that nearly every instant has, `2024-02-29 12:34:56.789` with a year of four digits, in one look; and what
@@ -406,12 +410,16 @@ pub fn timestamp_text(bytes: &[u8]) -> Result<Value<'_>> {
     if let Some(value) = infinity(bytes) {
         return Ok(value);
     }
+    let (date, time) = day_and_time(bytes)?;
+    if date.fits() && time.hour < 24 { Ok(Value::Timestamp(date, time)) } else { as_printed(bytes) }
+}
+
+fn day_and_time(bytes: &[u8]) -> Result<(Date, Time)> {
     let mut parts = Parts(bytes);
     let date = parts.date()?;
     parts.expect(b" ")?;
     let time = parts.time()?;
-    let date = parts.finish(date)?;
-    if date.fits() && time.hour < 24 { Ok(Value::Timestamp(date, time)) } else { as_printed(bytes) }
+    Ok((parts.finish(date)?, time))
 }
 
 /// What `timestamptz_out` prints, in any zone.
@@ -425,17 +433,25 @@ pub fn timestamptz_text<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result
     if let Some(value) = infinity(bytes) {
         return Ok(value);
     }
+    timestamp(instant(bytes)?, true, scratch)
+}
+
+const OUTSIDE: Invalid = Invalid("an instant outside the type's range");
+
+/// Microseconds from 2000-01-01 UTC.
+fn instant(bytes: &[u8]) -> Result<i64> {
     let mut parts = Parts(bytes);
     let date = parts.date()?;
     parts.expect(b" ")?;
     let time = parts.time()?;
     let east = parts.zone()?;
     let date = parts.finish(date)?;
-    let local = date.days().checked_mul(DAY).and_then(|days| days.checked_add(time.microseconds()));
-    match local.and_then(|local| local.checked_sub(i64::from(east) * 1_000_000)) {
-        Some(microseconds) => timestamp(microseconds, true, scratch),
-        None => Err(Invalid("an instant outside the type's range")),
-    }
+    linear(date, time)?.checked_sub(i64::from(east) * 1_000_000).ok_or(OUTSIDE)
+}
+
+fn linear(date: Date, time: Time) -> Result<i64> {
+    let days = date.days().checked_mul(DAY);
+    days.and_then(|days| days.checked_add(time.microseconds())).ok_or(OUTSIDE)
 }
 
 /// What `time_out` prints.
@@ -443,13 +459,14 @@ pub fn timestamptz_text<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result
 /// # Errors
 /// When it is not a time.
 pub fn time_text(bytes: &[u8]) -> Result<Value<'_>> {
+    let time = clock(bytes)?;
+    if time.hour < 24 { Ok(Value::Time(time)) } else { as_printed(bytes) }
+}
+
+fn clock(bytes: &[u8]) -> Result<Time> {
     let mut parts = Parts(bytes);
     let time = parts.time()?;
-    match (parts.0.is_empty(), time.hour < 24) {
-        (true, true) => Ok(Value::Time(time)),
-        (true, false) => as_printed(bytes),
-        (false, _) => Err(MALFORMED),
-    }
+    if parts.0.is_empty() { Ok(time) } else { Err(MALFORMED) }
 }
 
 /// What `timetz_out` prints.
@@ -464,5 +481,57 @@ pub fn timetz_text(bytes: &[u8]) -> Result<Value<'_>> {
         (true, true) => Ok(Value::TimeTz(time, east)),
         (true, false) => as_printed(bytes),
         (false, _) => Err(MALFORMED),
+    }
+}
+
+fn binary<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+    bytes.try_into().map_err(|_| Invalid("a value of another size than its type"))
+}
+
+/// A `date` as days after 2000-01-01; None when it is infinite.
+///
+/// # Errors
+/// When it is not a date.
+pub fn days(format: Format, bytes: &[u8]) -> Result<Option<i32>> {
+    match format {
+        Format::Binary => {
+            let days = binary(bytes).map(i32::from_be_bytes)?;
+            Ok(Some(days).filter(|days| !matches!(*days, i32::MIN | i32::MAX)))
+        }
+        Format::Text if infinity(bytes).is_some() => Ok(None),
+        Format::Text => {
+            i32::try_from(day(bytes)?.days()).map(Some).map_err(|_| Invalid("a day outside the type's range"))
+        }
+    }
+}
+
+/// A `timestamp` or (`zoned`) `timestamptz` as microseconds after 2000-01-01 (UTC); None when it is infinite.
+///
+/// # Errors
+/// When it is not an instant.
+#[inline]
+pub fn microseconds(format: Format, zoned: bool, bytes: &[u8]) -> Result<Option<i64>> {
+    match format {
+        Format::Binary => {
+            let microseconds = binary(bytes).map(i64::from_be_bytes)?;
+            Ok(Some(microseconds).filter(|microseconds| !matches!(*microseconds, i64::MIN | i64::MAX)))
+        }
+        Format::Text if infinity(bytes).is_some() => Ok(None),
+        Format::Text if zoned => instant(bytes).map(Some),
+        Format::Text => day_and_time(bytes).and_then(|(date, time)| linear(date, time)).map(Some),
+    }
+}
+
+/// A `time` as microseconds since midnight, 24:00:00 included.
+///
+/// # Errors
+/// When it is not a time.
+pub fn microseconds_of_day(format: Format, bytes: &[u8]) -> Result<i64> {
+    match format {
+        Format::Binary => {
+            let microseconds = binary(bytes).map(i64::from_be_bytes)?;
+            checked_time(microseconds).map(|_| microseconds)
+        }
+        Format::Text => clock(bytes).map(Time::microseconds),
     }
 }

@@ -1,8 +1,11 @@
 //! numeric: an arbitrary number of decimal digits; in binary base 10,000.
 //!
 //! Source: server functions `numeric_send` and `numeric_out`.
-#![allow(clippy::arithmetic_side_effects, reason = "all operands come from 16-bit fields and are computed in i32")]
-use super::{Invalid, Result, Value};
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "operands come from 16-bit fields and are computed in i32, or are checked in i128"
+)]
+use super::{Format, Invalid, Result, Value};
 use crate::cursor::Cursor;
 
 const NEGATIVE: u16 = 0x4000;
@@ -36,34 +39,51 @@ fn group(digit: u16) -> [u8; 4] {
         .map(|digit| b'0'.wrapping_add(u8::try_from(digit).unwrap_or(0)))
 }
 
+/// The fields of the binary form.
+struct Parts<'a> {
+    digits: &'a [[u8; 2]],
+    weight: i32,
+    sign: u16,
+    scale: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self> {
+        let cut = |_| Invalid("not a whole numeric");
+        let mut cursor = Cursor::new(bytes);
+        // Unsigned on the wire: the largest numeric has 32,768 digits in front of the decimal point alone.
+        let count = cursor.u16("ndigits").map_err(cut)?;
+        let weight = i32::from(cursor.i16("weight").map_err(cut)?);
+        let sign = cursor.u16("sign").map_err(cut)?;
+        let scale = usize::from(cursor.u16("dscale").map_err(cut)?);
+        let (digits, left) = cursor.rest().as_chunks::<2>();
+        if usize::from(count) != digits.len() || !left.is_empty() {
+            return Err(Invalid("not a whole numeric"));
+        }
+        if !matches!(sign, 0 | NEGATIVE | NAN | INFINITY | NEGATIVE_INFINITY) {
+            return Err(Invalid("an unknown sign"));
+        }
+        if matches!(sign, 0 | NEGATIVE) && scale > 0x3fff {
+            return Err(Invalid("a display scale above 16383"));
+        }
+        if digits.iter().any(|&digit| u16::from_be_bytes(digit) > 9999) {
+            return Err(Invalid("a digit above 9999"));
+        }
+        Ok(Self { digits, weight, sign, scale })
+    }
+}
+
 /// What `numeric_send` wrote, as `numeric_out` would print it.
 ///
 /// # Errors
 /// When it is cut short or a digit is above 9,999.
 pub fn binary<'a>(bytes: &[u8], out: &'a mut Vec<u8>) -> Result<Value<'a>> {
-    let cut = |_| Invalid("not a whole numeric");
-    let mut cursor = Cursor::new(bytes);
-    // Unsigned on the wire: the largest numeric has 32,768 digits in front of the decimal point alone.
-    let count = cursor.u16("ndigits").map_err(cut)?;
-    let weight = i32::from(cursor.i16("weight").map_err(cut)?);
-    let sign = cursor.u16("sign").map_err(cut)?;
-    let scale = usize::from(cursor.u16("dscale").map_err(cut)?);
-    let (digits, left) = cursor.rest().as_chunks::<2>();
-    if usize::from(count) != digits.len() || !left.is_empty() {
-        return Err(Invalid("not a whole numeric"));
-    }
+    let Parts { digits, weight, sign, scale } = Parts::read(bytes)?;
     match sign {
-        0 | NEGATIVE => {}
         NAN => return Ok(Value::Numeric("NaN")),
         INFINITY => return Ok(Value::Numeric("Infinity")),
         NEGATIVE_INFINITY => return Ok(Value::Numeric("-Infinity")),
-        _ => return Err(Invalid("an unknown sign")),
-    }
-    if scale > 0x3fff {
-        return Err(Invalid("a display scale above 16383"));
-    }
-    if digits.iter().any(|&digit| u16::from_be_bytes(digit) > 9999) {
-        return Err(Invalid("a digit above 9999"));
+        _ => {}
     }
     // The digit with the weight 10,000^power; zeros at both ends are not stored.
     let digit = |power: i32| {
@@ -92,4 +112,73 @@ pub fn binary<'a>(bytes: &[u8], out: &'a mut Vec<u8>) -> Result<Value<'a>> {
         out.truncate(end);
     }
     std::str::from_utf8(out).map(Value::Numeric).map_err(|_| Invalid("not a number"))
+}
+
+/// A number as a whole number of units of `10^-scale`; None for NaN and the infinities.
+///
+/// # Errors
+/// When it is not a number, has digits after that place, or does not fit.
+pub fn scaled(format: Format, bytes: &[u8], scale: u8) -> Result<Option<i128>> {
+    let parts = match format {
+        Format::Text => scaled_text(bytes)?,
+        Format::Binary => match scaled_binary(bytes) {
+            // The last group of four digits has up to three zeros more than the number itself.
+            Err(LARGE) => match binary(bytes, &mut Vec::new())? {
+                Value::Numeric(text) => scaled_text(text.as_bytes())?,
+                _ => None,
+            },
+            parts => parts?,
+        },
+    };
+    let Some((units, exponent)) = parts else {
+        return Ok(None);
+    };
+    let power = |exponent: i64| u32::try_from(exponent).ok().and_then(|exponent| 10_i128.checked_pow(exponent));
+    let shift = exponent + i64::from(scale);
+    let scaled = if units == 0 {
+        Some(0)
+    } else if shift >= 0 {
+        power(shift).and_then(|power| units.checked_mul(power))
+    } else {
+        // A power too large to be had is larger than all digits that are left.
+        power(-shift).filter(|power| units % power == 0).map(|power| units / power)
+    };
+    scaled.map(Some).ok_or(LARGE)
+}
+
+const LARGE: Invalid = Invalid("a number with more digits than its column has");
+
+/// The digits as one number, and the power of ten that it counts.
+fn scaled_text(bytes: &[u8]) -> Result<Option<(i128, i64)>> {
+    let text = text(bytes)?.as_bytes();
+    let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits));
+    if !digits.first().is_some_and(u8::is_ascii_digit) {
+        return Ok(None);
+    }
+    let (mut units, mut exponent, mut fraction) = (0_i128, 0_i64, false);
+    for &byte in digits {
+        if byte == b'.' {
+            fraction = true;
+            continue;
+        }
+        let digit = i128::from(byte.wrapping_sub(b'0'));
+        units = units.checked_mul(10).and_then(|units| units.checked_add(digit)).ok_or(LARGE)?;
+        exponent -= i64::from(fraction);
+    }
+    Ok(Some((if negative { -units } else { units }, exponent)))
+}
+
+fn scaled_binary(bytes: &[u8]) -> Result<Option<(i128, i64)>> {
+    let Parts { digits, weight, sign, .. } = Parts::read(bytes)?;
+    match sign {
+        0 | NEGATIVE => {}
+        _ => return Ok(None),
+    }
+    let mut units = 0_i128;
+    for &digit in digits {
+        let digit = i128::from(u16::from_be_bytes(digit));
+        units = units.checked_mul(10_000).and_then(|units| units.checked_add(digit)).ok_or(LARGE)?;
+    }
+    let below = i64::try_from(digits.len()).map_err(|_| LARGE)? - 1;
+    Ok(Some((if sign == NEGATIVE { -units } else { units }, 4 * (i64::from(weight) - below))))
 }

@@ -1,0 +1,437 @@
+//! One column: which Arrow type it has, and values from the wire appended to it.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
+    TimestampMicrosecondType, UInt32Type, UInt64Type,
+};
+use arrow_array::{
+    Array, ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray,
+    StringArray,
+};
+use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Field, TimeUnit};
+
+use crate::json::{Scratch, write_value};
+use crate::oid::{Kind, Scalar};
+use crate::value::{Format, Invalid, Result, Value, array, datetime, decode, numeric};
+
+/// Days and microseconds from 1970-01-01 to 2000-01-01.
+const EPOCH_DAYS: i32 = 10_957;
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+const DAY: i64 = 86_400_000_000;
+const LARGE: Invalid = Invalid("more than 2 GiB in one column of one batch");
+const NOT_UTF8: Invalid = Invalid("not UTF-8, which Arrow's strings must be");
+const LATE: Invalid = Invalid("an instant later than Arrow's timestamps reach");
+const INFINITE: Invalid = Invalid("infinite, which Arrow has no value for");
+
+/// What one column of a table is in Arrow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Its name and type.
+    pub field: Field,
+    /// What its bytes are.
+    kind: Kind,
+    /// For a decimal, its scale.
+    scale: u8,
+}
+
+/// The precision and scale that a `numeric` column declares, where Arrow's decimal can hold all of its numbers.
+fn decimal(type_modifier: i32) -> Option<(u8, u8)> {
+    // Server macro make_numeric_typmod: precision in the upper half, scale in eleven bits, above VARHDRSZ.
+    let packed = u32::try_from(type_modifier.checked_sub(4)?).ok()?;
+    let (precision, scale) = (packed >> 16, packed & 0x7ff);
+    let fits = (1..=38).contains(&precision) && scale <= precision;
+    fits.then_some((u8::try_from(precision).ok()?, u8::try_from(scale).ok()?))
+}
+
+fn scalar_type(scalar: Scalar, type_modifier: i32) -> DataType {
+    match scalar {
+        Scalar::Bool => DataType::Boolean,
+        Scalar::Int2 => DataType::Int16,
+        Scalar::Int4 => DataType::Int32,
+        Scalar::Int8 => DataType::Int64,
+        Scalar::Oid => DataType::UInt32,
+        Scalar::Float4 => DataType::Float32,
+        Scalar::Float8 => DataType::Float64,
+        Scalar::Numeric => match decimal(type_modifier) {
+            Some((precision, scale)) => DataType::Decimal128(precision, i8::try_from(scale).unwrap_or(0)),
+            None => DataType::Utf8,
+        },
+        Scalar::Bytea => DataType::Binary,
+        Scalar::Date => DataType::Date32,
+        Scalar::Time => DataType::Time64(TimeUnit::Microsecond),
+        Scalar::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+        Scalar::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        Scalar::Uuid => DataType::FixedSizeBinary(16),
+        Scalar::Text | Scalar::Char | Scalar::TimeTz | Scalar::Json | Scalar::Jsonb => DataType::Utf8,
+    }
+}
+
+fn extension(scalar: Scalar) -> HashMap<String, String> {
+    let name = match scalar {
+        Scalar::Uuid => "arrow.uuid",
+        Scalar::Json | Scalar::Jsonb => "arrow.json",
+        _ => return HashMap::new(),
+    };
+    [("ARROW:extension:name", name), ("ARROW:extension:metadata", "")]
+        .map(|(key, value)| (key.into(), value.into()))
+        .into()
+}
+
+impl Plan {
+    /// The type that a column has; `as_text` for strings whatever it is.
+    pub fn new(name: &str, kind: Kind, type_modifier: i32, as_text: bool) -> Self {
+        let scale = decimal(type_modifier).map_or(0, |(_, scale)| scale);
+        let field = match kind {
+            _ if as_text => Field::new(name, DataType::Utf8, true),
+            Kind::Opaque => Field::new(name, DataType::Utf8, true),
+            Kind::Scalar(scalar) => {
+                Field::new(name, scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar))
+            }
+            Kind::Array(scalar) => {
+                let item =
+                    Field::new("item", scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar));
+                Field::new(name, DataType::List(Arc::new(item)), true)
+            }
+        };
+        Self { field, kind, scale }
+    }
+}
+
+/// Values of one Arrow type.
+#[derive(Debug)]
+pub enum Values {
+    /// bool
+    Bool(Vec<bool>),
+    /// int16
+    Int16(Vec<i16>),
+    /// int32
+    Int32(Vec<i32>),
+    /// int64
+    Int64(Vec<i64>),
+    /// uint32
+    UInt32(Vec<u32>),
+    /// uint64
+    UInt64(Vec<u64>),
+    /// float
+    Float32(Vec<f32>),
+    /// double
+    Float64(Vec<f64>),
+    /// decimal128
+    Decimal(Vec<i128>, u8, i8),
+    /// date32
+    Date(Vec<i32>),
+    /// time64 in microseconds
+    Time(Vec<i64>),
+    /// timestamp in microseconds, with or without a zone
+    Timestamp(Vec<i64>, Option<Arc<str>>),
+    /// fixed-size binary
+    Uuid(Vec<u8>),
+    /// utf8
+    Utf8(Vec<i32>, Vec<u8>),
+    /// binary
+    Binary(Vec<i32>, Vec<u8>),
+    /// list
+    List(Vec<i32>, Arc<Field>, Box<Column>),
+}
+
+/// A column that is being filled.
+#[derive(Debug)]
+pub struct Column {
+    values: Values,
+    nulls: NullBufferBuilder,
+}
+
+impl Column {
+    /// An empty column of a type.
+    pub fn new(data_type: &DataType) -> Self {
+        let values = match data_type {
+            DataType::Boolean => Values::Bool(Vec::new()),
+            DataType::Int16 => Values::Int16(Vec::new()),
+            DataType::Int32 => Values::Int32(Vec::new()),
+            DataType::Int64 => Values::Int64(Vec::new()),
+            DataType::UInt32 => Values::UInt32(Vec::new()),
+            DataType::UInt64 => Values::UInt64(Vec::new()),
+            DataType::Float32 => Values::Float32(Vec::new()),
+            DataType::Float64 => Values::Float64(Vec::new()),
+            DataType::Decimal128(precision, scale) => Values::Decimal(Vec::new(), *precision, *scale),
+            DataType::Date32 => Values::Date(Vec::new()),
+            DataType::Time64(_) => Values::Time(Vec::new()),
+            DataType::Timestamp(_, zone) => Values::Timestamp(Vec::new(), zone.clone()),
+            DataType::FixedSizeBinary(_) => Values::Uuid(Vec::new()),
+            DataType::Binary => Values::Binary(vec![0], Vec::new()),
+            DataType::List(item) => Values::List(vec![0], Arc::clone(item), Box::new(Self::new(item.data_type()))),
+            _ => Values::Utf8(vec![0], Vec::new()),
+        };
+        Self { values, nulls: NullBufferBuilder::new(0) }
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.nulls.len()
+    }
+
+    /// Append NULL.
+    pub fn push_null(&mut self) {
+        match &mut self.values {
+            Values::Bool(values) => values.push(false),
+            Values::Int16(values) => values.push(0),
+            Values::Int32(values) | Values::Date(values) => values.push(0),
+            Values::Int64(values) | Values::Time(values) | Values::Timestamp(values, _) => values.push(0),
+            Values::UInt32(values) => values.push(0),
+            Values::UInt64(values) => values.push(0),
+            Values::Float32(values) => values.push(0.0),
+            Values::Float64(values) => values.push(0.0),
+            Values::Decimal(values, ..) => values.push(0),
+            Values::Uuid(values) => values.extend_from_slice(&[0; 16]),
+            Values::Utf8(offsets, _) | Values::Binary(offsets, _) | Values::List(offsets, ..) => {
+                offsets.push(offsets.last().copied().unwrap_or(0));
+            }
+        }
+        self.nulls.append_null();
+    }
+
+    /// Append a number to a column of uint64.
+    pub fn push_u64(&mut self, number: u64) {
+        if let Values::UInt64(values) = &mut self.values {
+            values.push(number);
+            self.nulls.append_non_null();
+        }
+    }
+
+    /// Append an instant, in microseconds after 2000-01-01 UTC, to a column of them.
+    ///
+    /// # Errors
+    /// When it is later than Arrow's timestamps reach.
+    pub fn push_instant(&mut self, microseconds: i64) -> Result<()> {
+        if let Values::Timestamp(values, _) = &mut self.values {
+            values.push(microseconds.checked_add(EPOCH_MICROSECONDS).ok_or(LATE)?);
+            self.nulls.append_non_null();
+        }
+        Ok(())
+    }
+
+    /// Append a boolean to a column of them.
+    pub fn push_bool(&mut self, value: bool) {
+        if let Values::Bool(values) = &mut self.values {
+            values.push(value);
+            self.nulls.append_non_null();
+        }
+    }
+
+    /// Append bytes to a column of strings or binaries.
+    ///
+    /// # Errors
+    /// When they are not UTF-8 in a column of strings, or the column gets too large.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        let (offsets, data) = match &mut self.values {
+            Values::Utf8(offsets, data) => {
+                std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
+                (offsets, data)
+            }
+            Values::Binary(offsets, data) => (offsets, data),
+            _ => return Err(Invalid("a column of another type")),
+        };
+        let end = i32::try_from(data.len().saturating_add(bytes.len())).map_err(|_| LARGE)?;
+        data.extend_from_slice(bytes);
+        offsets.push(end);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    /// Append what was put into the item column as one list.
+    ///
+    /// # Errors
+    /// When the column gets too large.
+    pub fn push_list(&mut self, fill: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Values::List(offsets, _, items) = &mut self.values else {
+            return Err(Invalid("a column of another type"));
+        };
+        fill(items)?;
+        offsets.push(i32::try_from(items.len()).map_err(|_| LARGE)?);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    /// Append one value from the wire.
+    ///
+    /// # Errors
+    /// When it is not a value of its type, or not one that the Arrow type can hold.
+    pub fn push(&mut self, plan: &Plan, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+        match plan.kind {
+            Kind::Array(scalar) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
+                let dimensions = array::decode(format, bytes, |element| match element {
+                    Some(bytes) => items.push_scalar(scalar, plan.scale, format, bytes, scratch),
+                    None => {
+                        items.push_null();
+                        Ok(())
+                    }
+                })?;
+                match dimensions.as_slice() {
+                    [] => Ok(()),
+                    [dimension] if dimension.lower_bound == 1 => Ok(()),
+                    _ => Err(Invalid("an array with other dimensions than one from 1, which is no list")),
+                }
+            }),
+            Kind::Scalar(scalar) => self.push_scalar(scalar, plan.scale, format, bytes, scratch),
+            Kind::Array(_) | Kind::Opaque => self.push_text(plan.kind, format, bytes, scratch),
+        }
+    }
+
+    #[inline]
+    fn push_scalar(
+        &mut self,
+        scalar: Scalar,
+        scale: u8,
+        format: Format,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        match &mut self.values {
+            Values::Utf8(..) => return self.push_text(Kind::Scalar(scalar), format, bytes, scratch),
+            Values::Binary(..) => {
+                return match decode(scalar, format, bytes, &mut scratch.value)? {
+                    Value::Bytes(bytes) => self.push_bytes(&bytes),
+                    _ => Err(Invalid("not a bytea")),
+                };
+            }
+            Values::Timestamp(_, zone) => {
+                let instant = datetime::microseconds(format, zone.is_some(), bytes)?.ok_or(INFINITE)?;
+                return self.push_instant(instant);
+            }
+            Values::Date(values) => {
+                let days = datetime::days(format, bytes)?.ok_or(INFINITE)?;
+                values.push(days.checked_add(EPOCH_DAYS).ok_or(Invalid("a day later than Arrow's dates reach"))?);
+            }
+            Values::Time(values) => {
+                let time = datetime::microseconds_of_day(format, bytes)?;
+                values.push(
+                    Some(time).filter(|&time| time < DAY).ok_or(Invalid("24:00:00, which Arrow has no value for"))?,
+                );
+            }
+            Values::Decimal(values, precision, _) => {
+                let units =
+                    numeric::scaled(format, bytes, scale)?.ok_or(Invalid("NaN, which Arrow has no value for"))?;
+                let limit = 10_u128.saturating_pow(u32::from(*precision));
+                values.push(
+                    Some(units)
+                        .filter(|units| units.unsigned_abs() < limit)
+                        .ok_or(Invalid("a number with more digits than its column has"))?,
+                );
+            }
+            Values::Float32(values) => values.push(match format {
+                Format::Binary => {
+                    let bytes = bytes.try_into().map_err(|_| Invalid("a value of another size than its type"))?;
+                    f32::from_be_bytes(bytes)
+                }
+                Format::Text => float4(bytes)?,
+            }),
+            values => push_decoded(values, decode(scalar, format, bytes, &mut scratch.value)?)?,
+        }
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    /// What JSON lines have between the quotes; a JSON document as it was sent.
+    fn push_text(&mut self, kind: Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+        match (kind, format) {
+            (Kind::Scalar(Scalar::Text), _) | (Kind::Opaque, Format::Text) => return self.push_bytes(bytes),
+            (Kind::Scalar(scalar @ (Scalar::Char | Scalar::Json | Scalar::Jsonb | Scalar::Numeric)), _) => {
+                return match decode(scalar, format, bytes, &mut scratch.value)? {
+                    Value::Text(text) | Value::Json(text) => self.push_bytes(text),
+                    Value::Numeric(text) => self.push_bytes(text.as_bytes()),
+                    _ => Err(Invalid("not text")),
+                };
+            }
+            _ => {}
+        }
+        let mut written = std::mem::take(&mut scratch.text);
+        written.clear();
+        write_value(&mut written, kind, format, bytes, scratch)?;
+        let text = written.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(&written);
+        // Of the types that are left only bytea has anything that JSON escapes: the backslash in front.
+        let text = if text.starts_with(b"\\\\x") { text.get(1..).unwrap_or_default() } else { text };
+        let pushed = self.push_bytes(text);
+        scratch.text = written;
+        pushed
+    }
+
+    /// The column as an array.
+    ///
+    /// # Errors
+    /// Never, unless something here is wrong.
+    pub fn finish(mut self) -> std::result::Result<ArrayRef, ArrowError> {
+        let nulls = self.nulls.finish();
+        Ok(match self.values {
+            Values::Bool(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)),
+            Values::Int16(values) => primitive::<Int16Type>(values, nulls)?,
+            Values::Int32(values) => primitive::<Int32Type>(values, nulls)?,
+            Values::Int64(values) => primitive::<Int64Type>(values, nulls)?,
+            Values::UInt32(values) => primitive::<UInt32Type>(values, nulls)?,
+            Values::UInt64(values) => primitive::<UInt64Type>(values, nulls)?,
+            Values::Float32(values) => primitive::<Float32Type>(values, nulls)?,
+            Values::Float64(values) => primitive::<Float64Type>(values, nulls)?,
+            Values::Date(values) => primitive::<Date32Type>(values, nulls)?,
+            Values::Time(values) => primitive::<Time64MicrosecondType>(values, nulls)?,
+            Values::Decimal(values, precision, scale) => {
+                let array = PrimitiveArray::<Decimal128Type>::try_new(values.into(), nulls)?;
+                Arc::new(array.with_precision_and_scale(precision, scale)?)
+            }
+            Values::Timestamp(values, zone) => {
+                let array = PrimitiveArray::<TimestampMicrosecondType>::try_new(values.into(), nulls)?;
+                Arc::new(array.with_timezone_opt(zone))
+            }
+            Values::Uuid(values) => {
+                let length = values.len() / 16;
+                Arc::new(FixedSizeBinaryArray::try_new_with_len(16, Buffer::from_vec(values), nulls, length)?)
+            }
+            Values::Utf8(offsets, data) => {
+                Arc::new(StringArray::try_new(ends(offsets), Buffer::from_vec(data), nulls)?)
+            }
+            Values::Binary(offsets, data) => {
+                Arc::new(BinaryArray::try_new(ends(offsets), Buffer::from_vec(data), nulls)?)
+            }
+            Values::List(offsets, item, items) => {
+                Arc::new(ListArray::try_new(item, ends(offsets), items.finish()?, nulls)?)
+            }
+        })
+    }
+}
+
+fn push_decoded(values: &mut Values, value: Value<'_>) -> Result<()> {
+    let outside = |_| Invalid("a number outside its type's range");
+    match (values, value) {
+        (Values::Bool(values), Value::Bool(value)) => values.push(value),
+        (Values::Int16(values), Value::Int(value)) => values.push(i16::try_from(value).map_err(outside)?),
+        (Values::Int32(values), Value::Int(value)) => values.push(i32::try_from(value).map_err(outside)?),
+        (Values::Int64(values), Value::Int(value)) => values.push(value),
+        (Values::UInt32(values), Value::Int(value)) => values.push(u32::try_from(value).map_err(outside)?),
+        (Values::Float64(values), Value::Float(value)) => values.push(value),
+        (Values::Uuid(values), Value::Uuid(bytes)) => values.extend_from_slice(&bytes),
+        _ => return Err(Invalid("not a value of its type")),
+    }
+    Ok(())
+}
+
+/// The float whose shortest text this is; by way of a double it could be rounded twice.
+fn float4(bytes: &[u8]) -> Result<f32> {
+    let number = crate::value::number::float(bytes)?;
+    match std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<f32>().ok()) {
+        Some(value) if value.is_finite() == number.is_finite() => Ok(value),
+        _ => Err(Invalid("a number outside its type's range")),
+    }
+}
+
+fn primitive<T: ArrowPrimitiveType>(
+    values: Vec<T::Native>,
+    nulls: Option<NullBuffer>,
+) -> std::result::Result<Arc<dyn Array>, ArrowError> {
+    Ok(Arc::new(PrimitiveArray::<T>::try_new(ScalarBuffer::from(values), nulls)?))
+}
+
+/// Offsets begin with 0 and never fall, which is what this would panic about.
+fn ends(offsets: Vec<i32>) -> OffsetBuffer<i32> {
+    OffsetBuffer::new(ScalarBuffer::from(offsets))
+}
