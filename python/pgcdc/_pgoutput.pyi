@@ -154,8 +154,8 @@ class Decoder:
 
         Raises:
             ConfigError: When the envelope is none of the above.
-            DecodeError: For the first change that cannot be written. The decoder has taken note of all messages then and
-                can be used again; to have the good ones, make a `Batch` and ask it for both.
+            DecodeError: For the first change that cannot be written. The decoder has taken note of all messages then
+                and can be used again; to have the good ones, make a `Batch` and ask it for both.
         """
     def to_arrow(
         self,
@@ -269,7 +269,7 @@ class Batch:
             lsns: The `wal_start` of each, where known; as long as `messages`.
         """
     def to_json(self, envelope: Literal["plain"] = "plain", *, catalog: TypeCatalog | None = None) -> bytes:
-        r"""Write the changes as lines of JSON, straight from what was received: no Python objects, and other threads run.
+        r"""Write the changes as lines of JSON, straight from what was received, without Python objects or the GIL.
 
         Each row change, truncate and logical message is one object on one line that ends with a line feed. Its fields
         are those of the event, in this order, and a field that is not known is left out:
@@ -277,8 +277,9 @@ class Batch:
         - `action`: `"insert"`, `"update"`, `"delete"`, `"truncate"`, `"message"`;
         - of a row `schema` and `table`; of a truncate `relations` (objects with `schema` and `table`), `cascade` and
           `restart_identity`; of a message `transactional`;
-        - `position` as `str(Position)` prints it, so that text compares as positions do; `commit_lsn` (`"16/B374D848"`),
-          `index` (-1 for rows of the initial copy) and `commit_time`, all where the transaction's Begin was seen;
+        - `position` as `str(Position)` prints it, so that text compares as positions do; `commit_lsn`
+          (`"16/B374D848"`), `index` (-1 for rows of the initial copy) and `commit_time`, all where the transaction's
+          Begin was seen;
         - `lsn`, where it is known;
         - of a row `new` and `old`, objects by column name, as in the events: a column that was not sent is left out, an
           unchanged TOAST value is taken from the old row where that was sent; of a message `prefix` and `content`.
@@ -323,18 +324,18 @@ class Batch:
     def to_arrow(
         self, *, text: Collection[str] | None = None, catalog: TypeCatalog | None = None
     ) -> dict[str, ArrowTable]:
-        """Give the changes as Arrow tables, straight from what was received: no Python objects, and other threads run.
+        """Give the changes as Arrow tables, straight from what was received, without Python objects or the GIL.
 
-        Each change is one row, in the stream's order; a TRUNCATE is one row in each of its tables. Which columns a table
-        has, and of which types, follows from its Relation message alone, never from the values. First come
+        Each change is one row, in the stream's order; a TRUNCATE is one row in each of its tables. Which columns a
+        table has, and of which types, follows from its Relation message alone, never from the values. First come
 
         - `_action` (utf8): `"insert"`, `"update"`, `"delete"`, `"truncate"`;
         - `_position` (utf8) as `str(Position)` prints it, `_commit_lsn` (uint64), `_commit_time` (timestamp in
           microseconds, UTC; null in the initial copy): null where the transaction's Begin was not seen;
         - `_unset` (list of utf8): the names of the columns that were not sent (unchanged TOAST, outside the key, all of
           them for a truncate), which tells their nulls from NULL;
-        - `_old` (struct of the replica identity's columns; missing where there are none): what an update sent of the old
-          row, that is the old key when the key changed, the whole row under REPLICA IDENTITY FULL; else null.
+        - `_old` (struct of the replica identity's columns; missing where there are none): what an update sent of the
+          old row, that is the old key when the key changed, the whole row under REPLICA IDENTITY FULL; else null.
 
         Then come the table's columns: the new row of an insert or update, the old key or row of a delete. One of the
         first whose name the table uses itself gets one more underscore. Types:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import struct
-from datetime import date, datetime, time, timezone
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -23,17 +22,17 @@ from tests.golden.make import VERSIONS
 from tests.protocol import wire
 from tests.protocol.captures import ALL, FORMS, IDS
 from tests.protocol.test_golden import TYPES_TOLD_ALIKE
-from tests.protocol.test_json import golden, said
+from tests.protocol.test_json import JSON_TYPES, golden, load, said
 
 ROWS = RowFormat("dict", json="text")
 # Columns with infinities, 24:00:00 or arrays of several dimensions.
 TEXT = {f"public.everyday.c_{name}" for name in ("date", "time", "timestamp", "timestamptz")}
-FLOAT4, NUMERIC, JSON = 700, 1700, {114, 3802}
+FLOAT4, TIMETZ, NUMERIC = 700, 1266, 1700
 
 
 def text_columns(batch: Batch) -> set[str]:
     """The columns of the captures that Arrow's own types cannot hold."""
-    lists = {one for one in batch.relations if one.name == "lists"}
+    lists = [one for one in batch.relations if one.name == "lists"]
     return TEXT | {f"public.lists.{column.name}" for one in lists for column in one.columns if column.name != "id"}
 
 
@@ -42,12 +41,12 @@ def expected_value(value: Any, type_oid: int, type_modifier: int, *, as_text: bo
     if value is None or value is UNSET:
         return None
     if as_text and isinstance(value, list):
-        return value
+        return said(value, is_json=type_oid in JSON_TYPES)
     if as_text or (isinstance(value, Decimal) and type_modifier == -1):
         return said(value)
     if type_oid == FLOAT4:
         return struct.unpack("f", struct.pack("f", value))[0]
-    if isinstance(value, time) and value.tzinfo is not None:
+    if type_oid == TIMETZ:
         return said(value)
     if isinstance(value, bytes) and type_oid != 17:
         return said(value)
@@ -91,7 +90,11 @@ def expected_rows(batch: Batch, text: set[str]) -> dict[str, list[dict[str, Any]
             own = row | {"_unset": [name for name, value in values.items() if value is UNSET]}
             if any(one.is_key for one in relation.columns):
                 own["_old"] = None if old is UNSET else columns(relation, old, only_keys=True)
-            tables.setdefault(f"{relation.schema}.{relation.name}", []).append(own | columns(relation, values))
+            names = [
+                '"' + name.replace('"', '""') + '"' if {".", '"'} & set(name) else name
+                for name in (relation.schema, relation.name)
+            ]
+            tables.setdefault(".".join(names), []).append(own | columns(relation, values))
     return tables
 
 
@@ -102,7 +105,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(timezone.utc).replace(tzinfo=timezone.utc)
+        value = value.astimezone(UTC).replace(tzinfo=UTC)
     return type(value).__name__, repr(value)
 
 
@@ -122,10 +125,8 @@ def test_pyarrow_reads_what_the_events_say(version: int, form: str) -> None:
             assert set(got) == set(wanted)
             for column, value in wanted.items():
                 found = got[column]
-                if isinstance(value, list) and name == "public.lists":
-                    found = json.loads(found) if column != "_unset" else found
-                    if column != "_unset":
-                        continue  # test_json has looked at these words
+                if f"{name}.{column}" in text and name == "public.lists" and found is not None:
+                    found = load(found)
                 assert plain(found) == plain(value), (name, column)
                 compared += 1
     assert compared > 1000
@@ -148,13 +149,14 @@ def test_text_and_binary_give_equal_tables(version: int) -> None:
                     assert plain(a[column].to_pylist()) == plain(b[column].to_pylist()), (name, column)
 
 
+UUID_TEXT = str(UUID("12" * 16))
+KEY: list[wire.Field] = ["1", None, None, None, None, None]
 INSERTS = [
     wire.relation(1, "t", [("id", 20), ("day", 1082), ("at", 1184), ("u", 2950), ("doc", 3802), ("tags", 1009)]),
     wire.begin(0x16B374D848),
-    wire.insert(1, ["1", "2024-02-29", "2024-02-29 12:30:00.5+02", "12" * 4 + ("-" + "12" * 2) * 3 + "-" + "12" * 6]
-                + ['{"a": 1.00}', '{a,NULL,"b c"}']),
+    wire.insert(1, ["1", "2024-02-29", "2024-02-29 12:30:00.5+02", UUID_TEXT, '{"a": 1.00}', '{a,NULL,"b c"}']),
     wire.insert(1, ["-9223372036854775808", None, None, None, None, None]),
-    wire.update(1, ["2", "0001-01-01", "9999-12-31 23:59:59.999999+00", UNSET, UNSET, "{}"], ["1", *[None] * 5], kind="K"),
+    wire.update(1, ["2", "0001-01-01", "9999-12-31 23:59:59.999999+00", UNSET, UNSET, "{}"], KEY, kind="K"),
     wire.delete(1, ["2", *[None] * 5]),
 ]  # fmt: skip
 
@@ -163,9 +165,9 @@ def test_duckdb_reads_it_by_its_name() -> None:
     """Without a copy into anything else; uuid and json are what they are."""
     orders = Decoder().to_arrow(INSERTS)["public.t"]
     assert orders.num_rows == 4
-    query = "SELECT id, day, epoch_us(at), u, doc, tags, _action, _unset, _old, _position, typeof(u), typeof(doc) FROM orders"
-    rows = duckdb.sql(query).fetchall()
-    micros = wire.microseconds(datetime(2024, 2, 29, 10, 30, 0, 500000, timezone.utc)) + 946_684_800_000_000
+    columns = 'id, day, epoch_us("at"), u, doc, tags, _action, _unset, _old, _position, typeof(u), typeof(doc)'
+    rows = duckdb.query(f"SELECT {columns} FROM orders").fetchall()
+    micros = wire.microseconds(datetime(2024, 2, 29, 10, 30, 0, 500000, UTC)) + 946_684_800_000_000
     position = str(Position(0x16B374D848, 0))
     assert rows[0] == (
         1, date(2024, 2, 29), micros, UUID("12" * 16), '{"a": 1.00}', ["a", None, "b c"], "insert", [], None, position,
@@ -183,7 +185,7 @@ def test_polars_reads_it() -> None:
     frame = polars.DataFrame(Decoder().to_arrow(INSERTS)["public.t"])
     assert frame["id"].to_list() == [1, -(2**63), 2, 2]
     assert frame["_action"].to_list() == ["insert", "insert", "update", "delete"]
-    assert frame["at"][0] == datetime(2024, 2, 29, 10, 30, 0, 500000, timezone.utc)
+    assert frame["at"][0] == datetime(2024, 2, 29, 10, 30, 0, 500000, UTC)
     assert frame["tags"].to_list() == [["a", None, "b c"], None, [], None]
     assert frame["_position"].to_list() == [str(Position(0x16B374D848, index)) for index in range(4)]
     assert frame["_commit_time"].to_list() == [wire.COMMITTED] * 4
@@ -219,7 +221,7 @@ def one(type_oid: int, field: wire.Field, *, modifier: int = -1, text: bool = Fa
 
 
 def numeric(precision: int, scale: int) -> int:
-    """The type modifier of numeric(precision, scale)."""
+    """The type modifier of a numeric with a precision and a scale."""
     return (precision << 16 | scale & 0x7FF) + 4
 
 
@@ -299,16 +301,15 @@ def test_dates_before_christ_and_after_9999_are_numbers_in_arrow() -> None:
 def test_shapes_of_one_table_are_parts() -> None:
     """A column added or retyped begins a part; the same shape said again does not."""
     narrow, wide = wire.relation(1, "t", [("id", 23)]), wire.relation(1, "t", [("id", 23), ("v", 25)])
-    table = Decoder().to_arrow(
-        [narrow, wire.insert(1, ["1"]), narrow, wire.insert(1, ["2"]), wide, wire.insert(1, ["3", "x"]), wire.truncate([1])]
-        + [narrow, wire.insert(1, ["4"])]
-    )["public.t"]
+    one_shape = [narrow, wire.insert(1, ["1"]), narrow, wire.insert(1, ["2"])]
+    another = [wide, wire.insert(1, ["3", "x"]), wire.truncate([1])]
+    table = Decoder().to_arrow([*one_shape, *another, narrow, wire.insert(1, ["4"])])["public.t"]
     assert [part.num_rows for part in table.parts] == [2, 2, 1]
     assert table.num_rows == 5
     assert [pyarrow.table(part)["id"].to_pylist() for part in table.parts] == [[1, 2], [3, None], [4]]
     assert repr(table) == "<ArrowTable of 5 changes of public.t in 3 shapes>"
     for read in (table.__arrow_c_stream__, table.__arrow_c_array__, table.__arrow_c_schema__):
-        with pytest.raises(SchemaError, match="public.t have 3 shapes") as caught:
+        with pytest.raises(SchemaError, match=r"public\.t have 3 shapes") as caught:
             read()
         assert caught.value.hint and ".parts" in caught.value.hint
         assert caught.value.table == "public.t"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime, time, timezone
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -49,10 +49,10 @@ def said(value: Any, *, is_json: bool = False) -> Any:
     if isinstance(value, bytes):
         return "\\x" + value.hex()
     if isinstance(value, datetime | time):
-        return value.isoformat().removesuffix("+00:00") + ("Z" if value.tzinfo is timezone.utc else "")
+        return value.isoformat().removesuffix("+00:00") + ("Z" if value.tzinfo is UTC else "")
     if isinstance(value, date):
         return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
+    return str(value) if isinstance(value, UUID | str) else value
 
 
 def row(relation: Relation, values: dict[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,23 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// A string with its quotes.
+///
+/// A byte that is not UTF-8 becomes the lone surrogate `\udc80` to `\udcff`, as Python's surrogateescape has it.
 pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len().saturating_add(2));
     out.push(b'"');
-    content(out, bytes);
-    out.push(b'"');
-}
-
-/// What is between the quotes. A byte that is not UTF-8 becomes the lone surrogate `\udc80` to `\udcff`, as Python's
-/// surrogateescape has it.
-pub fn content(out: &mut Vec<u8>, bytes: &[u8]) {
-    for chunk in bytes.utf8_chunks() {
-        escaped(out, chunk.valid().as_bytes());
-        foreign(out, chunk.invalid());
+    // Without an early exit, so that the compiler looks at many bytes at once.
+    if bytes.iter().fold(true, |simple, &byte| simple & is_plain(byte) & byte.is_ascii()) {
+        out.extend_from_slice(bytes);
+    } else if let Ok(text) = std::str::from_utf8(bytes) {
+        escaped(out, text.as_bytes());
+    } else {
+        for chunk in bytes.utf8_chunks() {
+            escaped(out, chunk.valid().as_bytes());
+            foreign(out, chunk.invalid());
+        }
     }
+    out.push(b'"');
 }
 
 fn foreign(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -35,7 +39,6 @@ fn foreign(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    // Without an early exit, so that the compiler looks at many bytes at once.
     if text.iter().fold(true, |plain, &byte| plain & is_plain(byte)) {
         out.extend_from_slice(text);
         return;
@@ -74,18 +77,11 @@ pub fn bytea(out: &mut Vec<u8>, bytes: &[u8]) {
 /// A number in upper-case hexadecimal, of at least so many digits.
 pub fn upper_hexadecimal(out: &mut Vec<u8>, number: u64, width: usize) {
     let mut digits = [b'0'; 16];
-    let mut rest = number;
-    let mut used = 0_usize;
-    for place in digits.iter_mut().rev() {
-        if rest == 0 && used >= width {
-            break;
-        }
-        let [.., low] = rest.to_be_bytes();
-        *place = digit(low).to_ascii_uppercase();
-        rest >>= 4;
-        used = used.saturating_add(1);
+    for ([high, low], byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        (*high, *low) = (digit(byte >> 4).to_ascii_uppercase(), digit(byte).to_ascii_uppercase());
     }
-    out.extend_from_slice(digits.get(digits.len().saturating_sub(used)..).unwrap_or_default());
+    let zeros = usize::try_from(number.leading_zeros() / 4).unwrap_or(0);
+    out.extend_from_slice(digits.get(zeros.min(digits.len().saturating_sub(width))..).unwrap_or_default());
 }
 
 /// JSON text as it is, but that a line break between its parts becomes a space, and a byte that is not UTF-8 becomes a
@@ -96,9 +92,13 @@ pub fn upper_hexadecimal(out: &mut Vec<u8>, number: u64, width: usize) {
 pub fn embed(out: &mut Vec<u8>, json: &[u8], stack: &mut Vec<u8>) -> Result<(), Invalid> {
     check(json, stack).ok_or(Invalid("not JSON"))?;
     let start = out.len();
-    for chunk in json.utf8_chunks() {
-        out.extend_from_slice(chunk.valid().as_bytes());
-        foreign(out, chunk.invalid());
+    if std::str::from_utf8(json).is_ok() {
+        out.extend_from_slice(json);
+    } else {
+        for chunk in json.utf8_chunks() {
+            out.extend_from_slice(chunk.valid().as_bytes());
+            foreign(out, chunk.invalid());
+        }
     }
     let written = out.get_mut(start..).unwrap_or_default();
     // In a valid string there is none.
@@ -183,7 +183,8 @@ fn key(text: &[u8]) -> Option<&[u8]> {
 fn string_end(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text;
     loop {
-        let (&byte, after) = rest.split_first()?;
+        let simple = rest.iter().position(|&byte| !is_plain(byte))?;
+        let (&byte, after) = rest.get(simple..)?.split_first()?;
         rest = match (byte, after) {
             (b'"', after) => return Some(after),
             (b'\\', [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', after @ ..]) => after,
@@ -191,8 +192,7 @@ fn string_end(text: &[u8]) -> Option<&[u8]> {
                 let (digits, after) = after.split_first_chunk::<4>()?;
                 digits.iter().all(u8::is_ascii_hexdigit).then_some(after)?
             }
-            (b'\\' | 0..0x20, _) => return None,
-            (_, after) => after,
+            _ => return None,
         };
     }
 }

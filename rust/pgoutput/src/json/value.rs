@@ -76,12 +76,13 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn digit(value: u32) -> u8 {
-    b'0'.wrapping_add(u8::try_from(value % 10).unwrap_or(0))
+    let [.., low] = (value % 10).to_be_bytes();
+    b'0' | low
 }
 
 /// Two digits.
 fn two(out: &mut Vec<u8>, value: u8) {
-    out.extend_from_slice(&[digit(u32::from(value / 10)), digit(u32::from(value))]);
+    out.extend_from_slice(&[b'0' | (value / 10 % 10), b'0' | (value % 10)]);
 }
 
 /// `2024-02-29`

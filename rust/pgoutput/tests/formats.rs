@@ -1,0 +1,118 @@
+//! Other formats than events: whatever the bytes are, lines of JSON and record batches or an error, never a panic.
+#![allow(missing_docs, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+use pgoutput::batch::{Batch, Builder};
+use pgoutput::catalog::Catalog;
+use pgoutput::json::{self, Envelope, Scratch, write_value};
+use pgoutput::oid::{Kind, Scalar, builtin};
+use pgoutput::row::Refused;
+use pgoutput::session::Session;
+use pgoutput::value::Format;
+use proptest::prelude::*;
+
+const TYPES: [u32; 14] = [16, 17, 18, 20, 25, 114, 700, 1007, 1082, 1184, 1700, 2950, 3802, 999_999];
+
+/// A stream of one relation with a column of each type, then rows of any bytes.
+fn stream(rows: &[Vec<(u8, Vec<u8>)>]) -> Batch {
+    let mut relation = [b"R".as_slice(), &1_u32.to_be_bytes(), b"s\0t\0d"].concat();
+    relation.extend(u16::try_from(TYPES.len()).unwrap().to_be_bytes());
+    for (number, oid) in TYPES.iter().enumerate() {
+        relation.push(u8::from(number == 0));
+        relation.extend(format!("c{number}\0").bytes());
+        relation.extend(oid.to_be_bytes());
+        relation.extend((12_i32 << 16 | 2).wrapping_add(4).to_be_bytes());
+    }
+    let mut session = Session::default();
+    let mut builder = Builder::default();
+    builder.push(&mut session, &relation, 0);
+    for row in rows {
+        let mut message = [b"I".as_slice(), &1_u32.to_be_bytes(), b"N"].concat();
+        message.extend(u16::try_from(row.len()).unwrap().to_be_bytes());
+        for (kind, bytes) in row {
+            message.push(*kind);
+            if matches!(kind, b't' | b'b') {
+                message.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+                message.extend(bytes);
+            }
+        }
+        builder.push(&mut session, &message, 0);
+    }
+    builder.finish()
+}
+
+fn written(kind: Kind, format: Format, bytes: &[u8]) -> Result<String, &'static str> {
+    let mut out = Vec::new();
+    write_value(&mut out, kind, format, bytes, &mut Scratch::default()).map_err(|invalid| invalid.0)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn arrays_are_nested_as_their_dimensions_say() {
+    let int4 = builtin(1007);
+    let cases: [(&[u8], &str); 5] = [
+        (b"{}", "[]"),
+        (b"{1,NULL}", "[1,null]"),
+        (b"{{{1},{2}},{{3},{4}}}", "[[[1],[2]],[[3],[4]]]"),
+        (b"[5:5]={1}", "{\"lower_bounds\":[5],\"elements\":[1]}"),
+        (b"[1:2][0:0]={{1},{2}}", "{\"lower_bounds\":[1,0],\"elements\":[[1],[2]]}"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(written(int4, Format::Text, text).as_deref(), Ok(expected));
+    }
+}
+
+#[test]
+fn the_first_bad_value_is_named() {
+    let mut row: Vec<(u8, Vec<u8>)> = TYPES.iter().map(|_| (b'n', Vec::new())).collect();
+    row[5] = (b't', b"{".to_vec());
+    let failed = json::lines(&stream(&[row]), &Catalog::default(), Envelope::Plain).unwrap_err();
+    assert_eq!(failed.record, 1);
+    assert_eq!(failed.refused, Refused::Value { reason: "not JSON", column: 5, offset: 18 });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_rows_are_written_or_refused(rows in prop::collection::vec(prop::collection::vec(
+        (prop::sample::select(b"ntbu".to_vec()), prop::collection::vec(any::<u8>(), 0..17)), TYPES.len()), 0..4)) {
+        let batch = stream(&rows);
+        if let Ok(lines) = json::lines(&batch, &Catalog::default(), Envelope::Plain) {
+            prop_assert_eq!(memchr::memchr_iter(b'\n', &lines).count(), rows.len());
+            prop_assert!(std::str::from_utf8(&lines).is_ok());
+        }
+        #[cfg(feature = "arrow")]
+        if let Ok(parts) = pgoutput::arrow::parts(&batch, &Catalog::default(), &std::collections::BTreeSet::new()) {
+            prop_assert_eq!(parts.iter().map(|part| part.rows.num_rows()).sum::<usize>(), rows.len());
+        }
+    }
+
+    #[test]
+    fn text_and_opaque_values_are_always_written(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        for (kind, format) in [
+            (Kind::Scalar(Scalar::Text), Format::Text),
+            (Kind::Opaque, Format::Text),
+            (Kind::Opaque, Format::Binary),
+            (Kind::Scalar(Scalar::Bytea), Format::Binary),
+        ] {
+            let text = written(kind, format, &bytes).unwrap();
+            prop_assert!(text.bytes().all(|byte| byte >= 0x20));
+            // What is written is JSON itself, so that it can be embedded.
+            prop_assert_eq!(written(Kind::Scalar(Scalar::Json), Format::Text, text.as_bytes()), Ok(text));
+        }
+    }
+
+    #[test]
+    fn numbers_in_both_forms_are_written_alike(number in any::<f64>(), short in any::<f32>(), whole in any::<i64>()) {
+        let float = written(Kind::Scalar(Scalar::Float8), Format::Binary, &number.to_be_bytes()).unwrap();
+        if number.is_finite() {
+            prop_assert_eq!(float.parse::<f64>().unwrap().to_bits(), number.to_bits());
+            prop_assert_eq!(written(Kind::Scalar(Scalar::Float8), Format::Text, float.as_bytes()), Ok(float));
+        }
+        let float = written(Kind::Scalar(Scalar::Float4), Format::Binary, &short.to_be_bytes()).unwrap();
+        if short.is_finite() {
+            prop_assert_eq!(float.parse::<f32>().unwrap().to_bits(), short.to_bits());
+        }
+        let whole_text = whole.to_string();
+        prop_assert_eq!(written(Kind::Scalar(Scalar::Int8), Format::Binary, &whole.to_be_bytes()), Ok(whole_text));
+    }
+}
