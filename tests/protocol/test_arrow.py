@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import duckdb
 import polars
-import pyarrow
+import pyarrow  # type: ignore[import-untyped]
 import pytest
 from msgspec import UNSET
 
@@ -166,7 +166,9 @@ def test_duckdb_reads_it_by_its_name() -> None:
     orders = Decoder().to_arrow(INSERTS)["public.t"]
     assert orders.num_rows == 4
     columns = 'id, day, epoch_us("at"), u, doc, tags, _action, _unset, _old, _position, typeof(u), typeof(doc)'
-    rows = duckdb.query(f"SELECT {columns} FROM orders").fetchall()
+    relation = duckdb.sql(f"SELECT {columns} FROM orders")
+    assert relation is not None
+    rows = relation.fetchall()
     micros = wire.microseconds(datetime(2024, 2, 29, 10, 30, 0, 500000, UTC)) + 946_684_800_000_000
     position = str(Position(0x16B374D848, 0))
     assert rows[0] == (
