@@ -11,11 +11,8 @@ use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-#[cfg(feature = "arrow")]
-use pyo3::types::PyDict;
-use pyo3::types::{PyBytes, PyIterator, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
 
-#[cfg(feature = "arrow")]
 use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
@@ -314,7 +311,6 @@ impl Batch {
         formats::to_json(py, &self.inner, envelope, catalog.map(Bound::get))
     }
 
-    #[cfg(feature = "arrow")]
     #[pyo3(signature = (*, text=None, catalog=None))]
     fn to_arrow<'py>(
         &self,

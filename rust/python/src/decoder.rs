@@ -5,11 +5,8 @@ use pgoutput::session::{Session, Shape};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-#[cfg(feature = "arrow")]
-use pyo3::types::PyDict;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
-#[cfg(feature = "arrow")]
 use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
@@ -143,7 +140,6 @@ impl Decoder {
         formats::to_json(py, &batch, envelope, Some(catalog.get()))
     }
 
-    #[cfg(feature = "arrow")]
     #[pyo3(signature = (messages, lsns=None, *, text=None))]
     #[allow(clippy::wrong_self_convention, reason = "likewise")]
     fn to_arrow<'py>(

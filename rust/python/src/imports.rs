@@ -34,6 +34,7 @@ pub struct Imports {
     pub unknown_relation: Py<PyAny>,
     pub invalid_value: Py<PyAny>,
     pub config_error: Py<PyAny>,
+    #[cfg(feature = "arrow")]
     pub schema_error: Py<PyAny>,
 }
 
@@ -85,6 +86,7 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         unknown_relation: error("UnknownRelation")?,
         invalid_value: error("InvalidValue")?,
         config_error: error("ConfigError")?,
+        #[cfg(feature = "arrow")]
         schema_error: error("SchemaError")?,
     })
 }

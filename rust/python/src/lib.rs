@@ -15,7 +15,7 @@
 //! | `error` | the one place where exceptions are made |
 #![deny(unsafe_code)]
 
-#[cfg(feature = "arrow")]
+#[cfg_attr(not(feature = "arrow"), path = "arrow_missing.rs")]
 mod arrow;
 mod batch;
 mod catalog;
@@ -31,7 +31,6 @@ mod row;
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
 #[pyo3::pymodule]
 mod _pgoutput {
-    #[cfg(feature = "arrow")]
     #[pymodule_export]
     use crate::arrow::ArrowTable;
     #[pymodule_export]

@@ -9,7 +9,8 @@ use crate::value::{Format, Invalid, Result, Value, decode};
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(crate) value: Vec<u8>,
-    /// For callers.
+    /// For `arrow`.
+    #[cfg(feature = "arrow")]
     pub(crate) text: Vec<u8>,
     stack: Vec<u8>,
     ends: Vec<usize>,
