@@ -11,6 +11,7 @@ from pgcdc.events import Delete, Event, Insert, Message, Relation, Truncate, Upd
 from pgcdc.lsn import Position
 
 __all__ = [
+    "ArrowTable",
     "Batch",
     "BatchReader",
     "CopyReader",

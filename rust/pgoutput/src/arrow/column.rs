@@ -1,5 +1,4 @@
-//! One column: which Arrow type it has, and values from the wire appended to it.
-use std::collections::HashMap;
+//! One column that is being filled: values from the wire are appended to it.
 use std::sync::Arc;
 
 use arrow_array::types::{
@@ -11,8 +10,9 @@ use arrow_array::{
     StringArray,
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
-use arrow_schema::{ArrowError, DataType, Field, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field};
 
+use super::plan::Plan;
 use crate::json::{Scratch, write_value};
 use crate::oid::{Kind, Scalar};
 use crate::value::{Format, Invalid, Result, Value, array, datetime, decode, numeric};
@@ -25,80 +25,6 @@ const LARGE: Invalid = Invalid("more than 2 GiB in one column of one batch");
 const NOT_UTF8: Invalid = Invalid("not UTF-8, which Arrow's strings must be");
 const LATE: Invalid = Invalid("an instant later than Arrow's timestamps reach");
 const INFINITE: Invalid = Invalid("infinite, which Arrow has no value for");
-
-/// What one column of a table is in Arrow.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    /// Its name and type.
-    pub field: Field,
-    /// What its bytes are.
-    kind: Kind,
-    /// For a decimal, its scale.
-    scale: u8,
-}
-
-/// The precision and scale that a `numeric` column declares, where Arrow's decimal can hold all of its numbers.
-fn decimal(type_modifier: i32) -> Option<(u8, u8)> {
-    // Server macro make_numeric_typmod: precision in the upper half, scale in eleven bits, above VARHDRSZ.
-    let packed = u32::try_from(type_modifier.checked_sub(4)?).ok()?;
-    let (precision, scale) = (packed >> 16, packed & 0x7ff);
-    let fits = (1..=38).contains(&precision) && scale <= precision;
-    fits.then_some((u8::try_from(precision).ok()?, u8::try_from(scale).ok()?))
-}
-
-fn scalar_type(scalar: Scalar, type_modifier: i32) -> DataType {
-    match scalar {
-        Scalar::Bool => DataType::Boolean,
-        Scalar::Int2 => DataType::Int16,
-        Scalar::Int4 => DataType::Int32,
-        Scalar::Int8 => DataType::Int64,
-        Scalar::Oid => DataType::UInt32,
-        Scalar::Float4 => DataType::Float32,
-        Scalar::Float8 => DataType::Float64,
-        Scalar::Numeric => match decimal(type_modifier) {
-            Some((precision, scale)) => DataType::Decimal128(precision, i8::try_from(scale).unwrap_or(0)),
-            None => DataType::Utf8,
-        },
-        Scalar::Bytea => DataType::Binary,
-        Scalar::Date => DataType::Date32,
-        Scalar::Time => DataType::Time64(TimeUnit::Microsecond),
-        Scalar::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
-        Scalar::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        Scalar::Uuid => DataType::FixedSizeBinary(16),
-        Scalar::Text | Scalar::Char | Scalar::TimeTz | Scalar::Json | Scalar::Jsonb => DataType::Utf8,
-    }
-}
-
-fn extension(scalar: Scalar) -> HashMap<String, String> {
-    let name = match scalar {
-        Scalar::Uuid => "arrow.uuid",
-        Scalar::Json | Scalar::Jsonb => "arrow.json",
-        _ => return HashMap::new(),
-    };
-    [("ARROW:extension:name", name), ("ARROW:extension:metadata", "")]
-        .map(|(key, value)| (key.into(), value.into()))
-        .into()
-}
-
-impl Plan {
-    /// The type that a column has; `as_text` for strings whatever it is.
-    pub fn new(name: &str, kind: Kind, type_modifier: i32, as_text: bool) -> Self {
-        let scale = decimal(type_modifier).map_or(0, |(_, scale)| scale);
-        let field = match kind {
-            _ if as_text => Field::new(name, DataType::Utf8, true),
-            Kind::Opaque => Field::new(name, DataType::Utf8, true),
-            Kind::Scalar(scalar) => {
-                Field::new(name, scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar))
-            }
-            Kind::Array(scalar) => {
-                let item =
-                    Field::new("item", scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar));
-                Field::new(name, DataType::List(Arc::new(item)), true)
-            }
-        };
-        Self { field, kind, scale }
-    }
-}
 
 /// Values of one Arrow type.
 #[derive(Debug)]

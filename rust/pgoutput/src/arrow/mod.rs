@@ -2,13 +2,15 @@
 //!
 //! What the columns are is in the documentation of `Batch.to_arrow` (`_pgoutput.pyi`).
 mod column;
+mod place;
+mod plan;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StructArray};
 use arrow_buffer::NullBufferBuilder;
-use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
@@ -18,7 +20,9 @@ use crate::relation::Relation;
 use crate::row::{Cell, Cells, Failed, Refused, Role, cells, old_cells};
 use crate::tuple::Tuple;
 use crate::value::Invalid;
-use column::{Column, Plan};
+use column::Column;
+use place::Place;
+use plan::Plan;
 
 /// The changes of one table, as long as its columns are the same.
 #[derive(Clone, Debug)]
@@ -97,49 +101,6 @@ fn own(name: &str, relation: &Relation) -> String {
         name.insert(0, '_');
     }
     name
-}
-
-/// `_position`, `_commit_lsn`, `_commit_time` of each change.
-#[derive(Debug)]
-struct Place {
-    position: Column,
-    commit_lsn: Column,
-    commit_time: Column,
-}
-
-impl Place {
-    fn types() -> [(&'static str, DataType); 3] {
-        let instant = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        [("_position", DataType::Utf8), ("_commit_lsn", DataType::UInt64), ("_commit_time", instant)]
-    }
-
-    fn new() -> Self {
-        let [position, commit_lsn, commit_time] = Self::types().map(|(_, data_type)| Column::new(&data_type));
-        Self { position, commit_lsn, commit_time }
-    }
-
-    fn push(&mut self, batch: &Batch, record: &Record, scratch: &mut Scratch) -> Result<(), Refused> {
-        let (Some(transaction), Some(index)) = (batch.transaction(record), record.index) else {
-            self.position.push_null();
-            self.commit_lsn.push_null();
-            self.commit_time.push_null();
-            return Ok(());
-        };
-        let refused = |invalid: Invalid| Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 };
-        scratch.text.clear();
-        crate::json::position_text(&mut scratch.text, (transaction.commit_lsn, index));
-        self.position.push_bytes(&scratch.text).map_err(refused)?;
-        self.commit_lsn.push_u64(transaction.commit_lsn);
-        match transaction.commit_time {
-            None => self.commit_time.push_null(),
-            Some(time) => self.commit_time.push_instant(time).map_err(refused)?,
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<[ArrayRef; 3], ArrowError> {
-        Ok([self.position.finish()?, self.commit_lsn.finish()?, self.commit_time.finish()?])
-    }
 }
 
 /// Rows of one table in one shape, being filled.
