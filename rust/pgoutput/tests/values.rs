@@ -1,7 +1,7 @@
 //! Values whose meaning is easy to get wrong, each in both forms.
 #![allow(missing_docs, clippy::unwrap_used)]
 use pgoutput::oid::Scalar;
-use pgoutput::value::datetime::Date;
+use pgoutput::value::calendar::Date;
 use pgoutput::value::number::{exact_float, float4};
 use pgoutput::value::{Format, Value, decode};
 use proptest::prelude::*;

@@ -4,7 +4,7 @@ use pgoutput::message::Old;
 use pgoutput::oid::{Kind, Scalar};
 use pgoutput::tuple::{Datum, Tuple};
 use pgoutput::value::array::{self, Dimension};
-use pgoutput::value::datetime::Time;
+use pgoutput::value::calendar::Time;
 use pgoutput::value::{self, Format, Invalid, Value};
 use pyo3::prelude::*;
 use pyo3::types::{
@@ -255,7 +255,7 @@ impl<'py> Maker<'py> {
 
     fn timestamp(
         &self,
-        date: value::datetime::Date,
+        date: value::calendar::Date,
         time: Time,
         zone: Option<&Bound<'py, PyTzInfo>>,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -291,7 +291,7 @@ impl<'py> Maker<'py> {
 
     /// An instant in microseconds since 2000-01-01 UTC; None outside the years 1 to 9999.
     pub fn instant(&self, microseconds: i64) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let (date, time) = value::datetime::civil(microseconds);
+        let (date, time) = value::calendar::civil(microseconds);
         if !(1..=9999).contains(&date.year) {
             return Ok(None);
         }

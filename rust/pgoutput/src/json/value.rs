@@ -2,7 +2,7 @@
 use super::text::{bytea, embed, hexadecimal, string};
 use crate::oid::{Kind, Scalar};
 use crate::value::array::{self, Dimension};
-use crate::value::datetime::{Date, Time};
+use crate::value::calendar::{Date, Time};
 use crate::value::{Format, Invalid, Result, Value, decode};
 
 /// What is used again for each value.

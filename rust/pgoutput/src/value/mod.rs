@@ -7,12 +7,14 @@ use crate::oid::Scalar;
 
 pub mod array;
 pub mod bytea;
+pub mod calendar;
 pub mod datetime;
+pub mod datetime_text;
 pub mod number;
 pub mod numeric;
 pub mod uuid;
 
-use datetime::{Date, Time};
+use calendar::{Date, Time};
 
 /// Which of the two forms some bytes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +124,11 @@ fn text<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result
         },
         Scalar::Float8 | Scalar::Float4 => number::float(bytes).map(Value::Float),
         Scalar::Numeric => numeric::text(bytes).map(Value::Numeric),
-        Scalar::TimestampTz => datetime::timestamptz_text(bytes, scratch),
-        Scalar::Timestamp => datetime::timestamp_text(bytes),
-        Scalar::Date => datetime::date_text(bytes),
-        Scalar::Time => datetime::time_text(bytes),
-        Scalar::TimeTz => datetime::timetz_text(bytes),
+        Scalar::TimestampTz => datetime_text::timestamptz_text(bytes, scratch),
+        Scalar::Timestamp => datetime_text::timestamp_text(bytes),
+        Scalar::Date => datetime_text::date_text(bytes),
+        Scalar::Time => datetime_text::time_text(bytes),
+        Scalar::TimeTz => datetime_text::timetz_text(bytes),
         Scalar::Uuid => uuid::text(bytes).map(Value::Uuid),
         Scalar::Json | Scalar::Jsonb => Ok(Value::Json(bytes)),
         Scalar::Bytea => bytea::text(bytes).map(|bytes| Value::Bytes(Cow::Owned(bytes))),
