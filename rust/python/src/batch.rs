@@ -1,11 +1,9 @@
-//! `Batch`, `BatchReader`, `CopyReader`: runs of raw messages, decoded when somebody asks.
+//! `Batch`: a run of raw messages, decoded when somebody asks.
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgoutput::batch::{self, Builder, Record};
-use pgoutput::copy::{self, SNAPSHOT_INDEX};
-use pgoutput::frame;
+use pgoutput::copy::SNAPSHOT_INDEX;
 use pgoutput::message::kind;
 use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
@@ -17,7 +15,7 @@ use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::decoder::Bytes;
-use crate::error::{config_error, frame_error};
+use crate::error::config_error;
 use crate::event::{Events, Item};
 use crate::format::RowFormat;
 use crate::formats;
@@ -139,7 +137,7 @@ fn kind_of(py: Python<'_>, action: &str) -> PyResult<u8> {
 }
 
 /// A relation event back to a shape.
-fn shape_of(py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<Arc<Shape>> {
+pub fn shape_of(py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<Arc<Shape>> {
     let text = |object: &Bound<'_, PyAny>, name: &str| text_bytes(&object.getattr(name)?.cast_into::<PyString>()?);
     let mut columns = Vec::new();
     for column in relation.getattr("columns")?.try_iter()? {
@@ -320,104 +318,4 @@ impl Batch {
     ) -> PyResult<Bound<'py, PyDict>> {
         arrow::to_arrow(py, &self.inner, text, catalog.map(Bound::get))
     }
-}
-
-/// CopyData frames of one replication stream to batches.
-#[pyclass(module = "pgcdc._pgoutput")]
-#[derive(Default)]
-pub struct BatchReader {
-    inner: batch::Reader,
-}
-
-#[pymethods]
-impl BatchReader {
-    #[new]
-    fn new() -> Self {
-        Self::default()
-    }
-
-    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let mut builder = Builder::default();
-        for frame in frames.try_iter()? {
-            let frame = frame?;
-            let bytes = Bytes::of(&frame)?;
-            let read = self.inner.read(bytes.as_slice(), &mut builder);
-            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
-        }
-        Ok(builder.finish().into())
-    }
-
-    #[getter]
-    fn received_lsn(&self) -> u64 {
-        self.inner.received_lsn()
-    }
-
-    #[getter]
-    fn idle_lsn(&self) -> u64 {
-        self.inner.idle_lsn()
-    }
-
-    #[getter]
-    fn in_transaction(&self) -> bool {
-        self.inner.in_transaction()
-    }
-
-    fn take_reply_request(&mut self) -> bool {
-        self.inner.take_reply_request()
-    }
-}
-
-/// `COPY … TO STDOUT (FORMAT binary)` to batches of Inserts.
-#[pyclass(module = "pgcdc._pgoutput")]
-pub struct CopyReader {
-    inner: copy::Reader,
-}
-
-#[pymethods]
-impl CopyReader {
-    #[new]
-    #[pyo3(signature = (relation, lsn, text_columns=None))]
-    fn new(py: Python<'_>, relation: &Bound<'_, PyAny>, lsn: u64, text_columns: Option<Vec<bool>>) -> PyResult<Self> {
-        let shape = shape_of(py, relation)?;
-        let text_columns = text_columns.unwrap_or_default();
-        if !text_columns.is_empty() && text_columns.len() != shape.relation.columns.len() {
-            return Err(config_error(py, "text_columns must say something of every column"));
-        }
-        Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns) })
-    }
-
-    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let mut builder = Builder::default();
-        for frame in frames.try_iter()? {
-            let frame = frame?;
-            let bytes = Bytes::of(&frame)?;
-            let read = self.inner.read(bytes.as_slice(), &mut builder);
-            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
-        }
-        Ok(builder.finish().into())
-    }
-
-    #[getter]
-    fn finished(&self) -> bool {
-        self.inner.finished()
-    }
-}
-
-/// Seconds from 1970 to 2000.
-const EPOCH: u64 = 946_684_800;
-
-/// A Standby status update, to be sent as one CopyData.
-#[pyfunction]
-#[pyo3(signature = (written, flushed, applied, reply_requested=false))]
-pub fn encode_status_update(
-    py: Python<'_>,
-    written: u64,
-    flushed: u64,
-    applied: u64,
-    reply_requested: bool,
-) -> Bound<'_, PyBytes> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = now.as_micros().saturating_sub(u128::from(EPOCH).saturating_mul(1_000_000));
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    PyBytes::new(py, &frame::status_update(written, flushed, applied, now, reply_requested))
 }

@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `decoder` | `Decoder`: messages to events |
-//! | `batch` | `Batch`, `BatchReader`, `CopyReader`: runs of raw messages |
+//! | `batch` | `Batch`: a run of raw messages |
+//! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
 //! | `arrow` | the same as Arrow tables |
@@ -26,6 +27,7 @@ mod event;
 mod format;
 mod formats;
 mod imports;
+mod reader;
 mod row;
 
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
@@ -34,13 +36,15 @@ mod _pgoutput {
     #[pymodule_export]
     use crate::arrow::ArrowTable;
     #[pymodule_export]
-    use crate::batch::{Batch, BatchReader, CopyReader, encode_status_update};
+    use crate::batch::Batch;
     #[pymodule_export]
     use crate::catalog::TypeCatalog;
     #[pymodule_export]
     use crate::decoder::Decoder;
     #[pymodule_export]
     use crate::format::RowFormat;
+    #[pymodule_export]
+    use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]
     use crate::row::json_number;
 }

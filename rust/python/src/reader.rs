@@ -1,0 +1,112 @@
+//! `BatchReader` and `CopyReader`: what a connection receives to batches; and the status update that goes back.
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pgoutput::batch::{self, Builder};
+use pgoutput::copy;
+use pgoutput::frame;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::batch::{Batch, shape_of};
+use crate::decoder::Bytes;
+use crate::error::{config_error, frame_error};
+
+/// CopyData frames of one replication stream to batches.
+#[pyclass(module = "pgcdc._pgoutput")]
+#[derive(Default)]
+pub struct BatchReader {
+    inner: batch::Reader,
+}
+
+#[pymethods]
+impl BatchReader {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
+        let mut builder = Builder::default();
+        for frame in frames.try_iter()? {
+            let frame = frame?;
+            let bytes = Bytes::of(&frame)?;
+            let read = self.inner.read(bytes.as_slice(), &mut builder);
+            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
+        }
+        Ok(builder.finish().into())
+    }
+
+    #[getter]
+    fn received_lsn(&self) -> u64 {
+        self.inner.received_lsn()
+    }
+
+    #[getter]
+    fn idle_lsn(&self) -> u64 {
+        self.inner.idle_lsn()
+    }
+
+    #[getter]
+    fn in_transaction(&self) -> bool {
+        self.inner.in_transaction()
+    }
+
+    fn take_reply_request(&mut self) -> bool {
+        self.inner.take_reply_request()
+    }
+}
+
+/// `COPY … TO STDOUT (FORMAT binary)` to batches of Inserts.
+#[pyclass(module = "pgcdc._pgoutput")]
+pub struct CopyReader {
+    inner: copy::Reader,
+}
+
+#[pymethods]
+impl CopyReader {
+    #[new]
+    #[pyo3(signature = (relation, lsn, text_columns=None))]
+    fn new(py: Python<'_>, relation: &Bound<'_, PyAny>, lsn: u64, text_columns: Option<Vec<bool>>) -> PyResult<Self> {
+        let shape = shape_of(py, relation)?;
+        let text_columns = text_columns.unwrap_or_default();
+        if !text_columns.is_empty() && text_columns.len() != shape.relation.columns.len() {
+            return Err(config_error(py, "text_columns must say something of every column"));
+        }
+        Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns) })
+    }
+
+    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
+        let mut builder = Builder::default();
+        for frame in frames.try_iter()? {
+            let frame = frame?;
+            let bytes = Bytes::of(&frame)?;
+            let read = self.inner.read(bytes.as_slice(), &mut builder);
+            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
+        }
+        Ok(builder.finish().into())
+    }
+
+    #[getter]
+    fn finished(&self) -> bool {
+        self.inner.finished()
+    }
+}
+
+/// Seconds from 1970 to 2000.
+const EPOCH: u64 = 946_684_800;
+
+/// A Standby status update, to be sent as one CopyData.
+#[pyfunction]
+#[pyo3(signature = (written, flushed, applied, reply_requested=false))]
+pub fn encode_status_update(
+    py: Python<'_>,
+    written: u64,
+    flushed: u64,
+    applied: u64,
+    reply_requested: bool,
+) -> Bound<'_, PyBytes> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = now.as_micros().saturating_sub(u128::from(EPOCH).saturating_mul(1_000_000));
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    PyBytes::new(py, &frame::status_update(written, flushed, applied, now, reply_requested))
+}
