@@ -14,7 +14,6 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
 use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
-use crate::decoder::Bytes;
 use crate::error::config_error;
 use crate::event::{Events, Item};
 use crate::format::RowFormat;
