@@ -24,7 +24,8 @@ _PIPELINE = (_ROOT / "examples" / "pipeline.py").read_text(encoding="utf-8")
 _EXPECTED = {
     'Pipeline("shop"': "insert Order(id=1, status='paid', total=Decimal('9.90'))",
     "class Printer": "insert orders",
-    "pg_logical_slot_peek_binary_changes": "2 pending 5.00",
+    "match decoder.decode(": "2 pending 5.00",
+    "to_arrow(": "[('pending', Decimal('5.00'))]",
     "connection.stream(": "Commit(",
 }
 
