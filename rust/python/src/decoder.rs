@@ -2,12 +2,12 @@
 use std::sync::Arc;
 
 use pgoutput::session::{Session, Shape};
-use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::arrow;
+use crate::bytes::Bytes;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::event::{Events, Item};
@@ -20,28 +20,6 @@ pub struct Decoder {
     format: Py<RowFormat>,
     session: Session,
     plan: Option<(Arc<Shape>, Arc<Plan>)>,
-}
-
-/// Some bytes that Python has: borrowed from `bytes`, copied from anything else with a buffer.
-pub enum Bytes<'a> {
-    Borrowed(&'a [u8]),
-    Copied(Vec<u8>),
-}
-
-impl<'a> Bytes<'a> {
-    pub fn of(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
-        match object.cast::<PyBytes>() {
-            Ok(bytes) => Ok(Self::Borrowed(bytes.as_bytes())),
-            Err(_) => PyBuffer::<u8>::get(object)?.to_vec(object.py()).map(Self::Copied),
-        }
-    }
-
-    pub fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Copied(bytes) => bytes,
-        }
-    }
 }
 
 fn one<'py>(

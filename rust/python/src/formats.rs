@@ -7,8 +7,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::bytes::Bytes;
 use crate::catalog::TypeCatalog;
-use crate::decoder::Bytes;
 use crate::error::{About, config_error, exception};
 
 /// Messages that are in hand already, as one batch; with as many LSNs, if any.

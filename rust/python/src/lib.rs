@@ -12,6 +12,7 @@
 //! | `event` | one message to one event |
 //! | `row` | one tuple to one row, one value to one object |
 //! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
+//! | `bytes` | what Python hands over, as a slice |
 //! | `imports` | the Python objects that all of these use |
 //! | `error` | the one place where exceptions are made |
 #![deny(unsafe_code)]
@@ -19,6 +20,7 @@
 #[cfg_attr(not(feature = "arrow"), path = "arrow_missing.rs")]
 mod arrow;
 mod batch;
+mod bytes;
 mod catalog;
 mod construct;
 mod decoder;

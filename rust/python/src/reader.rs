@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::batch::{Batch, shape_of};
-use crate::decoder::Bytes;
+use crate::bytes::Bytes;
 use crate::error::{config_error, frame_error};
 
 /// CopyData frames of one replication stream to batches.

@@ -15,7 +15,7 @@ use arrow_schema::{ArrowError, DataType, Field};
 use super::plan::Plan;
 use crate::json::{Scratch, write_value};
 use crate::oid::{Kind, Scalar};
-use crate::value::{Format, Invalid, Result, Value, array, datetime, decode, numeric};
+use crate::value::{Format, Invalid, Result, Value, array, decode, instant, numeric};
 
 /// Days and microseconds from 1970-01-01 to 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
@@ -224,15 +224,15 @@ impl Column {
                 };
             }
             Values::Timestamp(_, zone) => {
-                let instant = datetime::microseconds(format, zone.is_some(), bytes)?.ok_or(INFINITE)?;
+                let instant = instant::microseconds(format, zone.is_some(), bytes)?.ok_or(INFINITE)?;
                 return self.push_instant(instant);
             }
             Values::Date(values) => {
-                let days = datetime::days(format, bytes)?.ok_or(INFINITE)?;
+                let days = instant::days(format, bytes)?.ok_or(INFINITE)?;
                 values.push(days.checked_add(EPOCH_DAYS).ok_or(Invalid("a day later than Arrow's dates reach"))?);
             }
             Values::Time(values) => {
-                let time = datetime::microseconds_of_day(format, bytes)?;
+                let time = instant::microseconds_of_day(format, bytes)?;
                 values.push(
                     Some(time).filter(|&time| time < DAY).ok_or(Invalid("24:00:00, which Arrow has no value for"))?,
                 );

@@ -1,12 +1,10 @@
-//! date, time, timetz, timestamp, timestamptz in binary, and as plain numbers in both formats. The finite instants outside
-//! the years 1 to 9999, the infinities and 24:00:00 come as the text that PostgreSQL prints.
+//! date, time, timetz, timestamp, timestamptz in binary. The finite instants outside the years 1 to 9999, the infinities and 24:00:00 come as the text that PostgreSQL prints.
 //!
 //! Source: server functions `date_send`, `timestamp_send`, `timestamptz_send`, `time_send`, `timetz_send`.
 use std::io::Write;
 
 use super::calendar::{DAY, Date, Time, civil};
-use super::datetime_text::{clock, day, day_and_time, infinity, instant, linear};
-use super::{Format, Invalid, Result, Value};
+use super::{Invalid, Result, Value};
 use crate::cursor::Cursor;
 
 /// Writes what PostgreSQL prints. Writing to memory does not fail.
@@ -103,7 +101,7 @@ pub(super) fn timestamp(microseconds: i64, zoned: bool, scratch: &mut Vec<u8>) -
         }
     }
 }
-fn checked_time(microseconds: i64) -> Result<Time> {
+pub(super) fn checked_time(microseconds: i64) -> Result<Time> {
     if (0..=DAY).contains(&microseconds) {
         Ok(Time::from_microseconds(microseconds))
     } else {
@@ -131,56 +129,4 @@ pub fn timetz_binary(bytes: [u8; 12], scratch: &mut Vec<u8>) -> Result<Value<'_>
     let west = cursor.i32("zone").map_err(cut)?;
     let east = west.checked_neg().filter(|east| east.abs() < 86_400).ok_or(Invalid("a zone more than a day away"))?;
     if time.hour < 24 { Ok(Value::TimeTz(time, east)) } else { Printer::new(scratch).time(time).zone(east).finish() }
-}
-
-fn binary<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
-    bytes.try_into().map_err(|_| Invalid("a value of another size than its type"))
-}
-
-/// A `date` as days after 2000-01-01; None when it is infinite.
-///
-/// # Errors
-/// When it is not a date.
-pub fn days(format: Format, bytes: &[u8]) -> Result<Option<i32>> {
-    match format {
-        Format::Binary => {
-            let days = binary(bytes).map(i32::from_be_bytes)?;
-            Ok(Some(days).filter(|days| !matches!(*days, i32::MIN | i32::MAX)))
-        }
-        Format::Text if infinity(bytes).is_some() => Ok(None),
-        Format::Text => {
-            i32::try_from(day(bytes)?.days()).map(Some).map_err(|_| Invalid("a day outside the type's range"))
-        }
-    }
-}
-
-/// A `timestamp` or (`zoned`) `timestamptz` as microseconds after 2000-01-01 (UTC); None when it is infinite.
-///
-/// # Errors
-/// When it is not an instant.
-#[inline]
-pub fn microseconds(format: Format, zoned: bool, bytes: &[u8]) -> Result<Option<i64>> {
-    match format {
-        Format::Binary => {
-            let microseconds = binary(bytes).map(i64::from_be_bytes)?;
-            Ok(Some(microseconds).filter(|microseconds| !matches!(*microseconds, i64::MIN | i64::MAX)))
-        }
-        Format::Text if infinity(bytes).is_some() => Ok(None),
-        Format::Text if zoned => instant(bytes).map(Some),
-        Format::Text => day_and_time(bytes).and_then(|(date, time)| linear(date, time)).map(Some),
-    }
-}
-
-/// A `time` as microseconds since midnight, 24:00:00 included.
-///
-/// # Errors
-/// When it is not a time.
-pub fn microseconds_of_day(format: Format, bytes: &[u8]) -> Result<i64> {
-    match format {
-        Format::Binary => {
-            let microseconds = binary(bytes).map(i64::from_be_bytes)?;
-            checked_time(microseconds).map(|_| microseconds)
-        }
-        Format::Text => clock(bytes).map(Time::microseconds),
-    }
 }

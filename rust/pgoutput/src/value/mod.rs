@@ -10,6 +10,7 @@ pub mod bytea;
 pub mod calendar;
 pub mod datetime;
 pub mod datetime_text;
+pub mod instant;
 pub mod number;
 pub mod numeric;
 pub mod uuid;
