@@ -24,7 +24,7 @@ from pgcdc.protocol import Decoder
 from tests.reference import plain
 
 LIST = 500
-TURNS = 9
+TURNS = 15
 
 Work = Callable[[], object]
 

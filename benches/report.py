@@ -30,7 +30,8 @@ class Line:
         nanoseconds: CPU time for each row change, the median over the rounds.
         spread: How far apart the quarters of the rounds lie, in percent of the median.
         rounds: How many there were.
-        ratios: How many times the CPU time of this line each yardstick takes, by its name.
+        ratios: How many times the CPU time of this line each yardstick takes, by its name: the median of the ratios of
+            each turn, because a slow minute of the machine hits a whole turn.
     """
 
     form: str
@@ -52,13 +53,14 @@ def lines(benchmarks: list[dict[str, Any]], yardsticks: dict[str, str | None]) -
     for item in benchmarks:
         info = item["extra_info"]
         rounds[info["form"], info["contestant"]] += [seconds * 1e9 / info["rows"] for seconds in item["stats"]["data"]]
-    medians = {key: statistics.median(values) for key, values in rounds.items()}
     result = []
     for (form, contestant), values in rounds.items():
-        own = medians[form, contestant]
+        own = statistics.median(values)
         quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [own, own, own]
         ratios = {
-            name: medians[at or form, name] / own for name, at in yardsticks.items() if (at or form, name) in medians
+            name: statistics.median(other / one for one, other in zip(values, rounds[at or form, name], strict=True))
+            for name, at in yardsticks.items()
+            if (at or form, name) in rounds
         }
         result.append(Line(form, contestant, own, (quarters[2] - quarters[0]) / own * 100, len(values), ratios))
     return result
@@ -123,7 +125,8 @@ def markdown(title: str, what: str, found: list[Line], about: dict[str, str], no
     rounds = min((line.rounds for line in found), default=0)
     facts_ = [f"- {name}: {value}" for name, value in about.items()]
     read = (
-        f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes; "
+        f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes, "
+        "the median of the ratios within each round; "
         "spread: from the first to the third quarter, in percent of the median."
     )
     parts = [f"# {title}", what, "\n".join(table), read]
