@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import psycopg
 import pytest
 
 import pgcdc
@@ -114,6 +115,44 @@ def test_a_stop_does_not_wait_for_a_target_that_is_away(new_orders: Database) ->
     assert run.error is None
     assert away.closed == 1
     assert confirmed(new_orders) < flushed(new_orders)
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_a_stop_does_not_wait_for_a_position_store_that_blocks(
+    orders: Database, caplog: pytest.LogCaptureFixture, in_flight: bool
+) -> None:
+    """Also when a write of positions hangs already; what could not be stored is not confirmed and comes again."""
+    pipeline, first, second = shop(orders, snapshot="never"), Recorder(), Recorder()
+    pipeline.add(first, name="sink")
+    run = Running(pipeline)
+    run.streaming()
+    orders.execute("INSERT INTO orders VALUES (1, 'x')")
+    until(lambda: bool(first.changes) and confirmed(orders) > first.changes[0].commit_lsn, "stored and confirmed")
+    stored = "SELECT through_lsn::text FROM pgcdc.positions"
+    before = pgcdc.parse_lsn(orders.execute(stored)[0][0])
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgcdc.positions'::regclass"
+    with psycopg.connect(orders.dsn) as locker:
+        locker.execute("LOCK TABLE pgcdc.positions")
+        orders.execute("INSERT INTO orders VALUES (2, 'x')")
+        until(lambda: len(first.changes) == 2, "delivered")
+        if in_flight:
+            until(lambda: orders.execute(waiting)[0][0] == 1, "a write of positions waits")
+        began = time.monotonic()
+        run.stop(20)
+        assert time.monotonic() - began < 8
+        assert run.error is None
+        assert "pipeline 'shop': its positions could not be stored within" in caplog.text
+        assert confirmed(orders) <= before
+        # What the server does with the forgotten write must not make the test depend on time.
+        orders.execute(f"SELECT pg_terminate_backend(pid) FROM ({waiting.replace('count(*)', 'pid')}) waiting")
+        until(lambda: orders.execute(waiting)[0][0] == 0, "nobody waits")
+    assert pgcdc.parse_lsn(orders.execute(stored)[0][0]) == before
+    again = shop(orders, snapshot="never")
+    again.add(second, name="sink")
+    with running(again) as next_run:
+        next_run.streaming()
+        next_run.catch_up(orders)
+    assert [change.new.id for change in second.changes] == [2]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ DRAIN_WITHIN = 4.0
 """Seconds that consumers have after a stop to finish what is queued; with what comes after it, a stop takes 5 s."""
 LAST_CHANCE = 0.3
 """Seconds that a consumer has to end after the time to drain is over, before its task is cancelled."""
+STORE_WITHIN = 2.0
+"""Seconds that the position store has at the end: it may be locked, or behind a connection that nobody answers."""
 FINISH_WITHIN = 2.0
 """Seconds that the source has to send the last confirmation."""
 
@@ -89,6 +92,8 @@ class Run:
             Error: The first thing that went wrong.
         """
         worker = Worker(f"pgcdc-{self._settings.name}-positions")
+        # The source is ended from another thread than positions are stored in: that one may hang.
+        ender = Worker(f"pgcdc-{self._settings.name}-ender")
         tasks = {
             asyncio.create_task(self._consume(consumer), name=f"pgcdc-{name}"): consumer
             for name, consumer in self._consumers.items()
@@ -96,9 +101,8 @@ class Run:
         keeper = asyncio.create_task(self._keep(worker), name="pgcdc-positions")
         self._source.start()
         await self._ending.wait()
-        await self._drain(tasks, worker)
-        await keeper
-        await self._finish(worker)
+        await self._drain(tasks, ender)
+        await self._finish(keeper, worker, ender)
         if self._error is not None:
             raise self._error
 
@@ -126,7 +130,8 @@ class Run:
             self._quiet.set()
             self._ending.set()
 
-        self._loop.call_soon_threadsafe(tell)
+        with contextlib.suppress(RuntimeError):  # It hung, and the run and its loop ended without it.
+            self._loop.call_soon_threadsafe(tell)
 
     def progressed(self) -> None:
         """Tell those who wait how far every consumer is; from any thread."""
@@ -154,14 +159,15 @@ class Run:
         except Exception as error:
             self._fail(error)
 
-    async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer], worker: Worker) -> None:
+    async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer], ender: Worker) -> None:
         """Let consumers finish what is queued, within a time."""
         deadline = self._loop.time() + DRAIN_WITHIN
         self._source.stop()
         try:
             await asyncio.wait_for(self._quiet.wait(), DRAIN_WITHIN / 2)
         except TimeoutError:
-            await worker.call(self._source.interrupt)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ender.call(self._source.interrupt), max(0.0, deadline - self._loop.time()))
         for lane in self._lanes.values():
             lane.close()
         _, late = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
@@ -175,18 +181,44 @@ class Run:
         if late:
             await asyncio.wait(late)
 
-    async def _finish(self, worker: Worker) -> None:
-        """Store what is durable, confirm it, and let go of everything."""
-        await self._save(worker, final=True)
-        if not await asyncio.shield(worker.call(self._source.finish, FINISH_WITHIN)):
+    async def _finish(self, keeper: asyncio.Task[None], worker: Worker, ender: Worker) -> None:
+        """Store what is durable, confirm it, and let go of everything, within a time."""
+        answers = await self._store_last(keeper, worker)
+        if not await asyncio.shield(ender.call(self._source.finish, FINISH_WITHIN)):
             logger.warning("pipeline %r: its connection still hangs in a command", self._settings.name)
+        await ender.stop(FINISH_WITHIN)
+        if answers:
+            try:
+                await asyncio.wait_for(self._close_store(worker), STORE_WITHIN)
+            except TimeoutError:
+                logger.warning("pipeline %r: its position store did not close in time", self._settings.name)
+                answers = False
+            except Exception as error:
+                self._fail(error)
+        # One that hangs is left behind, with the store open: it may be in the midst of using it.
+        await worker.stop(STORE_WITHIN if answers else 0)
+
+    async def _store_last(self, keeper: asyncio.Task[None], worker: Worker) -> bool:
+        """Store how far everything came, after a write that may still be under way; tell whether the store answered."""
         try:
-            if self._source.unfinished_copy:
-                await worker.call(forget_unused, self._ledger, self._lanes)
-            await worker.call(self._ledger.close)
-        except Exception as error:
-            self._fail(error)
-        await worker.stop(FINISH_WITHIN)
+            async with asyncio.timeout(STORE_WITHIN):
+                await keeper
+                await self._save(worker, final=True)
+        except TimeoutError:
+            # Nothing of it is confirmed, so the server still has it.
+            logger.warning(
+                "pipeline %r: its positions could not be stored within %g s:"
+                " what was delivered since they last were comes again at the next start",
+                self._settings.name,
+                STORE_WITHIN,
+            )
+            return False
+        return True
+
+    async def _close_store(self, worker: Worker) -> None:
+        if self._source.unfinished_copy:
+            await worker.call(forget_unused, self._ledger, self._lanes)
+        await worker.call(self._ledger.close)
 
     def statistics(self) -> PipelineStatistics:
         """What can be said now; from any thread."""

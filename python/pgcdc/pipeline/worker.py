@@ -27,6 +27,8 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._ended: Future[None] = Future()
+        # So that who gives up waiting for it does not cancel it, and nothing is left that its event loop must hear.
+        self._ended.set_running_or_notify_cancel()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._started = False
 
@@ -95,7 +97,7 @@ class Worker:
             return True
         self._calls.put(None)
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), timeout)
+            await asyncio.wait_for(asyncio.wrap_future(self._ended), timeout)
         except TimeoutError:
             return False
         self._thread.join()
