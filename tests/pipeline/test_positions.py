@@ -159,3 +159,21 @@ class TestPostgresPositions(PositionStoreContract):
             store.open()
         assert raised.value.sqlstate == "42501"
         assert "GRANT CREATE ON DATABASE" in (raised.value.hint or "")
+
+
+def test_a_full_disk_is_named_and_nothing_is_half_stored(tmp_path: Path) -> None:
+    """SQLite rolls back by itself then; that must not hide why."""
+    store = SqlitePositions(tmp_path / "positions.db")
+    store.open()
+    store.move("shop", [Move(None, row())])
+    connection = store._connection
+    [(pages,)] = connection.execute("PRAGMA page_count")
+    connection.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite does when the disk gives no more
+    many = [Move(None, row(f"consumer {number}" * 20)) for number in range(200)]
+    with pytest.raises(PositionError, match="database or disk is full"):
+        store.move("shop", many)
+    assert store.load("shop") == {"search": row()}
+    connection.execute("PRAGMA max_page_count = 100000")
+    store.move("shop", many)
+    assert len(store.load("shop")) == 201
+    store.close()

@@ -122,6 +122,34 @@ def test_settings_that_are_none(arguments: dict[str, Any]) -> None:
         RowFormat(**arguments)
 
 
+@pytest.mark.parametrize("rows", ["struct", "dict", "tuple"])
+def test_names_that_are_not_utf_8(rows: Any) -> None:
+    """A database in SQL_ASCII sends what it has; its rows are decoded like others, and nobody else's are lost."""
+    relation = wire.relation(1, "odd", [("id", INT4), ("na_me", INT4)]).replace(b"odd", b"\xd7d").replace(b"_", b"\xf6")
+    events: list[Any] = Decoder(rows).decode_many([relation, wire.insert(1, ["1", "2"]), wire.begin(5)])
+    assert [type(event).__name__ for event in events] == ["Relation", "Insert", "Begin"]
+    insert = events[1]
+    assert insert.table == "\udcd7d"
+    assert [column.name for column in insert.relation.columns] == ["id", "na\udcf6me"]
+    if rows == "struct":
+        assert msgspec.json.encode(insert.new) == b'{"id":1,"na_me":2}'
+    elif rows == "dict":
+        assert insert.new == {"id": 1, "na\udcf6me": 2}
+    else:
+        assert insert.new == (1, 2)
+
+
+def test_a_class_with_fields_in_another_order() -> None:
+    """Each field gets its own column, also when some columns are left out."""
+
+    class Backwards(msgspec.Struct):
+        status: str | None
+        id: int
+
+    row = decoded(Decoder(types={"orders": Backwards}), ORDERS, wire.insert(1, ["1", "new", None])).new
+    assert (row.id, row.status) == (1, "new")
+
+
 NAMES = [
     "class",
     "1st",

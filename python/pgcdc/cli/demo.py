@@ -45,20 +45,28 @@ def demo(
 
     options = Options(seconds=seconds, dsn=dsn, rate=rate, redis=redis, directory=directory)
     report = run_demo(options, make_view())
-    typer.echo(msgspec.json.encode(report).decode() if json else _summary(report))
+    typer.echo(msgspec.json.encode(report).decode() if json else summary(report))
     if not report.targets_equal:
         raise typer.Exit(EXIT_NOT_EQUAL)
 
 
-def _summary(report: Report) -> str:
+def summary(report: Report) -> str:
+    """The closing words for people.
+
+    Args:
+        report: What is told.
+
+    Returns:
+        Some lines.
+    """
     lines = [
         f"PostgreSQL {report.server_version}: {report.written:,} row changes written in {report.transactions:,}"
         f" transactions, {report.rolled_back:,} more rolled back",
         f"initial copy of {report.snapshot_rows:,} rows, then {report.streamed:,} changes"
         f" from the stream, {report.rows_per_second:,} a second"
         f"{'' if report.binary is None else ', in binary' if report.binary else ', as text'}",
-        f"the column that was added half way was followed; the targets had everything {report.catch_up_seconds:.2f} s"
-        " after the last write",
+        f"{'the column that was added half way was followed; ' if report.schema_changes else ''}"
+        f"the targets had everything {report.catch_up_seconds:.2f} s after the last write",
         "",
     ]
     for name, target in report.targets.items():

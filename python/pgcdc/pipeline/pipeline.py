@@ -96,7 +96,7 @@ class Pipeline(Registration):
         Raises:
             Error: When it cannot start or cannot go on; nothing is confirmed past what could not be delivered.
         """
-        with contextlib.closing(_Signals(self.stop)):
+        with contextlib.closing(_Signals(self._signalled)):
             asyncio.run(self.arun())
 
     async def arun(self) -> None:
@@ -134,13 +134,22 @@ class Pipeline(Registration):
             self._waiters.fail(error or Error(f"pipeline {self.name!r} was stopped before it was so far"))
 
     def stop(self) -> None:
-        """Stop the running pipeline, or the next run when none is; from any thread, or a signal handler."""
+        """Stop the running pipeline; before its first run, that run. After the last run it does nothing.
+
+        From any thread, or a signal handler.
+        """
         loop, run = self._loop, self._run
         if run is None or loop is None:
             self._stop_early = self._last is None
             return
         with contextlib.suppress(RuntimeError):  # The loop has ended in this moment.
             loop.call_soon_threadsafe(run.stop)
+
+    def _signalled(self) -> None:
+        if self._run is None:
+            self._stop_early = True  # `run` is about to begin: it has set the signals up.
+        else:
+            self.stop()
 
     # Observing.
 

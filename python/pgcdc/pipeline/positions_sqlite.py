@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgcdc.errors import ConfigError, PositionError
@@ -84,15 +84,15 @@ class SqlitePositions:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
+            yield connection
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
+            # SQLite itself has rolled back after some errors (a full disk); the first error is the one to tell.
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise PositionError(
                 f"the position store {self._path.name!r} failed: {error}",
                 hint="nothing was confirmed past what is stored; put the file's disk right and start again",

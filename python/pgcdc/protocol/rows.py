@@ -62,8 +62,9 @@ def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | Non
 def _made_class(relation: Relation) -> type[msgspec.Struct]:
     names: dict[str, str] = {}
     for column in relation.columns:
-        # msgspec writes names into JSON as they are, so it refuses those that would have to be escaped.
-        encoded = re.sub(r'[\\"\x00-\x1f]', "_", column.name)
+        # msgspec writes names into JSON as they are, so it refuses those that would have to be escaped or that are not
+        # UTF-8 (surrogates stand for the bytes of a database in SQL_ASCII).
+        encoded = re.sub(r'[\\"\x00-\x1f\ud800-\udfff]', "_", column.name)
         while encoded in names.values():
             encoded += "_"
         names[_field_name(column.name, names)] = encoded
@@ -74,7 +75,7 @@ def _made_class(relation: Relation) -> type[msgspec.Struct]:
         frozen=True,
         gc=False,
         module="pgcdc.rows",
-        namespace={"__doc__": f"A row of {relation.schema}.{relation.name}."},
+        namespace={"__doc__": f"A row of {relation.schema}.{relation.name}.".encode(errors="replace").decode()},
     )
 
 

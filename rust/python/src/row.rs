@@ -130,16 +130,17 @@ impl<'py> Maker<'py> {
         role: Role<'_>,
         chosen: Option<&[usize]>,
     ) -> Result<(), Failure> {
-        let in_order = chosen.is_none_or(|chosen| chosen.len() == plan.kinds.len() && chosen.is_sorted());
-        if in_order {
+        let Some(chosen) = chosen.filter(|chosen| chosen.len() < plan.kinds.len() || !chosen.is_sorted()) else {
             for (number, (datum, &kind)) in tuple.columns().zip(&plan.kinds).enumerate() {
                 let value = self.column(plan, message, number, kind, datum, role)?;
                 self.arguments.push(value);
             }
             return Ok(());
-        }
-        for &number in chosen.unwrap_or_default() {
-            let (Some(datum), Some(&kind)) = (tuple.columns().nth(number), plan.kinds.get(number)) else { continue };
+        };
+        // Columns lie one after the other without an index, so they are found once and then taken in any order.
+        let datums: Vec<Datum<'_>> = tuple.columns().collect();
+        for &number in chosen {
+            let (Some(&datum), Some(&kind)) = (datums.get(number), plan.kinds.get(number)) else { continue };
             let value = self.column(plan, message, number, kind, datum, role)?;
             self.arguments.push(value);
         }
