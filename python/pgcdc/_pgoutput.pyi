@@ -1,4 +1,7 @@
-"""The Rust half of pgcdc: what `rust/python` exports. Import it through `pgcdc.protocol`, nowhere else."""
+"""The Rust half of pgcdc: what `rust/python` exports. Import it through `pgcdc.protocol`, nowhere else.
+
+Longer than other files because it is the one place where these classes are documented.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal

@@ -1,4 +1,7 @@
-"""CopyData frames to batches: positions, what may be confirmed, filters that read headers only, keepalives."""
+"""CopyData frames to batches: positions, what may be confirmed, filters that read headers only, keepalives.
+
+Over 400 lines, because a batch has many readers and each of its promises has a test of its own.
+"""
 
 from __future__ import annotations
 
