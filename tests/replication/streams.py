@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,6 +88,11 @@ def confirmed(database: Database, slot: str) -> int:
     """Up to where the server takes a slot as confirmed."""
     rows = database.execute(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'")
     return pgcdc.parse_lsn(rows[0][0])
+
+
+def statements(error: pgcdc.Error) -> list[str]:
+    """The SQL in an error's hint that changes something, to be run as it stands."""
+    return re.findall(r"(?:ALTER|CREATE|GRANT) [^;]*;", error.hint or "")
 
 
 def refuses_column_lists(database: Database) -> None:

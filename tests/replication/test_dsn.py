@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
+from tests.replication.streams import new_name, statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,24 +111,42 @@ def test_a_bad_timeout() -> None:
 
 
 def test_no_such_database(database: Database) -> None:
-    with pytest.raises(pgcdc.ConfigError, match='database "nowhere" does not exist'):
+    with pytest.raises(pgcdc.ConfigError, match='database "nowhere" does not exist') as caught:
         pgcdc.connect(database.server.dsn("nowhere"))
+    assert statements(caught.value) == ['CREATE DATABASE "nowhere";']
 
 
 def test_no_such_role(database: Database) -> None:
-    with pytest.raises(pgcdc.ConfigError, match='role "nobody_here" does not exist'):
-        pgcdc.connect(database.server.dsn(database.name, user="nobody_here"))
+    role = new_name("no body ")
+    dsn = database.server.dsn(database.name, user=role)
+    with pytest.raises(pgcdc.ConfigError, match=f'role "{role}" does not exist') as caught:
+        pgcdc.connect(dsn)
+    database.execute(*statements(caught.value))
+    try:
+        pgcdc.connect(dsn).close()
+    finally:
+        database.execute(f'DROP ROLE "{role}"')
 
 
 def test_a_role_without_replication(database: Database) -> None:
-    database.execute("DROP ROLE IF EXISTS plain_reader", "CREATE ROLE plain_reader LOGIN")
+    role = new_name("Plain reader ")
+    dsn = database.server.dsn(database.name, user=role)
+    database.execute(f'CREATE ROLE "{role}" NOLOGIN', f'REVOKE CONNECT ON DATABASE "{database.name}" FROM PUBLIC')
     try:
-        with pytest.raises(pgcdc.ConfigError) as caught:
-            pgcdc.connect(database.server.dsn(database.name, user="plain_reader"))
-        assert caught.value.sqlstate == "42501"
-        assert "REPLICATION" in (caught.value.hint or "")
+        # One thing after the other is missing, and each hint puts one right.
+        for sqlstate, expected in (
+            ("28000", f'ALTER ROLE "{role}" LOGIN;'),
+            ("42501", f'ALTER ROLE "{role}" REPLICATION;'),
+            ("42501", f'GRANT CONNECT ON DATABASE "{database.name}" TO "{role}";'),
+        ):
+            with pytest.raises(pgcdc.ConfigError) as caught:
+                pgcdc.connect(dsn)
+            assert (caught.value.sqlstate, statements(caught.value)[0]) == (sqlstate, expected)
+            database.execute(expected)
+        with pgcdc.connect(dsn) as connection:
+            connection.create_slot(new_name(), temporary=True)
     finally:
-        database.execute("DROP ROLE plain_reader")
+        database.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
 
 
 def test_no_walsender_free(postgres_small: Database) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pgcdc
 from pgcdc.events import Column, Relation
 from pgcdc.replication import ensure_publication, parse_table, published_tables
-from tests.replication.streams import new_name, read_past, refuses_column_lists, wal_end
+from tests.replication.streams import new_name, read_past, refuses_column_lists, statements, wal_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,6 +239,8 @@ def test_ensure_without_the_right_to(database: Database) -> None:
                 ensure_publication(connection, "p", ["t"])
             assert caught.value.sqlstate == "42501"
             assert 'CREATE PUBLICATION "p" FOR TABLE "public"."t"' in (caught.value.hint or "")
+            database.execute(*statements(caught.value))
+            assert ensure_publication(connection, "p", ["t"]) == []
     finally:
         database.execute(f"DROP ROLE {role}")
 

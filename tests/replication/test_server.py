@@ -44,6 +44,7 @@ def test_no_free_slot(postgres_small: Database) -> None:
             with pytest.raises(pgcdc.ConfigError) as caught:
                 connection.create_slot("another")
             assert caught.value.sqlstate == "53400"
+            assert "pg_drop_replication_slot('only_one')" in (caught.value.hint or "")
         finally:
             connection.drop_slot("only_one")
 

@@ -9,6 +9,7 @@ import pytest
 import pgcdc
 from pgcdc.replication.session import Session
 from pgcdc.replication.sqlstate import Doing, connect_error
+from tests.replication.streams import new_name, statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,35 @@ def test_what_was_granted_too_little(newest_database: Database) -> None:
     doing = Doing("copying", table='sch.ta"ble')
     with Session(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
         session.execute("DO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END$$", doing=doing)
-    assert 'GRANT SELECT ON "sch"."ta""ble"' in (caught.value.hint or "")
+    assert 'GRANT SELECT ON "sch"."ta""ble" TO "' in (caught.value.hint or "")
+
+
+def test_a_schema_with_a_full_stop(newest_database: Database) -> None:
+    doing = Doing("copying", table="a.b.c", schema="a.b")
+    with Session(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
+        session.execute("DO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END$$", doing=doing)
+    ((role,),) = newest_database.execute("SELECT pg_catalog.quote_ident(current_user)")
+    role = f'"{role}"'
+    assert statements(caught.value) == [
+        f'GRANT USAGE ON SCHEMA "a.b" TO {role};',
+        f'GRANT SELECT ON "a.b"."c" TO {role};',
+        f"ALTER ROLE {role} BYPASSRLS;",
+    ]
+
+
+def test_the_right_to_make_a_publication(newest_database: Database) -> None:
+    role = f'{new_name("r")}"'
+    quoted = '"' + role.replace('"', '""') + '"'
+    newest_database.execute(f"CREATE ROLE {quoted} LOGIN")
+    try:
+        with Session(newest_database.server.dsn(newest_database.name, user=role), replication=False) as session:
+            doing = Doing("making it", publications=("p",))
+            with pytest.raises(pgcdc.ConfigError) as caught:
+                session.execute("CREATE PUBLICATION p", doing=doing)
+            newest_database.execute(*statements(caught.value))
+            session.execute("CREATE PUBLICATION p", doing=doing)
+    finally:
+        newest_database.execute(f"DROP OWNED BY {quoted}", f"DROP ROLE {quoted}")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pgcdc.errors import ConfigError, ConnectionLost, Error
 from pgcdc.replication import generators
 from pgcdc.replication.libpq import conninfo, pq, psycopg, waiting
-from pgcdc.replication.sqlstate import connect_error
+from pgcdc.replication.sqlstate import Who, connect_error
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -73,7 +73,9 @@ def make_connection(dsn: str, *, replication: bool, connect_timeout: float, besi
             pgconn.nonblocking = 1
             return pgconn
         said = pgconn.get_error_message("utf-8") if made else f"no answer within {seconds:g} s"
-        failures.append(connect_error(_target(attempt), said, needs_password=bool(pgconn.needs_password)))
+        failures.append(
+            connect_error(_target(attempt), said, needs_password=bool(pgconn.needs_password), who=_who(pgconn))
+        )
         pgconn.finish()
     # With several hosts the refusal of one that answered says more than the silence of another.
     refused = [failure for failure in failures if isinstance(failure, ConfigError)]
@@ -114,6 +116,12 @@ def _timeout(parameters: dict[str, str | int | None], default: float) -> float:
         return float(said) if float(said) > 0 else 3600.0
     except ValueError:
         raise ConfigError("connect_timeout is not a number", hint="give it in seconds") from None
+
+
+def _who(pgconn: PGconn) -> Who:
+    """As whom and to which database libpq has tried; it takes what the DSN leaves open from elsewhere."""
+    role, database = (name.decode("utf-8", "replace") for name in (pgconn.user, pgconn.db))
+    return Who(role or None, database or None)
 
 
 def _target(parameters: dict[str, str | int | None]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ConfigError, SlotLost
 from pgcdc.replication import slots
-from pgcdc.replication.quoting import literals
+from pgcdc.replication.quoting import literal, literals
 
 if TYPE_CHECKING:
     from pgcdc.replication.session import Session
@@ -72,7 +72,7 @@ def lost(slot: str, found: slots.SlotState) -> SlotLost:
     why = f" ({found.invalidation_reason})" if found.invalidation_reason else ""
     return SlotLost(
         f'slot "{slot}" is lost: the server has given up the WAL that it needed{why}',
-        hint=f"SELECT pg_drop_replication_slot('{slot}'); then a new slot and a new snapshot;"
+        hint=f"SELECT pg_drop_replication_slot({literal(slot)}); then a new slot and a new snapshot;"
         " a larger max_slot_wal_keep_size keeps it from happening again",
         slot=slot,
         lsn=found.confirmed_flush_lsn,
@@ -82,13 +82,10 @@ def lost(slot: str, found: slots.SlotState) -> SlotLost:
 
 def _check_free_slot(session: Session, limit: int) -> None:
     """Refuse when there is no room for another slot."""
-    rows = session.execute("SELECT slot_name, active FROM pg_catalog.pg_replication_slots ORDER BY active, slot_name")
-    if len(rows) < limit:
+    if int(session.execute("SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots")[0][0] or 0) < limit:
         return
-    idle = [name for name, active in rows if active == "f"]
-    drop = f"SELECT pg_drop_replication_slot('{idle[0]}'); if it is not needed any more, or " if idle else ""
     raise ConfigError(
         f"all {limit} replication slots of the server are taken",
-        hint=f"{drop}ALTER SYSTEM SET max_replication_slots = {limit + 10}; then restart the server",
+        hint=slots.make_room(session),
         sqlstate="53400",
     )

@@ -17,7 +17,7 @@ from pgcdc.replication import generators
 from pgcdc.replication.dsn import make_connection
 from pgcdc.replication.libpq import pq, psycopg, waiting
 from pgcdc.replication.settings import pin
-from pgcdc.replication.sqlstate import RUNNING, Doing, connection_lost, field, server_error
+from pgcdc.replication.sqlstate import NOBODY, RUNNING, Doing, Who, connection_lost, field, server_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,8 +92,12 @@ class Session:
         )
         self.pgconn.notice_handler = self.notices
         self.server_version: int = self.pgconn.server_version
+        self._who = NOBODY
         try:
-            self.execute(pin(self.server_version), doing=Doing("pinning the session's settings"))
+            # Asked here, where it costs no round trip: after an error in a transaction nothing can be asked.
+            asking = f"{pin(self.server_version)}, current_user::pg_catalog.text, pg_catalog.current_database()"
+            *_, role, database = self.execute(asking, doing=Doing("pinning the session's settings"))[0]
+            self._who = Who(role, database)
         except BaseException:
             self.close()
             raise
@@ -203,7 +207,7 @@ class Session:
             )
         except ConnectionLost:
             # An ErrorResponse that came before the end says more than the end.
-            _raise_first_error(results, doing)
+            _raise_first_error(results, doing, self._who)
             raise
         except BaseException:
             self._abandon()
@@ -213,7 +217,7 @@ class Session:
             # Between the deadline and the cancel the command may have ended by itself.
             if not results or results[-1].status not in _GOOD:
                 raise StatementTimeout(f"{doing.what} did not end within {timeout:g} s", slot=doing.slot)
-        _raise_first_error(results, doing)
+        _raise_first_error(results, doing, self._who)
         return results
 
     def drive(self, deadline: float | None, begin: Callable[[], generators.Waiting[bool]], doing: Doing) -> bool:
@@ -287,9 +291,9 @@ class Session:
         try:
             self.drive(None, lambda: generators.collect(self.pgconn, results), doing)
         except ConnectionLost:
-            _raise_first_error(results, doing)
+            _raise_first_error(results, doing, self._who)
             raise
-        _raise_first_error(results, doing)
+        _raise_first_error(results, doing, self._who)
 
     def _abandon(self, results: list[PGresult] | None = None) -> None:
         """Cancel what is running and read to its end, so that the session can be used again; else close it."""
@@ -326,8 +330,8 @@ def _rows(result: PGresult) -> list[tuple[str | None, ...]]:
     ]
 
 
-def _raise_first_error(results: list[PGresult], doing: Doing) -> None:
+def _raise_first_error(results: list[PGresult], doing: Doing, who: Who) -> None:
     """Raise for the first result that is an error."""
     for result in results:
         if result.status not in _GOOD:
-            raise server_error(result, doing)
+            raise server_error(result, doing, who)

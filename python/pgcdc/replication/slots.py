@@ -22,7 +22,7 @@ from pgcdc.replication.sqlstate import Doing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLUGIN", "Slot", "SlotState", "check_name", "check_slot", "create", "drop", "state"]
+__all__ = ["PLUGIN", "Slot", "SlotState", "check_name", "check_slot", "create", "drop", "make_room", "state"]
 
 PLUGIN: Final = "pgoutput"
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
@@ -214,6 +214,8 @@ def create(
             return _existing(found, database)  # another process was quicker
         if error.sqlstate == "42710":
             error.hint = f"use it with if_not_exists=True, or SELECT pg_drop_replication_slot({literal(name)});"
+        if error.sqlstate == "53400":
+            error.hint = make_room(session)
         if error.sqlstate == "55000":
             error.hint = "ALTER SYSTEM SET wal_level = logical; then restart the server"
         raise
@@ -251,6 +253,22 @@ def in_use(session: Session, name: str, error: SlotInUse) -> SlotInUse:
             f" SELECT pg_terminate_backend({found.active_pid});"
         )
     return error
+
+
+def make_room(session: Session) -> str:
+    """Say how a server whose slots are all taken gets room for another.
+
+    Args:
+        session: A connection that can be asked.
+
+    Returns:
+        The hint.
+    """
+    sql = """SELECT pg_catalog.current_setting('max_replication_slots')::int + 10, (
+        SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE NOT active ORDER BY slot_name LIMIT 1)"""
+    limit, idle = session.execute(sql)[0]
+    drop = f"SELECT pg_drop_replication_slot({literal(idle)}); if it is not needed any more, or " if idle else ""
+    return f"{drop}ALTER SYSTEM SET max_replication_slots = {limit}; then restart the server"
 
 
 def _existing(found: SlotState, database: str) -> Slot:

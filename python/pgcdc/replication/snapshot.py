@@ -141,7 +141,7 @@ class Snapshot:
         if self._session is None:
             raise ConfigError("the snapshot is not open", hint="use it as a context manager", slot=self._slot.name)
         name = f"{table.schema}.{table.name}"
-        doing = Doing(f"copying table {name}", slot=self._slot.name, table=name)
+        doing = Doing(f"copying table {name}", slot=self._slot.name, table=name, schema=table.schema)
         text_columns = [
             not (sends and self._catalog.knows(column.type_oid))
             for column, sends in zip(table.relation.columns, table.binary_columns, strict=True)

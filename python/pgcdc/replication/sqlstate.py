@@ -23,12 +23,12 @@ from pgcdc.errors import (
     SlotNotFound,
 )
 from pgcdc.replication.libpq import pq
-from pgcdc.replication.quoting import identifier
+from pgcdc.replication.quoting import identifier, qualified
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-__all__ = ["RUNNING", "Doing", "connect_error", "connection_lost", "field", "server_error"]
+__all__ = ["NOBODY", "RUNNING", "Doing", "Who", "connect_error", "connection_lost", "field", "server_error"]
 
 
 class Doing(msgspec.Struct, frozen=True):
@@ -40,6 +40,7 @@ class Doing(msgspec.Struct, frozen=True):
         slot: The slot concerned.
         publications: The publications concerned.
         table: The table concerned, as `schema.name`.
+        schema: The schema in that, which may have a full stop in its own name.
     """
 
     what: str
@@ -47,6 +48,7 @@ class Doing(msgspec.Struct, frozen=True):
     slot: str | None = None
     publications: tuple[str, ...] = ()
     table: str | None = None
+    schema: str | None = None
 
     @property
     def publication(self) -> str | None:
@@ -55,6 +57,31 @@ class Doing(msgspec.Struct, frozen=True):
 
 
 RUNNING = Doing("running a statement")
+
+
+class Who(msgspec.Struct, frozen=True):
+    """As whom and where it was being done, so that a hint can be run as it stands.
+
+    Attributes:
+        role: The role whose privileges count; None when it is not known.
+        database: The database; None when it is not known.
+    """
+
+    role: str | None = None
+    database: str | None = None
+
+    @property
+    def quoted_role(self) -> str:
+        """The role as SQL has it."""
+        return identifier(self.role) if self.role else "…"
+
+    @property
+    def quoted_database(self) -> str:
+        """The database as SQL has it."""
+        return identifier(self.database) if self.database else "…"
+
+
+NOBODY = Who()
 
 
 def field(result: PGresult, code: pq.DiagnosticField) -> str:
@@ -70,12 +97,13 @@ def field(result: PGresult, code: pq.DiagnosticField) -> str:
     return (result.error_field(code) or b"").decode("utf-8", "replace")
 
 
-def server_error(result: PGresult, doing: Doing) -> Error:
+def server_error(result: PGresult, doing: Doing, who: Who = NOBODY) -> Error:
     """Choose the exception for an ErrorResponse.
 
     Args:
         result: The failed result.
         doing: What was being done.
+        who: As whom.
 
     Returns:
         The exception, to be raised.
@@ -86,7 +114,7 @@ def server_error(result: PGresult, doing: Doing) -> Error:
         return connection_lost(doing, " ".join(result.get_error_message("utf-8").split()))
     if sqlstate.startswith("22") and sqlstate != "22P05":
         said = "a value does not fit"  # class 22 quotes the value, which belongs in no message
-    kind, hint = _meaning(sqlstate, doing)
+    kind, hint = _meaning(sqlstate, doing, who)
     return kind(
         f"{doing.what} failed: {said} (SQLSTATE {sqlstate})",
         hint=hint or field(result, pq.DiagnosticField.MESSAGE_HINT) or None,
@@ -118,7 +146,7 @@ def connection_lost(doing: Doing, reason: str = "", *, hint: str | None = None) 
     )
 
 
-def connect_error(target: str, said: str, *, needs_password: bool) -> Error:
+def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NOBODY) -> Error:
     """Choose the exception for a connection that could not be made.
 
     libpq keeps no SQLSTATE of a failed connect, only the sentence; so the sentences that ask for another setting (in
@@ -128,6 +156,7 @@ def connect_error(target: str, said: str, *, needs_password: bool) -> Error:
         target: Where to, without secrets: `database "shop" at db.example.org:5432`.
         said: libpq's error message.
         needs_password: Whether the server asked for a password and there was none.
+        who: As whom and to which database.
 
     Returns:
         The exception, to be raised.
@@ -139,7 +168,8 @@ def connect_error(target: str, said: str, *, needs_password: bool) -> Error:
         return ConfigError(message, hint="give a password by PGPASSWORD, a .pgpass file or the DSN", sqlstate="28P01")
     for words, sqlstate, hint in _REFUSALS:
         if all(word in lower for word in words):
-            return ConfigError(message, hint=hint, sqlstate=sqlstate)
+            filled = hint.format(role=who.quoted_role, database=who.quoted_database)
+            return ConfigError(message, hint=filled, sqlstate=sqlstate)
     if "max_wal_senders" in lower or "too many clients" in lower or "connection slots are reserved" in lower:
         return ConnectionLost(message, hint=_TOO_MANY, sqlstate="53300")
     if "the database system is" in lower:
@@ -150,7 +180,7 @@ def connect_error(target: str, said: str, *, needs_password: bool) -> Error:
 _TOO_MANY = (
     "raise max_wal_senders (and max_connections) and restart the server, or stop a connection that is not needed"
 )
-_REPLICATION_ROLE = "ALTER ROLE … REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO …)"
+_REPLICATION_ROLE = "ALTER ROLE {role} REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO {role};)"
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("authentication failed",), "28P01", "check the user and its password: PGUSER, PGPASSWORD, .pgpass or the DSN"),
     (
@@ -159,16 +189,16 @@ _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "add a line for this user and host to pg_hba.conf, then SELECT pg_reload_conf()",
     ),
     (("pg_hba.conf rejects",), "28000", "change the line for this user and host in pg_hba.conf"),
-    (("role", "does not exist"), "28000", "CREATE ROLE … LOGIN REPLICATION; or correct the user"),
-    (("role", "not permitted to log in"), "28000", "ALTER ROLE … LOGIN;"),
-    (("database", "does not exist"), "3D000", "correct the database's name in the DSN"),
+    (("role", "does not exist"), "28000", "CREATE ROLE {role} LOGIN REPLICATION; or correct the user"),
+    (("role", "not permitted to log in"), "28000", "ALTER ROLE {role} LOGIN;"),
+    (("database", "does not exist"), "3D000", "correct the database's name in the DSN, or CREATE DATABASE {database};"),
     (("replication role",), "42501", _REPLICATION_ROLE),
     (("permission denied to start wal sender",), "42501", _REPLICATION_ROLE),
-    (("permission denied for database",), "42501", "GRANT CONNECT ON DATABASE … TO …"),
+    (("permission denied for database",), "42501", "GRANT CONNECT ON DATABASE {database} TO {role};"),
 )
 
 
-def _meaning(sqlstate: str, doing: Doing) -> tuple[type[Error], str | None]:
+def _meaning(sqlstate: str, doing: Doing, who: Who) -> tuple[type[Error], str | None]:
     """The exception's class, and a hint that is better than the server's own."""
     if sqlstate == "42704" and doing.kind != "statement":
         if doing.kind == "stream":
@@ -178,12 +208,13 @@ def _meaning(sqlstate: str, doing: Doing) -> tuple[type[Error], str | None]:
             )
         return (
             SlotNotFound,
-            "connection.create_slot(…), or correct the name: SELECT slot_name FROM pg_replication_slots;",
+            f'connection.create_slot("{doing.slot or "…"}"), or correct the name: it is none of those that'
+            " pg_replication_slots lists",
         )
     if sqlstate in _MEANINGS:
         return _MEANINGS[sqlstate]
     if sqlstate == "42501":
-        return ConfigError, _privilege_hint(doing)
+        return ConfigError, _privilege_hint(doing, who)
     if sqlstate[:2] in ("08", "57") and sqlstate != "57014":
         return ConnectionLost, "connect again and resume: what was confirmed stays confirmed"
     if sqlstate[:2] in ("28", "3D"):
@@ -220,14 +251,24 @@ _MEANINGS: dict[str, tuple[type[Error], str | None]] = {
 }
 
 
-def _privilege_hint(doing: Doing) -> str:
-    """What to grant."""
+def _privilege_hint(doing: Doing, who: Who) -> str:
+    """What to grant; each statement can be run as it stands."""
+    role = who.quoted_role
     if doing.table is not None:
-        schema, _, name = doing.table.partition(".")
-        table = f"{identifier(schema)}.{identifier(name)}" if name else identifier(schema)
-        return f"GRANT SELECT ON {table} TO …; where row-level security hides rows also ALTER ROLE … BYPASSRLS;"
+        schema, name = doing.schema, doing.table
+        if schema is not None:
+            name = name.removeprefix(f"{schema}.")
+        elif "." in name:
+            schema, _, name = name.partition(".")
+        # Which of the two is missing only the sentence tells, in the server's language.
+        usage = f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {role}; " if schema else ""
+        table = qualified(schema, name) if schema else identifier(name)
+        return (
+            f"{usage}GRANT SELECT ON {table} TO {role}; where row-level security hides rows also"
+            f" ALTER ROLE {role} BYPASSRLS;"
+        )
     if doing.kind == "slot":
-        return _REPLICATION_ROLE
-    if doing.publications:
-        return "GRANT CREATE ON DATABASE … TO …; the tables must belong to the role"
-    return "grant the role what the sentence names"
+        return _REPLICATION_ROLE.format(role=role)
+    if doing.publications and doing.kind == "statement":
+        return f"GRANT CREATE ON DATABASE {who.quoted_database} TO {role}; the tables must belong to the role"
+    return f"grant the role {role} what the sentence names" if who.role else "grant the role what the sentence names"
