@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from tests.replication.streams import new_name, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pgcdc.replication import Connection
+    from pgcdc.replication import Connection, Slot
     from tests.conftest import Database
 
 
@@ -165,6 +166,30 @@ def test_a_writer_holds_it_up(connection: Connection, database: Database) -> Non
         assert not exists(database, name)
         writer.execute("COMMIT")
     assert connection.create_slot(name).created, "the connection takes commands again"
+
+
+def test_what_it_waits_for_is_said_early(
+    connection: Connection, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.execute("CREATE TABLE t (id int)")
+    name = new_name()
+    made: list[Slot] = []
+    with caplog.at_level(logging.WARNING, "pgcdc.replication"), database.connect() as writer:
+        pid = writer.info.backend_pid
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO t VALUES (1)")
+        thread = threading.Thread(target=lambda: made.append(connection.create_slot(name, export_snapshot=True)))
+        thread.start()
+        try:
+            until(lambda: caplog.messages)
+            assert not made
+        finally:
+            writer.execute("COMMIT")
+            thread.join()
+    assert made[0].created and made[0].snapshot_name
+    (said,) = caplog.messages
+    assert re.match(rf"creating slot {name} takes long: .*process {pid} \(open for \d+ s\)", said)
+    assert "INSERT" not in said
 
 
 def test_a_prepared_transaction_holds_it_up(connection: Connection, database: Database) -> None:

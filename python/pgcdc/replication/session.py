@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from pgcdc.errors import ConnectionLost, ReplicationError
 from pgcdc.replication import generators
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Session", "StatementTimeout"]
+__all__ = ["Session", "Slow", "StatementTimeout"]
 
 T = TypeVar("T")
 logger = logging.getLogger("pgcdc.replication")
@@ -40,6 +40,18 @@ _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_
 
 class StatementTimeout(ReplicationError):
     """A command did not end in the time it was given; it was cancelled and has left nothing."""
+
+
+class Slow(NamedTuple):
+    """What to do when a command takes long; it goes on meanwhile.
+
+    Attributes:
+        seconds: After how long.
+        say: Called once; must not raise because of a server.
+    """
+
+    seconds: float
+    say: Callable[[], None]
 
 
 class Notices:
@@ -156,7 +168,7 @@ class Session:
         return connection_lost(doing, " ".join(str(error or "").split()))
 
     def execute(
-        self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING
+        self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING, slow: Slow | None = None
     ) -> list[tuple[str | None, ...]]:
         """Run a statement by the simple query protocol, the only one that a walsender speaks.
 
@@ -164,6 +176,7 @@ class Session:
             sql: SQL, or a replication command.
             timeout: Seconds until it is cancelled; None for no limit.
             doing: What this is for, for errors.
+            slow: What to do, once, when it takes long.
 
         Returns:
             The rows of the last statement that gave any, every value as text.
@@ -174,18 +187,21 @@ class Session:
             ConnectionLost: When the connection broke.
         """
         rows: list[tuple[str | None, ...]] = []
-        for result in self.results(sql, timeout=timeout, doing=doing):
+        for result in self.results(sql, timeout=timeout, doing=doing, slow=slow):
             if result.status == pq.ExecStatus.TUPLES_OK:
                 rows = _rows(result)
         return rows
 
-    def results(self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING) -> list[PGresult]:
+    def results(
+        self, sql: str, *, timeout: float | None = None, doing: Doing = RUNNING, slow: Slow | None = None
+    ) -> list[PGresult]:
         """Run statements and give libpq's results, all of them good; the last may be a COPY that has begun.
 
         Args:
             sql: SQL, or a replication command.
             timeout: Seconds until it is cancelled; None for no limit.
             doing: What this is for, for errors.
+            slow: What to do, once, when it takes long.
 
         Returns:
             The results.
@@ -201,10 +217,19 @@ class Session:
             self.pgconn.send_query(sql.encode())
         except psycopg.Error as error:
             raise self.lost(doing, error) from None
+
+        def collect() -> generators.Waiting[bool]:
+            return generators.collect(self.pgconn, results)
+
         try:
-            ended = self.drive(deadline, lambda: generators.flush(self.pgconn), doing) and self.drive(
-                deadline, lambda: generators.collect(self.pgconn, results), doing
-            )
+            ended = self.drive(deadline, lambda: generators.flush(self.pgconn), doing)
+            if ended and slow is not None and (timeout is None or slow.seconds < timeout):
+                ended = self.drive(monotonic() + slow.seconds, collect, doing)
+                if not ended:
+                    slow.say()
+                    ended = self.drive(deadline, collect, doing)
+            elif ended:
+                ended = self.drive(deadline, collect, doing)
         except ConnectionLost:
             # An ErrorResponse that came before the end says more than the end.
             _raise_first_error(results, doing, self._who)

@@ -8,7 +8,9 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_
 
 from __future__ import annotations
 
+import logging
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,7 +18,7 @@ import msgspec
 from pgcdc.errors import ConfigError, Error, ReplicationError, SlotInUse, SlotNotFound
 from pgcdc.lsn import parse_lsn
 from pgcdc.replication.quoting import identifier, literal
-from pgcdc.replication.session import Session, StatementTimeout
+from pgcdc.replication.session import Session, Slow, StatementTimeout
 from pgcdc.replication.sqlstate import Doing
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["PLUGIN", "Slot", "SlotState", "check_name", "check_slot", "create", "drop", "make_room", "state"]
 
 PLUGIN: Final = "pgoutput"
+logger = logging.getLogger("pgcdc.replication")
+_SLOW_SECONDS: Final = 2.0
+"""How long a slot may take before the log says what it waits for."""
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -205,8 +210,18 @@ def create(
     kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
     command = f"CREATE_REPLICATION_SLOT {identifier(name)} {kind} {PLUGIN} {options}"
     doing = Doing(f'creating slot "{name}"', kind="slot", slot=name)
+
+    def held_up() -> None:
+        with suppress(Error):  # whoever waits for the slot is not to fail because of a log line
+            logger.warning(
+                "creating slot %s takes long: %s; it goes on waiting for %g s at most",
+                name,
+                _Holders.of(session).waits,
+                timeout,
+            )
+
     try:
-        rows = walsender.execute(command, timeout=timeout, doing=doing)
+        rows = walsender.execute(command, timeout=timeout, doing=doing, slow=Slow(_SLOW_SECONDS, held_up))
     except StatementTimeout:
         raise _held_up(session, name, timeout) from None
     except Error as error:
@@ -302,29 +317,44 @@ SELECT gid, EXTRACT(epoch FROM pg_catalog.now() - prepared)::bigint::text
 FROM pg_catalog.pg_prepared_xacts ORDER BY prepared"""
 
 
+class _Holders(msgspec.Struct, frozen=True):
+    """What a slot waits for while it is created: every open transaction that has written.
+
+    Attributes:
+        waits: As the end of a sentence.
+        mend: What ends it.
+    """
+
+    waits: str
+    mend: str
+
+    @classmethod
+    def of(cls, session: Session) -> _Holders:
+        """Ask the server; what the transactions run is not looked at."""
+        if session.execute("SELECT pg_catalog.pg_is_in_recovery()")[0][0] == "t":
+            return cls(
+                "on a standby it waits until the primary logs its running transactions",
+                "on the primary: SELECT pg_log_standby_snapshot();",
+            )
+        writers = session.execute(_WRITERS)
+        prepared = session.execute(_PREPARED)
+        holders = [f"process {pid}{_age(age)}" for pid, age in writers]
+        holders += [f'prepared transaction "{gid}"{_age(age)}' for gid, age in prepared]
+        if not holders:
+            return cls("it waited for writing transactions that have ended by now", "try again")
+        mend = [f"SELECT pg_terminate_backend({pid});" for pid, _ in writers]
+        mend += [f"ROLLBACK PREPARED {literal(gid or '')};" for gid, _ in prepared]
+        return cls(
+            f"it waits for open transactions that have written: {_listed(holders)}",
+            f"wait for them and try again with a longer timeout, or end them: {' '.join(mend[:5])}",
+        )
+
+
 def _held_up(session: Session, name: str, timeout: float) -> ReplicationError:
-    """Say which transactions kept a slot from being created: it waits for every open one that has written."""
-    began = f'creating slot "{name}" did not end within {timeout:g} s'
-    if session.execute("SELECT pg_catalog.pg_is_in_recovery()")[0][0] == "t":
-        return ReplicationError(
-            f"{began}: on a standby it waits until the primary logs its running transactions",
-            hint="on the primary: SELECT pg_log_standby_snapshot();",
-            slot=name,
-        )
-    writers = session.execute(_WRITERS)
-    prepared = session.execute(_PREPARED)
-    holders = [f"process {pid}{_age(age)}" for pid, age in writers]
-    holders += [f'prepared transaction "{gid}"{_age(age)}' for gid, age in prepared]
-    if not holders:
-        return ReplicationError(
-            f"{began}: it waited for writing transactions that have ended by now", hint="try again", slot=name
-        )
-    mend = [f"SELECT pg_terminate_backend({pid});" for pid, _ in writers]
-    mend += [f"ROLLBACK PREPARED {literal(gid or '')};" for gid, _ in prepared]
+    """Say what kept a slot from being created."""
+    holders = _Holders.of(session)
     return ReplicationError(
-        f"{began}: it waits for open transactions that have written: {_listed(holders)}",
-        hint=f"wait for them and try again with a longer timeout, or end them: {' '.join(mend[:5])}",
-        slot=name,
+        f'creating slot "{name}" did not end within {timeout:g} s: {holders.waits}', hint=holders.mend, slot=name
     )
 
 
