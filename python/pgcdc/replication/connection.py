@@ -243,7 +243,9 @@ class Connection:
                 server moves a start before the slot's own position forward to it without a word.
             binary: Ask for binary values. None: binary when every published column can be had and read in binary,
                 else text, with one log line.
-            format: How rows are given when events are iterated; the types of this database are added to its catalog.
+            format: How rows are given when events are iterated; the types of this database are added to its catalog,
+                those that are created later too, when a table of a binary stream has one. A type that cannot be decoded
+                is named by one log line then, and its values are bytes.
 
         Returns:
             The stream; a context manager and an iterator of events.
@@ -273,6 +275,7 @@ class Connection:
             binary=binary,
             format=format,
             sender_timeout=self._sender_timeout,
+            ask=self._another_session,
         )
         return self._stream
 
@@ -289,10 +292,12 @@ class Connection:
         if self._sql is None:
             if self.closed:
                 raise connection_lost(Doing("using the connection"), "it was closed before")
-            self._sql = Session(
-                self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender
-            )
+            self._sql = self._another_session()
         return self._sql
+
+    def _another_session(self) -> Session:
+        """A new ordinary session to the server of the walsender."""
+        return Session(self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender)
 
     @property
     def _streaming(self) -> bool:

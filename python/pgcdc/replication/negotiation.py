@@ -15,12 +15,13 @@ from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.protocol import RowFormat
 from pgcdc.protocol.catalog import Catalog, fill
 from pgcdc.replication import publications, server, slots
+from pgcdc.replication.new_types import TypeWatch
 from pgcdc.replication.quoting import identifier, literal
 from pgcdc.replication.sqlstate import Doing
 from pgcdc.replication.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Literal
 
     from pgcdc.protocol import TypeCatalog
@@ -137,6 +138,7 @@ def start(
     binary: bool | None,
     format: RowFormat | None,
     sender_timeout: float,
+    ask: Callable[[], Session],
 ) -> Stream:
     """Check everything that can be checked and start a stream; the contract is `Connection.stream`'s."""
     found = slots.state(session, slot)
@@ -158,6 +160,7 @@ def start(
         format = RowFormat(catalog=catalog)
     else:
         fill(format.catalog, session)
+    chosen = binary is None
     if binary is None:
         binary = choose_binary(publications.tables_of(session, names), catalog)
     doing = Doing(f'streaming from slot "{slot}"', kind="slot", slot=slot, publications=tuple(names))
@@ -171,7 +174,8 @@ def start(
         if error.sqlstate == "55000" and (now := slots.state(session, slot)) is not None and now.lost:
             raise server.lost(slot, now) from None
         raise
-    return Stream(walsender, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed))
+    watch = TypeWatch(format.catalog, ask, chosen=chosen) if binary else None
+    return Stream(walsender, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed), watch=watch)
 
 
 def _check_start(session: Session, slot: str, start_lsn: int, confirmed: int) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pgcdc.events import Event
     from pgcdc.protocol import Batch, RowFormat
+    from pgcdc.replication.new_types import TypeWatch
     from pgcdc.replication.session import Session
 
 __all__ = ["Stream"]
@@ -67,6 +68,7 @@ class Stream:
         sender_timeout: float,
         *,
         floor: int,
+        watch: TypeWatch | None = None,
     ) -> None:
         self.slot = doing.slot or ""
         self.binary = binary
@@ -80,6 +82,7 @@ class Stream:
         self._idle_lsn = 0
         self._in_transaction = False
         self._floor = floor
+        self._watch = watch
         self._lock = Lock()
         self._closed = False
         self._ended = False
@@ -200,6 +203,8 @@ class Stream:
             if self._session.notices.skipped_publication is not None:
                 raise self._publication_skipped()
             batch = self._reader.read(frames)
+            if self._watch is not None and len(batch):
+                self._watch.look(batch)
             if frames:
                 self._received_lsn = self._reader.received_lsn
                 self._idle_lsn = self._reader.idle_lsn
