@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from pgcdc.errors import SchemaError
+from pgcdc.lsn import SNAPSHOT_INDEX
 from pgcdc.pipeline.queue import Lane, Rows
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.protocol import Batch
@@ -20,6 +21,7 @@ class Fanout:
         subscriptions: The consumers by name.
         lanes: Their lanes.
         wait: Called while a lane has no room: waits until a predicate holds, or raises when the run is being stopped.
+        renamed: Told each former name of a table that appears, and what it is called now, before its rows go out.
     """
 
     def __init__(
@@ -27,21 +29,28 @@ class Fanout:
         subscriptions: Mapping[str, Subscription],
         lanes: Mapping[str, Lane],
         wait: Callable[[Callable[[], bool]], None],
+        renamed: Callable[[Table, Table], None],
     ) -> None:
         groups: dict[tuple[frozenset[Table], frozenset[str] | None], list[Lane]] = {}
         for name, subscription in subscriptions.items():
             groups.setdefault((subscription.tables, subscription.actions), []).append(lanes[name])
         self._groups = groups
         self._wait = wait
+        self._renamed = renamed
+        self._wanted = frozenset(table for tables, _ in groups for table in tables)
         self._names: dict[int, Table] = {}
+        self._renamed_below = 0
 
-    def know(self, tables: Sequence[PublishedTable]) -> None:
+    def know(self, tables: Sequence[PublishedTable], renamed_below: int) -> None:
         """Remember which table has which name, so that a rename is seen.
 
         Args:
-            tables: The published tables at the start.
+            tables: All published tables as they are at the start, also those that no consumer wants.
+            renamed_below: An LSN, asked for after the names: transactions that committed below it may know a table by
+                a name that it had before; it is the same table nevertheless.
         """
         self._names = {table.relation.oid: (table.relation.schema, table.relation.name) for table in tables}
+        self._renamed_below = renamed_below
 
     def send(self, batch: Batch, through_lsn: int, *, only: Collection[Lane] | None = None) -> None:
         """Hand one batch over to everybody who wants something of it; waits for room where there is none.
@@ -52,14 +61,13 @@ class Fanout:
             only: Leave out the other lanes.
 
         Raises:
-            SchemaError: When a table has another name now: filters go by name, and would leave its rows out silently.
+            SchemaError: When a table has got another name while the pipeline ran: whose it is now, a person decides.
         """
-        if batch.changes_count:
-            self._check_names(batch)
+        names = self._names_now(batch) if batch.changes_count else None
         nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
         for (tables, actions), lanes in self._groups.items():
-            selected = batch.select(tables, actions) if batch.changes_count else batch
+            selected = self._select(batch, names, tables, actions) if batch.changes_count else batch
             for lane in lanes:
                 if only is not None and lane not in only:
                     continue
@@ -73,14 +81,65 @@ class Fanout:
         for lane, rows in full:
             self._wait(lambda lane=lane, rows=rows: lane.offer(rows))  # type: ignore[misc]
 
-    def _check_names(self, batch: Batch) -> None:
-        for relation in batch.relations:
-            known = self._names.get(relation.oid)
-            if known is not None and known != (relation.schema, relation.name):
-                old, new = ".".join(known), f"{relation.schema}.{relation.name}"
+    def _names_now(self, batch: Batch) -> Mapping[Table, Set[Table]] | None:
+        """Find what the tables are called now for each name in a batch; None when nothing was ever renamed.
+
+        The server names a table as it was called when the row was written. The OID says which table that is.
+        """
+        relations = batch.relations
+        if all(self._names.get(relation.oid) == (relation.schema, relation.name) for relation in relations):
+            return None
+        later = [
+            (one.oid, one.schema, one.name) for one in batch.after((self._renamed_below, SNAPSHOT_INDEX)).relations
+        ]
+        names: dict[Table, set[Table]] = {}
+        for relation in relations:
+            then = (relation.schema, relation.name)
+            live = (relation.oid, *then) in later
+            if live:
+                now = self._names.setdefault(relation.oid, then)
+            else:
+                # A table that does not exist any more, or is not published any more, has no other name than this.
+                now = self._names.get(relation.oid, then)
+            if now != then:
+                self._check_rename(now, then, live)
+                if now in self._wanted:
+                    self._renamed(then, now)
+            names.setdefault(then, set()).add(now)
+        return names
+
+    def _check_rename(self, now: Table, then: Table, live: bool) -> None:
+        if live and (now in self._wanted or then in self._wanted):
+            old, new = ".".join(now), ".".join(then)
+            raise SchemaError(
+                f"table {old} was renamed to {new} while the pipeline ran: its consumers know it by the old name",
+                hint=f"rename it back, or use {new!r} in the pipeline's tables and handlers, and start again;"
+                " nothing was confirmed past the rename",
+                table=new,
+            )
+        if not live and then in self._wanted and now not in self._wanted:
+            old, new = ".".join(then), ".".join(now)
+            raise SchemaError(
+                f"there are changes of table {old} that belong to the table which is called {new} now,"
+                " and no consumer has that one",
+                hint=f"rename it back, or use {new!r} in the pipeline's tables and give it a consumer, and start again",
+                table=new,
+            )
+
+    def _select(
+        self, batch: Batch, names: Mapping[Table, Set[Table]] | None, tables: Set[Table], actions: Set[str] | None
+    ) -> Batch:
+        if names is None:
+            return batch.select(tables, actions)
+        for then, now in names.items():
+            # Filters go by name, and here one name means two tables.
+            if now & tables and now - tables:
+                both = " and ".join(".".join(table) for table in sorted(now))
                 raise SchemaError(
-                    f"table {old} was renamed to {new} while the pipeline ran: its consumers know it by the old name",
-                    hint=f"rename it back, or use {new!r} in the pipeline's tables and handlers and start again;"
-                    " nothing was confirmed past the rename",
-                    table=new,
+                    f"tables {both} have both been called {'.'.join(then)}, and there are changes of both under that"
+                    " name, but a consumer has only one of them",
+                    hint="give both tables to every consumer that has one of them; or empty the targets and call"
+                    " Pipeline.destroy() once: the next start takes a new initial copy",
+                    table=".".join(then),
                 )
+        return batch.select({then for then, now in names.items() if now & tables}, actions)

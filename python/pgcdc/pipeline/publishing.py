@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pgcdc.errors import ConfigError, PublicationNotFound
 from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, PublishedTable, ensure_publication, published_tables
 from pgcdc.replication.quoting import identifier, literal, qualified
 
-__all__ = ["drop", "make", "published"]
+__all__ = ["Published", "drop", "make", "published"]
+
+
+class Published(NamedTuple):
+    """What a pipeline's publication publishes.
+
+    Attributes:
+        tables: The pipeline's tables.
+        all_tables: These and all others.
+        fingerprint: Of everything that decides which changes the server sends.
+    """
+
+    tables: Sequence[PublishedTable]
+    all_tables: Sequence[PublishedTable]
+    fingerprint: str
 
 
 def make(connection: Connection, settings: Settings) -> bool:
@@ -58,7 +73,7 @@ def _exists(connection: Connection, settings: Settings) -> bool:
     return bool(connection.execute(query))
 
 
-def published(connection: Connection, settings: Settings) -> tuple[Sequence[PublishedTable], str]:
+def published(connection: Connection, settings: Settings) -> Published:
     """Look up the pipeline's tables in its publication.
 
     Args:
@@ -66,7 +81,7 @@ def published(connection: Connection, settings: Settings) -> tuple[Sequence[Publ
         settings: The pipeline's.
 
     Returns:
-        The tables as they are now; and the fingerprint of everything that decides which changes the server sends.
+        What is published now.
 
     Raises:
         PublicationNotFound: When there is no such publication.
@@ -97,4 +112,4 @@ def published(connection: Connection, settings: Settings) -> tuple[Sequence[Publ
         digest.update(repr((table.relation.schema, table.relation.name, table.row_filter)).encode())
     wanted = set(settings.tables)
     ours = [table for table in tables if (table.relation.schema, table.relation.name) in wanted]
-    return ours, digest.hexdigest()[:16]
+    return Published(ours, tables, digest.hexdigest()[:16])

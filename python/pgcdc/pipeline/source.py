@@ -24,7 +24,7 @@ from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Begin, Lane
 from pgcdc.pipeline.settings import Settings
-from pgcdc.pipeline.start import Server, decide, look_at
+from pgcdc.pipeline.start import Server, decide, look_at, written_lsn
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
@@ -83,7 +83,7 @@ class Source:
         self._condition = condition
         self._waiters = waiters
         self._ended = ended
-        self._fanout = Fanout(subscriptions, lanes, self._wait)
+        self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed)
         self._connection: Connection | None = None
         self._stream: Stream | None = None
         self._stopping = False
@@ -186,10 +186,10 @@ class Source:
         else:
             catalog = Catalog.load(connection)
             self._formats.use(catalog)
-            tables, fingerprint = publishing.published(connection, settings)
-            self._fanout.know(tables)
+            published = publishing.published(connection, settings)
+            self._fanout.know(published.all_tables, written_lsn(connection))
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
-            self._resume(stored, server, fingerprint, joined_at)
+            self._resume(stored, server, published.fingerprint, joined_at)
         through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
         with connection.stream(settings.slot, [settings.publication], start_lsn=through_lsn) as stream:
             self._stream = stream
@@ -216,10 +216,11 @@ class Source:
             self._lanes[row.consumer].advance(row.through_lsn)
 
     def _published(self, connection: Connection) -> tuple[Sequence[PublishedTable], str]:
-        tables, fingerprint = publishing.published(connection, self._settings)
-        self._fanout.know(tables)
-        self._ledger.fingerprint = fingerprint
-        return tables, fingerprint
+        published = publishing.published(connection, self._settings)
+        # The slot is made after this: no name from before it can come.
+        self._fanout.know(published.all_tables, 0)
+        self._ledger.fingerprint = published.fingerprint
+        return published.tables, published.fingerprint
 
     def _unpublish(self, connection: Connection) -> None:
         try:

@@ -71,6 +71,25 @@ def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Ser
     )
 
 
+def written_lsn(connection: Connection) -> int:
+    """Ask how far WAL is written, flushed or not: whatever a query saw before this has committed below it.
+
+    Args:
+        connection: A replication connection.
+
+    Returns:
+        The LSN; on a standby, how far WAL is replayed.
+
+    Source:
+        PostgreSQL manual, "System Administration Functions", `pg_current_wal_insert_lsn`.
+    """
+    [(lsn,)] = connection.execute(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+        " ELSE pg_catalog.pg_current_wal_insert_lsn() END"
+    )
+    return parse_lsn(lsn or "0/0")
+
+
 def switch_point(history: str, timeline: int) -> int | None:
     """Find in a timeline history file where a timeline ended.
 

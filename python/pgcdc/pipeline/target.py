@@ -75,12 +75,22 @@ class RowFormats:
 
     def __init__(self) -> None:
         self._catalog: TypeCatalog | None = None
-        self._formats: dict[tuple[frozenset[Table], type[Any] | None], RowFormat] = {}
+        self._former: frozenset[tuple[Table, Table]] = frozenset()
+        self._formats: dict[tuple[object, ...], RowFormat] = {}
 
     def use(self, catalog: TypeCatalog) -> None:
         """Set what is known of user-defined types; before the first batch is handed over."""
         self._catalog = catalog
         self._formats.clear()
+
+    def renamed(self, then: Table, now: Table) -> None:
+        """Rows come with a former name of a table: they are of the same class.
+
+        Args:
+            then: The name that they come with.
+            now: The name that the consumers know.
+        """
+        self._former |= {(then, now)}
 
     def of(self, subscription: HandlerSubscription) -> RowFormat:
         """The format of a consumer; consumers that want the same rows share one, and so the rows.
@@ -89,9 +99,11 @@ class RowFormats:
             subscription: What it asked for.
         """
         row = subscription.row
-        key = (subscription.tables if row is not None else frozenset(), row)
+        former = self._former
+        key = () if row is None else (row, subscription.tables, former)
         if key not in self._formats:
-            types = {} if row is None else {".".join(table): row for table in subscription.tables}
+            names = subscription.tables | {then for then, now in former if now in subscription.tables}
+            types = {} if row is None else {".".join(table): row for table in names}
             self._formats[key] = RowFormat("struct", types=types, catalog=self._catalog)
         return self._formats[key]
 
