@@ -113,6 +113,8 @@ def test_a_slot_that_is_not_there(connection: Connection) -> None:
     with pytest.raises(pgcdc.SlotNotFound) as caught:
         connection.drop_slot("not_there")
     assert caught.value.sqlstate == "42704"
+    assert 'create_slot("not_there")' in (caught.value.hint or "")
+    assert "SELECT slot_name FROM pg_replication_slots;" in (caught.value.hint or "")
     connection.drop_slot("not_there", if_exists=True)
     assert connection.slot('any"thing; goes') is None
 

@@ -180,6 +180,7 @@ def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NO
 _TOO_MANY = (
     "raise max_wal_senders (and max_connections) and restart the server, or stop a connection that is not needed"
 )
+_ALL_SLOTS = "SELECT slot_name FROM pg_replication_slots;"
 _REPLICATION_ROLE = "ALTER ROLE {role} REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO {role};)"
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("authentication failed",), "28P01", "check the user and its password: PGUSER, PGPASSWORD, .pgpass or the DSN"),
@@ -208,8 +209,7 @@ def _meaning(sqlstate: str, doing: Doing, who: Who) -> tuple[type[Error], str | 
             )
         return (
             SlotNotFound,
-            f'connection.create_slot("{doing.slot or "…"}"), or correct the name: it is none of those that'
-            " pg_replication_slots lists",
+            f'connection.create_slot("{doing.slot or "…"}"), or correct the name: {_ALL_SLOTS}',
         )
     if sqlstate in _MEANINGS:
         return _MEANINGS[sqlstate]
