@@ -217,7 +217,7 @@ class Batch:
         """Every message as an event, a DecodeError in the place of a bad one.
 
         Args:
-            format: How rows are given; structs when None.
+            format: How rows are given; when None as the stream says that this came from, else structs.
         """
     def changes(
         self, format: RowFormat | None = None
@@ -225,7 +225,7 @@ class Batch:
         """Only row changes, truncates and logical messages, a DecodeError in the place of a bad one.
 
         Args:
-            format: How rows are given; structs when None.
+            format: How rows are given; when None as the stream says that this came from, else structs.
         """
     def select(
         self, tables: Collection[tuple[str, str]] | None = None, actions: Collection[str] | None = None
@@ -313,7 +313,7 @@ class Batch:
 
         Args:
             envelope: What is around the rows: `"plain"` is the above.
-            catalog: What is known of user-defined types.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
 
         Returns:
             The lines; empty when there is no change.
@@ -367,7 +367,7 @@ class Batch:
 
         Args:
             text: Columns (`"schema.table.column"`) that are given as strings, whatever their type is.
-            catalog: What is known of user-defined types.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
 
         Returns:
             The tables that have changes, by name: `"schema.table"`, where a name with a full stop or quote in it is
@@ -431,11 +431,14 @@ class ArrowTable:
 class BatchReader:
     """CopyData frames of one replication stream to batches; keeps relations, transaction and what keepalives said.
 
+    Args:
+        format: How rows are given to those who ask a batch and do not say: the stream knows its database's types.
+
     Source:
         PostgreSQL manual, "Streaming Replication Protocol", XLogData and Primary keepalive message.
     """
 
-    def __new__(cls) -> BatchReader: ...
+    def __new__(cls, format: RowFormat | None = None) -> BatchReader: ...
     def read(self, frames: Sequence[bytes | bytearray | memoryview]) -> Batch:
         """Take the payloads of some CopyData frames (XLogData or keepalive), in order.
 
@@ -472,12 +475,19 @@ class CopyReader:
         lsn: The consistent point of the snapshot that the COPY runs in.
         text_columns: For each column whether it was cast to text for the copy, and is to be decoded as the text form of
             its type; None when none was.
+        format: How rows are given to those who ask a batch and do not say.
 
     Source:
         PostgreSQL manual, "COPY", Binary Format.
     """
 
-    def __new__(cls, relation: Relation, lsn: int, text_columns: Sequence[bool] | None = None) -> CopyReader: ...
+    def __new__(
+        cls,
+        relation: Relation,
+        lsn: int,
+        text_columns: Sequence[bool] | None = None,
+        format: RowFormat | None = None,
+    ) -> CopyReader: ...
     def read(self, frames: Sequence[bytes | bytearray | memoryview]) -> Batch:
         """Take some CopyData payloads, cut anywhere.
 

@@ -16,7 +16,7 @@ import pytest
 from pgcdc.errors import ConfigError, DecodeError, UnknownRelation
 from pgcdc.events import Commit, Insert, Message, Relation, Truncate
 from pgcdc.lsn import Position
-from pgcdc.protocol import Batch, BatchReader, Decoder, RowFormat, encode_status_update
+from pgcdc.protocol import Batch, BatchReader, Decoder, RowFormat, TypeCatalog, encode_status_update
 from tests.protocol import wire
 from tests.protocol.captures import ALL, IDS, capture
 from tests.reference import plain
@@ -141,6 +141,21 @@ def test_no_filter_hides_what_cannot_be_read(broken: bytes) -> None:
         Batch.concat([batch]).select(set(), []),
     ):
         assert [change.raw for change in filtered.changes() if isinstance(change, DecodeError)] == [broken]
+
+
+def test_a_batch_keeps_the_format_of_its_reader() -> None:
+    """Whoever does not say how rows are given gets them as the stream gives them, whatever was cut and joined."""
+    catalog = TypeCatalog()
+    catalog.add(70000, "mood", enum=True)
+    relation = wire.relation(1, "one", [("id", INT4), ("m", 70000)])
+    reader = BatchReader(RowFormat("dict", catalog=catalog))
+    batch = reader.read(frames(relation, wire.begin(1000), wire.insert(1, [struct.pack(">i", 7), b"glad"])))
+    for same in (batch, batch.select(), batch.after((0, 0)), Batch.concat([batch.select(), batch.select()])):
+        change: Any = same.changes()[0]
+        assert change.new == {"id": 7, "m": "glad"}
+        assert b'"m":"glad"' in same.to_json()
+    change = batch.changes(RowFormat("tuple"))[0]
+    assert change.new == (7, b"glad")
 
 
 def test_events_are_made_once_for_a_format_and_shared() -> None:

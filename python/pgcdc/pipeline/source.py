@@ -28,7 +28,7 @@ from pgcdc.pipeline.start import Server, decide, look_at, written_lsn
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
-from pgcdc.protocol import Catalog
+from pgcdc.protocol import Catalog, RowFormat
 from pgcdc.replication import Connection, PublishedTable, Stream, check_server, connect
 from pgcdc.replication.session import Session
 
@@ -177,32 +177,32 @@ class Source:
         subscriptions = list(self._subscriptions.values())
         decision = decide(settings, subscriptions, stored, slot, server)
         copying = decision in ("fresh", "again")
+        catalog = Catalog.load(connection)
+        self._formats.use(catalog)
         # A slot of no use is dropped first, so there is room for the new one.
         check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
         if copying:
-            self._copy(connection, server, again=decision == "again")
+            self._copy(connection, server, catalog, again=decision == "again")
             if settings.snapshot == "only":
                 return
         else:
-            catalog = Catalog.load(connection)
-            self._formats.use(catalog)
             published = publishing.published(connection, settings)
             self._fanout.know(published.all_tables, written_lsn(connection))
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
             self._resume(stored, server, published.fingerprint, joined_at)
         through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
-        with connection.stream(settings.slot, [settings.publication], start_lsn=through_lsn) as stream:
+        # Types that are created from here on become known to all who decode with this catalog.
+        format = RowFormat(catalog=catalog)
+        with connection.stream(settings.slot, [settings.publication], start_lsn=through_lsn, format=format) as stream:
             self._stream = stream
             self.phase = "streaming"
             self._pump(stream)
 
-    def _copy(self, connection: Connection, server: Server, *, again: bool) -> None:
+    def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
         self.unfinished_copy = True
         self.phase = "snapshot"
         made = publishing.make(connection, self._settings)
         try:
-            catalog = Catalog.load(connection)
-            self._formats.use(catalog)
             copy = InitialCopy(self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait)
             copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
         except BaseException:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ConfigError, DecodeError, Error, ReplicationError
 from pgcdc.lsn import format_lsn
-from pgcdc.protocol import CopyReader
+from pgcdc.protocol import CopyReader, RowFormat
 from pgcdc.replication import publications
 from pgcdc.replication.libpq import pq
 from pgcdc.replication.quoting import identifier, literal, qualified
@@ -150,7 +150,10 @@ class Snapshot:
             # Takes the lock (ACCESS SHARE) that COPY takes too: nobody can rewrite the table from here on.
             self._compare(self._session, table, doing)
             reader = CopyReader(
-                table.relation, self._slot.consistent_point, text_columns if any(text_columns) else None
+                table.relation,
+                self._slot.consistent_point,
+                text_columns if any(text_columns) else None,
+                RowFormat(catalog=self._catalog),
             )
             command = copy_command(table, text_columns)
             for frames in self._session.copy_out(command, max_bytes=max_bytes, max_frames=max_rows, doing=doing):

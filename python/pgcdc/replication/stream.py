@@ -77,7 +77,7 @@ class Stream:
         self.questions = 0
         self._session = session
         self._doing = Doing(doing.what, kind="stream", slot=doing.slot, publications=doing.publications)
-        self._reader = BatchReader()  # touched by the reading thread only; others see what it left in these three
+        self._reader = BatchReader(format)  # touched by the reading thread only; others see what it left in these three
         self._received_lsn = 0
         self._idle_lsn = 0
         self._in_transaction = False

@@ -32,17 +32,34 @@ pub struct Batch {
     inner: batch::Batch,
     /// Shared with the batches cut from this one, so that two sinks with the same format get the same objects.
     made: Arc<Mutex<Vec<Made>>>,
+    /// How rows are given to those who do not say: as the stream knows its database's types.
+    format: Option<Arc<Py<RowFormat>>>,
 }
 
 impl From<batch::Batch> for Batch {
     fn from(inner: batch::Batch) -> Self {
-        Self { inner, made: Arc::default() }
+        Self::new(inner, None)
     }
 }
 
 impl Batch {
+    /// A batch as it was read.
+    pub fn new(inner: batch::Batch, format: Option<Arc<Py<RowFormat>>>) -> Self {
+        Self { inner, made: Arc::default(), format }
+    }
+
     fn cut(&self, inner: batch::Batch) -> Self {
-        Self { inner, made: Arc::clone(&self.made) }
+        Self { inner, made: Arc::clone(&self.made), format: self.format.clone() }
+    }
+
+    /// What is known of user-defined types: what the caller says, else what the stream knows.
+    fn catalog<'py>(
+        &self,
+        py: Python<'py>,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> Option<Bound<'py, TypeCatalog>> {
+        let own = || self.format.as_ref().map(|format| format.get().catalog(py).into_bound(py));
+        catalog.cloned().or_else(own)
     }
 
     fn item<'a>(&'a self, record: &'a Record) -> Item<'a> {
@@ -65,9 +82,10 @@ impl Batch {
         format: Option<&Bound<'py, RowFormat>>,
         only_changes: bool,
     ) -> PyResult<Bound<'py, PyList>> {
-        let format = match format {
-            Some(format) => format,
-            None => RowFormat::default(py)?,
+        let format = match (format, &self.format) {
+            (Some(format), _) => format,
+            (None, Some(own)) => own.bind(py),
+            (None, None) => RowFormat::default(py)?,
         };
         let mut made = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         if !made.iter().any(|one| one.format.is(format)) {
@@ -285,10 +303,14 @@ impl Batch {
     #[staticmethod]
     fn concat(batches: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut builder = Builder::default();
+        let mut format = None;
         for batch in batches.try_iter()? {
-            builder.push_batch(&batch?.cast::<Self>()?.get().inner);
+            let batch = batch?;
+            let batch = batch.cast::<Self>()?.get();
+            builder.push_batch(&batch.inner);
+            format = format.or_else(|| batch.format.clone());
         }
-        Ok(builder.finish().into())
+        Ok(Self::new(builder.finish(), format))
     }
 
     /// Messages that are in hand already, as one batch.
@@ -305,7 +327,7 @@ impl Batch {
         envelope: &str,
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        formats::to_json(py, &self.inner, envelope, catalog.map(Bound::get))
+        formats::to_json(py, &self.inner, envelope, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 
     #[pyo3(signature = (*, text=None, catalog=None))]
@@ -315,6 +337,6 @@ impl Batch {
         text: Option<&Bound<'py, PyAny>>,
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        arrow::to_arrow(py, &self.inner, text, catalog.map(Bound::get))
+        arrow::to_arrow(py, &self.inner, text, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 }

@@ -1,4 +1,5 @@
 //! `BatchReader` and `CopyReader`: what a connection receives to batches; and the status update that goes back.
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgoutput::batch::{self, Builder};
@@ -10,30 +11,42 @@ use pyo3::types::PyBytes;
 use crate::batch::{Batch, shape_of};
 use crate::bytes::Bytes;
 use crate::error::{config_error, frame_error};
+use crate::format::RowFormat;
+
+/// Read some payloads, one after the other, into one batch.
+fn read(
+    py: Python<'_>,
+    frames: &Bound<'_, PyAny>,
+    format: Option<&Arc<Py<RowFormat>>>,
+    mut one: impl FnMut(&[u8], &mut Builder) -> pgoutput::error::Result<()>,
+) -> PyResult<Batch> {
+    let mut builder = Builder::default();
+    for frame in frames.try_iter()? {
+        let frame = frame?;
+        let bytes = Bytes::of(&frame)?;
+        one(bytes.as_slice(), &mut builder).map_err(|error| frame_error(py, error, bytes.as_slice()))?;
+    }
+    Ok(Batch::new(builder.finish(), format.cloned()))
+}
 
 /// CopyData frames of one replication stream to batches.
 #[pyclass(module = "pgcdc._pgoutput")]
-#[derive(Default)]
 pub struct BatchReader {
     inner: batch::Reader,
+    format: Option<Arc<Py<RowFormat>>>,
 }
 
 #[pymethods]
 impl BatchReader {
     #[new]
-    fn new() -> Self {
-        Self::default()
+    #[pyo3(signature = (format=None))]
+    fn new(format: Option<Py<RowFormat>>) -> Self {
+        Self { inner: batch::Reader::default(), format: format.map(Arc::new) }
     }
 
     fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let mut builder = Builder::default();
-        for frame in frames.try_iter()? {
-            let frame = frame?;
-            let bytes = Bytes::of(&frame)?;
-            let read = self.inner.read(bytes.as_slice(), &mut builder);
-            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
-        }
-        Ok(builder.finish().into())
+        let inner = &mut self.inner;
+        read(py, frames, self.format.as_ref(), |bytes, builder| inner.read(bytes, builder))
     }
 
     #[getter]
@@ -60,30 +73,31 @@ impl BatchReader {
 #[pyclass(module = "pgcdc._pgoutput")]
 pub struct CopyReader {
     inner: copy::Reader,
+    format: Option<Arc<Py<RowFormat>>>,
 }
 
 #[pymethods]
 impl CopyReader {
     #[new]
-    #[pyo3(signature = (relation, lsn, text_columns=None))]
-    fn new(py: Python<'_>, relation: &Bound<'_, PyAny>, lsn: u64, text_columns: Option<Vec<bool>>) -> PyResult<Self> {
+    #[pyo3(signature = (relation, lsn, text_columns=None, format=None))]
+    fn new(
+        py: Python<'_>,
+        relation: &Bound<'_, PyAny>,
+        lsn: u64,
+        text_columns: Option<Vec<bool>>,
+        format: Option<Py<RowFormat>>,
+    ) -> PyResult<Self> {
         let shape = shape_of(py, relation)?;
         let text_columns = text_columns.unwrap_or_default();
         if !text_columns.is_empty() && text_columns.len() != shape.relation.columns.len() {
             return Err(config_error(py, "text_columns must say something of every column"));
         }
-        Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns) })
+        Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns), format: format.map(Arc::new) })
     }
 
     fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let mut builder = Builder::default();
-        for frame in frames.try_iter()? {
-            let frame = frame?;
-            let bytes = Bytes::of(&frame)?;
-            let read = self.inner.read(bytes.as_slice(), &mut builder);
-            read.map_err(|error| frame_error(py, error, bytes.as_slice()))?;
-        }
-        Ok(builder.finish().into())
+        let inner = &mut self.inner;
+        read(py, frames, self.format.as_ref(), |bytes, builder| inner.read(bytes, builder))
     }
 
     #[getter]
