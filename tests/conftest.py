@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -149,6 +150,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := sorted(set(asked) - set(VERSIONS)):
         raise pytest.UsageError(f"--pg: there is no PostgreSQL {unknown[0]} here, only {', '.join(map(str, VERSIONS))}")
     config.stash[_servers_key] = Servers(asked, lambda line: _say(config, line))
+    # A shell starts its background jobs with SIGINT ignored, and so would be whatever the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
