@@ -44,6 +44,7 @@ class PostgresPositions:
         self._schema = schema
         self._table = sql.Identifier(schema, "positions")
         self._opened: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._who = ("the pipeline's role", "the database")
 
     @property
     def _connection(self) -> psycopg.Connection[tuple[Any, ...]]:
@@ -63,6 +64,7 @@ class PostgresPositions:
             connection = psycopg.connect(self._dsn, autocommit=True, fallback_application_name="pgcdc positions")
         except psycopg.Error as error:
             raise _lost(error) from error
+        self._who = (connection.info.user, connection.info.dbname)
         try:
             connection.execute(pin(connection.info.server_version))
             connection.execute(_DURABLE)
@@ -103,9 +105,12 @@ class PostgresPositions:
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             return _lost(error)
         schema = sql.Identifier(self._schema).as_string()
+        role, database = (sql.Identifier(name).as_string() for name in self._who)
         hint = (
-            f"GRANT CREATE ON DATABASE … TO the role of the pipeline, or give it a schema of its own: "
-            f"CREATE SCHEMA {schema} AUTHORIZATION …; or keep the positions elsewhere: Pipeline(…, positions=…)"
+            f"GRANT CREATE ON DATABASE {database} TO {role}; or, when another role has made it:"
+            f" GRANT USAGE ON SCHEMA {schema} TO {role};"
+            f" GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.positions TO {role};"
+            " or keep the positions elsewhere: Pipeline(…, positions=…)"
         )
         return ConfigError(
             f"the position table {schema}.positions cannot be made or used: {_primary(error)}",
@@ -122,6 +127,8 @@ class PostgresPositions:
                 yield connection
         except psycopg.OperationalError as error:
             raise _lost(error) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise self._unusable(error) from error
         except psycopg.Error as error:
             raise PositionError(
                 f"the position table {self._schema}.positions cannot be used: {_primary(error)}",

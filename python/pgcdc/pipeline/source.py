@@ -173,6 +173,8 @@ class Source:
         settings = self._settings
         slot = own(connection, settings.slot, self._pause)
         stored = self._ledger.open()
+        if self._stopping:
+            raise Stopped  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)
         subscriptions = list(self._subscriptions.values())
         decision = decide(settings, subscriptions, stored, slot, server)

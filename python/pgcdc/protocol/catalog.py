@@ -94,7 +94,8 @@ def fill(catalog: TypeCatalog, connection: Any) -> None:
 
 
 def _add(catalog: TypeCatalog, rows: Iterable[Sequence[Any]]) -> None:
-    for oid, name, kind, other in rows:
+    for oid, raw, kind, other in rows:
+        name = str(raw).encode(errors="replace").decode()  # for messages only; in SQL_ASCII it need not be UTF-8
         if kind == "e":
             catalog.add(int(oid), name, enum=True)
         elif kind == "d":

@@ -7,6 +7,7 @@ Source: PostgreSQL manual, "Publication", "pg_publication_tables"; server files 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -175,7 +176,9 @@ def tables_of(session: Session, publications: Sequence[str]) -> list[PublishedTa
         storage=_STORAGE.format(oid="p.oid"),
     )
     doing = Doing(f"looking at {named(publications)}", publications=tuple(publications))
-    rows = [msgspec.json.decode(row[0] or "", type=_TableRow) for row in session.execute(sql, doing=doing)]
+    # Not msgspec's own JSON decoder: names of a database in SQL_ASCII need not be UTF-8.
+    documents = [json.loads(row[0] or "null") for row in session.execute(sql, doing=doing)]
+    rows = [msgspec.convert(document, type=_TableRow) for document in documents]
     oids = {row.oid for row in rows}
     # One publication may publish a root, another its leaves: the server then sends the root's rows only.
     return [_table(row, session.server_version) for row in rows if not oids.intersection(row.ancestors)]

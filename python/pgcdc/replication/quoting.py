@@ -75,7 +75,7 @@ def qualified(schema: str, name: str) -> str:
 def _sendable(text: str) -> str:
     """Refuse what cannot be part of a command at all."""
     try:
-        text.encode()
+        text.encode("utf-8", "surrogateescape")  # as names of a database in SQL_ASCII are given
     except UnicodeEncodeError:
         raise ConfigError(f"{text!r} is not valid Unicode text") from None
     if "\0" in text:

@@ -107,7 +107,10 @@ class Session:
         self._who = NOBODY
         try:
             # Asked here, where it costs no round trip: after an error in a transaction nothing can be asked.
-            asking = f"{pin(self.server_version)}, current_user::pg_catalog.text, pg_catalog.current_database()"
+            encoding = (self.pgconn.parameter_status(b"server_encoding") or b"").decode()
+            asking = (
+                f"{pin(self.server_version, encoding)}, current_user::pg_catalog.text, pg_catalog.current_database()"
+            )
             *_, role, database = self.execute(asking, doing=Doing("pinning the session's settings"))[0]
             self._who = Who(role, database)
         except BaseException:
@@ -214,7 +217,7 @@ class Session:
         deadline = None if timeout is None else monotonic() + timeout
         results: list[PGresult] = []
         try:
-            self.pgconn.send_query(sql.encode())
+            self.pgconn.send_query(sql.encode("utf-8", "surrogateescape"))
         except psycopg.Error as error:
             raise self.lost(doing, error) from None
 

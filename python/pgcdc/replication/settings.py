@@ -41,17 +41,20 @@ PINNED: Final[tuple[tuple[str, str, int], ...]] = (
 """Name, value, and the first `server_version_num` that knows the setting."""
 
 
-def pin(server_version: int) -> str:
+def pin(server_version: int, server_encoding: str = "UTF8") -> str:
     """Write the statement that pins all settings at once.
 
     Args:
         server_version: The server's version as a number: 180004.
+        server_encoding: The database's encoding. One in SQL_ASCII holds any bytes; asked for UTF-8, the server would
+            refuse to send those that are not, at every attempt. So it is asked for what it has.
 
     Returns:
         One SELECT; it works on walsender connections too.
     """
+    any_bytes = {"client_encoding": "SQL_ASCII"} if server_encoding == "SQL_ASCII" else {}
     calls = (
-        f"pg_catalog.set_config({literal(name)}, {literal(value)}, false)"
+        f"pg_catalog.set_config({literal(name)}, {literal(any_bytes.get(name, value))}, false)"
         for name, value, since in PINNED
         if server_version >= since
     )
