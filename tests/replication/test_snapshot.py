@@ -1,4 +1,7 @@
-"""The initial copy: what is in it, and that it and the stream together are the table."""
+"""The initial copy: what is in it, and that it and the stream together are the table.
+
+Over 400 lines, because each kind of table (partitions, filters, lists, generated columns) has its own.
+"""
 
 from __future__ import annotations
 

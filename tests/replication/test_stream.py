@@ -1,4 +1,7 @@
-"""Streaming: rows in text and binary, keepalives, confirmation, and going on exactly where it stopped."""
+"""Streaming: rows in text and binary, keepalives, confirmation, and going on exactly where it stopped.
+
+Over 400 lines, because what a stream promises is one list; faults have a file of their own.
+"""
 
 from __future__ import annotations
 
