@@ -6,8 +6,10 @@ import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pgcdc
+from pgcdc.pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +46,28 @@ def slots(database: Database) -> list[str]:
             "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() ORDER BY 1"
         )
     ]
+
+
+@contextlib.contextmanager
+def counted_saves() -> Iterator[Callable[[int], None]]:
+    """Gives a function that waits until a running pipeline has looked so many times more whether to store positions."""
+    looked = threading.Semaphore(0)
+    save = Ledger.save
+
+    def counted(ledger: Ledger, *, final: bool = False) -> int:
+        try:
+            return save(ledger, final=final)
+        finally:
+            looked.release()
+
+    def wait(times: int) -> None:
+        while looked.acquire(blocking=False):
+            pass  # what was before does not count
+        for _ in range(times):
+            assert looked.acquire(timeout=DEADLINE), "positions are not looked at any more"
+
+    with mock.patch.object(Ledger, "save", counted):
+        yield wait
 
 
 class Running:

@@ -14,7 +14,7 @@ import pytest
 import pgcdc
 from pgcdc import ConfigError, DecodeError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.pipeline import failure
-from tests.pipeline.running import Running, confirmed, flushed, running, until
+from tests.pipeline.running import Running, confirmed, counted_saves, flushed, running, until
 from tests.pipeline.targets import AsyncRecorder, Recorder
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_a_target_that_is_away_is_tried_again_and_the_others_go_on(orders: Datab
     away, present = Away(opens=opens), AsyncRecorder()
     pipeline.add(away, name="away")
     pipeline.add(present, name="present")
-    with running(pipeline) as run:
+    with counted_saves() as saves, running(pipeline) as run:
         run.streaming()
         orders.execute("INSERT INTO orders VALUES (1, 'x')", "INSERT INTO orders VALUES (2, 'x')")
         until(lambda: len(present.changes) == 2 and away.attempts >= 2, "the other one has all")
@@ -75,7 +75,7 @@ def test_a_target_that_is_away_is_tried_again_and_the_others_go_on(orders: Datab
         assert pipeline.statistics().consumers["away"].last_error == "nobody answers"
         assert pipeline.statistics().consumers["away"].delivered == 0
         # The slot keeps what the one that is away has not got.
-        time.sleep(1.2)  # longer than the time between two writes of positions
+        saves(2)  # the second begins after everything above
         assert confirmed(orders) < present.changes[0].commit_lsn
         away.back.set()
         run.catch_up(orders)
@@ -314,13 +314,16 @@ def test_a_slow_consumer_holds_the_source_within_its_limits(orders: Database) ->
         before = psutil.Process().memory_info().rss
         orders.execute("INSERT INTO orders SELECT g, repeat('x', 200) FROM generate_series(1, 200000) g")
         until(lambda: pipeline.statistics().consumers["slow"].queued_rows > 1_000, "the queue is full")
-        # Longer than wal_sender_timeout: the server is answered though nothing is read.
-        ends = time.monotonic() + 5
-        while time.monotonic() < ends:
+        # For longer than wal_sender_timeout, by the server's clock, it is answered though nothing is read.
+        reply = "SELECT max(extract(epoch FROM reply_time)) FROM pg_stat_replication"
+        [(began,)] = orders.execute(reply)
+        answered = began
+        while answered < began + 5:
             statistics = pipeline.statistics().consumers["slow"]
             assert statistics.queued_rows <= 5_000 and statistics.queued_bytes <= 1_000_000
             assert run.alive, run.error
-            time.sleep(0.05)
+            until(lambda: orders.execute(reply)[0][0] > answered, "another answer")  # noqa: B023 (called at once)
+            [(answered,)] = orders.execute(reply)
         go_on.set()
         run.catch_up(orders)
         grown = psutil.Process().memory_info().rss - before
@@ -370,14 +373,14 @@ def test_a_quiet_consumer_holds_no_wal(orders: Database) -> None:
 def test_an_idle_database_stays_idle(new_orders: Database) -> None:
     pipeline, sink = shop(new_orders), Recorder()
     pipeline.add(sink)
-    with running(pipeline) as run:
+    with counted_saves() as saves, running(pipeline) as run:
         run.streaming()
         new_orders.execute("INSERT INTO orders VALUES (1, 'x')")
         run.catch_up(new_orders)
         until(lambda: confirmed(new_orders) > sink.changes[0].commit_lsn, "stored and confirmed")
         written = "SELECT xmin::text FROM pgcdc.positions"
         before = new_orders.execute(written)
-        time.sleep(3.5)  # time in which three writes would have been
+        saves(4)
         assert new_orders.execute(written) == before
 
 

@@ -12,7 +12,7 @@ import pgcdc
 from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
 from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
 from pgcdc.pipeline.start import switch_point
-from tests.pipeline.running import Running, confirmed, running, slots, until
+from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
 from tests.pipeline.shop import left_behind, publications, run_once, shop
 from tests.pipeline.targets import Recorder, SqliteMirror
 
@@ -261,6 +261,34 @@ def test_a_second_process_does_not_drop_a_slot_whose_copy_goes_on(new_orders: Da
     assert sink.actions == ["insert"]
 
 
+def test_a_start_that_was_given_up_does_not_go_on_behind_our_back(new_orders: Database) -> None:
+    """The store blocks while it opens, the run is stopped meanwhile; when the store answers, nothing may be made."""
+    # What is made and then cleaned up again counts too.
+    new_orders.execute(
+        "CREATE TABLE made (what text)",
+        "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.made VALUES (tg_tag); END $$",
+        "CREATE EVENT TRIGGER note ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION') EXECUTE FUNCTION note()",
+    )
+    opening, go_on = threading.Event(), threading.Event()
+
+    class Blocked(MemoryPositions):
+        def open(self) -> None:
+            opening.set()
+            assert go_on.wait(60)
+
+    run = Running(shop(new_orders, positions=Blocked()))
+    assert opening.wait(20)
+    run.stop()
+    assert run.error is None
+    [source] = [thread for thread in threading.enumerate() if thread.name == "pgcdc-shop-source"]
+    go_on.set()
+    source.join(30)
+    assert not source.is_alive()
+    assert new_orders.execute("SELECT * FROM made") == []
+    assert left_behind(new_orders) == ([], [], 0)
+
+
 def test_who_was_taken_over_is_refused(new_orders: Database) -> None:
     """A process that slept while another one took over must not store or confirm anything (fault F19)."""
     positions, sink = MemoryPositions(), Recorder()
@@ -307,7 +335,7 @@ def test_the_pipelines_own_writes_do_not_come_back(new_orders: Database) -> None
     database.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     sink = Recorder()
     pipeline = shop(database, sink, publication="everything")
-    with running(pipeline) as run:
+    with counted_saves() as saves, running(pipeline) as run:
         run.streaming()
         database.execute("INSERT INTO orders VALUES (2, 'new')")
         run.catch_up(database)
@@ -315,6 +343,6 @@ def test_the_pipelines_own_writes_do_not_come_back(new_orders: Database) -> None
         # Each write of a position makes WAL, which the stream brings, which must not make the next write.
         written = "SELECT xmin::text FROM pgcdc.positions"
         before = database.execute(written)
-        threading.Event().wait(3.5)  # time in which three writes would have been
+        saves(4)
         assert database.execute(written) == before
     assert [change.new.id for change in sink.changes] == [1, 2]

@@ -61,6 +61,17 @@ def test_types_that_a_table_gets_later(
             "type interval of column public.t.took is not decoded from binary: its values come as the bytes that the"
             " server sent until the stream is started again; then all values come as text"
         ]
+        # What is gone by the time that it is read has no name any more.
+        caplog.clear()
+        database.execute(
+            "CREATE TYPE brief AS (n int)",
+            "ALTER TABLE t ADD b brief",
+            "INSERT INTO t VALUES (6, 'x', 'sad', 'happy', NULL, '1 day', 1, ROW(1))",
+        )
+        ((oid,),) = database.execute("SELECT 'brief'::regtype::oid::bigint")
+        database.execute("ALTER TABLE t DROP b", "DROP TYPE brief")
+        read_commits(stream, 1)
+        assert [message.partition(" of column")[0] for message in caplog.messages] == [f"type with OID {oid}"]
         connection.execute("ROLLBACK")
     with connection.stream(slot, ["p"]) as stream:
         assert not stream.binary

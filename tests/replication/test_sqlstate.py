@@ -49,6 +49,7 @@ def session(newest_postgres: object) -> Iterator[Session]:
         ("57014", "statement", pgcdc.ReplicationError),
         ("42883", "stream", pgcdc.ReplicationError),
         ("22P05", "stream", pgcdc.ReplicationError),
+        ("22021", "stream", pgcdc.ReplicationError),
         ("XX000", "stream", pgcdc.ReplicationError),
     ],
 )

@@ -96,8 +96,11 @@ class Pipeline(Registration):
         Raises:
             Error: When it cannot start or cannot go on; nothing is confirmed past what could not be delivered.
         """
-        with contextlib.closing(_Signals(self._signalled)):
-            asyncio.run(self.arun())
+        try:
+            with contextlib.closing(_Signals(self._signalled)):
+                asyncio.run(self.arun())
+        finally:
+            self._stop_early = False  # A second signal may have come when this run had ended already.
 
     async def arun(self) -> None:
         """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.

@@ -7,14 +7,29 @@ wakes up after another one took its pipeline over finds another epoch than its o
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from pgcdc.errors import PositionError
-from pgcdc.lsn import Position
+from pgcdc.lsn import Position, format_lsn, parse_lsn
 
-__all__ = ["MemoryPositions", "Move", "PositionStore", "SnapshotState", "StoredPosition"]
+__all__ = [
+    "COLUMNS",
+    "MemoryPositions",
+    "Move",
+    "PositionStore",
+    "SnapshotState",
+    "StoredPosition",
+    "from_row",
+    "refused",
+    "to_row",
+]
+
+COLUMNS = (
+    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
+)
+"""The columns of a table of positions, beside the pipeline's name, in the order of `to_row` and `from_row`."""
 
 SnapshotState: TypeAlias = Literal["begun", "done", "none"]
 """`begun`: the initial copy has not reached every consumer, so the slot is of no use yet; `done`: it has; `none`: this
@@ -106,6 +121,53 @@ class PositionStore(Protocol):
 
     def close(self) -> None:
         """Let go of everything; harmless when called twice."""
+
+
+def to_row(stored: StoredPosition) -> tuple[object, ...]:
+    """The values of COLUMNS; LSNs as PostgreSQL prints them.
+
+    Args:
+        stored: What is to be stored.
+
+    Returns:
+        One value for each column.
+    """
+    position = stored.position
+    return (
+        stored.consumer,
+        stored.epoch,
+        stored.snapshot,
+        None if position is None else format_lsn(position.commit_lsn),
+        None if position is None else position.index,
+        format_lsn(stored.through_lsn),
+        stored.slot,
+        stored.system_identifier,
+        stored.timeline,
+        stored.fingerprint,
+    )
+
+
+def from_row(row: Sequence[Any]) -> StoredPosition:
+    """Undo `to_row`.
+
+    Args:
+        row: The values of COLUMNS.
+
+    Returns:
+        What is stored.
+    """
+    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint = row
+    return StoredPosition(
+        consumer=consumer,
+        epoch=epoch,
+        snapshot=snapshot,
+        position=None if commit_lsn is None else Position(parse_lsn(commit_lsn), index),
+        through_lsn=parse_lsn(through_lsn),
+        slot=slot,
+        system_identifier=system_identifier,
+        timeline=timeline,
+        fingerprint=fingerprint,
+    )
 
 
 def refused(pipeline: str, move: Move, stored: StoredPosition | None) -> PositionError:

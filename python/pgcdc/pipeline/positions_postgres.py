@@ -10,8 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
-from pgcdc.lsn import Position, format_lsn, parse_lsn
-from pgcdc.pipeline.positions import Move, StoredPosition, refused
+from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresPositions"]
@@ -24,9 +23,7 @@ _DURABLE = (
     "SET synchronous_commit = on; SET default_transaction_read_only = off;"
     " SET default_transaction_isolation = 'read committed'"
 )
-_COLUMNS = sql.SQL(
-    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
-)
+_COLUMNS = sql.SQL(COLUMNS)
 
 
 class PostgresPositions:
@@ -146,7 +143,7 @@ class PostgresPositions:
         """
         query = sql.SQL("SELECT {} FROM {} WHERE pipeline = %s").format(_COLUMNS, self._table)
         with self._transaction() as connection:
-            return {row[0]: _from_row(row) for row in connection.execute(query, (pipeline,))}
+            return {row[0]: from_row(row) for row in connection.execute(query, (pipeline,))}
 
     def move(self, pipeline: str, moves: Sequence[Move]) -> None:
         """Do all steps or none, durably.
@@ -169,17 +166,17 @@ class PostgresPositions:
             for move in moves:
                 previous = move.previous
                 if previous is None:
-                    cursor = connection.execute(insert, (pipeline, *_to_row(move.next)))
+                    cursor = connection.execute(insert, (pipeline, *to_row(move.next)))
                 else:
-                    consumer, epoch, _, commit_lsn, index, through_lsn, *_rest = _to_row(previous)
+                    consumer, epoch, _, commit_lsn, index, through_lsn, *_rest = to_row(previous)
                     compare = (pipeline, consumer, epoch, through_lsn, commit_lsn, index)
-                    cursor = connection.execute(update, (*_to_row(move.next), *compare))
+                    cursor = connection.execute(update, (*to_row(move.next), *compare))
                 if cursor.rowcount != 1:
                     query = sql.SQL("SELECT {} FROM {} WHERE pipeline = %s AND consumer = %s")
                     row = connection.execute(
                         query.format(_COLUMNS, self._table), (pipeline, move.next.consumer)
                     ).fetchone()
-                    raise refused(pipeline, move, None if row is None else _from_row(row))
+                    raise refused(pipeline, move, None if row is None else from_row(row))
 
     def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
         """Remove what is stored, durably.
@@ -217,34 +214,4 @@ def _lost(error: psycopg.Error) -> ConnectionLost:
         f"the server that keeps the positions cannot be reached: {_primary(error)}",
         hint="nothing was confirmed past what is stored; start again when the server answers",
         sqlstate=error.sqlstate,
-    )
-
-
-def _from_row(row: tuple[Any, ...]) -> StoredPosition:
-    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint = row
-    return StoredPosition(
-        consumer=consumer,
-        epoch=epoch,
-        snapshot=snapshot,
-        position=None if commit_lsn is None else Position(parse_lsn(commit_lsn), index),
-        through_lsn=parse_lsn(through_lsn),
-        slot=slot,
-        system_identifier=system_identifier,
-        timeline=timeline,
-        fingerprint=fingerprint,
-    )
-
-
-def _to_row(stored: StoredPosition) -> tuple[object, ...]:
-    return (
-        stored.consumer,
-        stored.epoch,
-        stored.snapshot,
-        None if stored.position is None else format_lsn(stored.position.commit_lsn),
-        None if stored.position is None else stored.position.index,
-        format_lsn(stored.through_lsn),
-        stored.slot,
-        stored.system_identifier,
-        stored.timeline,
-        stored.fingerprint,
     )

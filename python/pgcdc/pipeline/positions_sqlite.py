@@ -8,8 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgcdc.errors import ConfigError, PositionError
-from pgcdc.lsn import Position, format_lsn, parse_lsn
-from pgcdc.pipeline.positions import Move, StoredPosition, refused
+from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
 
 __all__ = ["SqlitePositions"]
 
@@ -30,9 +29,6 @@ _CREATE = """
         PRIMARY KEY (pipeline, consumer)
     ) WITHOUT ROWID
 """
-_COLUMNS = (
-    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
-)
 
 
 class SqlitePositions:
@@ -121,8 +117,8 @@ class SqlitePositions:
                 if (found is None) != (expected is None) or (found and expected and not found.same_place(expected)):
                     raise refused(pipeline, move, found)
             connection.executemany(
-                f"INSERT OR REPLACE INTO positions (pipeline, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-                [(pipeline, *_to_row(move.next)) for move in moves],
+                f"INSERT OR REPLACE INTO positions (pipeline, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                [(pipeline, *to_row(move.next)) for move in moves],
             )
 
     def forget(self, pipeline: str, consumers: Collection[str] | None = None) -> None:
@@ -148,44 +144,5 @@ class SqlitePositions:
 
 
 def _load(connection: sqlite3.Connection, pipeline: str) -> dict[str, StoredPosition]:
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM positions WHERE pipeline = ?", (pipeline,))  # noqa: S608
-    return {
-        consumer: StoredPosition(
-            consumer=consumer,
-            epoch=epoch,
-            snapshot=snapshot,
-            position=None if commit_lsn is None else Position(parse_lsn(commit_lsn), index),
-            through_lsn=parse_lsn(through_lsn),
-            slot=slot,
-            system_identifier=system_identifier,
-            timeline=timeline,
-            fingerprint=fingerprint,
-        )
-        for (
-            consumer,
-            epoch,
-            snapshot,
-            commit_lsn,
-            index,
-            through_lsn,
-            slot,
-            system_identifier,
-            timeline,
-            fingerprint,
-        ) in rows
-    }
-
-
-def _to_row(stored: StoredPosition) -> tuple[object, ...]:
-    return (
-        stored.consumer,
-        stored.epoch,
-        stored.snapshot,
-        None if stored.position is None else format_lsn(stored.position.commit_lsn),
-        None if stored.position is None else stored.position.index,
-        format_lsn(stored.through_lsn),
-        stored.slot,
-        stored.system_identifier,
-        stored.timeline,
-        stored.fingerprint,
-    )
+    rows = connection.execute(f"SELECT {COLUMNS} FROM positions WHERE pipeline = ?", (pipeline,))  # noqa: S608
+    return {row[0]: from_row(row) for row in rows}

@@ -76,7 +76,9 @@ class TypeWatch:
             unknown = self._unknown(relation)
             for oid in {column.type_oid for column in unknown}:
                 # Without a modifier: that is the column's, and the search path is empty, so the schema is in it.
-                names[oid] = session.execute(f"SELECT pg_catalog.format_type({oid}, NULL)")[0][0] or ""
+                # Of a type that is gone already it says "???", so the row is asked for.
+                asked = f"SELECT pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE oid = {oid}"  # noqa: S608
+                names[oid] = next((name or "" for (name,) in session.execute(asked)), "")
         for column in unknown:
             self._named.add((relation.oid, column.name, column.type_oid))
             logger.warning(

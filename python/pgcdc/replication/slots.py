@@ -213,12 +213,11 @@ def create(
 
     def held_up() -> None:
         with suppress(Error):  # whoever waits for the slot is not to fail because of a log line
-            logger.warning(
-                "creating slot %s takes long: %s; it goes on waiting for %g s at most",
-                name,
-                _Holders.of(session).waits,
-                timeout,
-            )
+            holders = _Holders.of(session)
+            if holders.gone:
+                return  # they ended between the moment that this began and the question
+            waiting = "creating slot %s takes long: %s; it goes on waiting for %g s at most"
+            logger.warning(waiting, name, holders.waits, timeout)
 
     try:
         rows = walsender.execute(command, timeout=timeout, doing=doing, slow=Slow(_SLOW_SECONDS, held_up))
@@ -323,10 +322,12 @@ class _Holders(msgspec.Struct, frozen=True):
     Attributes:
         waits: As the end of a sentence.
         mend: What ends it.
+        gone: Whether they have all ended by now.
     """
 
     waits: str
     mend: str
+    gone: bool = False
 
     @classmethod
     def of(cls, session: Session) -> _Holders:
@@ -341,7 +342,7 @@ class _Holders(msgspec.Struct, frozen=True):
         holders = [f"process {pid}{_age(age)}" for pid, age in writers]
         holders += [f'prepared transaction "{gid}"{_age(age)}' for gid, age in prepared]
         if not holders:
-            return cls("it waited for writing transactions that have ended by now", "try again")
+            return cls("it waited for writing transactions that have ended by now", "try again", gone=True)
         mend = [f"SELECT pg_terminate_backend({pid});" for pid, _ in writers]
         mend += [f"ROLLBACK PREPARED {literal(gid or '')};" for gid, _ in prepared]
         return cls(

@@ -56,6 +56,9 @@ class Doing(msgspec.Struct, frozen=True):
         return self.publications[0] if len(self.publications) == 1 else None
 
 
+_WITHOUT_VALUES = frozenset({"22P05", "22021"})
+"""Of class 22, those whose sentence has no more of a value than the bytes of one character: what is to be corrected."""
+
 RUNNING = Doing("running a statement")
 
 
@@ -112,7 +115,7 @@ def server_error(result: PGresult, doing: Doing, who: Who = NOBODY) -> Error:
     said = field(result, pq.DiagnosticField.MESSAGE_PRIMARY)
     if not sqlstate:  # libpq made this result itself, because the connection broke
         return connection_lost(doing, " ".join(result.get_error_message("utf-8").split()))
-    if sqlstate.startswith("22") and sqlstate != "22P05":
+    if sqlstate.startswith("22") and sqlstate not in _WITHOUT_VALUES:
         said = "a value does not fit"  # class 22 quotes the value, which belongs in no message
     kind, hint = _meaning(sqlstate, doing, who)
     return kind(
@@ -246,6 +249,10 @@ _MEANINGS: dict[str, tuple[type[Error], str | None]] = {
     "22P05": (
         ReplicationError,
         "a value has a character that UTF-8 cannot be made from: correct the value in the database",
+    ),
+    "22021": (
+        ReplicationError,
+        "the database holds text that is not in its own encoding: correct the value in the database",
     ),
     "55000": (ConfigError, None),
 }
