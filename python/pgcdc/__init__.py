@@ -42,7 +42,26 @@ from pgcdc.events import (
     Update,
 )
 from pgcdc.lsn import Position, format_lsn, parse_lsn
-from pgcdc.protocol import Batch, Catalog, Decoder, PgArray, PgText, RowFormat
+from pgcdc.protocol import (
+    Batch,
+    Catalog,
+    Decoder,
+    PgArray,
+    PgBits,
+    PgBox,
+    PgCircle,
+    PgInterval,
+    PgLine,
+    PgLseg,
+    PgMultirange,
+    PgPath,
+    PgPoint,
+    PgPolygon,
+    PgRange,
+    PgText,
+    PgTid,
+    RowFormat,
+)
 from pgcdc.sink import Sink, TransactionalSink
 
 if TYPE_CHECKING:
@@ -92,7 +111,19 @@ __all__ = [
     "MigrationFailed",
     "Origin",
     "PgArray",
+    "PgBits",
+    "PgBox",
+    "PgCircle",
+    "PgInterval",
+    "PgLine",
+    "PgLseg",
+    "PgMultirange",
+    "PgPath",
+    "PgPoint",
+    "PgPolygon",
+    "PgRange",
     "PgText",
+    "PgTid",
     "Pipeline",
     "Position",
     "PositionError",

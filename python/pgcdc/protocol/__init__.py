@@ -11,7 +11,22 @@ from pgcdc._pgoutput import (
     encode_status_update,
 )
 from pgcdc.protocol.catalog import Catalog
-from pgcdc.protocol.values import PgArray, PgText
+from pgcdc.protocol.values import (
+    PgArray,
+    PgBits,
+    PgBox,
+    PgCircle,
+    PgInterval,
+    PgLine,
+    PgLseg,
+    PgMultirange,
+    PgPath,
+    PgPoint,
+    PgPolygon,
+    PgRange,
+    PgText,
+    PgTid,
+)
 
 __all__ = [
     "ArrowTable",
@@ -21,7 +36,19 @@ __all__ = [
     "CopyReader",
     "Decoder",
     "PgArray",
+    "PgBits",
+    "PgBox",
+    "PgCircle",
+    "PgInterval",
+    "PgLine",
+    "PgLseg",
+    "PgMultirange",
+    "PgPath",
+    "PgPoint",
+    "PgPolygon",
+    "PgRange",
     "PgText",
+    "PgTid",
     "RowFormat",
     "TypeCatalog",
     "encode_status_update",
