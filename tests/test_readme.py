@@ -26,7 +26,7 @@ _EXPECTED = {
     "class Printer": "insert orders",
     "match decoder.decode(": "2 pending 5.00",
     "to_arrow(": "[('pending', Decimal('5.00'))]",
-    "connection.stream(": "Commit(",
+    "connection.stream(": "<Commit ",
 }
 
 

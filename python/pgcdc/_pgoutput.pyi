@@ -5,9 +5,11 @@ Longer than other files because it is the one place where these classes are docu
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, final
+from types import GenericAlias
+from typing import Any, Generic, Literal, final, overload
 
-from typing_extensions import disjoint_base
+from msgspec import Struct
+from typing_extensions import TypeVar, disjoint_base
 
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Event, Insert, Message, Relation, Truncate, Update
@@ -24,6 +26,9 @@ __all__ = [
     "encode_status_update",
     "json_number",
 ]
+
+_Row = TypeVar("_Row", covariant=True, default=Any)
+_Own = TypeVar("_Own", bound=Struct)
 
 @disjoint_base
 class TypeCatalog:
@@ -53,7 +58,7 @@ class TypeCatalog:
         """Whether a value of this type is decoded from binary into a value equal to the one decoded from text."""
 
 @final
-class RowFormat:
+class RowFormat(Generic[_Row]):
     """How rows are given: as structs, dicts or tuples, and how JSON columns are.
 
     One format keeps the classes that it made for each relation, so make one and use it again.
@@ -71,19 +76,57 @@ class RowFormat:
         ConfigError: When an argument is none of the above.
     """
 
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["struct"] = "struct",
+        *,
+        types: Mapping[str, type[_Own]],
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> RowFormat[_Own]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["struct"] = "struct",
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> RowFormat[Any]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["dict"],
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> RowFormat[dict[str, Any]]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["tuple"],
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> RowFormat[tuple[Any, ...]]: ...
+    @overload
     def __new__(
         cls,
         rows: Literal["struct", "dict", "tuple"] = "struct",
         *,
-        types: Mapping[str, type] | None = None,
+        types: Mapping[str, type[Struct]] | None = None,
         json: Literal["decode", "raw", "text"] = "decode",
         catalog: TypeCatalog | None = None,
-    ) -> RowFormat: ...
+    ) -> RowFormat[Any]: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     @property
     def catalog(self) -> TypeCatalog: ...
 
 @final
-class Decoder:
+class Decoder(Generic[_Row]):
     """pgoutput messages to events; no connection, no driver.
 
     Text and binary are recognised from the bytes. A decoder remembers the Relation messages and the transaction that it
@@ -102,17 +145,55 @@ class Decoder:
         PostgreSQL manual, "Logical Replication Message Formats"; server file `replication/logical/proto.c`.
     """
 
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["struct"] = "struct",
+        *,
+        types: Mapping[str, type[_Own]],
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> Decoder[_Own]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["struct"] = "struct",
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> Decoder[Any]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["dict"],
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> Decoder[dict[str, Any]]: ...
+    @overload
+    def __new__(
+        cls,
+        rows: Literal["tuple"],
+        *,
+        types: None = None,
+        json: Literal["decode", "raw", "text"] = "decode",
+        catalog: TypeCatalog | None = None,
+    ) -> Decoder[tuple[Any, ...]]: ...
+    @overload
     def __new__(
         cls,
         rows: Literal["struct", "dict", "tuple"] = "struct",
         *,
-        types: Mapping[str, type] | None = None,
+        types: Mapping[str, type[Struct]] | None = None,
         json: Literal["decode", "raw", "text"] = "decode",
         catalog: TypeCatalog | None = None,
-    ) -> Decoder: ...
+    ) -> Decoder[Any]: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     @property
     def catalog(self) -> TypeCatalog: ...
-    def decode(self, message: bytes | bytearray | memoryview, lsn: int | None = None) -> Event:
+    def decode(self, message: bytes | bytearray | memoryview, lsn: int | None = None) -> Event[_Row]:
         """Decode one whole message (the payload of one XLogData).
 
         Args:
@@ -129,7 +210,7 @@ class Decoder:
         """
     def decode_many(
         self, messages: Sequence[bytes | bytearray | memoryview], lsns: Sequence[int] | None = None
-    ) -> list[Event | DecodeError]:
+    ) -> list[Event[_Row] | DecodeError]:
         """Decode a list of messages in one crossing.
 
         Args:
@@ -213,15 +294,15 @@ class Batch:
     @property
     def relations(self) -> list[Relation]:
         """The relations that the changes of this batch use, each shape once, in order of first use."""
-    def events(self, format: RowFormat | None = None) -> list[Event | DecodeError]:
+    def events(self, format: RowFormat[_Row] | None = None) -> list[Event[_Row] | DecodeError]:
         """Every message as an event, a DecodeError in the place of a bad one.
 
         Args:
             format: How rows are given; when None as the stream says that this came from, else structs.
         """
     def changes(
-        self, format: RowFormat | None = None
-    ) -> list[Insert[Any] | Update[Any] | Delete[Any] | Truncate | Message | DecodeError]:
+        self, format: RowFormat[_Row] | None = None
+    ) -> list[Insert[_Row] | Update[_Row] | Delete[_Row] | Truncate | Message | DecodeError]:
         """Only row changes, truncates and logical messages, a DecodeError in the place of a bad one.
 
         Args:

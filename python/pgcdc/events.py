@@ -9,12 +9,18 @@ Source: PostgreSQL manual, "Logical Replication Message Formats"; server file `r
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, Union
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from pgcdc.event_text import event_text, relation_text
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar
 
 __all__ = [
     "Begin",
@@ -32,7 +38,19 @@ __all__ = [
     "Update",
 ]
 
-Row = TypeVar("Row")
+# Events are frozen, so an Insert[Order] is an Insert[Order | Item]; without brackets rows are Any. Only type checkers
+# need that default, and Python's own TypeVar has it from 3.13 on.
+if TYPE_CHECKING:
+    Row = TypeVar("Row", covariant=True, default=Any)
+else:
+    Row = TypeVar("Row", covariant=True)
+
+
+class _Readable(msgspec.Struct, frozen=True, gc=False):
+    """What every event can do: print itself on one line (a base of structs; it never appears itself)."""
+
+    def __repr__(self) -> str:
+        return event_text(self)
 
 
 class Column(msgspec.Struct, frozen=True, gc=False):
@@ -68,8 +86,11 @@ class Relation(msgspec.Struct, frozen=True, tag_field="action", tag="relation"):
     replica_identity: Literal["d", "n", "f", "i"]
     columns: list[Column]
 
+    def __repr__(self) -> str:
+        return relation_text(self)
 
-class Begin(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="begin"):
+
+class Begin(_Readable, frozen=True, gc=False, tag_field="action", tag="begin"):
     """The beginning of a committed transaction.
 
     Attributes:
@@ -85,7 +106,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="begi
     lsn: int | UnsetType = UNSET
 
 
-class Commit(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="commit"):
+class Commit(_Readable, frozen=True, gc=False, tag_field="action", tag="commit"):
     """The end of a committed transaction.
 
     Attributes:
@@ -103,7 +124,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="com
     lsn: int | UnsetType = UNSET
 
 
-class Origin(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="origin"):
+class Origin(_Readable, frozen=True, gc=False, tag_field="action", tag="origin"):
     """Where a transaction that was itself replicated came from.
 
     Attributes:
@@ -117,7 +138,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="ori
     lsn: int | UnsetType = UNSET
 
 
-class Type(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="type"):
+class Type(_Readable, frozen=True, gc=False, tag_field="action", tag="type"):
     """A user-defined type that the next Relation uses.
 
     Attributes:
@@ -131,7 +152,7 @@ class Type(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="type"
     name: str
 
 
-class _InTransaction(msgspec.Struct, frozen=True, gc=False):
+class _InTransaction(_Readable, frozen=True, gc=False):
     """What every change says about its transaction (a base of structs; it never appears itself)."""
 
     @property
@@ -322,6 +343,6 @@ Change: TypeAlias = Union[Insert[Row], Update[Row], Delete[Row]]  # noqa: UP007 
 """A change of one row; `Change[Order]` tells the type checker what `new` and `old` are."""
 
 Event: TypeAlias = Union[  # noqa: UP007
-    Begin, Commit, Origin, Relation, Type, Insert[Any], Update[Any], Delete[Any], Truncate, Message
+    Begin, Commit, Origin, Relation, Type, Insert[Row], Update[Row], Delete[Row], Truncate, Message
 ]
-"""Whatever one pgoutput message decodes to."""
+"""Whatever one pgoutput message decodes to; `Event[Order]` tells the type checker what the rows are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Literal
 
 import psutil
 import pytest
@@ -34,11 +35,11 @@ def grown(work: Callable[[], int]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", ["struct", "dict", "tuple"])
 @pytest.mark.parametrize("form", ["text", "binary"])
-def test_a_million_rows_leave_nothing_behind(rows: str, form: str) -> None:
+def test_a_million_rows_leave_nothing_behind(rows: Literal["struct", "dict", "tuple"], form: str) -> None:
     """All types, NULLs, lists, errors in between."""
     captured = [*messages(18, form), b"?", b"", wire.insert(1, [])]
     changes = sum(message[:1] in b"IUD" for message in captured)
-    decoder = Decoder(rows)  # type: ignore[arg-type]
+    decoder = Decoder(rows)
     # One row of this capture is as much work as twenty of a usual table.
     work = lambda: bool(decoder.decode_many(captured)) * changes * 20  # noqa: E731
     assert grown(work) < 8

@@ -15,7 +15,7 @@ use crate::format::{Plan, RowFormat};
 use crate::formats;
 
 /// pgoutput messages to events; no connection, no driver.
-#[pyclass(module = "pgcdc._pgoutput")]
+#[pyclass(generic, module = "pgcdc._pgoutput")]
 pub struct Decoder {
     format: Py<RowFormat>,
     session: Session,

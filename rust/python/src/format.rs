@@ -57,7 +57,7 @@ struct Plans {
 }
 
 /// How rows are given.
-#[pyclass(frozen, module = "pgcdc._pgoutput")]
+#[pyclass(frozen, generic, module = "pgcdc._pgoutput")]
 pub struct RowFormat {
     rows: Rows,
     types: Option<Py<PyDict>>,
