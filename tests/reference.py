@@ -29,7 +29,7 @@ from pgcdc.events import (
     Type,
     Update,
 )
-from tests.reference_values import BadValue, decode_value, text_of
+from tests.reference_values import BadValue, Composite, Types, decode_value, text_of
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -47,7 +47,12 @@ def plain(value: Any) -> Any:
     kind = type(value).__name__
     if value is UNSET:
         return "UNSET"
+    if isinstance(value, Composite):
+        return "composite", tuple((name, plain(item)) for name, item in value.items())
     if isinstance(value, msgspec.Struct):
+        if type(value).__module__ not in ("pgcdc.events", "pgcdc.protocol.values"):
+            fields = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+            return "composite", tuple((name, plain(getattr(value, field))) for name, field in fields)
         return kind, tuple((name, plain(getattr(value, name))) for name in value.__struct_fields__)
     if isinstance(value, dict):
         return kind, tuple((plain(key), plain(item)) for key, item in value.items())
@@ -107,9 +112,14 @@ class Reader:
 
 
 class ReferenceDecoder:
-    """`pgcdc.Decoder(rows="dict")`, slowly."""
+    """`pgcdc.Decoder(rows="dict")`, slowly.
 
-    def __init__(self) -> None:
+    Args:
+        types: What is known of types that PostgreSQL does not bring along.
+    """
+
+    def __init__(self, types: Types | None = None) -> None:
+        self.types = types
         self.relations: dict[int, Relation] = {}
         self.begin: Begin | None = None
         self.index = 0
@@ -245,7 +255,7 @@ class ReferenceDecoder:
                 offset = reader.at
                 data = reader.take(reader.number("i", column.name), column.name)
                 try:
-                    row[column.name] = decode_value(column.type_oid, form == b"b", data)
+                    row[column.name] = decode_value(column.type_oid, form == b"b", data, self.types)
                 except BadValue as error:
                     raise InvalidValue(
                         f"{column.name} is not valid", reason=str(error), field=column.name, offset=offset
