@@ -1,6 +1,8 @@
-"""A slow, plain, independent decoder of pgoutput protocol 1: the oracle that the Rust decoder is compared with.
+"""A slow, plain, independent decoder of pgoutput, protocols 1 to 4: the oracle that the Rust decoder is compared with.
 
 Rows are dicts; everything else is what `pgcdc.Decoder(rows="dict")` gives, so that both can be compared with `same`.
+
+Over 400 lines, because each kind of message is spelled out once more, in another way than in Rust.
 
 Source: PostgreSQL manual, "Logical Replication Message Formats"; server file `replication/logical/proto.c`.
 """
@@ -17,14 +19,23 @@ from msgspec import UNSET
 from pgcdc.errors import DecodeError, InvalidValue, UnknownRelation
 from pgcdc.events import (
     Begin,
+    BeginPrepare,
     Column,
     Commit,
+    CommitPrepared,
     Delete,
     Event,
     Insert,
     Message,
     Origin,
+    Prepare,
     Relation,
+    RollbackPrepared,
+    StreamAbort,
+    StreamCommit,
+    StreamPrepare,
+    StreamStart,
+    StreamStop,
     Truncate,
     Type,
     Update,
@@ -32,6 +43,8 @@ from pgcdc.events import (
 from tests.reference_values import BadValue, Composite, Types, decode_value, text_of
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+NO_XID = -1
+"""Of a streamed transaction whose Stream Start could not be read."""
 
 
 def plain(value: Any) -> Any:
@@ -123,6 +136,12 @@ class ReferenceDecoder:
         self.relations: dict[int, Relation] = {}
         self.begin: Begin | None = None
         self.index = 0
+        self.heard = 0
+        # When each relation was told, in one numbering for all of them: the later one counts at a Stream Commit.
+        self.told: dict[int, int] = {}
+        # Of a piece of a stream that is going on, the whole transaction's id; what each such transaction was told.
+        self.stream: int | None = None
+        self.streams: dict[int, dict[int, tuple[int, Relation]]] = {}
 
     def decode(self, message: bytes, lsn: int | None = None) -> Event:
         """Decode one whole message.
@@ -135,7 +154,7 @@ class ReferenceDecoder:
             The event.
 
         Raises:
-            DecodeError: When the bytes are not one whole message of protocol 1.
+            DecodeError: When the bytes are not one whole message.
         """
         reader = Reader(bytes(message))
         kind = reader.take(1, "message type")
@@ -150,22 +169,82 @@ class ReferenceDecoder:
             b"D": self._delete,
             b"T": self._truncate,
             b"M": self._message,
+            b"S": self._stream_start,
+            b"E": self._stream_stop,
+            b"c": self._stream_commit,
+            b"A": self._stream_abort,
+            b"b": self._begin_prepare,
+            b"P": self._prepare,
+            b"K": self._commit_prepared,
+            b"r": self._rollback_prepared,
+            b"p": self._stream_prepare,
         }.get(kind)
         if parse is None:
             raise DecodeError("unknown message", reason="unknown message type", field="message type", offset=0)
-        facts = {} if lsn is None else {"lsn": lsn}
+        facts: dict[str, Any] = {} if lsn is None else {"lsn": lsn}
+        if self.stream is not None and kind in b"RYIUDTM":
+            xid = reader.number("I", "xid")
+            if kind in b"IUDTM":
+                facts["xid"] = xid
         if kind in b"IUDT":
             facts |= self._place()
-        event: Event = parse(reader, facts)  # type: ignore[assignment]
-        reader.end()
-        # State moves only when the whole message was good.
-        if isinstance(event, Relation):
-            self.relations[event.oid] = event
-        elif isinstance(event, Begin):
-            self.begin, self.index = event, 0
-        elif isinstance(event, Commit):
-            self.begin = None
+        try:
+            event: Event = parse(reader, facts)  # type: ignore[assignment]
+            reader.end()
+        except UnknownRelation:
+            raise
+        except DecodeError:
+            self._move_blindly(kind, reader)
+            raise
+        self._move(event)
         return event
+
+    def _move_blindly(self, kind: bytes, reader: Reader) -> None:
+        """After a message that could not be read: what its kind alone says of the next ones."""
+        if kind == b"R":
+            known: dict[int, Any] = self.relations if self.stream is None else self.streams.setdefault(self.stream, {})
+            start = 1 if self.stream is None else 5
+            if len(reader.data) < start + 4:
+                known.clear()
+            else:
+                known.pop(int.from_bytes(reader.data[start : start + 4]), None)
+        elif kind in b"BCb":
+            self.begin = self.stream = None
+        elif kind == b"S":
+            self.begin, self.stream = None, NO_XID
+            self.streams[NO_XID] = {}
+        elif kind == b"E":
+            self.stream = None
+
+    def _move(self, event: Event) -> None:
+        """After a message that was good."""
+        match event:
+            case Relation(oid=oid):
+                self.heard += 1
+                if self.stream is None:
+                    self.relations[oid], self.told[oid] = event, self.heard
+                else:
+                    self.streams.setdefault(self.stream, {})[oid] = self.heard, event
+            case Begin():
+                self.begin, self.stream, self.index = event, None, 0
+            case Commit() | BeginPrepare() | Prepare():
+                self.begin = self.stream = None
+            case StreamStart(xid=xid):
+                self.begin, self.stream = None, xid
+                self.streams.setdefault(xid, {})
+            case StreamStop():
+                self.stream = None
+            case StreamCommit(xid=xid):
+                for oid, (heard, relation) in self.streams.pop(xid, {}).items():
+                    if heard > self.told.get(oid, 0):
+                        self.relations[oid], self.told[oid] = relation, heard
+            case StreamAbort(xid=xid, subxid=subxid):
+                if xid == subxid:
+                    self.streams.pop(xid, None)
+                elif xid in self.streams:
+                    self.streams[xid] = {}
+            case StreamPrepare(xid=xid):
+                self.streams.pop(xid, None)
 
     def decode_many(self, messages: list[bytes], lsns: list[int] | None = None) -> list[Event | DecodeError]:
         """Decode a list, an error in the place of a bad message.
@@ -232,12 +311,78 @@ class ReferenceDecoder:
     def _type(self, reader: Reader, facts: dict[str, Any]) -> Type:
         return Type(reader.number("I", "oid"), reader.string("schema") or "pg_catalog", reader.string("name"))
 
+    def _stream_start(self, reader: Reader, facts: dict[str, Any]) -> StreamStart:
+        return StreamStart(reader.number("I", "xid"), reader.one_of(b"\x00\x01", "first_segment") == 1, **facts)
+
+    def _stream_stop(self, reader: Reader, facts: dict[str, Any]) -> StreamStop:
+        return StreamStop(**facts)
+
+    def _stream_commit(self, reader: Reader, facts: dict[str, Any]) -> StreamCommit:
+        return StreamCommit(
+            reader.number("I", "xid"),
+            reader.number("B", "flags"),
+            reader.number("Q", "commit_lsn"),
+            reader.number("Q", "end_lsn"),
+            reader.time("commit_time"),
+            **facts,
+        )
+
+    def _stream_abort(self, reader: Reader, facts: dict[str, Any]) -> StreamAbort:
+        xid, subxid = reader.number("I", "xid"), reader.number("I", "subxid")
+        if len(reader.data) == 9:
+            return StreamAbort(xid, subxid, **facts)
+        return StreamAbort(xid, subxid, reader.number("Q", "abort_lsn"), reader.time("abort_time"), **facts)
+
+    def _begin_prepare(self, reader: Reader, facts: dict[str, Any]) -> BeginPrepare:
+        return BeginPrepare(
+            reader.number("Q", "prepare_lsn"),
+            reader.number("Q", "end_lsn"),
+            reader.time("prepare_time"),
+            reader.number("I", "xid"),
+            reader.string("gid"),
+            **facts,
+        )
+
+    def _with_flags(self, reader: Reader) -> tuple[int, int, int, datetime, int, str]:
+        return (
+            reader.number("B", "flags"),
+            reader.number("Q", "prepare_lsn or commit_lsn"),
+            reader.number("Q", "end_lsn"),
+            reader.time("prepare_time or commit_time"),
+            reader.number("I", "xid"),
+            reader.string("gid"),
+        )
+
+    def _prepare(self, reader: Reader, facts: dict[str, Any]) -> Prepare:
+        return Prepare(*self._with_flags(reader), **facts)
+
+    def _stream_prepare(self, reader: Reader, facts: dict[str, Any]) -> StreamPrepare:
+        return StreamPrepare(*self._with_flags(reader), **facts)
+
+    def _commit_prepared(self, reader: Reader, facts: dict[str, Any]) -> CommitPrepared:
+        return CommitPrepared(*self._with_flags(reader), **facts)
+
+    def _rollback_prepared(self, reader: Reader, facts: dict[str, Any]) -> RollbackPrepared:
+        return RollbackPrepared(
+            reader.number("B", "flags"),
+            reader.number("Q", "prepare_end_lsn"),
+            reader.number("Q", "rollback_end_lsn"),
+            reader.time("prepare_time"),
+            reader.time("rollback_time"),
+            reader.number("I", "xid"),
+            reader.string("gid"),
+            **facts,
+        )
+
     def _known(self, oid: int) -> Relation:
-        if oid not in self.relations:
+        known = self.relations
+        if self.stream is not None:
+            known = {told: relation for told, (_, relation) in self.streams.get(self.stream, {}).items()}
+        if oid not in known:
             raise UnknownRelation(
                 f"relation {oid} is unknown", reason="unknown relation", field="relation oid", offset=1
             )
-        return self.relations[oid]
+        return known[oid]
 
     def _tuple(self, reader: Reader, relation: Relation, kind: bytes) -> dict[str, Any]:
         """One tuple: N new, O whole old row, K old key (a column outside the key is not NULL there but not sent)."""
@@ -307,6 +452,8 @@ class ReferenceDecoder:
     def _message(self, reader: Reader, facts: dict[str, Any]) -> Message:
         flags = reader.one_of(b"\x00\x01", "flags")
         place = self._place() if flags & 1 else {}
+        if "xid" in facts:
+            place["xid"] = facts["xid"]
         lsn = reader.number("Q", "lsn")
         prefix = reader.string("prefix")
         content = reader.take(reader.number("i", "length"), "content")

@@ -129,8 +129,12 @@ class RowFormat(Generic[_Row]):
 class Decoder(Generic[_Row]):
     """pgoutput messages to events; no connection, no driver.
 
-    Text and binary are recognised from the bytes. A decoder remembers the Relation messages and the transaction that it
-    has seen, so use one for each stream, in the stream's order.
+    Protocol versions 1 to 4, text and binary are recognised from the bytes. A decoder remembers the Relation messages
+    and the transactions that it has seen, so use one for each stream, in the stream's order: between StreamStart and
+    StreamStop most messages have a transaction's id in them, and nothing else says so. An error changes nothing for
+    other messages: after it the decoder is where it would be, had the bad message been a good one of its kind, except
+    that the rows of a relation whose Relation message could not be read are refused (UnknownRelation) until it is sent
+    again.
 
     Args:
         rows: `"struct"` (default), `"dict"` or `"tuple"`; see `RowFormat`.
@@ -290,7 +294,14 @@ class Batch:
         """The position of the last change, None when there is none."""
     @property
     def end_lsn(self) -> int | None:
-        """The `end_lsn` of the last Commit in this batch: safe to confirm when all before it is durable."""
+        """The end of the last transaction that ends in this batch: safe to confirm when all before it is durable.
+
+        That is what a Commit, StreamCommit, CommitPrepared or RollbackPrepared says; a Prepare and StreamPrepare, too:
+        the changes of those must be among what is durable then, because the server sends them no more.
+        """
+    @property
+    def in_progress(self) -> bool:
+        """Whether it has messages of streamed or prepared transactions, whose changes count only when they commit."""
     @property
     def relations(self) -> list[Relation]:
         """The relations that the changes of this batch use, each shape once, in order of first use."""
@@ -510,7 +521,7 @@ class ArrowTable:
 
 @final
 class BatchReader:
-    """CopyData frames of one replication stream to batches; keeps relations, transaction and what keepalives said.
+    """CopyData frames of one replication stream to batches; keeps relations, transactions and what keepalives said.
 
     Args:
         format: How rows are given to those who ask a batch and do not say: the stream knows its database's types.
@@ -537,9 +548,11 @@ class BatchReader:
         """The highest WAL position seen in any frame; 0 at the beginning. Reported as "written", never as flushed."""
     @property
     def idle_lsn(self) -> int:
-        """Everything up to here was received whole; 0 at the beginning.
+        """Everything up to here was received whole and would not be needed again; 0 at the beginning.
 
-        The `wal_end` of the last keepalive that came outside a transaction, or the last Commit's `end_lsn` if higher.
+        The end in the WAL of the last transaction that ended, or the `wal_end` of a keepalive that came later, if no
+        transaction, no piece of a stream and no streamed transaction was unfinished then. While a transaction is
+        prepared, never more than where that was: after a restart beyond it the server does not send its changes again.
         """
     @property
     def in_transaction(self) -> bool:

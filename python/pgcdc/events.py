@@ -3,6 +3,12 @@
 A column that was not sent (unchanged TOAST, or outside the replica identity) is `msgspec.UNSET`, never `None`; so is
 every field of an event that is not known where it was decoded (the commit of a transaction whose Begin was not seen).
 
+Of a change in a transaction that is still in progress (between StreamStart and StreamStop) or prepared (between
+BeginPrepare and Prepare) nobody knows yet whether and where it commits: its commit_lsn, commit_time, index and position
+are UNSET.
+
+Over 400 lines, because every message and every field of it is documented here.
+
 Source: PostgreSQL manual, "Logical Replication Message Formats"; server file `replication/logical/proto.c`.
 """
 
@@ -24,15 +30,24 @@ else:
 
 __all__ = [
     "Begin",
+    "BeginPrepare",
     "Change",
     "Column",
     "Commit",
+    "CommitPrepared",
     "Delete",
     "Event",
     "Insert",
     "Message",
     "Origin",
+    "Prepare",
     "Relation",
+    "RollbackPrepared",
+    "StreamAbort",
+    "StreamCommit",
+    "StreamPrepare",
+    "StreamStart",
+    "StreamStop",
     "Truncate",
     "Type",
     "Update",
@@ -339,10 +354,204 @@ class Message(_InTransaction, frozen=True, gc=False, tag_field="action", tag="me
         return "message"
 
 
+class StreamStart(_Readable, frozen=True, gc=False, tag_field="action", tag="stream_start"):
+    """A piece of a transaction that is still in progress begins (`streaming`); it ends with StreamStop.
+
+    Attributes:
+        xid: The id of the whole (top-level) transaction.
+        first_segment: Whether it is the transaction's first piece.
+        lsn: The `wal_start` of the XLogData that carried this message. It goes backwards: never a position.
+    """
+
+    xid: int
+    first_segment: bool
+    lsn: int | UnsetType = UNSET
+
+
+class StreamStop(_Readable, frozen=True, gc=False, tag_field="action", tag="stream_stop"):
+    """The piece of a transaction that StreamStart began ends; others may come before the next.
+
+    Attributes:
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    lsn: int | UnsetType = UNSET
+
+
+class StreamCommit(_Readable, frozen=True, gc=False, tag_field="action", tag="stream_commit"):
+    """A streamed transaction was committed: what was streamed of it and not rolled back counts now.
+
+    Attributes:
+        xid: The id of the whole transaction.
+        flags: Always 0 so far.
+        commit_lsn: The LSN of the commit record.
+        end_lsn: The end of the commit record: what may be confirmed once everything before is durable.
+        commit_time: When it committed, in UTC.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    xid: int
+    flags: int
+    commit_lsn: int
+    end_lsn: int
+    commit_time: datetime
+    lsn: int | UnsetType = UNSET
+
+
+class StreamAbort(_Readable, frozen=True, gc=False, tag_field="action", tag="stream_abort"):
+    """A streamed transaction, or a sub-transaction of it, was rolled back.
+
+    Sub-transactions inside the one that was rolled back have an own StreamAbort each, innermost first; one may be named
+    of which no change was sent.
+
+    Attributes:
+        xid: The id of the whole transaction.
+        subxid: The id of the sub-transaction; equal to `xid` when the whole was rolled back.
+        abort_lsn: The LSN of the abort record; sent with `streaming = parallel` only, else UNSET.
+        abort_time: When it was rolled back, in UTC; sent with `streaming = parallel` only, else UNSET.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    xid: int
+    subxid: int
+    abort_lsn: int | UnsetType = UNSET
+    abort_time: datetime | UnsetType = UNSET
+    lsn: int | UnsetType = UNSET
+
+
+class BeginPrepare(_Readable, frozen=True, gc=False, tag_field="action", tag="begin_prepare"):
+    """The beginning of a transaction that was prepared for a two-phase commit; its changes end with Prepare.
+
+    Attributes:
+        prepare_lsn: The LSN of the prepare record.
+        end_lsn: The end of the prepare record.
+        prepare_time: When it was prepared, in UTC.
+        xid: The transaction's id (32 bits).
+        gid: The name that PREPARE TRANSACTION gave it.
+        lsn: The `wal_start` of the XLogData that carried this message. It goes backwards: never a position.
+    """
+
+    prepare_lsn: int
+    end_lsn: int
+    prepare_time: datetime
+    xid: int
+    gid: str
+    lsn: int | UnsetType = UNSET
+
+
+class Prepare(_Readable, frozen=True, gc=False, tag_field="action", tag="prepare"):
+    """The end of the changes of a transaction that was prepared.
+
+    Attributes:
+        flags: Always 0 so far.
+        prepare_lsn: The LSN of the prepare record, equal to `BeginPrepare.prepare_lsn`.
+        end_lsn: The end of the prepare record. Confirm it only where the changes are durable although nobody knows yet
+            whether they commit: after a restart the server sends CommitPrepared alone.
+        prepare_time: When it was prepared, in UTC.
+        xid: The transaction's id (32 bits).
+        gid: The name that PREPARE TRANSACTION gave it.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    flags: int
+    prepare_lsn: int
+    end_lsn: int
+    prepare_time: datetime
+    xid: int
+    gid: str
+    lsn: int | UnsetType = UNSET
+
+
+class CommitPrepared(_Readable, frozen=True, gc=False, tag_field="action", tag="commit_prepared"):
+    """A prepared transaction was committed: its changes count now.
+
+    Attributes:
+        flags: Always 0 so far.
+        commit_lsn: The LSN of the record that committed it.
+        end_lsn: The end of that record: what may be confirmed once everything before is durable.
+        commit_time: When it committed, in UTC.
+        xid: The transaction's id (32 bits).
+        gid: The name that PREPARE TRANSACTION gave it.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    flags: int
+    commit_lsn: int
+    end_lsn: int
+    commit_time: datetime
+    xid: int
+    gid: str
+    lsn: int | UnsetType = UNSET
+
+
+class RollbackPrepared(_Readable, frozen=True, gc=False, tag_field="action", tag="rollback_prepared"):
+    """A prepared transaction was rolled back: its changes never count.
+
+    Attributes:
+        flags: Always 0 so far.
+        prepare_end_lsn: The end of the prepare record.
+        rollback_end_lsn: The end of the record that rolled it back: what may be confirmed.
+        prepare_time: When it was prepared, in UTC.
+        rollback_time: When it was rolled back, in UTC.
+        xid: The transaction's id (32 bits).
+        gid: The name that PREPARE TRANSACTION gave it.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    flags: int
+    prepare_end_lsn: int
+    rollback_end_lsn: int
+    prepare_time: datetime
+    rollback_time: datetime
+    xid: int
+    gid: str
+    lsn: int | UnsetType = UNSET
+
+
+class StreamPrepare(_Readable, frozen=True, gc=False, tag_field="action", tag="stream_prepare"):
+    """A streamed transaction was prepared for a two-phase commit.
+
+    Attributes:
+        flags: Always 0 so far.
+        prepare_lsn: The LSN of the prepare record.
+        end_lsn: The end of the prepare record; see `Prepare.end_lsn`.
+        prepare_time: When it was prepared, in UTC.
+        xid: The id of the whole transaction.
+        gid: The name that PREPARE TRANSACTION gave it.
+        lsn: The `wal_start` of the XLogData that carried this message.
+    """
+
+    flags: int
+    prepare_lsn: int
+    end_lsn: int
+    prepare_time: datetime
+    xid: int
+    gid: str
+    lsn: int | UnsetType = UNSET
+
+
 Change: TypeAlias = Union[Insert[Row], Update[Row], Delete[Row]]  # noqa: UP007 (subscriptable: Change[Order])
 """A change of one row; `Change[Order]` tells the type checker what `new` and `old` are."""
 
 Event: TypeAlias = Union[  # noqa: UP007
-    Begin, Commit, Origin, Relation, Type, Insert[Row], Update[Row], Delete[Row], Truncate, Message
+    Begin,
+    Commit,
+    Origin,
+    Relation,
+    Type,
+    Insert[Row],
+    Update[Row],
+    Delete[Row],
+    Truncate,
+    Message,
+    StreamStart,
+    StreamStop,
+    StreamCommit,
+    StreamAbort,
+    BeginPrepare,
+    Prepare,
+    CommitPrepared,
+    RollbackPrepared,
+    StreamPrepare,
 ]
 """Whatever one pgoutput message decodes to; `Event[Order]` tells the type checker what the rows are."""

@@ -112,6 +112,53 @@ def test_a_slot_that_is_not_ours(new_orders: Database, plugin: str, elsewhere: b
             connection.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
 
 
+def test_a_slot_that_decodes_at_prepare_is_refused(new_orders: Database) -> None:
+    """It would send rows that may be rolled back yet, also to a client that knows nothing of it (protocol fact 17)."""
+    new_orders.execute("SELECT pg_create_logical_replication_slot('pgcdc_shop', 'pgoutput', false, true)")
+    with pytest.raises(ConfigError, match=r"'pgcdc_shop' decodes .* prepared \(two_phase\)") as raised:
+        shop(new_orders).run()
+    assert "without two_phase" in (raised.value.hint or "")
+    new_orders.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+
+
+class OtherSlot(MemoryPositions):
+    """A store in whose last moment before the stream somebody else makes the slot again, with two_phase."""
+
+    database: Database | None = None
+
+    def move(self, pipeline: str, moves: Any) -> None:
+        if self.database is not None:
+            database, self.database = self.database, None
+            database.execute(
+                "SELECT pg_drop_replication_slot('pgcdc_shop')",
+                "SELECT pg_create_logical_replication_slot('pgcdc_shop', 'pgoutput', false, true)",
+            )
+            with database.connect() as connection:
+                connection.execute("INSERT INTO orders VALUES (2, 'committed')")
+                connection.execute("BEGIN")
+                connection.execute("INSERT INTO orders VALUES (3, 'prepared')")
+                connection.execute("PREPARE TRANSACTION 'shop'")
+        super().move(pipeline, moves)
+
+
+def test_a_prepared_transaction_stops_the_pipeline(new_orders: Database) -> None:
+    """It is not handed over as rows without a place, and nothing after it is confirmed."""
+    store = OtherSlot()
+    sink = Recorder()
+    run_once(new_orders, shop(new_orders, sink, positions=store))
+    before = len(sink.actions)
+    store.database = new_orders
+    try:
+        with pytest.raises(ConfigError, match="slot 'pgcdc_shop' sent a transaction that is prepared") as raised:
+            shop(new_orders, sink, positions=store).run()
+        assert "two_phase" in (raised.value.hint or "")
+        assert sink.actions[before:] in ([], ["insert"])
+        assert not [change for change in sink.changes[before:] if change.new.id == 3]
+    finally:
+        with new_orders.connect() as connection:
+            connection.execute("ROLLBACK PREPARED 'shop'")
+
+
 # Positions that belong elsewhere.
 
 

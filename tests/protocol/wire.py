@@ -105,6 +105,59 @@ def message(prefix: str, content: bytes, *, lsn: int = 900, transactional: bool 
     return b"M" + struct.pack(">BQ", transactional, lsn) + string(prefix) + struct.pack(">I", len(content)) + content
 
 
+def in_stream(message: bytes, xid: int) -> bytes:
+    """A Relation, Type, row, Truncate or Message as it is between Stream Start and Stream Stop."""
+    assert message[:1] in b"RYIUDTM"
+    return message[:1] + struct.pack(">I", xid) + message[1:]
+
+
+def stream_start(xid: int = 7, *, first: bool = True) -> bytes:
+    """Stream Start."""
+    return b"S" + struct.pack(">IB", xid, first)
+
+
+def stream_stop() -> bytes:
+    """Stream Stop."""
+    return b"E"
+
+
+def stream_commit(xid: int = 7, commit_lsn: int = 1000, end_lsn: int = 1048) -> bytes:
+    """Stream Commit."""
+    return b"c" + struct.pack(">IBQQq", xid, 0, commit_lsn, end_lsn, microseconds(COMMITTED))
+
+
+def stream_abort(xid: int = 7, subxid: int = 7, abort_lsn: int | None = None) -> bytes:
+    """Stream Abort; with where and when, as `streaming = parallel` has it, if abort_lsn is given."""
+    where = b"" if abort_lsn is None else struct.pack(">Qq", abort_lsn, microseconds(COMMITTED))
+    return b"A" + struct.pack(">II", xid, subxid) + where
+
+
+def begin_prepare(prepare_lsn: int = 1000, end_lsn: int = 1048, xid: int = 7, gid: str = "gid") -> bytes:
+    """Begin Prepare."""
+    return b"b" + struct.pack(">QQqI", prepare_lsn, end_lsn, microseconds(COMMITTED), xid) + string(gid)
+
+
+def prepare(
+    prepare_lsn: int = 1000, end_lsn: int = 1048, xid: int = 7, gid: str = "gid", *, streamed: bool = False
+) -> bytes:
+    """Prepare, or Stream Prepare."""
+    fields = struct.pack(">BQQqI", 0, prepare_lsn, end_lsn, microseconds(COMMITTED), xid)
+    return (b"p" if streamed else b"P") + fields + string(gid)
+
+
+def commit_prepared(commit_lsn: int = 2000, end_lsn: int = 2048, xid: int = 7, gid: str = "gid") -> bytes:
+    """Commit Prepared."""
+    return b"K" + struct.pack(">BQQqI", 0, commit_lsn, end_lsn, microseconds(COMMITTED), xid) + string(gid)
+
+
+def rollback_prepared(
+    prepare_end_lsn: int = 1048, rollback_end_lsn: int = 2048, xid: int = 7, gid: str = "gid"
+) -> bytes:
+    """Rollback Prepared."""
+    times = microseconds(COMMITTED), microseconds(COMMITTED) + 1
+    return b"r" + struct.pack(">BQQqqI", 0, prepare_end_lsn, rollback_end_lsn, *times, xid) + string(gid)
+
+
 def xlogdata(payload: bytes, wal_start: int = 0, wal_end: int | None = None, sent: datetime = COMMITTED) -> bytes:
     """The CopyData frame around a message."""
     end = wal_start if wal_end is None else wal_end

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from pgcdc.errors import Error
+from pgcdc.errors import ConfigError, Error
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.copying import InitialCopy
 from pgcdc.pipeline.fanout import Fanout
@@ -261,6 +261,8 @@ class Source:
         with suppress(Stopped):
             while not self._stopping:
                 batch = stream.read(READ_TIMEOUT)
+                if batch.in_progress:
+                    raise self._not_committed()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 self._fanout.send(batch, stream.idle_lsn)
                 self._confirm(stream)
@@ -274,6 +276,17 @@ class Source:
             self._confirm(stream)
             stream.send_status()
         self._confirm(stream)
+
+    def _not_committed(self) -> ConfigError:
+        """Two_phase of a slot may be switched on while nobody streams from it, also by another consumer of it."""
+        slot = self._settings.slot
+        return ConfigError(
+            f"slot {slot!r} sent a transaction that is prepared or in progress: a pipeline takes only what was"
+            " committed",
+            hint="give the pipeline a slot without two_phase that nothing else uses; nothing of the transaction was"
+            " handed over or confirmed",
+            slot=slot,
+        )
 
     def _confirm(self, stream: Stream) -> None:
         # After a restart what is stored can be ahead of what this connection has received so far.

@@ -172,6 +172,14 @@ def _check_slot(slot: SlotState, server: Server) -> None:
                 hint="give the pipeline a slot of its own: Pipeline(…, slot=…)",
                 slot=slot.name,
             )
+    if slot.two_phase:
+        raise ConfigError(
+            f"slot {slot.name!r} decodes transactions when they are prepared (two_phase), before it is known whether"
+            " they commit: a pipeline takes only what was committed",
+            hint="give the pipeline a slot without two_phase: drop this one and start for a new initial copy, or"
+            " Pipeline(…, slot=…)",
+            slot=slot.name,
+        )
 
 
 def _check_lost(slot: SlotState) -> None:

@@ -11,7 +11,21 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, Error, PositionError, PublicationNotFound
-from pgcdc.events import Begin, Commit, Delete, Insert, Message, Truncate, Update
+from pgcdc.events import (
+    Begin,
+    BeginPrepare,
+    Commit,
+    CommitPrepared,
+    Delete,
+    Insert,
+    Message,
+    Prepare,
+    RollbackPrepared,
+    StreamCommit,
+    StreamPrepare,
+    Truncate,
+    Update,
+)
 from pgcdc.lsn import format_lsn
 from pgcdc.protocol import BatchReader, encode_status_update
 from pgcdc.replication import generators
@@ -228,7 +242,9 @@ class Stream:
         Args:
             event_or_lsn: A Commit: its transaction and all before. Any other event of a transaction: all transactions
                 before it, not itself. A Message outside transactions: it and all before. Relation, Type and Origin are
-                at no place in the WAL and confirm nothing. An int: that LSN.
+                at no place in the WAL and confirm nothing. An int: that LSN. From a slot with `two_phase`, a Prepare
+                and whatever comes after it say that the changes of the prepared transaction are durable, too: the
+                server sends CommitPrepared without them after a restart.
 
         Raises:
             PositionError: When an LSN was not received yet: confirming it would lose what comes before it.
@@ -383,10 +399,14 @@ def _durable_lsn(event: Event) -> int:
 
     A commit record's own start is as safe as its end: a slot confirmed up to there gives the transaction again.
     """
-    if isinstance(event, Commit):
+    if isinstance(event, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
         return event.end_lsn
+    if isinstance(event, RollbackPrepared):
+        return event.rollback_end_lsn
     if isinstance(event, Begin):
         return event.final_lsn
+    if isinstance(event, BeginPrepare):
+        return event.prepare_lsn
     if isinstance(event, Message) and not event.transactional:
         return event.lsn
     if isinstance(event, (Insert, Update, Delete, Truncate, Message)) and isinstance(event.commit_lsn, int):

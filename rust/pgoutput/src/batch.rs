@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::message::{Message, kind};
-use crate::session::{Place, Session, Shape, Transaction};
+use crate::session::{Place, Session, Shape, Transaction, fields_at, parse};
 
 /// `(commit_lsn, index)`: the place of a change in the order of all changes.
 pub type Position = (u64, i64);
@@ -30,8 +30,10 @@ pub struct Record {
     pub transaction: Option<usize>,
     /// Its index in the transaction, when it is a change whose transaction is known.
     pub index: Option<i64>,
-    /// For a Commit, its `end_lsn`.
+    /// For what ends a transaction, the end of its record in the WAL.
     end_lsn: Option<u64>,
+    /// Whether it stood in a stream, so that in most kinds a transaction's id comes after the kind.
+    pub streamed: bool,
     /// Whether it is no message that can be read.
     malformed: bool,
 }
@@ -42,6 +44,28 @@ impl Record {
     pub fn is_change(&self) -> bool {
         self.malformed
             || matches!(self.kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE)
+    }
+
+    /// Whether it is part of a streamed or prepared transaction, whose changes count only when a later message says so.
+    pub fn is_in_progress(&self) -> bool {
+        let of_protocol_2_to_4 = matches!(
+            self.kind,
+            kind::STREAM_START
+                | kind::STREAM_STOP
+                | kind::STREAM_COMMIT
+                | kind::STREAM_ABORT
+                | kind::STREAM_PREPARE
+                | kind::BEGIN_PREPARE
+                | kind::PREPARE
+                | kind::COMMIT_PREPARED
+                | kind::ROLLBACK_PREPARED
+        );
+        self.streamed || (of_protocol_2_to_4 && !self.malformed)
+    }
+
+    /// Where the fields begin: after the kind, in a stream after the transaction's id.
+    pub fn fields_at(&self) -> usize {
+        fields_at(self.kind, self.streamed)
     }
 }
 
@@ -71,6 +95,15 @@ impl Batch {
         self.content.bytes.get(record.bytes.clone()).unwrap_or_default()
     }
 
+    /// One message, read.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    #[inline]
+    pub fn message(&self, record: &Record) -> Result<Message<'_>> {
+        parse(self.bytes(record), record.streamed)
+    }
+
     /// The size of all messages in bytes.
     pub fn nbytes(&self) -> usize {
         self.records.iter().map(|record| record.bytes.len()).sum()
@@ -96,7 +129,8 @@ impl Batch {
         Some((self.transaction(record)?.commit_lsn, record.index?))
     }
 
-    /// The `end_lsn` of the last Commit.
+    /// The end in the WAL of the last transaction that ends here: by Commit, Stream Commit, Prepare, Stream Prepare, Commit
+    /// Prepared or Rollback Prepared.
     pub fn end_lsn(&self) -> Option<u64> {
         self.records.iter().rev().find_map(|record| record.end_lsn)
     }
@@ -137,9 +171,10 @@ impl Batch {
         self.keep(|record| match (self.position(record), self.transaction(record)) {
             (Some(own), _) => own > position,
             (None, Some(transaction)) => transaction.commit_lsn >= position.0,
-            // A logical message outside transactions stands in the stream where it was written.
-            (None, None) => match Message::parse(self.bytes(record)) {
-                Ok(Message::Message { lsn, .. }) => lsn >= position.0,
+            // A logical message outside transactions stands in the stream where it was written; where a streamed or
+            // prepared one will stand is not known yet.
+            (None, None) => match self.message(record) {
+                Ok(Message::Message { transactional: false, lsn, .. }) => lsn >= position.0,
                 _ => true,
             },
         })
@@ -177,6 +212,7 @@ impl Builder {
                 transaction: batch.transaction(record),
                 index: record.index,
                 end_lsn: record.end_lsn,
+                streamed: record.streamed,
                 malformed: record.malformed,
             };
             let start = self.content.bytes.len();
@@ -209,6 +245,7 @@ impl Builder {
             transaction,
             index: place.index,
             end_lsn: place.end_lsn,
+            streamed: place.streamed,
             malformed: place.malformed,
         });
     }
@@ -242,6 +279,8 @@ impl Builder {
 pub struct Reader {
     session: Session,
     received_lsn: u64,
+    /// The end of the last transaction that ended, or a keepalive's place when nothing was in flight.
+    done_lsn: u64,
     idle_lsn: u64,
     reply_requested: bool,
 }
@@ -259,18 +298,26 @@ impl Reader {
                 builder.push(&mut self.session, payload, wal_start);
                 if let Some(end_lsn) = builder.records.last().and_then(|record| record.end_lsn) {
                     self.received_lsn = self.received_lsn.max(end_lsn);
-                    self.idle_lsn = self.idle_lsn.max(end_lsn);
+                    self.done(end_lsn);
                 }
             }
             Frame::Keepalive { wal_end, reply_requested, .. } => {
                 self.received_lsn = self.received_lsn.max(wal_end);
                 self.reply_requested |= reply_requested;
-                if !self.session.in_transaction() {
-                    self.idle_lsn = self.idle_lsn.max(wal_end);
+                if !self.session.in_transaction() && !self.session.has_streams() {
+                    self.done(wal_end);
                 }
             }
         }
         Ok(())
+    }
+
+    /// A transaction that was prepared and has not ended holds `idle_lsn` where it was prepared: after a restart beyond
+    /// that the server sends that it was committed, and its changes not again.
+    fn done(&mut self, lsn: u64) {
+        self.done_lsn = self.done_lsn.max(lsn);
+        let safe = self.session.oldest_prepared().map_or(self.done_lsn, |prepared| self.done_lsn.min(prepared));
+        self.idle_lsn = self.idle_lsn.max(safe);
     }
 
     /// The highest WAL position in any payload.
@@ -278,12 +325,12 @@ impl Reader {
         self.received_lsn
     }
 
-    /// Everything up to here was received whole.
+    /// Everything up to here was received whole, and would not be needed again after a restart from here.
     pub fn idle_lsn(&self) -> u64 {
         self.idle_lsn
     }
 
-    /// Whether a transaction has begun and not ended.
+    /// Whether a transaction, a prepared one or a piece of a stream has begun and not ended.
     pub fn in_transaction(&self) -> bool {
         self.session.in_transaction()
     }

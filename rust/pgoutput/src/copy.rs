@@ -9,7 +9,7 @@ use crate::error::{Error, Reason, Result};
 use crate::message::kind;
 use crate::session::{Place, Shape, Transaction};
 
-const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+pub(crate) const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Bits 16–31 of the flags are critical: a reader that does not know them must refuse (bit 16: OIDs are included).
 const CRITICAL_FLAGS: u32 = 0xffff_0000;
 /// The index of rows of an initial copy: before the first change of a transaction at the same LSN.
@@ -49,11 +49,9 @@ impl Reader {
             columns: shape.relation.columns.len(),
             place: Place {
                 shape: Some(shape),
-                truncated: Vec::new(),
-                transaction: Some(Transaction { commit_lsn: lsn, commit_time: None }),
+                transaction: Some(Transaction { commit_lsn: lsn, commit_time: None, xid: None }),
                 index: Some(SNAPSHOT_INDEX),
-                end_lsn: None,
-                malformed: false,
+                ..Place::default()
             },
             text_columns,
             pending: Vec::new(),

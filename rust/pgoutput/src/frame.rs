@@ -1,4 +1,4 @@
-//! The payloads of CopyData in streaming replication: XLogData and keepalive in, standby status update out.
+//! The payloads of CopyData in streaming replication: XLogData and keepalive in, the client's answers out.
 //!
 //! Source: PostgreSQL manual, "Streaming Replication Protocol".
 use crate::cursor::Cursor;
@@ -56,16 +56,63 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The client's report of how far it is. The server may throw away what is below `flushed`.
-///
-/// `now` is in microseconds since 2000-01-01 UTC.
-pub fn status_update(written: u64, flushed: u64, applied: u64, now: i64, reply_requested: bool) -> [u8; 34] {
-    let mut out = [0; 34];
-    let fields =
-        [[b'r'].as_slice(), &written.to_be_bytes(), &flushed.to_be_bytes(), &applied.to_be_bytes(), &now.to_be_bytes()];
-    let bytes = fields.into_iter().flatten().copied().chain([u8::from(reply_requested)]);
-    for (slot, byte) in out.iter_mut().zip(bytes) {
-        *slot = byte;
+/// What the client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// How far it is. The server may throw away what is below `flushed`.
+    StatusUpdate {
+        /// How far the WAL was received.
+        written: u64,
+        /// How far it is durable.
+        flushed: u64,
+        /// How far it is applied.
+        applied: u64,
+        /// When it was sent, in microseconds since 2000-01-01 UTC.
+        send_time: i64,
+        /// Whether the client wants a keepalive now.
+        reply_requested: bool,
+    },
+    /// Which transactions a standby's queries still see; 0 for none. A client of logical decoding has no use for it.
+    HotStandbyFeedback {
+        /// When it was sent, in microseconds since 2000-01-01 UTC.
+        send_time: i64,
+        /// The oldest transaction that is seen.
+        xmin: u32,
+        /// How often ids had wrapped around at that one.
+        xmin_epoch: u32,
+        /// The oldest transaction that the standby's slots need in the catalogs.
+        catalog_xmin: u32,
+        /// How often ids had wrapped around at that one.
+        catalog_xmin_epoch: u32,
+    },
+}
+
+impl Answer {
+    /// Read one payload.
+    ///
+    /// # Errors
+    /// When it is neither of the two, or not whole.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut cursor = Cursor::new(bytes);
+        let start = cursor;
+        let answer = match cursor.u8("CopyData kind")? {
+            b'r' => Self::StatusUpdate {
+                written: cursor.u64("written")?,
+                flushed: cursor.u64("flushed")?,
+                applied: cursor.u64("applied")?,
+                send_time: cursor.i64("send_time")?,
+                reply_requested: cursor.u8("reply_requested")? != 0,
+            },
+            b'h' => Self::HotStandbyFeedback {
+                send_time: cursor.i64("send_time")?,
+                xmin: cursor.u32("xmin")?,
+                xmin_epoch: cursor.u32("xmin epoch")?,
+                catalog_xmin: cursor.u32("catalog_xmin")?,
+                catalog_xmin_epoch: cursor.u32("catalog_xmin epoch")?,
+            },
+            other => return Err(start.error(Reason::UnknownKind(other), "CopyData kind")),
+        };
+        cursor.finish("answer")?;
+        Ok(answer)
     }
-    out
 }

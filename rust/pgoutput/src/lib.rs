@@ -4,7 +4,7 @@
 //!
 //! | module | from | to |
 //! |---|---|---|
-//! | [`frame`] | one CopyData payload | XLogData or keepalive; the status update that answers |
+//! | [`frame`] | one CopyData payload | XLogData or keepalive; the client's answers |
 //! | [`message`] | one XLogData payload | one message, one variant for each kind |
 //! | [`relation`] | a Relation message | the shape of a table |
 //! | [`tuple`] | a message's TupleData | its columns: null, unchanged, text, binary |
@@ -13,6 +13,7 @@
 //! | [`session`] | messages in stream order | relations in force, transaction, index of each change |
 //! | [`batch`] | frames or messages | a run of raw messages with all of that beside them |
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
+//! | [`encode`] | messages, tuples, frames, COPY rows | their bytes |
 //! | [`row`] | a tuple and its role | cells: not sent, NULL, a value |
 //! | [`json`] | a batch | lines of JSON |
 //! | `arrow` (a feature of that name) | a batch | record batches |
@@ -26,6 +27,7 @@ pub mod batch;
 pub mod catalog;
 pub mod copy;
 pub mod cursor;
+pub mod encode;
 pub mod error;
 pub mod frame;
 pub mod json;

@@ -70,27 +70,6 @@ impl Relation {
         Ok(Self { oid, schema, name: name.to_vec(), replica_identity, columns })
     }
 
-    /// The Relation message that says the same; None where a count or name cannot be said in one.
-    pub fn encode(&self) -> Option<Vec<u8>> {
-        let text_is_whole = |text: &[u8]| memchr::memchr(0, text).is_none();
-        let mut out = vec![b'R'];
-        out.extend_from_slice(&self.oid.to_be_bytes());
-        for text in [&self.schema, &self.name] {
-            out.extend_from_slice(text_is_whole(text).then_some(text)?);
-            out.push(0);
-        }
-        out.push(self.replica_identity);
-        out.extend_from_slice(&i16::try_from(self.columns.len()).ok()?.to_be_bytes());
-        for column in &self.columns {
-            out.push(u8::from(column.is_key));
-            out.extend_from_slice(text_is_whole(&column.name).then_some(&column.name)?);
-            out.push(0);
-            out.extend_from_slice(&column.type_oid.to_be_bytes());
-            out.extend_from_slice(&column.type_modifier.to_be_bytes());
-        }
-        Some(out)
-    }
-
     /// Whether the columns that make up the replica identity are all of them (`REPLICA IDENTITY FULL`).
     pub fn is_full(&self) -> bool {
         self.replica_identity == b'f'

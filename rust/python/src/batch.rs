@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pgoutput::batch::{self, Builder, Record};
 use pgoutput::copy::SNAPSHOT_INDEX;
-use pgoutput::message::kind;
+use pgoutput::message::{Message, kind};
 use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
 use pyo3::prelude::*;
@@ -70,6 +70,7 @@ impl Batch {
             lsn: record.lsn,
             shape: record.shape.and_then(shape),
             truncated: numbers.iter().map(|number| number.and_then(shape)).collect(),
+            streamed: record.streamed,
             transaction: self.inner.transaction(record),
             index: record.index,
         }
@@ -173,9 +174,12 @@ pub fn shape_of(py: Python<'_>, relation: &Bound<'_, PyAny>) -> PyResult<Arc<Sha
         replica_identity: text(relation, "replica_identity")?.first().copied().unwrap_or(b'd'),
         columns,
     };
-    match relation.encode() {
-        Some(bytes) => Ok(Arc::new(Shape { bytes: bytes.into(), relation })),
-        None => Err(config_error(py, "the relation has a name with a zero byte or more columns than a table can have")),
+    let mut bytes = Vec::new();
+    match (Message::Relation { xid: None, relation: relation.clone() }).encode(&mut bytes) {
+        Ok(()) => Ok(Arc::new(Shape { bytes: bytes.into(), relation })),
+        Err(_) => {
+            Err(config_error(py, "the relation has a name with a zero byte or more columns than a table can have"))
+        }
     }
 }
 
@@ -217,6 +221,11 @@ impl Batch {
     #[getter]
     fn end_lsn(&self) -> Option<u64> {
         self.inner.end_lsn()
+    }
+
+    #[getter]
+    fn in_progress(&self) -> bool {
+        self.inner.records().iter().any(Record::is_in_progress)
     }
 
     #[getter]
@@ -282,16 +291,18 @@ impl Batch {
     fn truncation(py: Python<'_>, relations: &Bound<'_, PyAny>, lsn: u64) -> PyResult<Self> {
         let shapes = relations.try_iter()?.map(|one| shape_of(py, &one?)).collect::<PyResult<Vec<_>>>()?;
         let mut builder = Builder::default();
-        let bytes = builder.bytes_mut();
-        bytes.push(kind::TRUNCATE);
-        bytes.extend_from_slice(&u32::try_from(shapes.len())?.to_be_bytes());
-        bytes.push(0);
-        for shape in &shapes {
-            bytes.extend_from_slice(&shape.relation.oid.to_be_bytes());
+        let truncate = Message::Truncate {
+            xid: None,
+            cascade: false,
+            restart_identity: false,
+            relation_oids: shapes.iter().map(|shape| shape.relation.oid).collect(),
+        };
+        if truncate.encode(builder.bytes_mut()).is_err() {
+            return Err(config_error(py, "more relations than one Truncate can name"));
         }
         let place = Place {
             truncated: shapes.into_iter().map(Some).collect(),
-            transaction: Some(Transaction { commit_lsn: lsn, commit_time: None }),
+            transaction: Some(Transaction { commit_lsn: lsn, commit_time: None, xid: None }),
             index: Some(SNAPSHOT_INDEX),
             ..Place::default()
         };

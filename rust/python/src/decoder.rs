@@ -34,6 +34,7 @@ fn one<'py>(
         lsn,
         shape: place.shape.as_ref(),
         truncated: place.truncated.iter().map(Option::as_ref).collect(),
+        streamed: place.streamed,
         transaction: place.transaction,
         index: place.index,
     })

@@ -77,6 +77,15 @@ fn what(kind: Option<&u8>) -> &'static str {
         Some(&kind::DELETE) => "Delete",
         Some(&kind::TRUNCATE) => "Truncate",
         Some(&kind::MESSAGE) => "Message",
+        Some(&kind::STREAM_START) => "Stream Start",
+        Some(&kind::STREAM_STOP) => "Stream Stop",
+        Some(&kind::STREAM_COMMIT) => "Stream Commit",
+        Some(&kind::STREAM_ABORT) => "Stream Abort",
+        Some(&kind::BEGIN_PREPARE) => "Begin Prepare",
+        Some(&kind::PREPARE) => "Prepare",
+        Some(&kind::COMMIT_PREPARED) => "Commit Prepared",
+        Some(&kind::ROLLBACK_PREPARED) => "Rollback Prepared",
+        Some(&kind::STREAM_PREPARE) => "Stream Prepare",
         _ => "message",
     }
 }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use pgoutput::batch::Position;
-use pgoutput::message::{Message, Old};
+use pgoutput::message::{Message, Old, Prepared};
 use pgoutput::session::{Shape, Transaction};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList};
@@ -19,11 +19,22 @@ pub struct Item<'a> {
     pub lsn: u64,
     pub shape: Option<&'a Arc<Shape>>,
     pub truncated: Vec<Option<&'a Arc<Shape>>>,
+    /// Whether it stood in a stream.
+    pub streamed: bool,
     pub transaction: Option<Transaction>,
     pub index: Option<i64>,
 }
 
-impl Item<'_> {
+impl<'a> Item<'a> {
+    fn message(&self) -> Result<Message<'a>, pgoutput::Error> {
+        if self.streamed { Message::parse_streamed(self.bytes) } else { Message::parse(self.bytes) }
+    }
+
+    /// Where the fields of a change begin: after the kind, in a stream after the transaction's id.
+    fn fields_at(&self) -> usize {
+        if self.streamed { 5 } else { 1 }
+    }
+
     fn position(&self) -> Option<Position> {
         Some((self.transaction?.commit_lsn, self.index?))
     }
@@ -65,69 +76,133 @@ impl<'py, 'f> Events<'py, 'f> {
     }
 
     fn event(&mut self, item: &Item<'_>) -> Made<'py> {
-        match Message::parse(item.bytes)? {
-            Message::Insert { relation_oid, new } => {
-                let plan = self.plan_of(item.shape, relation_oid, 1)?;
+        match item.message()? {
+            Message::Insert { xid, relation_oid, new } => {
+                let plan = self.plan_of(item.shape, relation_oid, item.fields_at())?;
                 let row = self.maker.row(&plan, item.bytes, new, Role::New { old: None })?;
                 let unset = self.maker.unset.clone();
-                self.change(&self.maker.imports.insert, &plan, row, unset, item)
+                self.change(&self.maker.imports.insert, xid, &plan, row, unset, item)
             }
-            Message::Update { relation_oid, old, new } => {
-                let plan = self.plan_of(item.shape, relation_oid, 1)?;
+            Message::Update { xid, relation_oid, old, new } => {
+                let plan = self.plan_of(item.shape, relation_oid, item.fields_at())?;
                 let row = self.maker.row(&plan, item.bytes, new, Role::New { old })?;
                 let old = match old {
                     None => self.maker.unset.clone(),
                     Some(old) => self.old(&plan, item, old)?,
                 };
-                self.change(&self.maker.imports.update, &plan, row, old, item)
+                self.change(&self.maker.imports.update, xid, &plan, row, old, item)
             }
-            Message::Delete { relation_oid, old } => {
-                let plan = self.plan_of(item.shape, relation_oid, 1)?;
+            Message::Delete { xid, relation_oid, old } => {
+                let plan = self.plan_of(item.shape, relation_oid, item.fields_at())?;
                 let old = self.old(&plan, item, old)?;
                 let unset = self.maker.unset.clone();
-                self.change(&self.maker.imports.delete, &plan, unset, old, item)
+                self.change(&self.maker.imports.delete, xid, &plan, unset, old, item)
             }
-            Message::Relation(relation) => {
-                Ok(self.plan_of(item.shape, relation.oid, 1)?.relation.bind(self.maker.py).clone())
+            Message::Relation { relation, .. } => {
+                Ok(self.plan_of(item.shape, relation.oid, item.fields_at())?.relation.bind(self.maker.py).clone())
             }
-            Message::Truncate { cascade, restart_identity, relation_oids } => {
-                self.truncate(item, cascade, restart_identity, &relation_oids)
+            Message::Truncate { xid, cascade, restart_identity, relation_oids } => {
+                self.truncate(item, xid, [cascade, restart_identity], &relation_oids)
             }
-            Message::Message { transactional, lsn, prefix, content } => {
-                self.logical_message(item, transactional, lsn, prefix, content)
+            Message::Message { xid, transactional, lsn, prefix, content } => {
+                let own = (
+                    PyBool::new(self.maker.py, transactional).to_owned().into_any(),
+                    PyInt::new(self.maker.py, lsn).into_any(),
+                    construct::text(self.maker.py, prefix)?,
+                    PyBytes::new(self.maker.py, content).into_any(),
+                );
+                self.arguments.clear();
+                self.arguments.extend(<[_; 4]>::from(own));
+                self.push_transaction(item, xid, false)?;
+                self.finish(&self.maker.imports.message)
             }
             other => self.control(item, &other),
         }
     }
 
-    /// Begin, Commit, Origin, Type.
+    /// Begin, Commit, Origin, Type, and what is said of streamed and prepared transactions.
     fn control(&self, item: &Item<'_>, message: &Message<'_>) -> Made<'py> {
         let (py, imports) = (self.maker.py, self.maker.imports);
         let lsn = self.lsn(item.lsn);
         Ok(match *message {
             Message::Begin { final_lsn, commit_time, xid } => {
-                imports.begin.bind(py).call1((final_lsn, self.commit_time(commit_time, 9)?, xid, lsn))?
+                imports.begin.bind(py).call1((final_lsn, self.time(commit_time, 9)?, xid, lsn))?
             }
             Message::Commit { flags, commit_lsn, end_lsn, commit_time } => {
-                imports.commit.bind(py).call1((flags, commit_lsn, end_lsn, self.commit_time(commit_time, 18)?, lsn))?
+                imports.commit.bind(py).call1((flags, commit_lsn, end_lsn, self.time(commit_time, 18)?, lsn))?
             }
             Message::Origin { commit_lsn, name } => {
                 imports.origin.bind(py).call1((commit_lsn, construct::text(py, name)?, lsn))?
             }
-            Message::Type { oid, schema, name } => {
+            Message::Type { oid, schema, name, .. } => {
                 let schema = if schema.is_empty() { b"pg_catalog" } else { schema };
                 imports.type_.bind(py).call1((oid, construct::text(py, schema)?, construct::text(py, name)?))?
+            }
+            Message::StreamStart { xid, first_segment } => {
+                imports.stream_start.bind(py).call1((xid, first_segment, lsn))?
+            }
+            Message::StreamStop => imports.stream_stop.bind(py).call1((lsn,))?,
+            Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time } => imports
+                .stream_commit
+                .bind(py)
+                .call1((xid, flags, commit_lsn, end_lsn, self.time(commit_time, 22)?, lsn))?,
+            Message::StreamAbort { xid, subxid, abort } => {
+                let (abort_lsn, abort_time) = match abort {
+                    Some((abort_lsn, time)) => (PyInt::new(py, abort_lsn).into_any(), self.time(time, 17)?),
+                    None => (self.maker.unset.clone(), self.maker.unset.clone()),
+                };
+                imports.stream_abort.bind(py).call1((xid, subxid, abort_lsn, abort_time, lsn))?
+            }
+            Message::BeginPrepare { prepare_lsn, end_lsn, prepare_time, xid, gid } => {
+                let (time, gid) = (self.time(prepare_time, 17)?, construct::text(py, gid)?);
+                imports.begin_prepare.bind(py).call1((prepare_lsn, end_lsn, time, xid, gid, lsn))?
+            }
+            Message::Prepare(of) => self.prepared(&imports.prepare, of, lsn)?,
+            Message::StreamPrepare(of) => self.prepared(&imports.stream_prepare, of, lsn)?,
+            Message::CommitPrepared { flags, commit_lsn, end_lsn, commit_time, xid, gid } => {
+                let (time, gid) = (self.time(commit_time, 18)?, construct::text(py, gid)?);
+                imports.commit_prepared.bind(py).call1((flags, commit_lsn, end_lsn, time, xid, gid, lsn))?
+            }
+            Message::RollbackPrepared {
+                flags,
+                prepare_end_lsn,
+                rollback_end_lsn,
+                prepare_time,
+                rollback_time,
+                xid,
+                gid,
+            } => {
+                let (prepared, rolled_back) = (self.time(prepare_time, 18)?, self.time(rollback_time, 26)?);
+                let gid = construct::text(py, gid)?;
+                let lsns = (prepare_end_lsn, rollback_end_lsn);
+                imports.rollback_prepared.bind(py).call1((
+                    flags,
+                    lsns.0,
+                    lsns.1,
+                    prepared,
+                    rolled_back,
+                    xid,
+                    gid,
+                    lsn,
+                ))?
             }
             // The caller has taken all others.
             _ => self.maker.unset.clone(),
         })
     }
 
-    fn commit_time(&self, microseconds: i64, offset: usize) -> Made<'py> {
+    fn prepared(&self, class: &Py<PyAny>, of: Prepared<'_>, lsn: Bound<'py, PyAny>) -> Made<'py> {
+        let py = self.maker.py;
+        let (time, gid) = (self.time(of.prepare_time, 18)?, construct::text(py, of.gid)?);
+        Ok(class.bind(py).call1((of.flags, of.prepare_lsn, of.end_lsn, time, of.xid, gid, lsn))?)
+    }
+
+    /// The time that a transaction's message gives, at this byte of it.
+    fn time(&self, microseconds: i64, offset: usize) -> Made<'py> {
         match self.maker.instant(microseconds)? {
             Some(instant) => Ok(instant),
             None => Err(Failure::Value {
-                reason: "a commit time outside the years 1 to 9999",
+                reason: "a time outside the years 1 to 9999",
                 column: usize::MAX,
                 offset,
                 cause: None,
@@ -159,9 +234,12 @@ impl<'py, 'f> Events<'py, 'f> {
     }
 
     /// The fields that every change has, after its own: xid, lsn, `commit_lsn`, `commit_time`, index.
-    fn push_transaction(&mut self, item: &Item<'_>, with_lsn: bool) -> Result<(), Failure> {
+    fn push_transaction(&mut self, item: &Item<'_>, xid: Option<u32>, with_lsn: bool) -> Result<(), Failure> {
         let unset = &self.maker.unset;
-        self.arguments.push(unset.clone());
+        self.arguments.push(match xid {
+            Some(xid) => PyInt::new(self.maker.py, xid).into_any(),
+            None => unset.clone(),
+        });
         if with_lsn {
             self.arguments.push(self.lsn(item.lsn));
         }
@@ -196,6 +274,7 @@ impl<'py, 'f> Events<'py, 'f> {
     fn change(
         &mut self,
         class: &'py Py<PyAny>,
+        xid: Option<u32>,
         plan: &Plan,
         new: Bound<'py, PyAny>,
         old: Bound<'py, PyAny>,
@@ -203,43 +282,23 @@ impl<'py, 'f> Events<'py, 'f> {
     ) -> Made<'py> {
         self.arguments.clear();
         self.arguments.extend([plan.relation.bind(self.maker.py).clone(), new, old]);
-        self.push_transaction(item, true)?;
+        self.push_transaction(item, xid, true)?;
         self.finish(class)
     }
 
-    fn truncate(&mut self, item: &Item<'_>, cascade: bool, restart_identity: bool, oids: &[u32]) -> Made<'py> {
+    fn truncate(&mut self, item: &Item<'_>, xid: Option<u32>, flags: [bool; 2], oids: &[u32]) -> Made<'py> {
         let py = self.maker.py;
         let relations = PyList::empty(py);
         for (number, (shape, &oid)) in item.truncated.iter().zip(oids).enumerate() {
-            // Kind, count and options come first: six bytes.
-            let offset = number.saturating_mul(4).saturating_add(6);
+            // Count and options come first: five bytes.
+            let offset = number.saturating_mul(4).saturating_add(5).saturating_add(item.fields_at());
             relations.append(&self.plan_of(*shape, oid, offset)?.relation)?;
         }
         self.arguments.clear();
-        let flags = [cascade, restart_identity].map(|flag| PyBool::new(py, flag).to_owned().into_any());
+        let flags = flags.map(|flag| PyBool::new(py, flag).to_owned().into_any());
         self.arguments.push(relations.into_any());
         self.arguments.extend(flags);
-        self.push_transaction(item, true)?;
+        self.push_transaction(item, xid, true)?;
         self.finish(&self.maker.imports.truncate)
-    }
-
-    fn logical_message(
-        &mut self,
-        item: &Item<'_>,
-        transactional: bool,
-        lsn: u64,
-        prefix: &[u8],
-        content: &[u8],
-    ) -> Made<'py> {
-        let py = self.maker.py;
-        self.arguments.clear();
-        self.arguments.extend([
-            PyBool::new(py, transactional).to_owned().into_any(),
-            PyInt::new(py, lsn).into_any(),
-            construct::text(py, prefix)?,
-            PyBytes::new(py, content).into_any(),
-        ]);
-        self.push_transaction(item, false)?;
-        self.finish(&self.maker.imports.message)
     }
 }

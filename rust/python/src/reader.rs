@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgoutput::batch::{self, Builder};
 use pgoutput::copy;
-use pgoutput::frame;
+use pgoutput::frame::Answer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -122,5 +122,7 @@ pub fn encode_status_update(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = now.as_micros().saturating_sub(u128::from(EPOCH).saturating_mul(1_000_000));
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    PyBytes::new(py, &frame::status_update(written, flushed, applied, now, reply_requested))
+    let mut out = Vec::new();
+    Answer::StatusUpdate { written, flushed, applied, send_time: now, reply_requested }.encode(&mut out);
+    PyBytes::new(py, &out)
 }

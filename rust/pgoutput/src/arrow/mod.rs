@@ -320,15 +320,16 @@ impl<'a> Writer<'a> {
     }
 
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
-        match Message::parse(self.batch.bytes(record))? {
-            Message::Insert { relation_oid, new } => self.row(record, "insert", relation_oid, Some(new), None),
-            Message::Update { relation_oid, old, new } => self.row(record, "update", relation_oid, Some(new), old),
-            Message::Delete { relation_oid, old } => self.row(record, "delete", relation_oid, None, Some(old)),
+        match self.batch.message(record)? {
+            Message::Insert { relation_oid, new, .. } => self.row(record, "insert", relation_oid, Some(new), None),
+            Message::Update { relation_oid, old, new, .. } => self.row(record, "update", relation_oid, Some(new), old),
+            Message::Delete { relation_oid, old, .. } => self.row(record, "delete", relation_oid, None, Some(old)),
             Message::Truncate { relation_oids, .. } => {
                 let batch = self.batch;
                 for (number, (shape, oid)) in batch.truncated(record).iter().zip(relation_oids).enumerate() {
-                    // Kind, count and options come first: six bytes.
-                    let (_, place) = self.rows(*shape, oid, number.saturating_mul(4).saturating_add(6))?;
+                    // Count and options come first: five bytes.
+                    let offset = number.saturating_mul(4).saturating_add(5).saturating_add(record.fields_at());
+                    let (_, place) = self.rows(*shape, oid, offset)?;
                     self.begin(record, "truncate", place)?;
                     let Some(rows) = self.tables.get_mut(place) else { continue };
                     rows.push(None, &[], &mut self.scratch)?;
@@ -336,8 +337,12 @@ impl<'a> Writer<'a> {
                 }
                 Ok(())
             }
-            Message::Message { transactional, lsn, prefix, content } => {
-                let refused = |invalid: Invalid| Refused::Value { reason: invalid.0, column: usize::MAX, offset: 10 };
+            Message::Message { transactional, lsn, prefix, content, .. } => {
+                let refused = |invalid: Invalid| Refused::Value {
+                    reason: invalid.0,
+                    column: usize::MAX,
+                    offset: record.fields_at().saturating_add(9),
+                };
                 let messages = self.messages.get_or_insert_with(Messages::new);
                 messages.place.push(self.batch, record, &mut self.scratch)?;
                 messages.lsn.push_u64(lsn);
@@ -365,7 +370,7 @@ impl<'a> Writer<'a> {
         old: Option<Old<'_>>,
     ) -> Result<(), Refused> {
         let message = self.batch.bytes(record);
-        let (relation, place) = self.rows(record.shape, oid, 1)?;
+        let (relation, place) = self.rows(record.shape, oid, record.fields_at())?;
         self.begin(record, action, place)?;
         let Some(rows) = self.tables.get_mut(place) else { return Ok(()) };
         let before = old.map(|old| old_cells(relation, old)).transpose()?;

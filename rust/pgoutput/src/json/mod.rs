@@ -148,16 +148,17 @@ impl<'a> Writer<'a> {
     }
 
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
-        let bytes = self.batch.bytes(record);
-        match Message::parse(bytes)? {
-            Message::Insert { relation_oid, new } => self.row(record, b"insert", relation_oid, Some(new), None)?,
-            Message::Update { relation_oid, old, new } => self.row(record, b"update", relation_oid, Some(new), old)?,
-            Message::Delete { relation_oid, old } => self.row(record, b"delete", relation_oid, None, Some(old))?,
-            Message::Truncate { cascade, restart_identity, relation_oids } => {
+        match self.batch.message(record)? {
+            Message::Insert { relation_oid, new, .. } => self.row(record, b"insert", relation_oid, Some(new), None)?,
+            Message::Update { relation_oid, old, new, .. } => {
+                self.row(record, b"update", relation_oid, Some(new), old)?;
+            }
+            Message::Delete { relation_oid, old, .. } => self.row(record, b"delete", relation_oid, None, Some(old))?,
+            Message::Truncate { cascade, restart_identity, relation_oids, .. } => {
                 self.out.extend_from_slice(b"{\"action\":\"truncate\",\"relations\":[");
                 for (number, (plan, oid)) in self.batch.truncated(record).iter().zip(relation_oids).enumerate() {
-                    // Kind, count and options come first: six bytes.
-                    let offset = number.saturating_mul(4).saturating_add(6);
+                    // Count and options come first: five bytes.
+                    let offset = number.saturating_mul(4).saturating_add(5).saturating_add(record.fields_at());
                     let plan = plan.and_then(|number| self.plans.get(number));
                     let plan = plan.ok_or(Refused::UnknownRelation { oid, offset })?;
                     self.out.extend_from_slice(if number > 0 { b",{" } else { b"{" });
@@ -170,7 +171,7 @@ impl<'a> Writer<'a> {
                 self.place(record)?;
                 self.lsn(record.lsn);
             }
-            Message::Message { transactional, lsn, prefix, content } => {
+            Message::Message { transactional, lsn, prefix, content, .. } => {
                 flag(&mut self.out, b"{\"action\":\"message\",\"transactional\":", transactional);
                 self.place(record)?;
                 self.lsn(lsn);
@@ -197,7 +198,7 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(b"{\"action\":\"");
         self.out.extend_from_slice(action);
         self.out.extend_from_slice(b"\",");
-        let number = record.shape.ok_or(Refused::UnknownRelation { oid, offset: 1 })?;
+        let number = record.shape.ok_or(Refused::UnknownRelation { oid, offset: record.fields_at() })?;
         if let Some(plan) = self.plans.get(number) {
             self.out.extend_from_slice(&plan.table);
         }
