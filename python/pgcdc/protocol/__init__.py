@@ -10,7 +10,7 @@ from pgcdc._pgoutput import (
     TypeCatalog,
     encode_status_update,
 )
-from pgcdc.protocol.catalog import Catalog
+from pgcdc.protocol.catalog import CATALOG_SQL, Catalog
 from pgcdc.protocol.values import (
     PgArray,
     PgBits,
@@ -29,6 +29,7 @@ from pgcdc.protocol.values import (
 )
 
 __all__ = [
+    "CATALOG_SQL",
     "ArrowTable",
     "Batch",
     "BatchReader",
