@@ -83,15 +83,17 @@ __version__ = "0.1.0"
 _LAZY = {"Pipeline": "pgcdc.pipeline", "connect": "pgcdc.replication"}
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module 'pgcdc' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # where there is a __getattr__, type checkers take any name for one that exists
 
-    value = getattr(importlib.import_module(module), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module 'pgcdc' has no attribute {name!r}")
+        import importlib
+
+        value = getattr(importlib.import_module(module), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -135,3 +135,4 @@ def positions(change: pgcdc.Change[Order]) -> None:
     assert_type(pgcdc.format_lsn(0), str)
     assert_type(change.table, str)
     assert_type(change.snapshot, bool)
+    _ = pgcdc.Nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
