@@ -54,6 +54,7 @@ from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import (
     Batch,
     Catalog,
+    DebeziumEnvelope,
     Decoder,
     PgArray,
     PgBits,
@@ -112,6 +113,7 @@ __all__ = [
     "ConcurrencyConflict",
     "ConfigError",
     "ConnectionLost",
+    "DebeziumEnvelope",
     "DecodeError",
     "Decoder",
     "Delete",

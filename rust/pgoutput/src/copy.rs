@@ -49,7 +49,12 @@ impl Reader {
             columns: shape.relation.columns.len(),
             place: Place {
                 shape: Some(shape),
-                transaction: Some(Transaction { commit_lsn: lsn, commit_time: None, xid: None }),
+                transaction: Some(Transaction {
+                    commit_lsn: lsn,
+                    commit_time: None,
+                    xid: None,
+                    previous_end_lsn: None,
+                }),
                 index: Some(SNAPSHOT_INDEX),
                 ..Place::default()
             },

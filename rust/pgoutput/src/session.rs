@@ -34,6 +34,9 @@ pub struct Transaction {
     pub commit_time: Option<i64>,
     /// Its id; None for rows of an initial copy.
     pub xid: Option<u32>,
+    /// The end of what came before it in the stream: of another transaction, or of a logical message outside of any. None
+    /// for the first, and for rows of an initial copy.
+    pub previous_end_lsn: Option<u64>,
 }
 
 /// What one message is in its stream.
@@ -85,6 +88,7 @@ pub struct Session {
     block: Block,
     next_index: i64,
     relations_seen: u64,
+    previous_end_lsn: Option<u64>,
 }
 
 /// Stands for the id of a streamed transaction whose Stream Start could not be read: no transaction has it. What it says of
@@ -177,6 +181,9 @@ impl Session {
         if bytes.get(at) == Some(&1) {
             self.change(None, Vec::new())
         } else {
+            if let Ok(Message::Message { lsn, .. }) = parse(bytes, self.in_stream()) {
+                self.previous_end_lsn = Some(lsn);
+            }
             Place { streamed: self.in_stream(), ..Place::default() }
         }
     }
@@ -212,9 +219,12 @@ impl Session {
 
     fn begin(&mut self, bytes: &[u8]) -> Place {
         let transaction = match Message::parse(bytes) {
-            Ok(Message::Begin { final_lsn, commit_time, xid }) => {
-                Some(Transaction { commit_lsn: final_lsn, commit_time: Some(commit_time), xid: Some(xid) })
-            }
+            Ok(Message::Begin { final_lsn, commit_time, xid }) => Some(Transaction {
+                commit_lsn: final_lsn,
+                commit_time: Some(commit_time),
+                xid: Some(xid),
+                previous_end_lsn: self.previous_end_lsn,
+            }),
             _ => None,
         };
         self.next_index = 0;
@@ -229,6 +239,7 @@ impl Session {
             Ok(Message::Commit { end_lsn, .. }) => Some(end_lsn),
             _ => None,
         };
+        self.previous_end_lsn = end_lsn.or(self.previous_end_lsn);
         Place { end_lsn, malformed: end_lsn.is_none(), ..place }
     }
 
@@ -320,6 +331,7 @@ impl Session {
                 _ => {}
             },
         }
+        self.previous_end_lsn = end.or(self.previous_end_lsn);
         Place { end_lsn: end, malformed: message.is_err(), ..place }
     }
 

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 use pgoutput::batch::{Batch, Builder};
 use pgoutput::catalog::Catalog;
+use pgoutput::json::debezium::{Decimals, Options, Times};
 use pgoutput::json::{self, Envelope, Scratch, write_value};
 use pgoutput::oid::{Kind, Scalar, builtin};
 use pgoutput::row::Refused;
@@ -76,9 +77,12 @@ proptest! {
     fn any_rows_are_written_or_refused(rows in prop::collection::vec(prop::collection::vec(
         (prop::sample::select(b"ntbu".to_vec()), prop::collection::vec(any::<u8>(), 0..17)), TYPES.len()), 0..4)) {
         let batch = stream(&rows);
-        if let Ok(lines) = json::lines(&batch, &Catalog::default(), Envelope::Plain) {
-            prop_assert_eq!(memchr::memchr_iter(b'\n', &lines).count(), rows.len());
-            prop_assert!(std::str::from_utf8(&lines).is_ok());
+        let (numbers, text) = (Options::default(), Options { decimals: Decimals::Text, times: Times::IsoText, ..Options::default() });
+        for envelope in [Envelope::Plain, Envelope::Debezium(&numbers), Envelope::Debezium(&text)] {
+            if let Ok(lines) = json::lines(&batch, &Catalog::default(), envelope) {
+                prop_assert_eq!(memchr::memchr_iter(b'\n', &lines).count(), rows.len());
+                prop_assert!(std::str::from_utf8(&lines).is_ok());
+            }
         }
         #[cfg(feature = "arrow")]
         if let Ok(parts) = pgoutput::arrow::parts(&batch, &Catalog::default(), &std::collections::BTreeSet::new()) {

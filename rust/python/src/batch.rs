@@ -14,6 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
 use crate::arrow;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
+use crate::debezium::Asked;
 use crate::error::config_error;
 use crate::event::{Events, Item};
 use crate::format::RowFormat;
@@ -138,7 +139,8 @@ impl Batch {
     }
 }
 
-fn text_bytes(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
+/// Text in UTF-8, bytes of another encoding as they were.
+pub fn text_bytes(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
     let encoded = text.call_method1("encode", ("utf-8", "surrogateescape"))?;
     Ok(encoded.cast_into::<PyBytes>()?.as_bytes().to_vec())
 }
@@ -302,7 +304,7 @@ impl Batch {
         }
         let place = Place {
             truncated: shapes.into_iter().map(Some).collect(),
-            transaction: Some(Transaction { commit_lsn: lsn, commit_time: None, xid: None }),
+            transaction: Some(Transaction { commit_lsn: lsn, commit_time: None, xid: None, previous_end_lsn: None }),
             index: Some(SNAPSHOT_INDEX),
             ..Place::default()
         };
@@ -331,14 +333,18 @@ impl Batch {
         Ok(formats::batch_of(&mut Session::default(), messages, lsns)?.into())
     }
 
-    #[pyo3(signature = (envelope="plain", *, catalog=None))]
+    #[pyo3(
+        signature = (envelope=Asked::plain(), *, catalog=None),
+        text_signature = "($self, envelope='plain', *, catalog=None)"
+    )]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
     fn to_json<'py>(
         &self,
         py: Python<'py>,
-        envelope: &str,
+        envelope: Asked<'py>,
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        formats::to_json(py, &self.inner, envelope, self.catalog(py, catalog).as_ref().map(Bound::get))
+        formats::to_json(py, &self.inner, &envelope, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 
     #[pyo3(signature = (*, text=None, catalog=None))]

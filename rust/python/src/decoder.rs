@@ -10,6 +10,7 @@ use crate::arrow;
 use crate::bytes::Bytes;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
+use crate::debezium::Asked;
 use crate::event::{Events, Item};
 use crate::format::{Plan, RowFormat};
 use crate::formats;
@@ -102,9 +103,13 @@ impl Decoder {
         PyList::new(py, made)
     }
 
-    #[pyo3(signature = (messages, lsns=None, *, envelope="plain"))]
+    #[pyo3(
+        signature = (messages, lsns=None, *, envelope=Asked::plain()),
+        text_signature = "($self, messages, lsns=None, *, envelope='plain')"
+    )]
     #[allow(
         clippy::wrong_self_convention,
+        clippy::needless_pass_by_value,
         reason = "the messages go to JSON, and the decoder remembers their relations"
     )]
     fn to_json<'py>(
@@ -112,11 +117,11 @@ impl Decoder {
         py: Python<'py>,
         messages: &Bound<'py, PyAny>,
         lsns: Option<Vec<u64>>,
-        envelope: &str,
+        envelope: Asked<'py>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let catalog = self.format.get().catalog(py);
         let batch = formats::batch_of(&mut self.session, messages, lsns)?;
-        formats::to_json(py, &batch, envelope, Some(catalog.get()))
+        formats::to_json(py, &batch, &envelope, Some(catalog.get()))
     }
 
     #[pyo3(signature = (messages, lsns=None, *, text=None))]

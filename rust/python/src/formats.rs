@@ -9,7 +9,8 @@ use pyo3::types::PyBytes;
 
 use crate::bytes::Bytes;
 use crate::catalog::TypeCatalog;
-use crate::error::{About, config_error, exception};
+use crate::debezium::Asked;
+use crate::error::{About, exception};
 
 /// Messages that are in hand already, as one batch; with as many LSNs, if any.
 pub fn batch_of(session: &mut Session, messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Batch> {
@@ -45,16 +46,14 @@ pub fn refused(py: Python<'_>, batch: &Batch, failed: Failed) -> PyErr {
 pub fn to_json<'py>(
     py: Python<'py>,
     batch: &Batch,
-    envelope: &str,
+    envelope: &Asked<'_>,
     catalog: Option<&TypeCatalog>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let envelope = match envelope {
-        "plain" => Envelope::Plain,
-        other => return Err(config_error(py, &format!("envelope={other:?} is not \"plain\""))),
-    };
     let none = TypeCatalog::default();
     let catalog = catalog.unwrap_or(&none);
-    let lines = py.detach(|| catalog.read(|catalog| json::lines(batch, catalog, envelope)));
+    let lines = envelope.with(py, |envelope: Envelope<'_>| {
+        Ok(py.detach(|| catalog.read(|catalog| json::lines(batch, catalog, envelope))))
+    })?;
     match lines {
         Ok(lines) => Ok(PyBytes::new(py, &lines)),
         Err(failed) => Err(refused(py, batch, failed)),

@@ -7,6 +7,7 @@
 //! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
+//! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
 //! | `arrow` | the same as Arrow tables |
 //! | `catalog` | `TypeCatalog`: user-defined types |
 //! | `event` | one message to one event |
@@ -23,6 +24,7 @@ mod batch;
 mod bytes;
 mod catalog;
 mod construct;
+mod debezium;
 mod decoder;
 mod error;
 mod event;
@@ -41,6 +43,8 @@ mod _pgoutput {
     use crate::batch::Batch;
     #[pymodule_export]
     use crate::catalog::TypeCatalog;
+    #[pymodule_export]
+    use crate::debezium::DebeziumEnvelope;
     #[pymodule_export]
     use crate::decoder::Decoder;
     #[pymodule_export]

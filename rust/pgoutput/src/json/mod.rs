@@ -2,6 +2,7 @@
 //!
 //! Each value is written once, from the bytes that came into the bytes that go. What the lines look like is in the
 //! documentation of `Batch.to_json` (`_pgoutput.pyi`).
+pub mod debezium;
 mod text;
 mod value;
 
@@ -19,18 +20,22 @@ pub use value::{Scratch, write as write_value};
 
 /// What is around the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Envelope {
+pub enum Envelope<'a> {
     /// The fields of the events, one object for each change.
     #[default]
     Plain,
+    /// Debezium's.
+    Debezium(&'a debezium::Options),
 }
 
 /// Write all changes of a batch, a line each.
 ///
 /// # Errors
 /// The first change that cannot be written.
-pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope) -> Result<Vec<u8>, Failed> {
-    let Envelope::Plain = envelope;
+pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result<Vec<u8>, Failed> {
+    if let Envelope::Debezium(options) = envelope {
+        return debezium::lines(batch, catalog, options);
+    }
     let mut writer = Writer::new(batch, catalog);
     for (record, change) in batch.records().iter().enumerate().filter(|(_, record)| record.is_change()) {
         writer.change(change).map_err(|refused| Failed { record, refused })?;
