@@ -84,6 +84,7 @@ class Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self.no_date: DecodeError | None = None
 
     def take(self, size: int, field: str) -> bytes:
         """The next bytes."""
@@ -112,11 +113,12 @@ class Reader:
         return text_of(word)
 
     def time(self, field: str) -> datetime:
-        """Microseconds since 2000-01-01 UTC."""
+        """Microseconds since 2000-01-01 UTC; one that Python cannot hold makes no event, but it is a whole message."""
         try:
             return EPOCH + timedelta(microseconds=self.number("q", field))
         except OverflowError:
-            raise DecodeError(f"{field} is no date", reason="out of range", field=field, offset=self.at - 8) from None
+            self.no_date = DecodeError(f"{field} is no date", reason="out of range", field=field, offset=self.at - 8)
+            return EPOCH
 
     def end(self) -> None:
         """Nothing may be left."""
@@ -181,7 +183,7 @@ class ReferenceDecoder:
         }.get(kind)
         if parse is None:
             raise DecodeError("unknown message", reason="unknown message type", field="message type", offset=0)
-        facts: dict[str, Any] = {} if lsn is None else {"lsn": lsn}
+        facts: dict[str, Any] = {"lsn": lsn} if lsn else {}  # the server says 0/0 where it has none
         if self.stream is not None and kind in b"RYIUDTM":
             xid = reader.number("I", "xid")
             if kind in b"IUDTM":
@@ -197,6 +199,10 @@ class ReferenceDecoder:
             self._move_blindly(kind, reader)
             raise
         self._move(event)
+        if reader.no_date is not None:
+            if isinstance(event, Begin):
+                self.begin = msgspec.structs.replace(event, commit_time=UNSET)
+            raise reader.no_date
         return event
 
     def _move_blindly(self, kind: bytes, reader: Reader) -> None:

@@ -6,11 +6,14 @@ import json
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from tests.golden import streams
 from tests.golden.workload import SELECTED, statements
 
 HERE = Path(__file__).parent
@@ -110,6 +113,111 @@ def capture(dsn: str) -> tuple[Captured, Captured, dict[str, Any]]:
             connection.execute("SELECT pg_drop_replication_slot('golden')")
 
 
+@dataclass(frozen=True)
+class Manner:
+    """A way to ask for the same transactions.
+
+    Attributes:
+        options: Of START_REPLICATION.
+        two_phase: Whether the slot decodes transactions when they are prepared.
+        since: The first version that knows this.
+    """
+
+    options: dict[str, str]
+    two_phase: bool = False
+    since: int = 14
+
+
+def manners(version: int) -> dict[str, Manner]:
+    """The ways in which the workload of streams is captured, by the captures' names.
+
+    Args:
+        version: PostgreSQL's major version.
+
+    Returns:
+        Those that the version knows, with the highest protocol that it speaks.
+    """
+    highest = str({14: 2, 15: 3}.get(version, 4))
+    on = {"proto_version": highest, "streaming": "on"}
+    every = {
+        "plain": Manner({"proto_version": "1"}),
+        "streamed": Manner(on),
+        "streamed-binary": Manner(on | {"binary": "true"}),
+        "parallel": Manner(on | {"streaming": "parallel"}, since=16),
+        "prepared": Manner(on | {"two_phase": "on"}, two_phase=True, since=15),
+        "unasked": Manner({"proto_version": "1"}, two_phase=True, since=15),
+    }
+    return {name: manner for name, manner in every.items() if version >= manner.since}
+
+
+def stream(dsn: str, slot: str, manner: Manner) -> Captured:
+    """What a walsender streams, up to the logical message with which the workload ends.
+
+    Args:
+        dsn: The slot's database.
+        slot: The slot's name.
+        manner: How to ask.
+
+    Returns:
+        (wal_start, message) pairs.
+    """
+    options = manner.options | {"publication_names": f'"{streams.PUBLICATION}"', "messages": "true"}
+    words = ", ".join(f"{name} '{value}'" for name, value in options.items())
+    captured: Captured = []
+    settings = f"{PINNED} -c logical_decoding_work_mem=64kB"
+    walsender = psycopg.connect(dsn, autocommit=True, replication="database", options=settings, client_encoding="utf8")
+    try:
+        started = walsender.pgconn.exec_(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({words})".encode())
+        if started.error_message:
+            raise RuntimeError(started.error_message.decode())
+        while True:
+            size, data = walsender.pgconn.get_copy_data(0)
+            frame = bytes(data)
+            if size <= 0:
+                ended = walsender.pgconn.get_result()
+                raise RuntimeError(ended.error_message.decode() if ended else "the stream ended")
+            if frame[:1] != b"w":
+                continue
+            (lsn,) = struct.unpack_from(">Q", frame, 1)
+            message = frame[25:]
+            if message[:1] == b"M" and END.encode() in message:
+                return captured
+            captured.append((lsn, message))
+    finally:
+        walsender.pgconn.finish()  # in the middle of a COPY
+
+
+END = "the end of the capture"
+
+
+def capture_streams(dsn: str, version: int) -> dict[str, Captured]:
+    """Run the workload of streams in an empty database and capture it in every manner.
+
+    Args:
+        dsn: A database that is empty and a user who is superuser there.
+        version: PostgreSQL's major version.
+
+    Returns:
+        The messages by the name of the manner. The slots are left to be dropped with the server.
+    """
+    every = manners(version)
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(connect(dsn)) for name in "abc"}
+        for statement in streams.setup(version):
+            sessions["a"].execute(statement)
+        for name, manner in every.items():
+            sessions["a"].execute(
+                "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, %s)",
+                (name.replace("-", "_"), manner.two_phase),
+            )
+        for session, statement in streams.steps():
+            sessions[session].execute(statement)
+        sessions["a"].execute("SELECT pg_logical_emit_message(false, %s, '')", (END,))
+        # What was committed by others must be in the WAL's file before it is decoded.
+        sessions["a"].execute("CREATE TABLE flushed ()")
+    return {name: stream(dsn, name.replace("-", "_"), manner) for name, manner in every.items()}
+
+
 def main(arguments: list[str]) -> None:
     """Make the captures of some or all versions."""
     from tests.servers.postgres import PostgresServer, remove_templates  # only here: reading captures needs no server
@@ -117,6 +225,9 @@ def main(arguments: list[str]) -> None:
     for version in map(int, arguments or VERSIONS):
         with PostgresServer(version) as server:
             text, binary, tables = capture(server.dsn())
+            with server.connect() as connection:
+                connection.execute("CREATE DATABASE streams")
+            streamed = capture_streams(server.dsn("streams"), version)
         folder = HERE / f"pg{version}"
         folder.mkdir(exist_ok=True)
         write_capture(folder / "text.capture", text)
@@ -124,6 +235,8 @@ def main(arguments: list[str]) -> None:
         with (folder / "select.json").open("w", encoding="utf-8") as file:
             json.dump(tables, file, ensure_ascii=False, indent=0)
             file.write("\n")
+        for name, messages in streamed.items():
+            write_capture(folder / f"{name}.capture", messages)
         print(f"PostgreSQL {version}: {len(text)} messages in text, {len(binary)} in binary", file=sys.stderr)
     remove_templates()
 

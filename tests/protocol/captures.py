@@ -7,13 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.golden.make import VERSIONS, Captured, read_capture
+from tests.golden.make import VERSIONS, Captured, manners, read_capture
 from tests.reference import ReferenceDecoder
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FORMS = ("text", "binary")
 ALL = [(version, form) for version in VERSIONS for form in FORMS]
 IDS = [f"pg{version}-{form}" for version, form in ALL]
+
+STREAMS = [(version, manner) for version in VERSIONS for manner in manners(version)]
+"""The captures of streamed and prepared transactions, and "plain", which is the same workload without them."""
+STREAM_IDS = [f"pg{version}-{manner}" for version, manner in STREAMS]
 
 
 @cache
