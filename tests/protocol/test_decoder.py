@@ -65,6 +65,21 @@ class Order(msgspec.Struct):
     tags: list[str] = []
 
 
+class Checked(msgspec.Struct):
+    """A class whose annotations name what is imported for type checkers only."""
+
+    id: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+    status: "Nowhere" = "none"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+def test_annotations_are_not_looked_up() -> None:
+    """As `if TYPE_CHECKING:` imports leave them."""
+    decoder = Decoder(types={"orders": Checked})
+    assert decoded(decoder, ORDERS, wire.insert(1, ["1", "new", None])).new == Checked(1, "new")
+    with pytest.raises(ConfigError, match="required field id"):
+        decoded(decoder, wire.relation(1, "orders", [("status", TEXT)]), wire.insert(1, ["new"]))
+
+
 @pytest.mark.parametrize("name", ["public.orders", "orders"])
 def test_rows_of_the_users_own_class(name: str) -> None:
     """Extra columns are left out, missing ones keep their default (a factory makes a new one each time)."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET
+from msgspec import NODEFAULT, UNSET
 
 from pgcdc.errors import ConfigError
 from pgcdc.events import Relation
@@ -93,16 +93,18 @@ def _field_name(name: str, taken: Mapping[str, str] | tuple[()]) -> str:
 def _fields(row: type[msgspec.Struct], relation: Relation) -> tuple[list[int], tuple[str, ...] | None]:
     numbers = {column.name: number for number, column in enumerate(relation.columns)}
     columns, names = [], []
-    fields = msgspec.structs.fields(row)
-    for field in fields:
-        number = numbers.get(field.encode_name)
+    # Not by msgspec.structs.fields, which looks up the annotations: what they name may be there for type checkers only.
+    fields, defaults = row.__struct_fields__, row.__struct_defaults__
+    required = [NODEFAULT] * (len(fields) - len(defaults))
+    for field, encoded, default in zip(fields, row.__struct_encode_fields__, (*required, *defaults), strict=True):
+        number = numbers.get(encoded)
         if number is not None:
             columns.append(number)
-            names.append(field.name)
-        elif field.required:
+            names.append(field)
+        elif default is NODEFAULT:
             table = f"{relation.schema}.{relation.name}"
             raise ConfigError(
-                f"row type {row.__name__} has a required field {field.name}, but table {table} has no such column",
+                f"row type {row.__name__} has a required field {field}, but table {table} has no such column",
                 table=table,
                 hint="give the field a default, or publish the column",
             )

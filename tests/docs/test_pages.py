@@ -1,0 +1,60 @@
+"""The blocks of the pages in docs/ are run in their order, as a reader would, and print what stands below them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
+
+# What is another number each time: LSNs, transaction ids, times of commits.
+VARIES = [
+    (r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b", "X/Y"),
+    (r"\b[0-9A-F]{16}\.", "X."),
+    (r"\bxid=\d+", "xid=N"),
+    (r"20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d{6}(\+00:00|Z)", "NOW"),
+    (r"\brelation \d+", "relation N"),
+]
+
+
+def even(text: str) -> str:
+    """Output without what varies."""
+    for pattern, word in VARIES:
+        text = re.sub(pattern, word, text)
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_page(newest_database: Database, page: Path) -> None:
+    """SQL and Python take effect in turn; text is what the Python block before it has printed."""
+    names: dict[str, Any] = {"__name__": "page"}
+    printed = ""
+    for kind, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "sql":
+            newest_database.execute(*(statement for statement in block.split(";\n") if statement.strip()))
+        elif kind == "python":
+            assert printed == "", "a block has printed something that the page does not show"
+            program = compile(
+                block.replace('"dbname=shop"', repr(newest_database.dsn)), str(page), "exec", dont_inherit=True
+            )
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(program, names)
+            printed = output.getvalue()
+        elif kind == "text":
+            assert even(printed) == even(block)
+            printed = ""
+    assert printed == "", "the last block has printed something that the page does not show"
+
+
+def test_there_are_pages() -> None:
+    assert [page.name for page in PAGES] == ["decoder.md"]
