@@ -57,4 +57,4 @@ def test_page(newest_database: Database, page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert [page.name for page in PAGES] == ["decoder.md"]
+    assert "decoder.md" in [page.name for page in PAGES]
