@@ -14,6 +14,7 @@ import polars
 import psycopg
 
 import pgcdc
+from pgcdc.protocol import ArrowTable
 
 CHANGES = """
 SELECT data
@@ -22,7 +23,7 @@ FROM pg_logical_slot_peek_binary_changes(
 """
 
 
-def read(dsn: str, slot: str, publication: str, text: Collection[str] = ()) -> dict[str, pgcdc.protocol.ArrowTable]:
+def read(dsn: str, slot: str, publication: str, text: Collection[str] = ()) -> dict[str, ArrowTable]:
     """What waits in a slot, as one Arrow table for each table; the slot stays where it is.
 
     Args:
@@ -40,7 +41,7 @@ def read(dsn: str, slot: str, publication: str, text: Collection[str] = ()) -> d
         return decoder.to_arrow([data for (data,) in rows], text=text)
 
 
-def with_polars(changes: pgcdc.protocol.ArrowTable) -> polars.DataFrame:
+def with_polars(changes: ArrowTable) -> polars.DataFrame:
     """How many rows of each kind of change there are.
 
     Args:
@@ -49,7 +50,7 @@ def with_polars(changes: pgcdc.protocol.ArrowTable) -> polars.DataFrame:
     return polars.DataFrame(changes).group_by("_action").len().sort("_action")
 
 
-def with_duckdb(changes: pgcdc.protocol.ArrowTable, key: str = "id") -> list[Any]:
+def with_duckdb(changes: ArrowTable, key: str = "id") -> list[Any]:
     """The rows as they are now: of each key the last change, unless that was a delete.
 
     Args:

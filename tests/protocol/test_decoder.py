@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 import pytest
@@ -63,6 +63,14 @@ class Order(msgspec.Struct):
     status: str | UnsetType | None = UNSET
     note: str = "default"
     tags: list[str] = []
+
+
+def test_the_rows_class_in_brackets() -> None:
+    """For annotations that are looked up, and to call: it is the same class."""
+    for generic in (Decoder[Order], RowFormat[Order]):
+        made = generic(types={"orders": Order})
+        assert type(made) is get_origin(generic)
+    assert decoded(Decoder[Order](types={"orders": Order}), ORDERS, wire.insert(1, ["1", "new", None])).new.id == 1
 
 
 class Checked(msgspec.Struct):
