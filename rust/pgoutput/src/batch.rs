@@ -104,6 +104,12 @@ impl Batch {
         parse(self.bytes(record), record.streamed)
     }
 
+    /// One message, read up to the row that it ends with ([`Message::parse_ahead`]).
+    #[inline]
+    pub(crate) fn message_ahead(&self, record: &Record) -> Result<Message<'_>> {
+        Message::parse_ahead(self.bytes(record), record.streamed)
+    }
+
     /// The size of all messages in bytes.
     pub fn nbytes(&self) -> usize {
         self.records.iter().map(|record| record.bytes.len()).sum()
@@ -189,6 +195,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// For messages that are in hand already: so many, of so many bytes together.
+    pub fn with_capacity(messages: usize, bytes: usize) -> Self {
+        let content = Content { bytes: Vec::with_capacity(bytes), ..Content::default() };
+        Self { content, records: Vec::with_capacity(messages) }
+    }
+
     /// Add the next message of a stream.
     pub fn push(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) {
         let place = session.observe(bytes);

@@ -272,30 +272,35 @@ pub fn has_xid(kind: u8) -> bool {
     )
 }
 
-fn old<'a>(cursor: &mut Cursor<'a>) -> Result<Old<'a>> {
+/// A row; the one that its message ends with may be walked by who reads it.
+fn tuple<'a, const WALK: bool>(cursor: &mut Cursor<'a>) -> Result<Tuple<'a>> {
+    if WALK { Tuple::parse(cursor) } else { Tuple::ahead(cursor) }
+}
+
+fn old<'a, const WALK: bool>(cursor: &mut Cursor<'a>) -> Result<Old<'a>> {
     let start = *cursor;
     match cursor.u8("old tuple kind")? {
-        b'K' => Tuple::parse(cursor).map(Old::Key),
-        b'O' => Tuple::parse(cursor).map(Old::Row),
+        b'K' => tuple::<WALK>(cursor).map(Old::Key),
+        b'O' => tuple::<WALK>(cursor).map(Old::Row),
         other => Err(start.error(Reason::UnexpectedByte(other), "old tuple kind")),
     }
 }
 
-fn new<'a>(cursor: &mut Cursor<'a>) -> Result<Tuple<'a>> {
+fn new<'a, const WALK: bool>(cursor: &mut Cursor<'a>) -> Result<Tuple<'a>> {
     let start = *cursor;
     match cursor.u8("new tuple kind")? {
-        b'N' => Tuple::parse(cursor),
+        b'N' => tuple::<WALK>(cursor),
         other => Err(start.error(Reason::UnexpectedByte(other), "new tuple kind")),
     }
 }
 
-fn update<'a>(cursor: &mut Cursor<'a>, xid: Option<u32>) -> Result<Message<'a>> {
+fn update<'a, const WALK: bool>(cursor: &mut Cursor<'a>, xid: Option<u32>) -> Result<Message<'a>> {
     let relation_oid = cursor.u32("relation OID")?;
     let old = match cursor.rest().first() {
-        Some(b'K' | b'O') => Some(old(cursor)?),
+        Some(b'K' | b'O') => Some(old::<true>(cursor)?),
         _ => None,
     };
-    Ok(Message::Update { xid, relation_oid, old, new: new(cursor)? })
+    Ok(Message::Update { xid, relation_oid, old, new: new::<WALK>(cursor)? })
 }
 
 fn truncate<'a>(cursor: &mut Cursor<'a>, xid: Option<u32>) -> Result<Message<'a>> {
@@ -416,7 +421,7 @@ impl<'a> Message<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut cursor = Cursor::new(bytes);
         let kind = cursor.u8("message kind")?;
-        Self::parse_rest(cursor, kind, None)
+        Self::parse_rest::<true>(cursor, kind, None)
     }
 
     /// Read one whole message that stood between Stream Start and Stream Stop: in most kinds a transaction's id comes first.
@@ -427,15 +432,29 @@ impl<'a> Message<'a> {
         let mut cursor = Cursor::new(bytes);
         let kind = cursor.u8("message kind")?;
         let xid = if has_xid(kind) { Some(cursor.u32("xid")?) } else { None };
-        Self::parse_rest(cursor, kind, xid)
+        Self::parse_rest::<true>(cursor, kind, xid)
+    }
+
+    /// Read a message up to the row that it ends with, which is not walked yet: who reads its columns asks afterwards
+    /// whether they were whole, and reads the message again where they were not, to be told what is wrong.
+    #[inline]
+    pub(crate) fn parse_ahead(bytes: &'a [u8], streamed: bool) -> Result<Self> {
+        let mut cursor = Cursor::new(bytes);
+        let kind = cursor.u8("message kind")?;
+        let xid = if streamed && has_xid(kind) { Some(cursor.u32("xid")?) } else { None };
+        Self::parse_rest::<false>(cursor, kind, xid)
     }
 
     #[inline]
-    fn parse_rest(mut cursor: Cursor<'a>, kind: u8, xid: Option<u32>) -> Result<Self> {
+    fn parse_rest<const WALK: bool>(mut cursor: Cursor<'a>, kind: u8, xid: Option<u32>) -> Result<Self> {
         let message = match kind {
-            kind::INSERT => Self::Insert { xid, relation_oid: cursor.u32("relation OID")?, new: new(&mut cursor)? },
-            kind::UPDATE => update(&mut cursor, xid)?,
-            kind::DELETE => Self::Delete { xid, relation_oid: cursor.u32("relation OID")?, old: old(&mut cursor)? },
+            kind::INSERT => {
+                Self::Insert { xid, relation_oid: cursor.u32("relation OID")?, new: new::<WALK>(&mut cursor)? }
+            }
+            kind::UPDATE => update::<WALK>(&mut cursor, xid)?,
+            kind::DELETE => {
+                Self::Delete { xid, relation_oid: cursor.u32("relation OID")?, old: old::<WALK>(&mut cursor)? }
+            }
             kind::BEGIN => Self::Begin {
                 final_lsn: cursor.u64("final LSN")?,
                 commit_time: cursor.i64("commit time")?,

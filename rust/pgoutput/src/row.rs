@@ -32,6 +32,10 @@ pub enum Cell<'a> {
     Value(Format, &'a [u8]),
 }
 
+/// What is said of a tuple that turned out not to be whole, until the message is read again with all checks.
+pub(crate) const NOT_WHOLE: Refused =
+    Refused::Message(Error { reason: Reason::UnexpectedEnd, field: "tuple", offset: 0 });
+
 /// Why a change could not be written in another format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -117,6 +121,46 @@ pub fn old_cells<'a>(relation: &'a Relation, old: Old<'a>) -> Result<Cells<'a>, 
     }
 }
 
+impl<'a> Cells<'a> {
+    /// Hand over each cell with its column's number. Whether the tuple was whole, which is not known before when it was not
+    /// walked.
+    ///
+    /// # Errors
+    /// What `take` returned, which ends it.
+    #[inline]
+    pub fn each<E>(self, mut take: impl FnMut(usize, Cell<'a>) -> Result<(), E>) -> Result<bool, E> {
+        let Self { relation, mut columns, is_key, old } = self;
+        // One call of `take`, so that it is compiled into this loop: for most columns a call costs as much as the value.
+        for (number, column) in relation.enumerate() {
+            let cell = match columns.next() {
+                Some(Datum::Binary(bytes)) => Cell::Value(Format::Binary, bytes),
+                Some(Datum::Text(bytes)) => Cell::Value(Format::Text, bytes),
+                Some(datum) => {
+                    // Few columns are unchanged, so the old ones are counted up to it only then.
+                    let beside = old.as_ref().filter(|_| datum == Datum::Unchanged);
+                    absent(
+                        datum,
+                        is_key,
+                        beside.and_then(|(old, is_key)| Some((old.clone().nth(number)?, *is_key))),
+                        column,
+                    )
+                }
+                None => return Ok(false),
+            };
+            take(number, cell)?;
+        }
+        Ok(columns.is_at_end())
+    }
+}
+
+/// What a column says that has no value of its own; `beside` is the old one and whether that is of a key.
+fn absent<'a>(datum: Datum<'a>, is_key: bool, beside: Option<(Datum<'a>, bool)>, column: &Column) -> Cell<'a> {
+    match (datum, beside) {
+        (Datum::Unchanged, Some((old, is_key))) => cell(old, is_key, column),
+        (datum, _) => cell(datum, is_key, column),
+    }
+}
+
 fn cell<'a>(datum: Datum<'a>, tuple_is_key: bool, column: &Column) -> Cell<'a> {
     match datum {
         Datum::Text(bytes) => Cell::Value(Format::Text, bytes),
@@ -136,9 +180,6 @@ impl<'a> Iterator for Cells<'a> {
         let column = self.relation.next()?;
         let datum = self.columns.next()?;
         let old = self.old.as_mut().and_then(|(columns, is_key)| Some((columns.next()?, *is_key)));
-        Some(match (datum, old) {
-            (Datum::Unchanged, Some((datum, is_key))) => cell(datum, is_key, column),
-            (datum, _) => cell(datum, self.is_key, column),
-        })
+        Some(absent(datum, self.is_key, old, column))
     }
 }

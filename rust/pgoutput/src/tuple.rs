@@ -24,20 +24,29 @@ pub struct Tuple<'a> {
     bytes: &'a [u8],
 }
 
-/// The first column and what follows it; None where it is not whole. Every column of every row comes through here twice,
-/// so it keeps no offset: `error` finds out what is wrong.
+/// The first column and what follows it; None where it is not whole. Every column of every row comes through here, so it
+/// keeps no offset (`error` finds out what is wrong), and each kind has a way of its own to whoever takes the column.
 #[inline]
 fn split(bytes: &[u8]) -> Option<(Datum<'_>, &[u8])> {
-    let (&kind, rest) = bytes.split_first()?;
-    match kind {
-        b'n' => return Some((Datum::Null, rest)),
-        b'u' => return Some((Datum::Unchanged, rest)),
-        b't' | b'b' => {}
-        _ => return None,
+    match bytes {
+        [b'b', l0, l1, l2, l3, rest @ ..] => {
+            let (value, rest) = sized([*l0, *l1, *l2, *l3], rest)?;
+            Some((Datum::Binary(value), rest))
+        }
+        [b't', l0, l1, l2, l3, rest @ ..] => {
+            let (value, rest) = sized([*l0, *l1, *l2, *l3], rest)?;
+            Some((Datum::Text(value), rest))
+        }
+        [b'n', rest @ ..] => Some((Datum::Null, rest)),
+        [b'u', rest @ ..] => Some((Datum::Unchanged, rest)),
+        _ => None,
     }
-    let (length, rest) = rest.split_first_chunk()?;
-    let (value, rest) = rest.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
-    Some((if kind == b't' { Datum::Text(value) } else { Datum::Binary(value) }, rest))
+}
+
+#[inline]
+fn sized(length: [u8; 4], rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    // A negative length is more than there is.
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(length)).ok()?).filter(|_| i32::from_be_bytes(length) >= 0)
 }
 
 /// Why there is no column at a place where `split` found none.
@@ -79,6 +88,22 @@ impl<'a> Tuple<'a> {
         Ok(Self { count, bytes })
     }
 
+    /// The TupleData that a message ends with, not walked yet: there may be more or fewer columns than are announced, or
+    /// other bytes than columns. For who reads all of them and then asks whether they were whole
+    /// ([`crate::row::Cells::each`]); it spares walking twice.
+    ///
+    /// # Errors
+    /// When the number of columns is not there.
+    pub(crate) fn ahead(cursor: &mut Cursor<'a>) -> Result<Self> {
+        let start = *cursor;
+        let count = cursor.i16("number of columns")?;
+        let Ok(count) = usize::try_from(count) else {
+            return Err(start.error(Reason::BadLength(i64::from(count)), "number of columns"));
+        };
+        let bytes = cursor.bytes(cursor.rest().len(), "tuple")?;
+        Ok(Self { count, bytes })
+    }
+
     /// The number of columns.
     pub fn len(&self) -> usize {
         self.count
@@ -101,12 +126,19 @@ pub struct Columns<'a> {
     rest: &'a [u8],
 }
 
+impl Columns<'_> {
+    /// Whether all bytes were read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
 impl<'a> Iterator for Columns<'a> {
     type Item = Datum<'a>;
 
     #[inline]
     fn next(&mut self) -> Option<Datum<'a>> {
-        // The tuple was walked when it was parsed, so None here is the end.
+        // Where the tuple was walked when it was parsed, None here is the end.
         let (datum, rest) = split(self.rest)?;
         self.rest = rest;
         Some(datum)

@@ -70,8 +70,64 @@ fn the_first_bad_value_is_named() {
     assert_eq!(failed.refused, Refused::Value { reason: "not JSON", column: 5, offset: 18 });
 }
 
+/// Values in binary of the types that have a short way of their own: most are what a server sends, some are not.
+fn binary() -> impl Strategy<Value = (usize, Vec<u8>)> {
+    let any_bytes = |lengths| prop::collection::vec(any::<u8>(), lengths);
+    let instant =
+        (-4_000_000_000_000_000_000_i64..4_000_000_000_000_000_000).prop_map(|time| time.to_be_bytes().to_vec());
+    let numeric = (prop::collection::vec(0..10_100_u16, 0..6), -3..5_i16, any::<bool>(), 0..300_u16).prop_map(
+        |(digits, weight, negative, scale)| {
+            let scale = if scale < 200 { scale % 13 } else { scale };
+            let head = [u16::try_from(digits.len()).unwrap(), weight.cast_unsigned(), u16::from(negative) << 14, scale];
+            head.into_iter().chain(digits).flat_map(u16::to_be_bytes).collect()
+        },
+    );
+    let element = prop_oneof![Just(None), any::<i32>().prop_map(Some)];
+    let array = (prop::collection::vec(element, 0..4), 0..3_u32, 0..3_i32, any_bytes(0..2)).prop_map(
+        |(elements, dimensions, lower, surplus)| {
+            let length = u32::try_from(elements.len()).unwrap();
+            let mut bytes = [dimensions, 0, 23].map(u32::to_be_bytes).concat();
+            bytes.extend([length.to_be_bytes(), lower.to_be_bytes()].concat());
+            for element in elements {
+                bytes.extend(element.map_or(-1_i32, |_| 4).to_be_bytes());
+                bytes.extend(element.into_iter().flat_map(i32::to_be_bytes));
+            }
+            [bytes, surplus].concat()
+        },
+    );
+    let json = "[ -~é\n]{0,20}".prop_map(|text| [b"\x01\"".as_slice(), text.as_bytes(), b"\""].concat());
+    let plausible = prop_oneof![
+        any_bytes(8..9).prop_map(|bytes| (3, bytes)),
+        "[ -~é\n]{0,20}".prop_map(|text| (4, text.into_bytes())),
+        array.prop_map(|bytes| (7, bytes)),
+        instant.prop_map(|bytes| (9, bytes)),
+        numeric.prop_map(|bytes| (10, bytes)),
+        any_bytes(16..17).prop_map(|bytes| (11, bytes)),
+        json.prop_map(|bytes| (12, bytes)),
+    ];
+    prop_oneof![4 => plausible, 1 => (0..TYPES.len(), any_bytes(0..20))]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn in_lines_values_are_what_they_are_alone((column, bytes) in binary()) {
+        let mut row = vec![(b'u', Vec::new()); TYPES.len()];
+        row[column] = (b'b', bytes.clone());
+        let line = json::lines(&stream(&[row]), &Catalog::default(), Envelope::Plain);
+        match (line, written(builtin(TYPES[column]), Format::Binary, &bytes)) {
+            (Ok(line), Ok(alone)) => {
+                let line = String::from_utf8(line).unwrap();
+                prop_assert!(line.ends_with(&format!("\"new\":{{\"c{column}\":{alone}}}}}\n")), "{line} for {alone}");
+            }
+            (Err(failed), Err(alone)) => {
+                let in_line = matches!(failed.refused, Refused::Value { reason, .. } if reason == alone);
+                prop_assert!(in_line, "{failed:?} for {alone}");
+            }
+            (line, alone) => prop_assert!(false, "{line:?} for {alone:?}"),
+        }
+    }
 
     #[test]
     fn any_rows_are_written_or_refused(rows in prop::collection::vec(prop::collection::vec(

@@ -21,7 +21,8 @@ pub fn batch_of(session: &mut Session, messages: &Bound<'_, PyAny>, lsns: Option
     // All of them, before the session takes note of the first.
     let bytes = messages.iter().map(Bytes::of).collect::<PyResult<Vec<_>>>()?;
     let mut lsns = lsns.unwrap_or_default().into_iter();
-    let mut builder = Builder::default();
+    let size = bytes.iter().map(|bytes| bytes.as_slice().len()).sum();
+    let mut builder = Builder::with_capacity(bytes.len(), size);
     for bytes in &bytes {
         builder.push(session, bytes.as_slice(), lsns.next().unwrap_or(0));
     }

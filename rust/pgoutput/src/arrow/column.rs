@@ -15,11 +15,12 @@ use arrow_schema::{ArrowError, DataType, Field};
 use super::plan::Plan;
 use crate::json::{Scratch, write_value};
 use crate::oid::{Kind, Scalar};
+use crate::value::list::List;
 use crate::value::{Format, Invalid, Result, Value, array, decode, instant, numeric};
 
 /// Days and microseconds from 1970-01-01 to 2000-01-01.
-const EPOCH_DAYS: i32 = 10_957;
-const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_DAYS: i32 = 10_957;
+pub(super) const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 const DAY: i64 = 86_400_000_000;
 const LARGE: Invalid = Invalid("more than 2 GiB in one column of one batch");
 const NOT_UTF8: Invalid = Invalid("not UTF-8, which Arrow's strings must be");
@@ -54,7 +55,7 @@ pub enum Values {
     /// timestamp in microseconds, with or without a zone
     Timestamp(Vec<i64>, Option<Arc<str>>),
     /// fixed-size binary
-    Uuid(Vec<u8>),
+    Uuid(Vec<[u8; 16]>),
     /// utf8
     Utf8(Vec<i32>, Vec<u8>),
     /// binary
@@ -66,75 +67,105 @@ pub enum Values {
 /// A column that is being filled.
 #[derive(Debug)]
 pub struct Column {
-    values: Values,
+    pub(super) values: Values,
     nulls: NullBufferBuilder,
+    /// How many values at the end are no NULLs, which is not written into `nulls` yet: bits cost more than numbers.
+    pub(super) present: usize,
+    /// Whether each string is looked at when it comes; else all are, when the column is whole.
+    checked: bool,
 }
 
 impl Column {
-    /// An empty column of a type.
-    pub fn new(data_type: &DataType) -> Self {
-        let values = match data_type {
-            DataType::Boolean => Values::Bool(Vec::new()),
-            DataType::Int16 => Values::Int16(Vec::new()),
-            DataType::Int32 => Values::Int32(Vec::new()),
-            DataType::Int64 => Values::Int64(Vec::new()),
-            DataType::UInt32 => Values::UInt32(Vec::new()),
-            DataType::UInt64 => Values::UInt64(Vec::new()),
-            DataType::Float32 => Values::Float32(Vec::new()),
-            DataType::Float64 => Values::Float64(Vec::new()),
-            DataType::Decimal128(precision, scale) => Values::Decimal(Vec::new(), *precision, *scale),
-            DataType::Date32 => Values::Date(Vec::new()),
-            DataType::Time64(_) => Values::Time(Vec::new()),
-            DataType::Timestamp(_, zone) => Values::Timestamp(Vec::new(), zone.clone()),
-            DataType::FixedSizeBinary(_) => Values::Uuid(Vec::new()),
-            DataType::Binary => Values::Binary(vec![0], Vec::new()),
-            DataType::List(item) => Values::List(vec![0], Arc::clone(item), Box::new(Self::new(item.data_type()))),
-            _ => Values::Utf8(vec![0], Vec::new()),
+    /// An empty column of a type, with room for so many values. Strings are checked to be UTF-8 one by one if `checked`,
+    /// else all at once by `finish`, which costs less and does not say which one it was.
+    pub fn new(data_type: &DataType, room: usize, checked: bool) -> Self {
+        let offsets = || {
+            let mut offsets = Vec::with_capacity(room.saturating_add(1));
+            offsets.push(0);
+            offsets
         };
-        Self { values, nulls: NullBufferBuilder::new(0) }
+        let values = match data_type {
+            DataType::Boolean => Values::Bool(Vec::with_capacity(room)),
+            DataType::Int16 => Values::Int16(Vec::with_capacity(room)),
+            DataType::Int32 => Values::Int32(Vec::with_capacity(room)),
+            DataType::Int64 => Values::Int64(Vec::with_capacity(room)),
+            DataType::UInt32 => Values::UInt32(Vec::with_capacity(room)),
+            DataType::UInt64 => Values::UInt64(Vec::with_capacity(room)),
+            DataType::Float32 => Values::Float32(Vec::with_capacity(room)),
+            DataType::Float64 => Values::Float64(Vec::with_capacity(room)),
+            DataType::Decimal128(precision, scale) => Values::Decimal(Vec::with_capacity(room), *precision, *scale),
+            DataType::Date32 => Values::Date(Vec::with_capacity(room)),
+            DataType::Time64(_) => Values::Time(Vec::with_capacity(room)),
+            DataType::Timestamp(_, zone) => Values::Timestamp(Vec::with_capacity(room), zone.clone()),
+            DataType::FixedSizeBinary(_) => Values::Uuid(Vec::with_capacity(room)),
+            DataType::Binary => Values::Binary(offsets(), Vec::new()),
+            DataType::List(item) => {
+                Values::List(offsets(), Arc::clone(item), Box::new(Self::new(item.data_type(), 0, checked)))
+            }
+            _ => Values::Utf8(offsets(), Vec::new()),
+        };
+        Self { values, nulls: NullBufferBuilder::new(room), present: 0, checked }
     }
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.nulls.len()
+        self.nulls.len().saturating_add(self.present)
+    }
+
+    #[inline]
+    fn is_present(&mut self) {
+        self.present = self.present.saturating_add(1);
     }
 
     /// Append NULL.
+    #[inline]
     pub fn push_null(&mut self) {
+        self.push_nulls(1);
+    }
+
+    /// Append so many NULLs.
+    #[inline]
+    pub fn push_nulls(&mut self, count: usize) {
+        fn zeros<T: Copy + Default>(values: &mut Vec<T>, count: usize) {
+            values.resize(values.len().saturating_add(count), T::default());
+        }
         match &mut self.values {
-            Values::Bool(values) => values.push(false),
-            Values::Int16(values) => values.push(0),
-            Values::Int32(values) | Values::Date(values) => values.push(0),
-            Values::Int64(values) | Values::Time(values) | Values::Timestamp(values, _) => values.push(0),
-            Values::UInt32(values) => values.push(0),
-            Values::UInt64(values) => values.push(0),
-            Values::Float32(values) => values.push(0.0),
-            Values::Float64(values) => values.push(0.0),
-            Values::Decimal(values, ..) => values.push(0),
-            Values::Uuid(values) => values.extend_from_slice(&[0; 16]),
+            Values::Bool(values) => zeros(values, count),
+            Values::Int16(values) => zeros(values, count),
+            Values::Int32(values) | Values::Date(values) => zeros(values, count),
+            Values::Int64(values) | Values::Time(values) | Values::Timestamp(values, _) => zeros(values, count),
+            Values::UInt32(values) => zeros(values, count),
+            Values::UInt64(values) => zeros(values, count),
+            Values::Float32(values) => zeros(values, count),
+            Values::Float64(values) => zeros(values, count),
+            Values::Decimal(values, ..) => zeros(values, count),
+            Values::Uuid(values) => zeros(values, count),
             Values::Utf8(offsets, _) | Values::Binary(offsets, _) | Values::List(offsets, ..) => {
-                offsets.push(offsets.last().copied().unwrap_or(0));
+                let end = offsets.last().copied().unwrap_or(0);
+                offsets.resize(offsets.len().saturating_add(count), end);
             }
         }
-        self.nulls.append_null();
+        self.nulls.append_n_non_nulls(std::mem::take(&mut self.present));
+        self.nulls.append_n_nulls(count);
     }
 
-    /// Append a number to a column of uint64.
-    pub fn push_u64(&mut self, number: u64) {
+    /// Append a number to a column of uint64, so many times.
+    pub fn push_u64(&mut self, number: u64, count: usize) {
         if let Values::UInt64(values) = &mut self.values {
-            values.push(number);
-            self.nulls.append_non_null();
+            values.resize(values.len().saturating_add(count), number);
+            self.present = self.present.saturating_add(count);
         }
     }
 
-    /// Append an instant, in microseconds after 2000-01-01 UTC, to a column of them.
+    /// Append an instant, in microseconds after 2000-01-01 UTC, to a column of them, so many times.
     ///
     /// # Errors
     /// When it is later than Arrow's timestamps reach.
-    pub fn push_instant(&mut self, microseconds: i64) -> Result<()> {
+    pub fn push_instant(&mut self, microseconds: i64, count: usize) -> Result<()> {
         if let Values::Timestamp(values, _) = &mut self.values {
-            values.push(microseconds.checked_add(EPOCH_MICROSECONDS).ok_or(LATE)?);
-            self.nulls.append_non_null();
+            let instant = microseconds.checked_add(EPOCH_MICROSECONDS).ok_or(LATE)?;
+            values.resize(values.len().saturating_add(count), instant);
+            self.present = self.present.saturating_add(count);
         }
         Ok(())
     }
@@ -143,7 +174,7 @@ impl Column {
     pub fn push_bool(&mut self, value: bool) {
         if let Values::Bool(values) = &mut self.values {
             values.push(value);
-            self.nulls.append_non_null();
+            self.is_present();
         }
     }
 
@@ -154,7 +185,9 @@ impl Column {
     pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         let (offsets, data) = match &mut self.values {
             Values::Utf8(offsets, data) => {
-                std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
+                if self.checked {
+                    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
+                }
                 (offsets, data)
             }
             Values::Binary(offsets, data) => (offsets, data),
@@ -163,7 +196,22 @@ impl Column {
         let end = i32::try_from(data.len().saturating_add(bytes.len())).map_err(|_| LARGE)?;
         data.extend_from_slice(bytes);
         offsets.push(end);
-        self.nulls.append_non_null();
+        self.is_present();
+        Ok(())
+    }
+
+    /// Append a string of two parts, both ASCII and of a known length, to a column of strings.
+    ///
+    /// # Errors
+    /// When the column gets too large.
+    #[inline]
+    pub fn push_ascii<const N: usize, const M: usize>(&mut self, first: [u8; N], second: [u8; M]) -> Result<()> {
+        if let Values::Utf8(offsets, data) = &mut self.values {
+            data.extend_from_slice(&first);
+            data.extend_from_slice(&second);
+            offsets.push(i32::try_from(data.len()).map_err(|_| LARGE)?);
+            self.is_present();
+        }
         Ok(())
     }
 
@@ -177,8 +225,17 @@ impl Column {
         };
         fill(items)?;
         offsets.push(i32::try_from(items.len()).map_err(|_| LARGE)?);
-        self.nulls.append_non_null();
+        self.is_present();
         Ok(())
+    }
+
+    /// Append so many empty lists to a column of lists.
+    pub fn push_empty_lists(&mut self, count: usize) {
+        if let Values::List(offsets, ..) = &mut self.values {
+            let end = offsets.last().copied().unwrap_or(0);
+            offsets.resize(offsets.len().saturating_add(count), end);
+            self.present = self.present.saturating_add(count);
+        }
     }
 
     /// Append one value from the wire.
@@ -188,6 +245,18 @@ impl Column {
     pub fn push(&mut self, plan: &Plan, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         match plan.kind {
             Kind::Array(scalar) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
+                if format == Format::Binary
+                    && let Some(list) = List::parse(bytes)
+                {
+                    for element in list {
+                        match element? {
+                            Some(bytes) if scalar == Scalar::Text => items.push_bytes(bytes)?,
+                            Some(bytes) => items.push_scalar(scalar, plan.scale, format, bytes, scratch)?,
+                            None => items.push_null(),
+                        }
+                    }
+                    return Ok(());
+                }
                 let dimensions = array::decode(format, bytes, |element| match element {
                     Some(bytes) => items.push_scalar(scalar, plan.scale, format, bytes, scratch),
                     None => {
@@ -225,7 +294,7 @@ impl Column {
             }
             Values::Timestamp(_, zone) => {
                 let instant = instant::microseconds(format, zone.is_some(), bytes)?.ok_or(INFINITE)?;
-                return self.push_instant(instant);
+                return self.push_instant(instant, 1);
             }
             Values::Date(values) => {
                 let days = instant::days(format, bytes)?.ok_or(INFINITE)?;
@@ -256,7 +325,7 @@ impl Column {
             }),
             values => push_decoded(values, decode(scalar, format, bytes, &mut scratch.value)?)?,
         }
-        self.nulls.append_non_null();
+        self.is_present();
         Ok(())
     }
 
@@ -289,6 +358,7 @@ impl Column {
     /// # Errors
     /// Never, unless something here is wrong.
     pub fn finish(mut self) -> std::result::Result<ArrayRef, ArrowError> {
+        self.nulls.append_n_non_nulls(self.present);
         let nulls = self.nulls.finish();
         Ok(match self.values {
             Values::Bool(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)),
@@ -310,8 +380,13 @@ impl Column {
                 Arc::new(array.with_timezone_opt(zone))
             }
             Values::Uuid(values) => {
-                let length = values.len() / 16;
-                Arc::new(FixedSizeBinaryArray::try_new_with_len(16, Buffer::from_vec(values), nulls, length)?)
+                let length = values.len();
+                Arc::new(FixedSizeBinaryArray::try_new_with_len(
+                    16,
+                    Buffer::from_vec(values.into_flattened()),
+                    nulls,
+                    length,
+                )?)
             }
             Values::Utf8(offsets, data) => {
                 Arc::new(StringArray::try_new(ends(offsets), Buffer::from_vec(data), nulls)?)
@@ -335,7 +410,7 @@ fn push_decoded(values: &mut Values, value: Value<'_>) -> Result<()> {
         (Values::Int64(values), Value::Int(value)) => values.push(value),
         (Values::UInt32(values), Value::Int(value)) => values.push(u32::try_from(value).map_err(outside)?),
         (Values::Float64(values), Value::Float(value)) => values.push(value),
-        (Values::Uuid(values), Value::Uuid(bytes)) => values.extend_from_slice(&bytes),
+        (Values::Uuid(values), Value::Uuid(bytes)) => values.push(bytes),
         _ => return Err(Invalid("not a value of its type")),
     }
     Ok(())

@@ -4,8 +4,9 @@ use arrow_schema::{ArrowError, DataType, TimeUnit};
 
 use super::column::Column;
 use crate::batch::{Batch, Record};
-use crate::json::Scratch;
+use crate::json::{position_head, position_tail, position_text};
 use crate::row::Refused;
+use crate::session::Transaction;
 use crate::value::Invalid;
 
 /// `_position`, `_commit_lsn`, `_commit_time` of each change.
@@ -14,6 +15,21 @@ pub struct Place {
     position: Column,
     commit_lsn: Column,
     commit_time: Column,
+    last: Option<Last>,
+}
+
+/// The transaction that came last, whose changes follow one another.
+#[derive(Debug)]
+struct Last {
+    transaction: Transaction,
+    /// What its positions begin with.
+    head: [u8; 17],
+    /// How many of its changes are not written into `commit_lsn` and `commit_time` yet.
+    count: usize,
+}
+
+fn refused(invalid: Invalid) -> Refused {
+    Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 }
 }
 
 impl Place {
@@ -23,31 +39,58 @@ impl Place {
         [("_position", DataType::Utf8), ("_commit_lsn", DataType::UInt64), ("_commit_time", instant)]
     }
 
-    /// None so far.
-    pub fn new() -> Self {
-        let [position, commit_lsn, commit_time] = Self::types().map(|(_, data_type)| Column::new(&data_type));
-        Self { position, commit_lsn, commit_time }
+    /// None so far, with room for so many.
+    pub fn new(room: usize) -> Self {
+        let [position, commit_lsn, commit_time] =
+            Self::types().map(|(_, data_type)| Column::new(&data_type, room, false));
+        Self { position, commit_lsn, commit_time, last: None }
     }
 
     /// Append those of one change; null where they are not known.
     ///
     /// # Errors
     /// When the commit time is later than Arrow's timestamps reach.
-    pub fn push(&mut self, batch: &Batch, record: &Record, scratch: &mut Scratch) -> Result<(), Refused> {
+    #[inline]
+    pub fn push(&mut self, batch: &Batch, record: &Record) -> Result<(), Refused> {
         let (Some(transaction), Some(index)) = (batch.transaction(record), record.index) else {
-            self.position.push_null();
-            self.commit_lsn.push_null();
-            self.commit_time.push_null();
-            return Ok(());
+            return self.push_unknown();
         };
-        let refused = |invalid: Invalid| Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 };
-        scratch.text.clear();
-        crate::json::position_text(&mut scratch.text, (transaction.commit_lsn, index));
-        self.position.push_bytes(&scratch.text).map_err(refused)?;
-        self.commit_lsn.push_u64(transaction.commit_lsn);
-        match transaction.commit_time {
-            None => self.commit_time.push_null(),
-            Some(time) => self.commit_time.push_instant(time).map_err(refused)?,
+        if self.last.as_ref().is_none_or(|last| last.transaction != transaction) {
+            self.begin(transaction)?;
+        }
+        let Some(last) = &mut self.last else { return Ok(()) };
+        last.count = last.count.saturating_add(1);
+        match position_tail(index) {
+            Some(tail) => self.position.push_ascii(last.head, tail).map_err(refused),
+            None => self.position.push_bytes(&position_text((transaction.commit_lsn, index))).map_err(refused),
+        }
+    }
+
+    fn begin(&mut self, transaction: Transaction) -> Result<(), Refused> {
+        self.flush()?;
+        // An instant that cannot be had is refused at the change that has it.
+        if let Some(time) = transaction.commit_time {
+            self.commit_time.push_instant(time, 0).map_err(refused)?;
+        }
+        self.last = Some(Last { transaction, head: position_head(transaction.commit_lsn), count: 0 });
+        Ok(())
+    }
+
+    fn push_unknown(&mut self) -> Result<(), Refused> {
+        self.flush()?;
+        self.position.push_null();
+        self.commit_lsn.push_null();
+        self.commit_time.push_null();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Refused> {
+        let Some(last) = &mut self.last else { return Ok(()) };
+        let count = std::mem::take(&mut last.count);
+        self.commit_lsn.push_u64(last.transaction.commit_lsn, count);
+        match last.transaction.commit_time {
+            None => self.commit_time.push_nulls(count),
+            Some(time) => self.commit_time.push_instant(time, count).map_err(refused)?,
         }
         Ok(())
     }
@@ -56,7 +99,8 @@ impl Place {
     ///
     /// # Errors
     /// Never, unless something here is wrong.
-    pub fn finish(self) -> Result<[ArrayRef; 3], ArrowError> {
+    pub fn finish(mut self) -> Result<[ArrayRef; 3], ArrowError> {
+        self.flush().map_err(|_| ArrowError::InvalidArgumentError("a commit time that was taken before".to_owned()))?;
         Ok([self.position.finish()?, self.commit_lsn.finish()?, self.commit_time.finish()?])
     }
 }

@@ -3,6 +3,7 @@
 //! Each value is written once, from the bytes that came into the bytes that go. What the lines look like is in the
 //! documentation of `Batch.to_json` (`_pgoutput.pyi`).
 pub mod debezium;
+mod plain;
 mod text;
 mod value;
 
@@ -11,10 +12,10 @@ use crate::catalog::Catalog;
 use crate::message::{Message, Old};
 use crate::oid::Kind;
 use crate::relation::Relation;
-use crate::row::{Cell, Cells, Failed, Refused, Role, cells, old_cells};
+use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
 use crate::session::{Shape, Transaction};
 use crate::tuple::Tuple;
-use crate::value::Invalid;
+use crate::value::{Format, Invalid};
 
 pub use value::{Scratch, write as write_value};
 
@@ -46,7 +47,7 @@ pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result
 /// The columns of one relation, prepared: rows as objects.
 #[derive(Debug)]
 pub struct Columns {
-    /// `"name":` and what its bytes are.
+    /// `,"name":` and what its bytes are.
     columns: Vec<(Vec<u8>, Kind)>,
 }
 
@@ -54,7 +55,7 @@ impl Columns {
     /// Prepare those of a relation.
     pub fn new(relation: &Relation, catalog: &Catalog) -> Self {
         let column = |column: &crate::relation::Column| {
-            let mut name = Vec::new();
+            let mut name = vec![b','];
             text::string(&mut name, &column.name);
             name.push(b':');
             (name, catalog.kind(column.type_oid))
@@ -73,21 +74,33 @@ impl Columns {
         message: &[u8],
         scratch: &mut Scratch,
     ) -> Result<(), Refused> {
-        out.push(b'{');
-        let mut separate = false;
-        for (number, (cell, (name, kind))) in cells.zip(&self.columns).enumerate() {
-            if cell == Cell::Unset {
-                continue;
-            }
-            if std::mem::replace(&mut separate, true) {
-                out.push(b',');
-            }
-            out.extend_from_slice(name);
+        let start = out.len();
+        let mut columns = self.columns.iter();
+        let is_whole = cells.each(|number, cell| {
+            let Some((name, kind)) = columns.next() else { return Ok(()) };
             match cell {
-                Cell::Value(format, bytes) => write_value(out, *kind, format, bytes, scratch)
-                    .map_err(|invalid| Refused::value(invalid, number, bytes, message))?,
-                Cell::Null | Cell::Unset => out.extend_from_slice(b"null"),
+                Cell::Value(format, bytes) => {
+                    out.extend_from_slice(name);
+                    if !(format == Format::Binary && plain::write(out, *kind, bytes, scratch)) {
+                        write_value(out, *kind, format, bytes, scratch)
+                            .map_err(|invalid| Refused::value(invalid, number, bytes, message))?;
+                    }
+                }
+                Cell::Null => {
+                    out.extend_from_slice(name);
+                    out.extend_from_slice(b"null");
+                }
+                Cell::Unset => {}
             }
+            Ok::<(), Refused>(())
+        })?;
+        if !is_whole {
+            return Err(NOT_WHOLE);
+        }
+        // The first comma is the brace.
+        match out.get_mut(start) {
+            Some(first) => *first = b'{',
+            None => out.push(b'{'),
         }
         out.push(b'}');
         Ok(())
@@ -99,6 +112,8 @@ struct Plan<'a> {
     shape: &'a Shape,
     /// `"schema":"public","table":"orders"`
     table: Vec<u8>,
+    /// The beginnings of lines that are an insert, an update, a delete: `{"action":"insert",` and the table.
+    heads: [Vec<u8>; 3],
     columns: Columns,
 }
 
@@ -107,8 +122,27 @@ struct Writer<'a> {
     plans: Vec<Plan<'a>>,
     out: Vec<u8>,
     scratch: Scratch,
-    /// The transaction that was written last, and its `commit_time` field.
-    transaction: Option<(Transaction, Vec<u8>)>,
+    /// What was written last of a transaction.
+    transaction: Option<Written>,
+}
+
+/// The fields that all changes of a transaction have alike, written.
+struct Written {
+    transaction: Transaction,
+    /// `,"position":"` and what comes before its index.
+    position: Vec<u8>,
+    /// From the end of the position to the number after `"index":`
+    lsn: Vec<u8>,
+    /// `,"commit_time":"…"`
+    time: Vec<u8>,
+}
+
+/// The three changes of a row.
+#[derive(Clone, Copy)]
+enum Action {
+    Insert,
+    Update,
+    Delete,
 }
 
 fn lsn_text(out: &mut Vec<u8>, lsn: u64) {
@@ -117,12 +151,29 @@ fn lsn_text(out: &mut Vec<u8>, lsn: u64) {
     text::upper_hexadecimal(out, lsn & 0xffff_ffff, 1);
 }
 
-/// A position as text, which compares as positions do.
-pub(crate) fn position_text(out: &mut Vec<u8>, (commit_lsn, index): Position) {
-    text::upper_hexadecimal(out, commit_lsn, 16);
-    out.push(b'.');
-    // From 0 for rows of an initial copy, whose index is -1.
-    text::upper_hexadecimal(out, u64::try_from(index.saturating_add(1)).unwrap_or(0), 8);
+/// What all positions of a transaction begin with. As text they compare as positions do.
+pub(crate) fn position_head(commit_lsn: u64) -> [u8; 17] {
+    let mut text = Vec::with_capacity(17);
+    text::upper_hexadecimal(&mut text, commit_lsn, 16);
+    let mut head = [b'.'; 17];
+    for (place, digit) in head.iter_mut().zip(text) {
+        *place = digit;
+    }
+    head
+}
+
+/// And what each ends with: from 0 for rows of an initial copy, whose index is -1. None for the index of a transaction with
+/// more changes than eight digits count.
+#[inline]
+pub(crate) fn position_tail(index: i64) -> Option<[u8; 8]> {
+    u32::try_from(index.saturating_add(1).max(0)).ok().map(text::upper_eight)
+}
+
+/// A whole position.
+pub(crate) fn position_text((commit_lsn, index): Position) -> Vec<u8> {
+    let mut text = position_head(commit_lsn).to_vec();
+    text::upper_hexadecimal(&mut text, u64::try_from(index.saturating_add(1)).unwrap_or(0), 8);
+    text
 }
 
 fn number(out: &mut Vec<u8>, number: i64) {
@@ -138,6 +189,22 @@ fn instant_refused(invalid: Invalid) -> Refused {
     Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 }
 }
 
+impl Written {
+    fn new(transaction: Transaction, scratch: &mut Scratch) -> Result<Self, Refused> {
+        let mut position = b",\"position\":\"".to_vec();
+        position.extend_from_slice(&position_head(transaction.commit_lsn));
+        let mut lsn = b"\",\"commit_lsn\":\"".to_vec();
+        lsn_text(&mut lsn, transaction.commit_lsn);
+        lsn.extend_from_slice(b"\",\"index\":");
+        let mut time = Vec::new();
+        if let Some(microseconds) = transaction.commit_time {
+            time.extend_from_slice(b",\"commit_time\":");
+            value::write_instant(&mut time, microseconds, scratch).map_err(instant_refused)?;
+        }
+        Ok(Self { transaction, position, lsn, time })
+    }
+}
+
 impl<'a> Writer<'a> {
     fn new(batch: &'a Batch, catalog: &Catalog) -> Self {
         let plan = |shape: &'a std::sync::Arc<Shape>| {
@@ -145,20 +212,41 @@ impl<'a> Writer<'a> {
             text::string(&mut table, &shape.relation.schema);
             table.extend_from_slice(b",\"table\":");
             text::string(&mut table, &shape.relation.name);
-            Plan { shape, table, columns: Columns::new(&shape.relation, catalog) }
+            let heads = ["insert", "update", "delete"]
+                .map(|action| [format!("{{\"action\":\"{action}\",").as_bytes(), &table].concat());
+            Plan { shape, table, heads, columns: Columns::new(&shape.relation, catalog) }
         };
         let out = Vec::with_capacity(batch.nbytes().saturating_mul(2));
         let plans = batch.shapes().iter().map(plan).collect();
         Self { batch, plans, out, scratch: Scratch::default(), transaction: None }
     }
 
+    /// One change. It is read while it is written; where that fails it is read again with all checks, to say what is wrong.
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
-        match self.batch.message(record)? {
-            Message::Insert { relation_oid, new, .. } => self.row(record, b"insert", relation_oid, Some(new), None)?,
-            Message::Update { relation_oid, old, new, .. } => {
-                self.row(record, b"update", relation_oid, Some(new), old)?;
+        let start = self.out.len();
+        let written = match self.batch.message_ahead(record) {
+            Ok(message) => self.write(record, message),
+            Err(error) => Err(error.into()),
+        };
+        if written.is_err() {
+            self.out.truncate(start);
+            let message = self.batch.message(record)?;
+            return self.write(record, message);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, record: &Record, message: Message<'_>) -> Result<(), Refused> {
+        match message {
+            Message::Insert { relation_oid, new, .. } => {
+                self.row(record, Action::Insert, relation_oid, Some(new), None)?;
             }
-            Message::Delete { relation_oid, old, .. } => self.row(record, b"delete", relation_oid, None, Some(old))?,
+            Message::Update { relation_oid, old, new, .. } => {
+                self.row(record, Action::Update, relation_oid, Some(new), old)?;
+            }
+            Message::Delete { relation_oid, old, .. } => {
+                self.row(record, Action::Delete, relation_oid, None, Some(old))?;
+            }
             Message::Truncate { cascade, restart_identity, relation_oids, .. } => {
                 self.out.extend_from_slice(b"{\"action\":\"truncate\",\"relations\":[");
                 for (number, (plan, oid)) in self.batch.truncated(record).iter().zip(relation_oids).enumerate() {
@@ -194,18 +282,20 @@ impl<'a> Writer<'a> {
     fn row(
         &mut self,
         record: &Record,
-        action: &[u8],
+        action: Action,
         oid: u32,
         new: Option<Tuple<'_>>,
         old: Option<Old<'_>>,
     ) -> Result<(), Refused> {
         let bytes = self.batch.bytes(record);
-        self.out.extend_from_slice(b"{\"action\":\"");
-        self.out.extend_from_slice(action);
-        self.out.extend_from_slice(b"\",");
         let number = record.shape.ok_or(Refused::UnknownRelation { oid, offset: record.fields_at() })?;
         if let Some(plan) = self.plans.get(number) {
-            self.out.extend_from_slice(&plan.table);
+            let [insert, update, delete] = &plan.heads;
+            self.out.extend_from_slice(match action {
+                Action::Insert => insert,
+                Action::Update => update,
+                Action::Delete => delete,
+            });
         }
         self.place(record)?;
         self.lsn(record.lsn);
@@ -226,23 +316,24 @@ impl<'a> Writer<'a> {
     /// `position`, `commit_lsn`, `index`, `commit_time`, where they are known.
     fn place(&mut self, record: &Record) -> Result<(), Refused> {
         let (Some(transaction), Some(index)) = (self.batch.transaction(record), record.index) else { return Ok(()) };
-        if self.transaction.as_ref().is_none_or(|(known, ..)| *known != transaction) {
-            let mut time = Vec::new();
-            if let Some(microseconds) = transaction.commit_time {
-                time.extend_from_slice(b",\"commit_time\":");
-                value::write_instant(&mut time, microseconds, &mut self.scratch).map_err(instant_refused)?;
-            }
-            self.transaction = Some((transaction, time));
-        }
-        let Some((_, time)) = &self.transaction else { return Ok(()) };
+        let written = match &mut self.transaction {
+            Some(written) if written.transaction == transaction => written,
+            last => last.insert(Written::new(transaction, &mut self.scratch)?),
+        };
         let out = &mut self.out;
-        out.extend_from_slice(b",\"position\":\"");
-        position_text(out, (transaction.commit_lsn, index));
-        out.extend_from_slice(b"\",\"commit_lsn\":\"");
-        lsn_text(out, transaction.commit_lsn);
-        out.extend_from_slice(b"\",\"index\":");
+        match position_tail(index) {
+            Some(tail) => {
+                out.extend_from_slice(&written.position);
+                out.extend_from_slice(&tail);
+            }
+            None => {
+                out.extend_from_slice(b",\"position\":\"");
+                out.extend_from_slice(&position_text((transaction.commit_lsn, index)));
+            }
+        }
+        out.extend_from_slice(&written.lsn);
         number(out, index);
-        out.extend_from_slice(time);
+        out.extend_from_slice(&written.time);
         Ok(())
     }
 

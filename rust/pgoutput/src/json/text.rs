@@ -1,14 +1,78 @@
 //! Characters: JSON strings, hexadecimal, and JSON that is embedded as it is.
 use crate::value::Invalid;
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Eight bytes at a time, as eight lanes of one number: each byte of this is 1.
+const ONES: u64 = 0x0101_0101_0101_0101;
+/// And the highest bit of each.
+const HIGH: u64 = 0x8080_8080_8080_8080;
 
-fn digit(nibble: u8) -> u8 {
-    DIGITS.get(usize::from(nibble & 15)).copied().unwrap_or(b'0')
+/// The hexadecimal digits of a number: its nibbles spread over eight lanes, then made letters all at once. `letters` is
+/// what lies between the digit 9 and the letter for 10 in ASCII.
+#[inline]
+fn eight_digits(number: u32, letters: u64) -> [u8; 8] {
+    let lanes = u64::from(number);
+    let lanes = (lanes << 16 | lanes) & 0x0000_ffff_0000_ffff;
+    let lanes = (lanes << 8 | lanes) & 0x00ff_00ff_00ff_00ff;
+    let lanes = (lanes << 4 | lanes) & 0x0f0f_0f0f_0f0f_0f0f;
+    let above_nine = (lanes.wrapping_add(ONES.wrapping_mul(6)) >> 4) & ONES;
+    lanes.wrapping_add(ONES.wrapping_mul(0x30)).wrapping_add(above_nine.wrapping_mul(letters)).to_be_bytes()
 }
 
+/// A number in upper-case hexadecimal, with leading zeros.
+#[inline]
+pub fn upper_eight(number: u32) -> [u8; 8] {
+    eight_digits(number, 7)
+}
+
+/// Likewise in lower case.
+#[inline]
+pub fn lower_eight(number: u32) -> [u8; 8] {
+    eight_digits(number, 39)
+}
+
+#[inline]
 fn is_plain(byte: u8) -> bool {
     byte >= 0x20 && byte != b'"' && byte != b'\\'
+}
+
+/// The highest bit of each lane that is a control character, a quote or a backslash, exact up to and including the first
+/// of them: above it a lane may be marked that is none, because subtraction borrows.
+#[inline]
+fn special(lanes: u64) -> u64 {
+    let zero = |lanes: u64| lanes.wrapping_sub(ONES) & !lanes;
+    let control = lanes.wrapping_sub(ONES.wrapping_mul(0x20)) & !lanes;
+    let quote = zero(lanes ^ ONES.wrapping_mul(0x22));
+    let backslash = zero(lanes ^ ONES.wrapping_mul(0x5c));
+    (control | quote | backslash) & HIGH
+}
+
+/// Whether a text can stand between quotes as it is, and is ASCII.
+#[inline]
+fn is_simple(bytes: &[u8]) -> bool {
+    let look = |lanes: &[u8; 8]| {
+        let lanes = u64::from_le_bytes(*lanes);
+        special(lanes) | lanes & HIGH
+    };
+    let Some(last) = bytes.last_chunk() else {
+        return bytes.iter().all(|&byte| is_plain(byte) && byte.is_ascii());
+    };
+    // The last lanes overlap those before them. No early exit, so that the compiler looks at several at once.
+    bytes.as_chunks().0.iter().fold(look(last), |seen, lanes| seen | look(lanes)) == 0
+}
+
+/// Where the first byte is that cannot stand in a string as it is: a control character, a quote or a backslash.
+#[inline]
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (number, lanes) in chunks.iter().enumerate() {
+        let found = special(u64::from_le_bytes(*lanes));
+        if found != 0 {
+            let lane = usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
+            return Some(number.saturating_mul(8).saturating_add(lane));
+        }
+    }
+    let place = rest.iter().position(|&byte| !is_plain(byte))?;
+    Some(bytes.len().saturating_sub(rest.len()).saturating_add(place))
 }
 
 /// A string with its quotes.
@@ -17,8 +81,7 @@ fn is_plain(byte: u8) -> bool {
 pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len().saturating_add(2));
     out.push(b'"');
-    // Without an early exit, so that the compiler looks at many bytes at once.
-    if bytes.iter().fold(true, |simple, &byte| simple & is_plain(byte) & byte.is_ascii()) {
+    if is_simple(bytes) {
         out.extend_from_slice(bytes);
     } else if let Ok(text) = std::str::from_utf8(bytes) {
         escaped(out, text.as_bytes());
@@ -39,31 +102,37 @@ fn foreign(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    if text.iter().fold(true, |plain, &byte| plain & is_plain(byte)) {
-        out.extend_from_slice(text);
-        return;
-    }
-    for &byte in text {
+    let mut rest = text;
+    while let Some(place) = first_special(rest) {
+        let (plain, after) = rest.split_at(place.min(rest.len()));
+        out.extend_from_slice(plain);
+        let Some((&byte, after)) = after.split_first() else { return };
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
+            _ => {
                 out.extend_from_slice(b"\\u00");
                 hexadecimal(out, &[byte]);
             }
-            _ => out.push(byte),
         }
+        rest = after;
     }
+    out.extend_from_slice(rest);
 }
 
 /// Two digits for each byte.
 pub fn hexadecimal(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len().saturating_mul(2));
-    for &byte in bytes {
-        out.extend_from_slice(&[digit(byte >> 4), digit(byte)]);
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    for chunk in chunks {
+        out.extend_from_slice(&lower_eight(u32::from_be_bytes(*chunk)));
+    }
+    for &byte in rest {
+        let [.., high, low] = lower_eight(u32::from(byte));
+        out.extend_from_slice(&[high, low]);
     }
 }
 
@@ -76,12 +145,17 @@ pub fn bytea(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A number in upper-case hexadecimal, of at least so many digits.
 pub fn upper_hexadecimal(out: &mut Vec<u8>, number: u64, width: usize) {
+    let (high, low) = (upper_half(number >> 32), upper_half(number & 0xffff_ffff));
     let mut digits = [b'0'; 16];
-    for ([high, low], byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
-        (*high, *low) = (digit(byte >> 4).to_ascii_uppercase(), digit(byte).to_ascii_uppercase());
+    for (digit, value) in digits.iter_mut().zip(high.into_iter().chain(low)) {
+        *digit = value;
     }
     let zeros = usize::try_from(number.leading_zeros() / 4).unwrap_or(0);
     out.extend_from_slice(digits.get(zeros.min(digits.len().saturating_sub(width))..).unwrap_or_default());
+}
+
+fn upper_half(half: u64) -> [u8; 8] {
+    upper_eight(u32::try_from(half).unwrap_or(u32::MAX))
 }
 
 /// JSON text as it is, but that a line break between its parts becomes a space, and a byte that is not UTF-8 becomes a
@@ -183,7 +257,7 @@ fn key(text: &[u8]) -> Option<&[u8]> {
 fn string_end(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text;
     loop {
-        let simple = rest.iter().position(|&byte| !is_plain(byte))?;
+        let simple = first_special(rest)?;
         let (&byte, after) = rest.get(simple..)?.split_first()?;
         rest = match (byte, after) {
             (b'"', after) => return Some(after),

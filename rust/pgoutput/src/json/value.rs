@@ -1,5 +1,5 @@
 //! One value as JSON, the same from its text and its binary form.
-use super::text::{bytea, embed, hexadecimal, string};
+use super::text::{bytea, embed, lower_eight, string};
 use crate::oid::{Kind, Scalar};
 use crate::value::array::{self, Dimension};
 use crate::value::calendar::{Date, Time};
@@ -12,7 +12,7 @@ pub struct Scratch {
     /// For `arrow`.
     #[cfg(feature = "arrow")]
     pub(crate) text: Vec<u8>,
-    stack: Vec<u8>,
+    pub(super) stack: Vec<u8>,
     ends: Vec<usize>,
 }
 
@@ -76,44 +76,36 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-fn digit(value: u32) -> u8 {
-    let [.., low] = (value % 10).to_be_bytes();
-    b'0' | low
-}
-
 /// Two digits.
-fn two(out: &mut Vec<u8>, value: u8) {
-    out.extend_from_slice(&[b'0' | (value / 10 % 10), b'0' | (value % 10)]);
+#[inline]
+fn pair(value: u32) -> [u8; 2] {
+    let [.., high] = (value / 10 % 10).to_be_bytes();
+    let [.., low] = (value % 10).to_be_bytes();
+    [b'0' | high, b'0' | low]
 }
 
 /// `2024-02-29`
 fn date(out: &mut Vec<u8>, date: Date) {
     // A date that is no PgText has a year from 1 to 9999.
     let year = u32::try_from(date.year).unwrap_or(0);
-    out.extend_from_slice(&[digit(year / 1000), digit(year / 100), digit(year / 10), digit(year), b'-']);
-    two(out, date.month);
-    out.push(b'-');
-    two(out, date.day);
+    let ([y1, y2], [y3, y4]) = (pair(year / 100), pair(year));
+    let ([m1, m2], [d1, d2]) = (pair(date.month.into()), pair(date.day.into()));
+    out.extend_from_slice(&[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]);
 }
 
 /// `12:30:00`, or `12:30:00.500000` where there is a fraction.
 fn time(out: &mut Vec<u8>, time: Time) {
-    two(out, time.hour);
-    out.push(b':');
-    two(out, time.minute);
-    out.push(b':');
-    two(out, time.second);
+    let [h1, h2] = pair(time.hour.into());
+    let ([m1, m2], [s1, s2]) = (pair(time.minute.into()), pair(time.second.into()));
+    out.extend_from_slice(&[h1, h2, b':', m1, m2, b':', s1, s2]);
     let fraction = time.microsecond;
     if fraction != 0 {
-        let (high, low) = (fraction / 1000, fraction % 1000);
-        out.push(b'.');
-        for part in [high, low] {
-            out.extend_from_slice(&[digit(part / 100), digit(part / 10), digit(part)]);
-        }
+        let ([f1, f2], [f3, f4], [f5, f6]) = (pair(fraction / 10_000), pair(fraction / 100), pair(fraction));
+        out.extend_from_slice(&[b'.', f1, f2, f3, f4, f5, f6]);
     }
 }
 
-fn instant(out: &mut Vec<u8>, day: Date, clock: Time) {
+pub(super) fn instant(out: &mut Vec<u8>, day: Date, clock: Time) {
     date(out, day);
     out.push(b'T');
     time(out, clock);
@@ -126,7 +118,7 @@ fn zone(out: &mut Vec<u8>, east: i32) {
         return;
     }
     let seconds = east.unsigned_abs();
-    let part = |out: &mut Vec<u8>, value: u32| two(out, u8::try_from(value % 60).unwrap_or(0));
+    let part = |out: &mut Vec<u8>, value: u32| out.extend_from_slice(&pair(value % 60));
     out.push(if east < 0 { b'-' } else { b'+' });
     part(out, seconds / 3600);
     out.push(b':');
@@ -138,16 +130,16 @@ fn zone(out: &mut Vec<u8>, east: i32) {
 }
 
 /// Five groups of hexadecimal digits.
-fn uuid(out: &mut Vec<u8>, bytes: [u8; 16]) {
-    let mut rest = bytes.as_slice();
-    for (number, length) in [4, 2, 2, 2, 6].into_iter().enumerate() {
-        if number > 0 {
-            out.push(b'-');
-        }
-        let (group, after) = rest.split_at(length.min(rest.len()));
-        hexadecimal(out, group);
-        rest = after;
+pub(super) fn uuid(out: &mut Vec<u8>, bytes: [u8; 16]) {
+    let [first, second, third, fourth] = bytes.as_chunks::<4>().0 else { return };
+    let eight = |chunk: &[u8; 4]| lower_eight(u32::from_be_bytes(*chunk));
+    out.extend_from_slice(&eight(first));
+    for chunk in [second, third] {
+        let [a, b, c, d, rest @ ..] = eight(chunk);
+        out.extend_from_slice(&[b'-', a, b, c, d, b'-']);
+        out.extend_from_slice(&rest);
     }
+    out.extend_from_slice(&eight(fourth));
 }
 
 /// The text of an instant in microseconds since 2000-01-01 UTC, with its quotes.

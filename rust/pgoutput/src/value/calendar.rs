@@ -39,16 +39,25 @@ fn small(value: i64) -> u8 {
 
 impl Date {
     /// The day that is so many days after 2000-01-01.
+    ///
+    /// Source: Neri and Schneider, "Euclidean affine functions and their application to calendar algorithms", 2023:
+    /// three divisions, by numbers that make them multiplications.
+    #[inline]
     pub fn from_days(days: i64) -> Self {
-        let days = days + EPOCH;
-        let (cycle, day_of_cycle) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_cycle = (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
-        let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
+        /// So many cycles of 400 years later everything is positive that 32 bits of days can say.
+        const CYCLES: i64 = 15_000;
+        let days = u64::try_from(days + EPOCH + CYCLES * 146_097).unwrap_or(0);
+        let quarters = 4 * days + 3;
+        let (century, day_of_century) = (quarters / 146_097, quarters % 146_097 / 4);
+        let scaled = 2_939_745 * (4 * day_of_century + 3);
+        let (year_of_century, day_of_year) = (scaled >> 32, (scaled & 0xffff_ffff) / 2_939_745 / 4);
         // Months from March, so that the leap day is the last of the year.
-        let month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month + 2) / 5 + 1;
-        let month = if month < 10 { month + 3 } else { month - 9 };
-        let year = year_of_cycle + cycle * 400 + i64::from(month <= 2);
+        let scaled = 2141 * day_of_year + 197_913;
+        let (month, day) = (scaled >> 16, (scaled & 0xffff) / 2141 + 1);
+        let is_next = day_of_year >= 306;
+        let year = i64::try_from(100 * century + year_of_century).unwrap_or(0) - CYCLES * 400 + i64::from(is_next);
+        let month = if is_next { month - 12 } else { month };
+        let small = |value: u64| u8::try_from(value).unwrap_or(0);
         Self { year: i32::try_from(year).unwrap_or(i32::MAX), month: small(month), day: small(day) }
     }
 

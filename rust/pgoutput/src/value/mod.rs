@@ -11,6 +11,7 @@ pub mod calendar;
 pub mod datetime;
 pub mod datetime_text;
 pub mod instant;
+pub mod list;
 pub mod number;
 pub mod numeric;
 pub mod uuid;

@@ -146,6 +146,58 @@ pub fn scaled(format: Format, bytes: &[u8], scale: u8) -> Result<Option<i128>> {
     scaled.map(Some).ok_or(LARGE)
 }
 
+/// The powers of ten that a number of at most 16 digits can be shifted by.
+pub const POWERS: [i64; 17] = [
+    1,
+    10,
+    100,
+    1_000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+    100_000_000_000,
+    1_000_000_000_000,
+    10_000_000_000_000,
+    100_000_000_000_000,
+    1_000_000_000_000_000,
+    10_000_000_000_000_000,
+];
+
+/// Likewise for the numbers that most are: in binary, of at most four groups of digits. None for all others, for what is
+/// malformed, and for digits after that place; `scaled` says which.
+#[inline]
+pub fn scaled_small(bytes: &[u8], scale: u8) -> Option<i64> {
+    let (&[c0, c1, w0, w1, s0, s1, d0, d1], groups) = bytes.split_first_chunk::<8>()?;
+    let (groups, left) = groups.as_chunks::<2>();
+    let (sign, display) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+    let whole = usize::from(u16::from_be_bytes([c0, c1])) == groups.len() && left.is_empty() && display <= 0x3fff;
+    if !whole || groups.len() > 4 || !matches!(sign, 0 | NEGATIVE) {
+        return None;
+    }
+    let (mut units, mut largest) = (0_i64, 0);
+    for &group in groups {
+        let group = u16::from_be_bytes(group);
+        largest = largest.max(group);
+        units = units * 10_000 + i64::from(group);
+    }
+    if largest > 9999 {
+        return None;
+    }
+    let below = i32::try_from(groups.len()).ok()? - 1;
+    let shift = 4 * (i32::from(i16::from_be_bytes([w0, w1])) - below) + i32::from(scale);
+    let power = *POWERS.get(usize::try_from(shift.unsigned_abs()).ok()?)?;
+    let units = match shift {
+        0.. => units.checked_mul(power)?,
+        _ if units % power == 0 => units / power,
+        _ => return None,
+    };
+    Some(if sign == NEGATIVE { -units } else { units })
+}
+
 const LARGE: Invalid = Invalid("a number with more digits than its column has");
 
 /// The digits as one number, and the power of ten that it counts.
