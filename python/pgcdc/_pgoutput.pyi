@@ -24,6 +24,7 @@ __all__ = [
     "Decoder",
     "RowFormat",
     "TypeCatalog",
+    "encode_message",
     "encode_status_update",
     "json_number",
 ]
@@ -690,6 +691,29 @@ class CopyReader:
     @property
     def finished(self) -> bool:
         """Whether the trailer was read: without it the copy is not whole."""
+
+def encode_message(event: Event[Any], *, xid: int | None = None) -> bytes:
+    """Write the message that an event is read from, for tests and for whoever plays a server.
+
+    Args:
+        event: Any event. Rows are given as they are sent: a tuple with an item for each column of the relation; None
+            for NULL, UNSET for what is not sent, str for the text form, bytes for the binary form. An old row is sent
+            whole where the relation's replica identity is full, else as a key. What a message does not say
+            (`commit_lsn` and `index` of a change, `lsn`) is left out.
+        xid: The (sub-)transaction's id, for a message that stands between StreamStart and StreamStop and of a kind that
+            has one there; None for the event's own, if it has one.
+
+    Returns:
+        The message, beginning with its kind byte.
+
+    Raises:
+        TypeError: When it is no event, or a row no such tuple.
+        ConfigError: When no message can say this: a zero byte in a name, another number of columns than the relation's,
+            an Insert without a new row.
+
+    Source:
+        PostgreSQL manual, "Logical Replication Message Formats".
+    """
 
 def encode_status_update(written: int, flushed: int, applied: int, reply_requested: bool = False) -> bytes:
     """A Standby status update, to be sent as one CopyData.

@@ -9,6 +9,7 @@ from pgcdc._pgoutput import (
     Decoder,
     RowFormat,
     TypeCatalog,
+    encode_message,
     encode_status_update,
 )
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog
@@ -54,5 +55,6 @@ __all__ = [
     "PgTid",
     "RowFormat",
     "TypeCatalog",
+    "encode_message",
     "encode_status_update",
 ]

@@ -11,6 +11,7 @@
 //! | `arrow` | the same as Arrow tables |
 //! | `catalog` | `TypeCatalog`: user-defined types |
 //! | `event` | one message to one event |
+//! | `encode` | one event to one message |
 //! | `row` | one tuple to one row, one value to one object |
 //! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
 //! | `bytes` | what Python hands over, as a slice |
@@ -26,6 +27,7 @@ mod catalog;
 mod construct;
 mod debezium;
 mod decoder;
+mod encode;
 mod error;
 mod event;
 mod format;
@@ -47,6 +49,8 @@ mod _pgoutput {
     use crate::debezium::DebeziumEnvelope;
     #[pymodule_export]
     use crate::decoder::Decoder;
+    #[pymodule_export]
+    use crate::encode::encode_message;
     #[pymodule_export]
     use crate::format::RowFormat;
     #[pymodule_export]
