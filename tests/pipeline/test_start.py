@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 import pgcdc
 from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
 from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
+from pgcdc.pipeline.pipeline import _Signals
 from pgcdc.pipeline.start import switch_point
 from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
 from tests.pipeline.shop import left_behind, publications, run_once, shop
@@ -268,6 +270,45 @@ def test_a_publication_that_was_dropped(orders: Database) -> None:
     with pytest.raises(pgcdc.PublicationNotFound, match="'pgcdc_shop' of pipeline 'shop' does not exist any more"):
         shop(orders).run()
     assert publications(orders) == []
+
+
+def test_a_publication_that_is_dropped_while_it_runs(orders: Database) -> None:
+    """The same advice as at a start (fault F6); the server sees it at the next change."""
+    run = Running(shop(orders))
+    run.streaming()
+    orders.execute("DROP PUBLICATION pgcdc_shop", "INSERT INTO orders VALUES (2, 'unseen')")
+    error = run.ended()
+    assert isinstance(error, pgcdc.PublicationNotFound)
+    assert "Pipeline.destroy()" in (error.hint or "")
+
+
+# One after the other.
+
+
+def test_a_second_signal_does_not_stop_the_next_run(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come when the run has ended and `run` has not returned yet."""
+    pipeline = shop(new_orders)
+    close = _Signals.close
+
+    def signal_and_close(signals: _Signals) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        close(signals)
+
+    monkeypatch.setattr(_Signals, "close", signal_and_close)
+    for _ in range(2):
+        streamed: list[bool] = []
+
+        def stop_when_streaming(streamed: list[bool] = streamed) -> None:
+            until(lambda: pipeline.statistics().source.phase == "streaming" or bool(streamed), "streaming")
+            streamed.append(pipeline.statistics().source.phase == "streaming")
+            pipeline.stop()
+
+        stopper = threading.Thread(target=stop_when_streaming)
+        stopper.start()
+        pipeline.run()
+        streamed.append(False)
+        stopper.join()
+        assert streamed[0], "it was stopped before it streamed"
 
 
 # Two at once.

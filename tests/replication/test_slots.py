@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
+from pgcdc.replication import slots
+from pgcdc.replication.session import Session
 from tests.replication.streams import new_name, until
 
 if TYPE_CHECKING:
@@ -192,6 +194,28 @@ def test_what_it_waits_for_is_said_early(
     (said,) = caplog.messages
     assert re.match(rf"creating slot {name} takes long: .*process {pid} \(open for \d+ s\)", said)
     assert "INSERT" not in said
+
+
+def test_nothing_is_said_of_what_has_ended_when_it_is_looked_at(
+    connection: Connection, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("CREATE TABLE t (id int)")
+    asked: list[slots._Holders] = []
+    of = slots._Holders.of
+
+    def after_they_ended(session: Session) -> slots._Holders:
+        writer.execute("COMMIT")
+        until(lambda: of(session).gone)
+        asked.append(of(session))
+        return asked[-1]
+
+    monkeypatch.setattr(slots._Holders, "of", after_they_ended)
+    with caplog.at_level(logging.WARNING, "pgcdc.replication"), database.connect() as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO t VALUES (1)")
+        assert connection.create_slot(new_name()).created
+    assert [holders.gone for holders in asked] == [True]
+    assert caplog.messages == []
 
 
 def test_a_prepared_transaction_holds_it_up(connection: Connection, database: Database) -> None:

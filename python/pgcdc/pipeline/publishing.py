@@ -11,7 +11,13 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, PublishedTable, ensure_publication, published_tables
 from pgcdc.replication.quoting import identifier, literal, qualified
 
-__all__ = ["Published", "drop", "make", "published"]
+__all__ = ["BEGIN_ANEW", "Published", "drop", "make", "published"]
+
+BEGIN_ANEW = (
+    "changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes it and takes a"
+    " new initial copy"
+)
+"""What to do about a publication that was dropped; making it again does not help."""
 
 
 class Published(NamedTuple):
@@ -90,8 +96,7 @@ def published(connection: Connection, settings: Settings) -> Published:
     if not _exists(connection, settings):
         raise PublicationNotFound(
             f"publication {settings.publication!r} of pipeline {settings.name!r} does not exist any more",
-            hint="changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes"
-            " it and takes a new initial copy",
+            hint=BEGIN_ANEW,
             publication=settings.publication,
             slot=settings.slot,
         )

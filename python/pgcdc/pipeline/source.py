@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from pgcdc.errors import ConfigError, Error
+from pgcdc.errors import ConfigError, Error, PublicationNotFound
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.copying import InitialCopy
 from pgcdc.pipeline.fanout import Fanout
@@ -164,6 +164,9 @@ class Source:
             if self._interrupted and isinstance(error, Error):
                 logger.info("pipeline %r: it was stopped while it started: %s", self._settings.name, error)
             else:
+                if isinstance(error, PublicationNotFound):
+                    # What the stream advises is for those who have no pipeline.
+                    error.hint = publishing.BEGIN_ANEW
                 reason = error
         finally:
             self.phase = "stopped"
