@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -188,9 +189,8 @@ def table(dsn: str) -> str:
         for described, _, (name, literal), _ in rows[done : done + len(types)]:
             lines.append(f"| {' | '.join([name.strip(), _code(literal), *map(_code, described)])} |")
         done += len(types)
-    return "\n".join(
-        [*lines, "", f"As sent, str from text and bytes from binary: {', '.join(as_sent)}, and what no catalog has."]
-    )
+    rest = f"As sent, str from text and bytes from binary: {', '.join(as_sent)}, and types that no catalog has."
+    return "\n".join([*lines, "", *textwrap.wrap(rest, 120)])
 
 
 def not_in_the_table(dsn: str) -> set[str]:

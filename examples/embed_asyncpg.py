@@ -22,8 +22,15 @@ SELECT (lsn - '0/0')::int8, data
 FROM pg_logical_slot_get_binary_changes(
     $1, NULL, NULL, 'proto_version', '1', 'publication_names', $2, 'binary', 'true', 'messages', 'true')
 """
-# The server prints what has no binary form as the session asks; pgcdc reads what these settings give.
-SETTINGS = {"TimeZone": "UTC", "DateStyle": "ISO", "extra_float_digits": "1", "bytea_output": "hex"}
+# What has no binary form is printed as the session asks; pgcdc reads what these settings give.
+SETTINGS = {
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+}
 
 
 async def main(dsn: str, slot: str, publication: str) -> list[pgcdc.Event]:

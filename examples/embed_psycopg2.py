@@ -18,6 +18,12 @@ from psycopg2.extras import LogicalReplicationConnection
 
 import pgcdc
 
+# What has no binary form is printed as the session asks; pgcdc reads what these settings give.
+SETTINGS = (
+    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC"
+    " -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C"
+)
+
 
 def main(dsn: str, slot: str, publication: str, handle: Callable[[pgcdc.Event], bool | None] = print) -> None:
     """Hand every event to a function until it returns True; confirm each transaction once it was handled.
@@ -28,7 +34,7 @@ def main(dsn: str, slot: str, publication: str, handle: Callable[[pgcdc.Event], 
         publication: What is read.
         handle: Called with each event; True ends.
     """
-    connection = psycopg2.connect(dsn, connection_factory=LogicalReplicationConnection)
+    connection = psycopg2.connect(dsn, options=SETTINGS, connection_factory=LogicalReplicationConnection)
     cursor = connection.cursor()
     decoder = pgcdc.Decoder()
     try:

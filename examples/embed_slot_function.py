@@ -20,6 +20,12 @@ FROM pg_logical_slot_{verb}_binary_changes(
     %s, NULL, NULL, 'proto_version', '1', 'publication_names', %s, 'binary', 'true', 'messages', 'true')
 """
 
+# What has no binary form is printed as the session asks; pgcdc reads what these settings give.
+SETTINGS = (
+    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC"
+    " -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C"
+)
+
 
 def main(dsn: str, slot: str, publication: str) -> list[pgcdc.Event]:
     """Print what has happened since the last call, then move the slot past it.
@@ -35,9 +41,7 @@ def main(dsn: str, slot: str, publication: str) -> list[pgcdc.Event]:
     Returns:
         The events.
     """
-    # The server prints dates, times and floats as the session asks; pgcdc reads what these settings give.
-    options = "-c TimeZone=UTC -c DateStyle=ISO -c extra_float_digits=1 -c bytea_output=hex"
-    with psycopg.connect(dsn, autocommit=True, options=options) as connection:
+    with psycopg.connect(dsn, autocommit=True, options=SETTINGS) as connection:
         # User-defined types, so that enums, domains and their arrays have values in binary, too.
         decoder = pgcdc.Decoder(catalog=pgcdc.Catalog.load(connection))
         rows = connection.execute(CHANGES.format(verb="peek"), (slot, publication), binary=True).fetchall()
