@@ -148,8 +148,8 @@ class DebeziumEnvelope:
     - `source` has `version`, `connector`, `name`, `ts_ms`, `snapshot`, `db`, `sequence`, `ts_us`, `ts_ns`, `schema`,
       `table`, `txId`, `lsn`, `xmin`, `origin`, `origin_lsn`. Its times are those of the commit; for rows of the initial
       copy those of `at`, else 0. `sequence` is `[end of what came before, lsn]`; the first is null for the first
-      transaction that a decoder or stream sees. `lsn` is null where it was not given. `xmin`, `origin` and `origin_lsn`
-      are null.
+      transaction that a decoder or stream sees. `lsn` is null where it was not given.
+      `origin` and `origin_lsn` say where a transaction came from that was replicated to this server. `xmin` is null.
     - `ts_ms`, `ts_us` and `ts_ns` of the line, Debezium's time of processing, are the commit's too, so that the same
       bytes make the same lines; a caller who wants the clock there says `at(time.time_ns())`.
 

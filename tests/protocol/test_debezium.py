@@ -342,6 +342,23 @@ def test_what_came_before_is_said_across_calls() -> None:
     assert (again["sequence"], again["lsn"], again["txId"]) == ('["2000",null]', None, 7)
 
 
+def test_where_a_transaction_came_from_is_said_in_all_of_its_batches() -> None:
+    """Also in those that do not hold the Origin message, and not of the transaction after it."""
+    decoder = Decoder()
+    messages = [
+        wire.begin(1000),
+        wire.origin(77, "elsewhere"),
+        wire.relation(1, "t", [("id", 23)]),
+        wire.insert(1, ["1"]),
+    ]
+    sources = [json.loads(decoder.to_json(part, envelope="debezium"))["source"] for part in (messages, messages[3:])]
+    assert [(source["origin"], source["origin_lsn"]) for source in sources] == [("elsewhere", 77)] * 2
+    for changes in (Batch.of(messages).select({("public", "t")}), Batch.concat([Batch.of(messages).select()])):
+        assert json.loads(changes.to_json("debezium"))["source"]["origin"] == "elsewhere"
+    after = json.loads(decoder.to_json([wire.begin(2000), messages[3]], envelope="debezium"))
+    assert (after["source"]["origin"], after["source"]["origin_lsn"]) == (None, None)
+
+
 def test_times_of_processing_are_the_commit_s_or_the_caller_s() -> None:
     """No clock is read: the same bytes give the same lines."""
     stream = [wire.begin(), wire.relation(1, "t", [("id", 23)]), wire.insert(1, ["1"]), wire.message("p", b"x")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::message::{Message, kind};
-use crate::session::{Place, Session, Shape, Transaction, fields_at, parse};
+use crate::session::{Origin, Place, Session, Shape, Transaction, fields_at, parse};
 
 /// `(commit_lsn, index)`: the place of a change in the order of all changes.
 pub type Position = (u64, i64);
@@ -75,6 +75,8 @@ struct Content {
     shapes: Vec<Arc<Shape>>,
     truncations: Vec<Vec<Option<usize>>>,
     transactions: Vec<Transaction>,
+    /// As long as `transactions`.
+    origins: Vec<Option<Arc<Origin>>>,
 }
 
 /// A run of messages. Cutting it down shares the bytes.
@@ -128,6 +130,11 @@ impl Batch {
     /// The transaction of a message, when known.
     pub fn transaction(&self, record: &Record) -> Option<Transaction> {
         record.transaction.and_then(|number| self.content.transactions.get(number)).copied()
+    }
+
+    /// Where the transaction of a message was made, when that is another server and its Origin message was seen.
+    pub fn origin(&self, record: &Record) -> Option<&Arc<Origin>> {
+        record.transaction.and_then(|number| self.content.origins.get(number))?.as_ref()
     }
 
     /// The position of a message, when it is a change whose transaction is known.
@@ -222,6 +229,7 @@ impl Builder {
                 shape: record.shape.and_then(shape),
                 truncated: batch.truncated(record).iter().map(|number| number.and_then(shape)).collect(),
                 transaction: batch.transaction(record),
+                origin: batch.origin(record).cloned(),
                 index: record.index,
                 end_lsn: record.end_lsn,
                 streamed: record.streamed,
@@ -246,7 +254,7 @@ impl Builder {
             self.content.truncations.push(numbers);
             self.content.truncations.len().saturating_sub(1)
         });
-        let transaction = place.transaction.map(|transaction| self.transaction_number(transaction));
+        let transaction = place.transaction.map(|transaction| self.transaction_number(transaction, place));
         self.records.push(Record {
             number: self.records.len(),
             bytes: start..self.content.bytes.len(),
@@ -273,9 +281,14 @@ impl Builder {
         }
     }
 
-    fn transaction_number(&mut self, transaction: Transaction) -> usize {
+    fn transaction_number(&mut self, transaction: Transaction, place: &Place) -> usize {
         if self.content.transactions.last() != Some(&transaction) {
             self.content.transactions.push(transaction);
+            self.content.origins.push(None);
+        }
+        // The Origin message comes after the Begin.
+        if let (Some(known @ None), Some(origin)) = (self.content.origins.last_mut(), &place.origin) {
+            *known = Some(Arc::clone(origin));
         }
         self.content.transactions.len().saturating_sub(1)
     }

@@ -39,6 +39,15 @@ pub struct Transaction {
     pub previous_end_lsn: Option<u64>,
 }
 
+/// Where a transaction was made, when that is another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The LSN of its commit there.
+    pub commit_lsn: u64,
+    /// The origin's name.
+    pub name: Vec<u8>,
+}
+
 /// What one message is in its stream.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
@@ -49,6 +58,8 @@ pub struct Place {
     /// The transaction that it belongs to, when known. Of a streamed or prepared one it is not: nobody knows yet whether
     /// and where it will commit, and sub-transactions that are rolled back shift the index.
     pub transaction: Option<Transaction>,
+    /// Where that transaction was made, when its Origin message was seen.
+    pub origin: Option<Arc<Origin>>,
     /// The number of the change among those of its transaction, when it is a change.
     pub index: Option<i64>,
     /// For what ends a transaction (Commit, Stream Commit, Prepare, Stream Prepare, Commit Prepared, Rollback Prepared)
@@ -89,6 +100,7 @@ pub struct Session {
     next_index: i64,
     relations_seen: u64,
     previous_end_lsn: Option<u64>,
+    origin: Option<Arc<Origin>>,
 }
 
 /// Stands for the id of a streamed transaction whose Stream Start could not be read: no transaction has it. What it says of
@@ -141,6 +153,7 @@ impl Session {
             Some(&kind::RELATION) => self.relation(bytes),
             Some(&kind::TRUNCATE) => self.truncate(bytes),
             Some(&kind::MESSAGE) => self.message(bytes),
+            Some(&kind::ORIGIN) => self.origin(bytes),
             Some(
                 &(kind::STREAM_START
                 | kind::STREAM_STOP
@@ -159,7 +172,16 @@ impl Session {
     /// Where a message stands that is no change.
     fn place(&self) -> Place {
         let transaction = if let Block::Transaction(transaction) = self.block { transaction } else { None };
-        Place { transaction, streamed: self.in_stream(), ..Place::default() }
+        let origin = transaction.and_then(|_| self.origin.clone());
+        Place { transaction, origin, streamed: self.in_stream(), ..Place::default() }
+    }
+
+    fn origin(&mut self, bytes: &[u8]) -> Place {
+        let message = Message::parse(bytes);
+        if let Ok(Message::Origin { commit_lsn, name }) = &message {
+            self.origin = Some(Arc::new(Origin { commit_lsn: *commit_lsn, name: name.to_vec() }));
+        }
+        Place { malformed: message.is_err(), ..self.place() }
     }
 
     fn change(&mut self, shape: Option<Arc<Shape>>, truncated: Vec<Option<Arc<Shape>>>) -> Place {
@@ -227,6 +249,7 @@ impl Session {
             }),
             _ => None,
         };
+        self.origin = None;
         self.next_index = 0;
         self.enter(Block::Transaction(transaction));
         Place { malformed: transaction.is_none(), ..self.place() }

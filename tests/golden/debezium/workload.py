@@ -63,6 +63,15 @@ EXOTIC: dict[str, list[str]] = {
     "tsquery": ["a & b"],
     "pg_lsn": ["16/B374D848"],
     "xid": ["42"],
+    "xid8": ["42"],
+    "cid": ["1"],
+    "tid": ["(1,2)"],
+    "pg_snapshot": ["10:20:10,14,15"],
+    "jsonpath": ["$.a[*]"],
+    "refcursor": ["cursor"],
+    "oidvector": ["1 2"],
+    "cube": ["(1,2)"],
+    "lquery": ["a.*"],
     "int2vector": ["1 2 3"],
     "regclass": ["pg_class"],
     "hstore": ['"a"=>"1", "b"=>NULL', "", '"q\\"k"=>"ä"'],
@@ -89,6 +98,9 @@ ARRAYS: dict[str, list[str]] = {
         for name in ("inet", "cidr", "macaddr", "int4range", "mood", "citext", "hstore", "interval", "money", "bit(5)")
     },
     **{name: EXOTIC[name][:2] for name in ("point", "tsrange", "numrange", "email", "ltree")},
+    **{name: ORDINARY[name][:2] for name in ('"char"',)},
+    **{name: EXOTIC[name][:2] for name in ("macaddr8", "varbit", "xml", "tsvector", "daterange", "cents", "price")},
+    **{name: EXOTIC[name][:2] for name in ("pair", "line", "xid", "pg_lsn", "int4multirange", "tsquery", "cube")},
     **{name: ORDINARY[name] for name in ("timestamp(3)", "timestamptz(3)", "time(3)", "numeric(40,10)")},
 }
 """Types whose arrays are compared."""
@@ -138,7 +150,7 @@ def large_name(type_name: str) -> str:
 def types() -> list[str]:
     """A table for each type with a row for each literal, and one with NULL."""
     made = [
-        *(f"CREATE EXTENSION {name}" for name in ("hstore", "ltree", "citext", "isn")),
+        *(f"CREATE EXTENSION {name}" for name in ("hstore", "ltree", "citext", "isn", "cube")),
         "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy ☺')",
         "CREATE DOMAIN email AS text",
         "CREATE DOMAIN cents AS int8",
@@ -265,6 +277,16 @@ def others() -> list[str]:
         "SELECT pg_logical_emit_message(true, 'préfixe \"', 'between rows ✓')",
         "SELECT pg_logical_emit_message(false, 'outside', 'while one is open')",
         "COMMIT",
+        "SELECT pg_replication_origin_create('elsewhere ✓')",
+        "SELECT pg_replication_origin_session_setup('elsewhere ✓')",
+        "BEGIN",
+        "SELECT pg_replication_origin_xact_setup('16/B374D848', '2024-01-01 00:00:00+00')",
+        "INSERT INTO parent DEFAULT VALUES",
+        "INSERT INTO parent DEFAULT VALUES",
+        "COMMIT",
+        "SELECT pg_replication_origin_session_reset()",
+        "SELECT pg_replication_origin_drop('elsewhere ✓')",
+        "INSERT INTO parent DEFAULT VALUES",
     ]
 
 

@@ -36,10 +36,17 @@ impl Decimal {
     pub fn write(self, out: &mut Vec<u8>, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         if let Self::Fixed(scale) = self
             && let Ok(scale) = u8::try_from(scale)
-            && let Ok(Some(units)) = numeric::scaled(format, bytes, scale)
         {
-            small(out, units);
-            return Ok(());
+            if format == Format::Binary
+                && let Some(units) = numeric::scaled_small(bytes, scale)
+            {
+                small(out, units.into());
+                return Ok(());
+            }
+            if let Ok(Some(units)) = numeric::scaled(format, bytes, scale) {
+                small(out, units);
+                return Ok(());
+            }
         }
         match decode(Scalar::Numeric, format, bytes, &mut scratch.value)? {
             Value::Numeric(text) => self.write_text(out, text),
@@ -112,7 +119,10 @@ impl Decimal {
 
 /// A whole number that fits.
 pub fn small(out: &mut Vec<u8>, units: i128) {
-    shortest(out, &units.to_be_bytes());
+    // Bits that only repeat the sign, but one.
+    let repeated = (units ^ units >> 127).leading_zeros().saturating_sub(1);
+    let bytes = units.to_be_bytes();
+    base64(out, bytes.get(usize::try_from(repeated / 8).unwrap_or(0)..).unwrap_or_default());
 }
 
 /// Two's complement in the fewest bytes: without the bytes in front that only repeat the sign.

@@ -7,7 +7,7 @@ use super::moment::Moment;
 use super::{Decimals, Options, Times};
 use crate::catalog::Catalog;
 use crate::json::text::string;
-use crate::json::{Scratch, write_value};
+use crate::json::{Scratch, plain, write_value};
 use crate::oid::{Kind, Scalar};
 use crate::value::array::{self, Dimension};
 use crate::value::{Format, Invalid, Result, Value, decode};
@@ -30,8 +30,8 @@ pub enum Form {
     Decimal(Decimal),
     /// Dates and times.
     Moment(Moment),
-    /// A list.
-    Array(Box<Form>),
+    /// A list of these; and what it is in plain lines, where those have the same elements.
+    Array(Box<Form>, Option<Kind>),
     /// A type that Debezium does not know: its text in Base64.
     Unknown,
 }
@@ -53,7 +53,11 @@ impl Form {
         Some(match catalog.kind(type_oid) {
             Kind::Array(_) if type_oid == NAMES && !options.unknown => return None,
             Kind::Scalar(scalar) => Self::of_scalar(scalar, modifier, options),
-            Kind::Array(scalar) => Self::Array(Box::new(Self::of_scalar(scalar, modifier, options))),
+            array @ Kind::Array(scalar) => {
+                let element = Self::of_scalar(scalar, modifier, options);
+                let plain = matches!(element, Self::Plain(_)).then_some(array);
+                Self::Array(Box::new(element), plain)
+            }
             Kind::Opaque if is_foreign(type_oid) => return options.unknown.then_some(Self::Unknown),
             Kind::Opaque => Self::Plain(Kind::Opaque),
         })
@@ -88,7 +92,12 @@ impl Form {
     #[inline]
     pub fn write(&self, out: &mut Vec<u8>, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         match self {
-            Self::Plain(kind) => write_value(out, *kind, format, bytes, scratch),
+            Self::Plain(kind) => {
+                if format == Format::Binary && plain::write(out, *kind, bytes, scratch) {
+                    return Ok(());
+                }
+                write_value(out, *kind, format, bytes, scratch)
+            }
             Self::Decimal(decimal) => decimal.write(out, format, bytes, scratch),
             Self::Moment(moment) => moment.write(out, format, bytes, scratch),
             Self::Document(scalar) => match decode(*scalar, format, bytes, &mut scratch.value)? {
@@ -105,7 +114,15 @@ impl Form {
                 }
                 _ => Err(Invalid("not a bytea")),
             },
-            Self::Array(element) => element.write_array(out, format, bytes, scratch),
+            Self::Array(element, plain) => {
+                if let Some(plain) = plain
+                    && format == Format::Binary
+                    && plain::write(out, *plain, bytes, scratch)
+                {
+                    return Ok(());
+                }
+                element.write_array(out, format, bytes, scratch)
+            }
             Self::Unknown => {
                 base64(out, bytes);
                 Ok(())
@@ -116,6 +133,10 @@ impl Form {
     /// Lists in lists, as the dimensions are. Where they begin to count is not said.
     fn write_array(&self, out: &mut Vec<u8>, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         let start = out.len();
+        let is_flat = match format {
+            Format::Binary => matches!(bytes, [0, 0, 0, 0 | 1, ..]),
+            Format::Text => !matches!(bytes, [b'[', ..] | [b'{', b'{', ..]),
+        };
         let mut ends = Vec::new();
         out.push(b'[');
         let dimensions = array::decode(format, bytes, |element| {
@@ -126,7 +147,9 @@ impl Form {
                 Some(bytes) => self.write(out, format, bytes, scratch)?,
                 None => out.extend_from_slice(b"null"),
             }
-            ends.push(out.len());
+            if !is_flat {
+                ends.push(out.len());
+            }
             Ok::<(), Invalid>(())
         })?;
         if dimensions.as_slice().len() > 1 {
@@ -152,7 +175,7 @@ impl Form {
     pub fn write_unavailable(&self, out: &mut Vec<u8>) {
         match self {
             Self::Bytes | Self::Unknown => base64(out, UNAVAILABLE),
-            Self::Array(element) => {
+            Self::Array(element, _) => {
                 out.push(b'[');
                 match &**element {
                     Self::Plain(Kind::Scalar(Scalar::Uuid)) => out.extend_from_slice(UNAVAILABLE_UUID),

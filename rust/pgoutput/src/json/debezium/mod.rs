@@ -4,6 +4,7 @@
 //! like, and where they say more than Debezium does, is in the documentation of `DebeziumEnvelope` (`_pgoutput.pyi`).
 //!
 //! Source: Debezium's documentation of its connector for PostgreSQL, "Data change events".
+mod around;
 mod base64;
 mod decimal;
 mod form;
@@ -11,15 +12,17 @@ mod moment;
 
 use std::collections::HashMap;
 
-use super::{Scratch, number, text};
+use super::{Scratch, text};
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
 use crate::copy::SNAPSHOT_INDEX;
 use crate::message::{Message, Old};
-use crate::row::{Cell, Cells, Failed, Refused, Role, cells, old_cells};
+use crate::relation;
+use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
 use crate::session::{Shape, Transaction};
 use crate::tuple::Tuple;
 
+use around::{Around, Of};
 use base64::base64;
 use form::Form;
 
@@ -78,7 +81,7 @@ pub fn lines(batch: &Batch, catalog: &Catalog, options: &Options) -> Result<Vec<
 
 /// What is prepared for one column that is written.
 struct Column {
-    /// `"name":`
+    /// `,"name":`
     name: Vec<u8>,
     /// None when it is left out.
     form: Option<Form>,
@@ -92,7 +95,12 @@ struct Plan<'a> {
     /// `"schema":"public","table":"orders"`
     table: Vec<u8>,
     columns: Vec<Column>,
+    /// How many bytes the above are in a line.
+    fixed: usize,
 }
+
+/// About so many bytes are around a row, its table and its columns' names.
+const AROUND: usize = 450;
 
 impl<'a> Plan<'a> {
     fn new(shape: &'a Shape, catalog: &Catalog, options: &Options) -> Self {
@@ -103,8 +111,8 @@ impl<'a> Plan<'a> {
         text::string(&mut table, &relation.name);
         let qualified = [relation.schema.as_slice(), &relation.name].join(b".".as_slice());
         let key = options.keys.get(&qualified).or_else(|| options.keys.get(&relation.name));
-        let columns = relation.columns.iter().map(|column| {
-            let mut name = Vec::new();
+        let column = |column: &relation::Column| {
+            let mut name = vec![b','];
             text::string(&mut name, &column.name);
             name.push(b':');
             // Under REPLICA IDENTITY FULL every column is marked.
@@ -114,8 +122,11 @@ impl<'a> Plan<'a> {
                 form: Form::of(column.type_oid, column.type_modifier, catalog, options),
                 is_key: key.map_or(marked, |key| key.contains(&column.name)),
             }
-        });
-        Self { shape, table, columns: columns.collect() }
+        };
+        let columns: Vec<Column> = relation.columns.iter().map(column).collect();
+        let names: usize = columns.iter().map(|column| column.name.len()).sum();
+        let fixed = names.saturating_add(table.len());
+        Self { shape, table, columns, fixed }
     }
 
     /// Whether an update made another row of it, which Debezium tells as a delete and an insert.
@@ -136,13 +147,11 @@ impl<'a> Plan<'a> {
         message: &[u8],
         scratch: &mut Scratch,
     ) -> Result<(), Refused> {
-        out.push(b'{');
-        let mut separate = false;
-        for (number, (cell, column)) in cells.zip(&self.columns).enumerate() {
-            let Some(form) = &column.form else { continue };
-            if std::mem::replace(&mut separate, true) {
-                out.push(b',');
-            }
+        let start = out.len();
+        let mut columns = self.columns.iter();
+        let is_whole = cells.each(|number, cell| {
+            let Some(column) = columns.next() else { return Ok(()) };
+            let Some(form) = &column.form else { return Ok(()) };
             out.extend_from_slice(&column.name);
             match cell {
                 Cell::Value(format, bytes) => form
@@ -151,26 +160,19 @@ impl<'a> Plan<'a> {
                 Cell::Unset if is_new => form.write_unavailable(out),
                 Cell::Null | Cell::Unset => out.extend_from_slice(b"null"),
             }
+            Ok::<(), Refused>(())
+        })?;
+        if !is_whole {
+            return Err(NOT_WHOLE);
+        }
+        // The first comma is the brace.
+        match out.get_mut(start) {
+            Some(first) => *first = b'{',
+            None => out.push(b'{'),
         }
         out.push(b'}');
         Ok(())
     }
-}
-
-/// What is prepared for one transaction: the source around the change's LSN and table, and the end of the line.
-#[derive(Default)]
-struct Around {
-    of: Option<(Option<Transaction>, bool)>,
-    /// From `"source":{` to the first LSN of `sequence`.
-    to_sequence: Vec<u8>,
-    /// From after the second LSN of `sequence` to the schema.
-    to_schema: Vec<u8>,
-    /// From after the table to the LSN.
-    to_lsn: Vec<u8>,
-    /// From after the operation to the end of a row's line.
-    end: Vec<u8>,
-    /// `"ts_ms":…` of a logical message.
-    ts_ms: Vec<u8>,
 }
 
 struct Writer<'a> {
@@ -184,39 +186,6 @@ struct Writer<'a> {
     commit_time: Option<i64>,
 }
 
-/// `"ts_ms":…,"ts_us":…,"ts_ns":…`
-struct Instant {
-    nanoseconds: i128,
-}
-
-impl Instant {
-    fn of_commit(microseconds: i64) -> Self {
-        let microseconds = i128::from(microseconds).saturating_add(i128::from(moment::EPOCH_MICROSECONDS));
-        Self { nanoseconds: microseconds.saturating_mul(1000) }
-    }
-
-    fn field(&self, out: &mut Vec<u8>, name: &[u8], unit: i128) {
-        out.extend_from_slice(name);
-        out.extend_from_slice(itoa::Buffer::new().format(self.nanoseconds.div_euclid(unit)).as_bytes());
-    }
-
-    fn milliseconds(&self, out: &mut Vec<u8>) {
-        self.field(out, b"\"ts_ms\":", 1_000_000);
-    }
-
-    fn others(&self, out: &mut Vec<u8>) {
-        self.field(out, b",\"ts_us\":", 1000);
-        self.field(out, b",\"ts_ns\":", 1);
-    }
-}
-
-fn lsn_or_null(out: &mut Vec<u8>, lsn: u64) {
-    match lsn {
-        0 => out.extend_from_slice(b"null"),
-        lsn => out.extend_from_slice(itoa::Buffer::new().format(lsn).as_bytes()),
-    }
-}
-
 fn plan(record: &Record, oid: u32) -> Result<usize, Refused> {
     record.shape.ok_or(Refused::UnknownRelation { oid, offset: record.fields_at() })
 }
@@ -224,14 +193,34 @@ fn plan(record: &Record, oid: u32) -> Result<usize, Refused> {
 impl<'a> Writer<'a> {
     fn new(batch: &'a Batch, catalog: &Catalog, options: &'a Options) -> Self {
         let plans: Vec<_> = batch.shapes().iter().map(|shape| Plan::new(shape, catalog, options)).collect();
-        // What is around the rows and the columns' names; more is reserved as it is needed.
-        let out = Vec::with_capacity(batch.nbytes().saturating_mul(2));
+        // Most of a line is what is around its values.
+        let fixed = |record: &Record| {
+            let plan = record.shape.and_then(|number| plans.get(number));
+            plan.map_or(0, |plan| plan.fixed).saturating_add(AROUND)
+        };
+        let fixed: usize = batch.records().iter().filter(|record| record.is_change()).map(fixed).sum();
+        let out = Vec::with_capacity(batch.nbytes().saturating_add(fixed));
         let (scratch, around) = Default::default();
         Self { batch, options, plans, out, scratch, around, commit_time: None }
     }
 
+    /// One change. It is read while it is written; where that fails it is read again with all checks, to say what is wrong.
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
-        match self.batch.message(record)? {
+        let start = self.out.len();
+        let written = match self.batch.message_ahead(record) {
+            Ok(message) => self.write(record, message),
+            Err(error) => Err(error.into()),
+        };
+        if written.is_err() {
+            self.out.truncate(start);
+            let message = self.batch.message(record)?;
+            return self.write(record, message);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, record: &Record, message: Message<'_>) -> Result<(), Refused> {
+        match message {
             Message::Insert { relation_oid, new, .. } => {
                 let plan = plan(record, relation_oid)?;
                 let after = cells(&self.shape(plan)?.relation, new, Role::New { old: None })?;
@@ -287,8 +276,7 @@ impl<'a> Writer<'a> {
         after: Option<Cells<'_>>,
     ) -> Result<(), Refused> {
         let transaction = self.batch.transaction(record);
-        let is_copied = record.index == Some(SNAPSHOT_INDEX);
-        self.prepare(transaction, is_copied);
+        self.prepare(record, transaction);
         let Some(plan) = self.plans.get(plan) else { return Ok(()) };
         let (out, scratch, around) = (&mut self.out, &mut self.scratch, &self.around);
         let bytes = self.batch.bytes(record);
@@ -300,12 +288,12 @@ impl<'a> Writer<'a> {
             }
         }
         let lsn = match transaction {
-            Some(transaction) if is_copied => transaction.commit_lsn,
+            Some(transaction) if record.index == Some(SNAPSHOT_INDEX) => transaction.commit_lsn,
             _ => record.lsn,
         };
         out.push(b',');
         around.source(out, lsn, &plan.table);
-        out.extend_from_slice(b",\"transaction\":null,\"op\":\"");
+        out.extend_from_slice(b",\"op\":\"");
         out.push(op);
         out.extend_from_slice(&around.end);
         Ok(())
@@ -313,16 +301,16 @@ impl<'a> Writer<'a> {
 
     fn message(&mut self, record: &Record, transactional: bool, lsn: u64, prefix: &[u8], content: &[u8]) {
         if transactional {
-            self.prepare(self.batch.transaction(record), false);
+            self.prepare(record, self.batch.transaction(record));
         } else {
-            self.prepare_outside(lsn);
+            self.around = Around::outside(self.commit_time, lsn, self.options);
         }
         let (out, around) = (&mut self.out, &self.around);
         out.extend_from_slice(b"{\"op\":\"m\",");
         out.extend_from_slice(&around.ts_ms);
         out.push(b',');
         around.source(out, lsn, b"\"schema\":\"\",\"table\":\"\"");
-        out.extend_from_slice(b",\"transaction\":null,\"message\":{\"prefix\":");
+        out.extend_from_slice(b",\"message\":{\"prefix\":");
         text::string(out, prefix);
         out.extend_from_slice(b",\"content\":");
         base64(out, content);
@@ -330,90 +318,12 @@ impl<'a> Writer<'a> {
     }
 
     /// Prepare what is around the rows of a transaction.
-    fn prepare(&mut self, transaction: Option<Transaction>, is_copied: bool) {
-        if self.around.of == Some((transaction, is_copied)) {
+    fn prepare(&mut self, record: &Record, transaction: Option<Transaction>) {
+        let of = Of { transaction, is_copied: record.index == Some(SNAPSHOT_INDEX) };
+        if self.around.of == Some(of) {
             return;
         }
-        let commit_time = transaction.and_then(|transaction| transaction.commit_time);
-        self.commit_time = commit_time.or(self.commit_time);
-        let previous = transaction.and_then(|transaction| transaction.previous_end_lsn);
-        let xid = transaction.and_then(|transaction| transaction.xid);
-        self.around = Around::new(self.options, commit_time, previous, xid, is_copied);
-        self.around.of = Some((transaction, is_copied));
-    }
-
-    /// For a message outside of transactions: after it nothing is open that was not before, so it counts as a commit.
-    fn prepare_outside(&mut self, lsn: u64) {
-        self.around = Around::new(self.options, self.commit_time, Some(lsn), None, false);
-    }
-}
-
-impl Around {
-    fn new(
-        options: &Options,
-        commit_time: Option<i64>,
-        previous_end_lsn: Option<u64>,
-        xid: Option<u32>,
-        is_copied: bool,
-    ) -> Self {
-        let now = options.now.map(|nanoseconds| Instant { nanoseconds: nanoseconds.into() });
-        let committed = commit_time.map(Instant::of_commit);
-        let unknown = Instant { nanoseconds: 0 };
-        let at = committed.as_ref().or(now.as_ref()).unwrap_or(&unknown);
-        let now = now.as_ref().unwrap_or(at);
-        let mut around = Self::default();
-        let out = &mut around.to_sequence;
-        out.extend_from_slice(b"\"source\":{\"version\":");
-        text::string(out, options.version.as_bytes());
-        out.extend_from_slice(b",\"connector\":\"postgresql\",\"name\":");
-        text::string(out, options.name.as_bytes());
-        out.push(b',');
-        at.milliseconds(out);
-        out.extend_from_slice(if is_copied { b",\"snapshot\":\"true\"" } else { b",\"snapshot\":\"false\"" });
-        out.extend_from_slice(b",\"db\":");
-        text::string(out, options.db.as_bytes());
-        out.extend_from_slice(b",\"sequence\":\"[");
-        match previous_end_lsn {
-            None => out.extend_from_slice(b"null,"),
-            Some(lsn) => {
-                out.extend_from_slice(b"\\\"");
-                out.extend_from_slice(itoa::Buffer::new().format(lsn).as_bytes());
-                out.extend_from_slice(b"\\\",");
-            }
-        }
-        let out = &mut around.to_schema;
-        out.extend_from_slice(b"]\"");
-        at.others(out);
-        out.push(b',');
-        let out = &mut around.to_lsn;
-        out.extend_from_slice(b",\"txId\":");
-        match xid {
-            Some(xid) => number(out, xid.into()),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"lsn\":");
-        let out = &mut around.end;
-        out.extend_from_slice(b"\",");
-        now.milliseconds(out);
-        now.others(out);
-        out.extend_from_slice(b"}\n");
-        now.milliseconds(&mut around.ts_ms);
-        around
-    }
-
-    fn source(&self, out: &mut Vec<u8>, lsn: u64, table: &[u8]) {
-        out.extend_from_slice(&self.to_sequence);
-        if lsn == 0 {
-            out.extend_from_slice(b"null");
-        } else {
-            out.extend_from_slice(b"\\\"");
-            lsn_or_null(out, lsn);
-            out.extend_from_slice(b"\\\"");
-        }
-        out.extend_from_slice(&self.to_schema);
-        out.extend_from_slice(table);
-        out.extend_from_slice(&self.to_lsn);
-        lsn_or_null(out, lsn);
-        out.extend_from_slice(b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null}");
+        self.commit_time = transaction.and_then(|transaction| transaction.commit_time).or(self.commit_time);
+        self.around = Around::of(of, self.batch.origin(record).map(AsRef::as_ref), self.options);
     }
 }

@@ -3,7 +3,7 @@
 //! Source: Debezium's documentation of its connector for PostgreSQL, "Temporal types"; `java.time.format.DateTimeFormatter`.
 #![allow(
     clippy::arithmetic_side_effects,
-    reason = "days come from 32 bits, microseconds from 64, both are computed in 128; times are within a day"
+    reason = "days come from 32 bits; what 64 bits of microseconds cannot hold is checked; times are within a day"
 )]
 use crate::json::Scratch;
 use crate::json::text::string;
@@ -56,7 +56,7 @@ impl Moment {
                 };
                 let days = i64::from(days);
                 if self == Self::Days {
-                    number(out, i128::from(days + EPOCH));
+                    number(out, days + EPOCH);
                 } else {
                     quoted(out, |out| date(out, Date::from_days(days)));
                 }
@@ -64,8 +64,8 @@ impl Moment {
             Self::TimeMilliseconds | Self::TimeMicroseconds | Self::TimeText => {
                 let microseconds = instant::microseconds_of_day(format, bytes)?;
                 match self {
-                    Self::TimeMilliseconds => number(out, i128::from(microseconds / 1000)),
-                    Self::TimeMicroseconds => number(out, i128::from(microseconds)),
+                    Self::TimeMilliseconds => number(out, microseconds / 1000),
+                    Self::TimeMicroseconds => number(out, microseconds),
                     _ => quoted(out, |out| time(out, microseconds, None)),
                 }
             }
@@ -75,10 +75,13 @@ impl Moment {
                     let scalar = if zoned { Scalar::TimestampTz } else { Scalar::Timestamp };
                     return infinite(out, scalar, format, bytes, scratch);
                 };
-                let since_1970 = i128::from(microseconds) + i128::from(EPOCH_MICROSECONDS);
                 match self {
-                    Self::Milliseconds => number(out, since_1970.div_euclid(1000)),
-                    Self::Microseconds => number(out, since_1970),
+                    // Beyond 64 bits there are no milliseconds that PostgreSQL knows, but microseconds.
+                    Self::Milliseconds => number(out, microseconds.div_euclid(1000) + EPOCH_MICROSECONDS / 1000),
+                    Self::Microseconds => match microseconds.checked_add(EPOCH_MICROSECONDS) {
+                        Some(since_1970) => number(out, since_1970),
+                        None => number(out, i128::from(microseconds) + i128::from(EPOCH_MICROSECONDS)),
+                    },
                     Self::TimestampTz(digits) => text(out, microseconds, Some(digits)),
                     _ => text(out, microseconds, None),
                 }
@@ -124,12 +127,8 @@ fn zone(text: &str) -> Option<i32> {
     Some(sign * ((hours * 60 + minutes) * 60 + seconds))
 }
 
-fn number(out: &mut Vec<u8>, number: i128) {
-    match i64::try_from(number) {
-        Ok(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-        // The last microseconds that PostgreSQL knows are more than 64 bits from 1970.
-        Err(_) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-    }
+fn number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
@@ -139,7 +138,20 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn text(out: &mut Vec<u8>, microseconds: i64, digits: Option<usize>) {
-    let (day, _) = civil(microseconds);
+    let (day, clock) = civil(microseconds);
+    if let (0..=9999, Some(6)) = (day.year, digits) {
+        let year = day.year.unsigned_abs();
+        let ([y1, y2], [y3, y4], [m1, m2]) = (pair(year / 100), pair(year), pair(day.month.into()));
+        let ([d1, d2], [h1, h2]) = (pair(day.day.into()), pair(clock.hour.into()));
+        let ([n1, n2], [s1, s2]) = (pair(clock.minute.into()), pair(clock.second.into()));
+        let fraction = clock.microsecond;
+        let ([f1, f2], [f3, f4], [f5, f6]) = (pair(fraction / 10_000), pair(fraction / 100), pair(fraction));
+        out.extend_from_slice(&[
+            b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.', f1, f2,
+            f3, f4, f5, f6, b'Z', b'"',
+        ]);
+        return;
+    }
     quoted(out, |out| {
         date(out, day);
         out.push(b'T');
@@ -147,17 +159,17 @@ fn text(out: &mut Vec<u8>, microseconds: i64, digits: Option<usize>) {
     });
 }
 
-fn digit(number: u64) -> u8 {
-    b'0' | u8::try_from(number % 10).unwrap_or(0)
-}
-
-fn two(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&[digit(number / 10), digit(number)]);
+/// The last two digits.
+#[inline]
+fn pair(number: u32) -> [u8; 2] {
+    let [.., high] = (number / 10 % 10).to_be_bytes();
+    let [.., low] = (number % 10).to_be_bytes();
+    [b'0' | high, b'0' | low]
 }
 
 /// `2024-02-29`; the year before 1 is 0000, and one of more than four digits has a sign.
 fn date(out: &mut Vec<u8>, date: Date) {
-    let year = u64::from(date.year.unsigned_abs());
+    let year = date.year.unsigned_abs();
     match date.year {
         ..0 => out.push(b'-'),
         10_000.. => out.push(b'+'),
@@ -166,29 +178,23 @@ fn date(out: &mut Vec<u8>, date: Date) {
     if year > 9999 {
         out.extend_from_slice(itoa::Buffer::new().format(year / 10_000).as_bytes());
     }
-    two(out, year / 100 % 100);
-    two(out, year % 100);
-    out.push(b'-');
-    two(out, date.month.into());
-    out.push(b'-');
-    two(out, date.day.into());
+    let ([y1, y2], [y3, y4]) = (pair(year / 100), pair(year));
+    let ([m1, m2], [d1, d2]) = (pair(date.month.into()), pair(date.day.into()));
+    out.extend_from_slice(&[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]);
 }
 
 /// `12:30:00`, with so many digits of a fraction, or as many as say it.
 fn time(out: &mut Vec<u8>, microseconds: i64, digits: Option<usize>) {
-    let microseconds = microseconds.unsigned_abs();
-    let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
-    two(out, seconds / 3600);
-    out.push(b':');
-    two(out, seconds / 60 % 60);
-    out.push(b':');
-    two(out, seconds % 60);
-    let all = [100_000, 10_000, 1000, 100, 10, 1].map(|unit| digit(fraction / unit));
-    let said = all.iter().rposition(|&digit| digit != b'0').map_or(0, |last| last + 1);
+    let seconds = u32::try_from(microseconds / SECOND).unwrap_or(0);
+    let fraction = u32::try_from(microseconds % SECOND).unwrap_or(0);
+    let ([h1, h2], [m1, m2], [s1, s2]) = (pair(seconds / 3600), pair(seconds / 60 % 60), pair(seconds % 60));
+    out.extend_from_slice(&[h1, h2, b':', m1, m2, b':', s1, s2]);
+    let ([f1, f2], [f3, f4], [f5, f6]) = (pair(fraction / 10_000), pair(fraction / 100), pair(fraction));
+    let all = [b'.', f1, f2, f3, f4, f5, f6];
     // Never fewer than what there is.
-    let shown = all.get(..digits.unwrap_or(0).max(said).min(6)).unwrap_or_default();
-    if !shown.is_empty() {
-        out.push(b'.');
-        out.extend_from_slice(shown);
+    let said = all.iter().rposition(|digit| (b'1'..=b'9').contains(digit)).unwrap_or(0);
+    let shown = said.max(digits.unwrap_or(0)).min(6);
+    if shown > 0 {
+        out.extend_from_slice(all.get(..=shown).unwrap_or_default());
     }
 }
