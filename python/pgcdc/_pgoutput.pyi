@@ -228,7 +228,9 @@ class Decoder(Generic[_Row]):
     StreamStop most messages have a transaction's id in them, and nothing else says so. An error changes nothing for
     other messages: after it the decoder is where it would be, had the bad message been a good one of its kind, except
     that the rows of a relation whose Relation message could not be read are refused (UnknownRelation) until it is sent
-    again.
+    again. A call while another one is under way, from another thread or from a row's own class, raises RuntimeError and
+    changes nothing. A panic in the Rust half would be a bug; it comes as `pyo3_runtime.PanicException`, which is no
+    `Exception`, so that it ends what runs instead of being taken for a bad message.
 
     Args:
         rows: `"struct"` (default), `"dict"` or `"tuple"`; see `RowFormat`.

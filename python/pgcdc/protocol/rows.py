@@ -60,16 +60,15 @@ def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | Non
 
 
 def _made_class(relation: Relation) -> type[msgspec.Struct]:
+    fields, encodings = _Names(), _Names()
     names: dict[str, str] = {}
     for column in relation.columns:
         # msgspec writes names into JSON as they are, so it refuses those that would have to be escaped or that are not
         # UTF-8 (surrogates stand for the bytes of a database in SQL_ASCII).
         encoded = re.sub(r'[\\"\x00-\x1f\ud800-\udfff]', "_", column.name)
-        while encoded in names.values():
-            encoded += "_"
-        names[_field_name(column.name, names)] = encoded
+        names[fields.free(_field_name(column.name))] = encodings.free(encoded)
     return msgspec.defstruct(
-        _field_name(relation.name, ()),
+        _field_name(relation.name),
         [(field, Any, UNSET) for field in names],
         rename={field: name for field, name in names.items() if field != name},
         frozen=True,
@@ -79,15 +78,31 @@ def _made_class(relation: Relation) -> type[msgspec.Struct]:
     )
 
 
-def _field_name(name: str, taken: Mapping[str, str] | tuple[()]) -> str:
+def _field_name(name: str) -> str:
     field = re.sub(r"\W", "_", name)
     if not field.isidentifier() or field.startswith("__"):
         field = "c_" + field.lstrip("_")
     if keyword.iskeyword(field):
         field += "_"
-    while field in taken:
-        field += "_"
     return field
+
+
+class _Names:
+    """Names that are given once: `a`, then `a_`, `a_2`, `a_3`. In time that grows with their number and no faster."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def free(self, name: str) -> str:
+        """The name, with an underscore and a number behind it where it is taken."""
+        free, number = name, self._next.get(name, 1)
+        while free in self._given:
+            free = f"{name}_{number}" if number > 1 else f"{name}_"
+            number += 1
+        self._next[name] = number
+        self._given.add(free)
+        return free
 
 
 def _fields(row: type[msgspec.Struct], relation: Relation) -> tuple[list[int], tuple[str, ...] | None]:

@@ -89,44 +89,63 @@ impl Batch {
             (None, Some(own)) => own.bind(py),
             (None, None) => RowFormat::default(py)?,
         };
-        let mut made = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
-        if !made.iter().any(|one| one.format.is(format)) {
-            made.push(Made { format: format.clone().unbind(), events: Vec::new() });
-        }
-        let list = made.iter_mut().find(|one| one.format.is(format));
-        list.map_or_else(|| Ok(PyList::empty(py)), |one| self.fill(py, format.get(), only_changes, &mut one.events))
-    }
-
-    fn fill<'py>(
-        &self,
-        py: Python<'py>,
-        format: &RowFormat,
-        only_changes: bool,
-        made: &mut Vec<Option<Py<PyAny>>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let _pause = CollectorPause::new(py);
-        let mut events = Events::new(py, format, None)?;
-        let mut list = Vec::with_capacity(self.inner.records().len());
-        made.resize_with(
-            made.len().max(self.inner.records().last().map_or(0, |last| last.number.saturating_add(1))),
-            || None,
-        );
-        for record in self.inner.records() {
-            if only_changes && !record.is_change() {
-                continue;
-            }
-            let Some(place) = made.get_mut(record.number) else { continue };
-            let event = match place {
-                Some(event) => event.bind(py).clone(),
-                None => match events.event_or_error(&self.item(record))? {
+        let records = || self.inner.records().iter().filter(|record| !only_changes || record.is_change());
+        let mut list = self.known(py, format, records());
+        // Outside the lock, because it calls Python, and that may ask for this batch again or wait for somebody who does.
+        if list.iter().any(Option::is_none) {
+            let _pause = CollectorPause::new(py);
+            let mut events = Events::new(py, format.get(), None)?;
+            for (record, place) in records().zip(&mut list).filter(|(_, place)| place.is_none()) {
+                *place = Some(match events.event_or_error(&self.item(record))? {
                     Ok(event) => event,
                     Err(error) => error.into_value(py).into_bound(py).into_any(),
-                },
-            };
-            *place = Some(event.clone().unbind());
-            list.push(event);
+                });
+            }
+            self.keep(py, format, records(), &mut list);
         }
         PyList::new(py, list)
+    }
+
+    /// Of some records, the events that were made already.
+    fn known<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        format: &Bound<'py, RowFormat>,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Vec<Option<Bound<'py, PyAny>>> {
+        let made = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let made = made.iter().find(|one| one.format.is(format)).map_or(&[][..], |one| &one.events);
+        let known = |record: &Record| made.get(record.number)?.as_ref().map(|event| event.bind(py).clone());
+        records.map(known).collect()
+    }
+
+    /// Keep the events of some records. Where somebody else was first, theirs is kept and given back: one object for all.
+    fn keep<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        format: &Bound<'py, RowFormat>,
+        records: impl Iterator<Item = &'a Record>,
+        list: &mut [Option<Bound<'py, PyAny>>],
+    ) {
+        // What is not kept is dropped only when the lock is open again, because that may call Python.
+        let mut superseded = Vec::new();
+        let mut all = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if !all.iter().any(|one| one.format.is(format)) {
+            all.push(Made { format: format.clone().unbind(), events: Vec::new() });
+        }
+        let Some(Made { events, .. }) = all.iter_mut().find(|one| one.format.is(format)) else { return };
+        for (record, event) in records.zip(list) {
+            if events.len() <= record.number {
+                events.resize_with(record.number.saturating_add(1), || None);
+            }
+            match events.get_mut(record.number) {
+                Some(Some(first)) => superseded.push(event.replace(first.bind(py).clone())),
+                Some(place) => *place = event.as_ref().map(|event| event.clone().unbind()),
+                None => {}
+            }
+        }
+        drop(all);
+        drop(superseded);
     }
 
     fn edge<'py, 'a>(
@@ -329,7 +348,7 @@ impl Batch {
     /// Messages that are in hand already, as one batch.
     #[staticmethod]
     #[pyo3(signature = (messages, lsns=None))]
-    fn of(messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Self> {
+    fn of(messages: &Bound<'_, PyAny>, lsns: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         Ok(formats::batch_of(&mut Session::default(), messages, lsns)?.into())
     }
 

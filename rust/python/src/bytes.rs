@@ -17,6 +17,11 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    /// Whether an object has bytes.
+    pub fn check(object: &Bound<'_, PyAny>) -> PyResult<()> {
+        if object.is_instance_of::<PyBytes>() { Ok(()) } else { PyBuffer::<u8>::get(object).map(drop) }
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,

@@ -1,6 +1,8 @@
-//! The only unsafe code: three things that CPython's C API does and pyo3's safe API does slowly or not at all.
+//! The only unsafe code: a few things that CPython's C API does and pyo3's safe API does slowly or not at all.
 #![allow(unsafe_code, reason = "each block says why it is sound")]
-use pyo3::exceptions::PyTypeError;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -91,5 +93,24 @@ impl Drop for CollectorPause {
                 ffi::PyGC_Enable();
             }
         }
+    }
+}
+
+/// Refuse to be imported in a second interpreter of the process.
+///
+/// pyo3 keeps classes, and this crate keeps imported objects, in statics. CPython refuses isolated interpreters by itself;
+/// others (as web servers make) would get objects that belong to the first one, and those may go away with it.
+pub fn claim_interpreter(py: Python<'_>) -> PyResult<()> {
+    static OWNER: AtomicI64 = AtomicI64::new(-1);
+    // SAFETY: the caller is attached to an interpreter, which is the current one and has a number.
+    let current = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if current == -1 {
+        return Err(PyErr::fetch(py));
+    }
+    match OWNER.compare_exchange(-1, current, Ordering::Relaxed, Ordering::Relaxed) {
+        Err(owner) if owner != current => Err(PyImportError::new_err(
+            "pgcdc can be imported in one interpreter of a process only, and another one has it: subinterpreters are not supported",
+        )),
+        _ => Ok(()),
     }
 }

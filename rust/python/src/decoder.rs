@@ -2,7 +2,6 @@
 use std::sync::Arc;
 
 use pgoutput::session::{Session, Shape};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -12,8 +11,9 @@ use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::debezium::Asked;
 use crate::event::{Events, Item};
+use crate::exclusive::{changing, reading};
 use crate::format::{Plan, RowFormat};
-use crate::formats;
+use crate::formats::{self, lsns_of};
 
 /// pgoutput messages to events; no connection, no driver.
 #[pyclass(generic, module = "pgcdc._pgoutput")]
@@ -57,49 +57,48 @@ impl Decoder {
     }
 
     #[getter]
-    fn catalog(&self, py: Python<'_>) -> Py<TypeCatalog> {
-        self.format.get().catalog(py)
+    fn catalog(slf: &Bound<'_, Self>) -> PyResult<Py<TypeCatalog>> {
+        Ok(reading(slf)?.format.get().catalog(slf.py()))
     }
 
     #[pyo3(signature = (message, lsn=None))]
     fn decode<'py>(
-        &mut self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         message: &Bound<'py, PyAny>,
         lsn: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let this = &mut *changing(slf)?;
         let bytes = Bytes::of(message)?;
-        let mut events = Events::new(py, self.format.get(), self.plan.take())?;
-        let event = one(&mut events, &mut self.session, bytes.as_slice(), lsn.unwrap_or(0));
-        self.plan = events.into_plan();
+        let mut events = Events::new(py, this.format.get(), this.plan.take())?;
+        let event = one(&mut events, &mut this.session, bytes.as_slice(), lsn.unwrap_or(0));
+        this.plan = events.into_plan();
         event?
     }
 
     #[pyo3(signature = (messages, lsns=None))]
     fn decode_many<'py>(
-        &mut self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         messages: &Bound<'py, PyAny>,
-        lsns: Option<Vec<u64>>,
+        lsns: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
+        let this = &mut *changing(slf)?;
         let length = messages.len()?;
-        if lsns.as_ref().is_some_and(|lsns| lsns.len() != length) {
-            return Err(PyValueError::new_err("lsns must be as long as messages"));
-        }
-        let mut lsns = lsns.unwrap_or_default().into_iter();
+        let mut lsns = lsns_of(lsns, length)?.into_iter();
         let _pause = CollectorPause::new(py);
-        let mut events = Events::new(py, self.format.get(), self.plan.take())?;
-        let mut made = Vec::with_capacity(length);
+        let mut events = Events::new(py, this.format.get(), this.plan.take())?;
+        let mut made = Vec::new();
         for message in messages.try_iter()? {
             let message = message?;
             let bytes = Bytes::of(&message)?;
             let lsn = lsns.next().unwrap_or(0);
-            made.push(match one(&mut events, &mut self.session, bytes.as_slice(), lsn)? {
+            made.push(match one(&mut events, &mut this.session, bytes.as_slice(), lsn)? {
                 Ok(event) => event,
                 Err(error) => error.into_value(py).into_bound(py).into_any(),
             });
         }
-        self.plan = events.into_plan();
+        this.plan = events.into_plan();
         PyList::new(py, made)
     }
 
@@ -107,34 +106,31 @@ impl Decoder {
         signature = (messages, lsns=None, *, envelope=Asked::plain()),
         text_signature = "($self, messages, lsns=None, *, envelope='plain')"
     )]
-    #[allow(
-        clippy::wrong_self_convention,
-        clippy::needless_pass_by_value,
-        reason = "the messages go to JSON, and the decoder remembers their relations"
-    )]
+    #[allow(clippy::needless_pass_by_value, reason = "pyo3 makes it for this call")]
     fn to_json<'py>(
-        &mut self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         messages: &Bound<'py, PyAny>,
-        lsns: Option<Vec<u64>>,
+        lsns: Option<&Bound<'py, PyAny>>,
         envelope: Asked<'py>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let catalog = self.format.get().catalog(py);
-        let batch = formats::batch_of(&mut self.session, messages, lsns)?;
+        let this = &mut *changing(slf)?;
+        let catalog = this.format.get().catalog(py);
+        let batch = formats::batch_of(&mut this.session, messages, lsns)?;
         formats::to_json(py, &batch, &envelope, Some(catalog.get()))
     }
 
     #[pyo3(signature = (messages, lsns=None, *, text=None))]
-    #[allow(clippy::wrong_self_convention, reason = "likewise")]
     fn to_arrow<'py>(
-        &mut self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         messages: &Bound<'py, PyAny>,
-        lsns: Option<Vec<u64>>,
+        lsns: Option<&Bound<'py, PyAny>>,
         text: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let catalog = self.format.get().catalog(py);
-        let batch = formats::batch_of(&mut self.session, messages, lsns)?;
+        let this = &mut *changing(slf)?;
+        let catalog = this.format.get().catalog(py);
+        let batch = formats::batch_of(&mut this.session, messages, lsns)?;
         arrow::to_arrow(py, &batch, text, Some(catalog.get()))
     }
 }

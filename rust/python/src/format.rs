@@ -81,13 +81,17 @@ impl RowFormat {
     /// What is prepared for a relation.
     pub fn plan(&self, py: Python<'_>, shape: &Shape) -> PyResult<Arc<Plan>> {
         let generation = self.catalog.get().generation();
+        // Dropped when the lock is open again: the end of a class may call Python, and that this.
+        let mut outdated = None;
         let known = {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             if plans.generation != generation || plans.by_relation.len() > MOST_PLANS {
-                *plans = Plans { generation, by_relation: HashMap::new() };
+                let anew = Plans { generation, by_relation: HashMap::new() };
+                outdated = Some(std::mem::replace(&mut *plans, anew));
             }
             plans.by_relation.get(&shape.bytes).cloned()
         };
+        drop(outdated);
         if let Some(plan) = known {
             return Ok(plan);
         }

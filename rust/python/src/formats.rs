@@ -12,15 +12,28 @@ use crate::catalog::TypeCatalog;
 use crate::debezium::Asked;
 use crate::error::{About, exception};
 
-/// Messages that are in hand already, as one batch; with as many LSNs, if any.
-pub fn batch_of(session: &mut Session, messages: &Bound<'_, PyAny>, lsns: Option<Vec<u64>>) -> PyResult<Batch> {
-    let messages = messages.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-    if lsns.as_ref().is_some_and(|lsns| lsns.len() != messages.len()) {
+/// One LSN for each of so many messages, if any. Looked at one by one: a length that Python states need not be true.
+pub fn lsns_of(lsns: Option<&Bound<'_, PyAny>>, length: usize) -> PyResult<Vec<u64>> {
+    let Some(lsns) = lsns else { return Ok(Vec::new()) };
+    if lsns.len()? != length {
         return Err(PyValueError::new_err("lsns must be as long as messages"));
     }
+    lsns.try_iter()?.map(|lsn| lsn?.extract()).collect()
+}
+
+/// Messages that are in hand already, as one batch; with as many LSNs, if any.
+pub fn batch_of<'py>(
+    session: &mut Session,
+    messages: &Bound<'py, PyAny>,
+    lsns: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Batch> {
+    // Each is looked at when it comes: what is no message at all may go on without end.
+    let looked_at =
+        |message: PyResult<Bound<'py, PyAny>>| message.and_then(|message| Bytes::check(&message).map(|()| message));
+    let messages = messages.try_iter()?.map(looked_at).collect::<PyResult<Vec<_>>>()?;
+    let mut lsns = lsns_of(lsns, messages.len())?.into_iter();
     // All of them, before the session takes note of the first.
     let bytes = messages.iter().map(Bytes::of).collect::<PyResult<Vec<_>>>()?;
-    let mut lsns = lsns.unwrap_or_default().into_iter();
     let size = bytes.iter().map(|bytes| bytes.as_slice().len()).sum();
     let mut builder = Builder::with_capacity(bytes.len(), size);
     for bytes in &bytes {

@@ -14,6 +14,7 @@
 //! | `encode` | one event to one message |
 //! | `row` | one tuple to one row, one value to one object |
 //! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
+//! | `exclusive` | objects that belong to one call at a time |
 //! | `bytes` | what Python hands over, as a slice |
 //! | `imports` | the Python objects that all of these use |
 //! | `error` | the one place where exceptions are made |
@@ -30,6 +31,7 @@ mod decoder;
 mod encode;
 mod error;
 mod event;
+mod exclusive;
 mod format;
 mod formats;
 mod imports;
@@ -37,7 +39,8 @@ mod reader;
 mod row;
 
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
-#[pyo3::pymodule]
+// Needs no global lock: state that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`).
+#[pyo3::pymodule(gil_used = false)]
 mod _pgoutput {
     #[pymodule_export]
     use crate::arrow::ArrowTable;
@@ -57,4 +60,12 @@ mod _pgoutput {
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]
     use crate::row::json_number;
+
+    use pyo3::prelude::*;
+
+    /// Classes and imported objects are made once for the process, so one interpreter only can have them.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::construct::claim_interpreter(module.py())
+    }
 }

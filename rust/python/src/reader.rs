@@ -11,6 +11,7 @@ use pyo3::types::PyBytes;
 use crate::batch::{Batch, shape_of};
 use crate::bytes::Bytes;
 use crate::error::{config_error, frame_error};
+use crate::exclusive::{changing, reading};
 use crate::format::RowFormat;
 
 /// Read some payloads, one after the other, into one batch.
@@ -44,28 +45,28 @@ impl BatchReader {
         Self { inner: batch::Reader::default(), format: format.map(Arc::new) }
     }
 
-    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let inner = &mut self.inner;
-        read(py, frames, self.format.as_ref(), |bytes, builder| inner.read(bytes, builder))
+    fn read<'py>(slf: &Bound<'py, Self>, py: Python<'py>, frames: &Bound<'py, PyAny>) -> PyResult<Batch> {
+        let Self { inner, format } = &mut *changing(slf)?;
+        read(py, frames, format.as_ref(), |bytes, builder| inner.read(bytes, builder))
     }
 
     #[getter]
-    fn received_lsn(&self) -> u64 {
-        self.inner.received_lsn()
+    fn received_lsn(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Ok(reading(slf)?.inner.received_lsn())
     }
 
     #[getter]
-    fn idle_lsn(&self) -> u64 {
-        self.inner.idle_lsn()
+    fn idle_lsn(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Ok(reading(slf)?.inner.idle_lsn())
     }
 
     #[getter]
-    fn in_transaction(&self) -> bool {
-        self.inner.in_transaction()
+    fn in_transaction(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(reading(slf)?.inner.in_transaction())
     }
 
-    fn take_reply_request(&mut self) -> bool {
-        self.inner.take_reply_request()
+    fn take_reply_request(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(changing(slf)?.inner.take_reply_request())
     }
 }
 
@@ -95,14 +96,14 @@ impl CopyReader {
         Ok(Self { inner: copy::Reader::new(shape, lsn, text_columns), format: format.map(Arc::new) })
     }
 
-    fn read(&mut self, py: Python<'_>, frames: &Bound<'_, PyAny>) -> PyResult<Batch> {
-        let inner = &mut self.inner;
-        read(py, frames, self.format.as_ref(), |bytes, builder| inner.read(bytes, builder))
+    fn read<'py>(slf: &Bound<'py, Self>, py: Python<'py>, frames: &Bound<'py, PyAny>) -> PyResult<Batch> {
+        let Self { inner, format } = &mut *changing(slf)?;
+        read(py, frames, format.as_ref(), |bytes, builder| inner.read(bytes, builder))
     }
 
     #[getter]
-    fn finished(&self) -> bool {
-        self.inner.finished()
+    fn finished(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(reading(slf)?.inner.finished())
     }
 }
 
