@@ -29,7 +29,10 @@ WITH used AS (
     SELECT t.* FROM pg_type t JOIN pg_attribute a ON a.atttypid = t.oid JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relkind IN ('r', 'p') AND c.relnamespace >= 2200 AND a.attnum > 0
 )
-SELECT DISTINCT t.oid::int8, t.typname, t.typtype::text, t.typbasetype::int8, t.typelem::int8, t.typtypmod
+SELECT t.oid::int8, t.typname, t.typtype::text, t.typbasetype::int8, t.typelem::int8, t.typtypmod, (
+    SELECT json_agg(json_build_array(attname, atttypid::int8) ORDER BY attnum)
+    FROM pg_attribute WHERE attrelid = t.typrelid AND attnum > 0
+)
 FROM pg_type t WHERE t.oid >= 16384 AND (t.oid IN (SELECT oid FROM used) OR t.oid IN (SELECT typelem FROM used))
 ORDER BY 1
 """
@@ -124,7 +127,7 @@ def main() -> None:
                 write_packed(HERE / f"{form}.capture.gz", (folder / form).read_bytes())
             connection.execute("INSERT INTO done VALUES (1)")
             rows = connection.execute(TYPES).fetchall()
-        names = ("oid", "name", "kind", "base", "element", "modifier")
+        names = ("oid", "name", "kind", "base", "element", "modifier", "fields")
         types = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
         (HERE / "types.json").write_text("[" + ",\n".join(types) + "]\n", encoding="utf-8")
         defaults: list[dict[str, Any]] = []
