@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pgoutput::batch::{Batch, Builder, Reader, Record};
 use pgoutput::catalog::{Catalog, Definition};
 use pgoutput::frame::Frame;
+use pgoutput::json::debezium::{Decimals, Options, Times};
 use pgoutput::json::{self, Envelope, Scratch, write_value};
 use pgoutput::message::{Message, kind};
 use pgoutput::relation::{Column, Relation};
@@ -198,6 +199,20 @@ fn batch(batch: &Batch, count: usize) {
             assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "each an object");
         }
         Err(failed) => assert!(failed.record < count, "the record that failed is one of them"),
+    }
+    for options in [
+        Options::default(),
+        Options { decimals: Decimals::Text, times: Times::IsoText, unknown: true, ..Options::default() },
+    ] {
+        match json::lines(batch, &catalog(), Envelope::Debezium(&options)) {
+            Ok(lines) => {
+                let text = std::str::from_utf8(&lines).expect("lines are UTF-8");
+                assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "each an object");
+                // An update can be two, a Truncate is one of each of its tables and may have none.
+                assert!(text.lines().count() <= rows(batch) + changes, "a line for each change, or two");
+            }
+            Err(failed) => assert!(failed.record < count, "the record that failed is one of them"),
+        }
     }
     match arrow::parts(batch, &catalog(), &BTreeSet::new()) {
         Ok(parts) => assert_eq!(parts.iter().map(|part| part.rows.num_rows()).sum::<usize>(), rows(batch)),
