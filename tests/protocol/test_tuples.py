@@ -1,4 +1,4 @@
-"""What servers put into tuples and before them: users' types, keys, values stored out of line, both forms in one row."""
+"""What servers put into tuples and before them: users' types, keys, values stored out of line, both forms in a row."""
 
 from __future__ import annotations
 
