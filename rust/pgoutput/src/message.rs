@@ -435,10 +435,13 @@ impl<'a> Message<'a> {
         Self::parse_rest::<true>(cursor, kind, xid)
     }
 
-    /// Read a message up to the row that it ends with, which is not walked yet: who reads its columns asks afterwards
-    /// whether they were whole, and reads the message again where they were not, to be told what is wrong.
+    /// Read a message up to the row that it ends with, which is not walked yet ([`Tuple::ahead`]): who reads its columns asks
+    /// afterwards whether they were whole, and where they were not reads the message again, to be told what is wrong.
+    ///
+    /// # Errors
+    /// As [`Message::parse`], but for what is wrong in that row.
     #[inline]
-    pub(crate) fn parse_ahead(bytes: &'a [u8], streamed: bool) -> Result<Self> {
+    pub fn parse_ahead(bytes: &'a [u8], streamed: bool) -> Result<Self> {
         let mut cursor = Cursor::new(bytes);
         let kind = cursor.u8("message kind")?;
         let xid = if streamed && has_xid(kind) { Some(cursor.u32("xid")?) } else { None };

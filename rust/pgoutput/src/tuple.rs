@@ -89,12 +89,12 @@ impl<'a> Tuple<'a> {
     }
 
     /// The TupleData that a message ends with, not walked yet: there may be more or fewer columns than are announced, or
-    /// other bytes than columns. For who reads all of them and then asks whether they were whole
-    /// ([`crate::row::Cells::each`]); it spares walking twice.
+    /// other bytes than columns. For who reads all of them and then asks whether there were as many and nothing is left
+    /// ([`Columns::is_at_end`]); it spares walking twice.
     ///
     /// # Errors
     /// When the number of columns is not there.
-    pub(crate) fn ahead(cursor: &mut Cursor<'a>) -> Result<Self> {
+    pub fn ahead(cursor: &mut Cursor<'a>) -> Result<Self> {
         let start = *cursor;
         let count = cursor.i16("number of columns")?;
         let Ok(count) = usize::try_from(count) else {
@@ -128,7 +128,7 @@ pub struct Columns<'a> {
 
 impl Columns<'_> {
     /// Whether all bytes were read.
-    pub(crate) fn is_at_end(&self) -> bool {
+    pub fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }
 }

@@ -39,6 +39,18 @@ pub fn call<'py>(
 #[inline]
 pub fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let length = ffi::Py_ssize_t::try_from(bytes.len())?;
+    // CPython has strings of one character or none already.
+    if length > 1 && bytes.is_ascii() {
+        // SAFETY: `PyUnicode_New` gives a new string or null with an exception; for the highest character 127 it has room
+        // for one byte a character and a zero, which it has written. Nobody else knows the string yet, and the bytes that
+        // are copied are ASCII, as it was told.
+        unsafe {
+            let result = ffi::PyUnicode_New(length, 127);
+            let string = Bound::from_owned_ptr_or_err(py, result)?;
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), ffi::PyUnicode_DATA(result).cast::<u8>(), bytes.len());
+            return Ok(string);
+        }
+    }
     // SAFETY: the pointer and length are those of a slice, the error handler is a C string; new reference or null.
     unsafe {
         let result = ffi::PyUnicode_DecodeUTF8(bytes.as_ptr().cast(), length, c"surrogateescape".as_ptr());

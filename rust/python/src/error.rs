@@ -35,6 +35,12 @@ pub enum Failure {
     Python(PyErr),
 }
 
+impl Failure {
+    /// A row that is read while it is made turned out not to be whole; what is wrong is found by reading the message again.
+    pub const NOT_WHOLE: Self =
+        Self::Message(pgoutput::Error { reason: pgoutput::Reason::UnexpectedEnd, field: "tuple", offset: 0 });
+}
+
 impl From<pgoutput::Error> for Failure {
     fn from(error: pgoutput::Error) -> Self {
         Self::Message(error)

@@ -30,6 +30,11 @@ impl<'a> Item<'a> {
         if self.streamed { Message::parse_streamed(self.bytes) } else { Message::parse(self.bytes) }
     }
 
+    /// The message, with the row that it ends with not walked yet.
+    fn message_ahead(&self) -> Result<Message<'a>, pgoutput::Error> {
+        Message::parse_ahead(self.bytes, self.streamed)
+    }
+
     /// Where the fields of a change begin: after the kind, in a stream after the transaction's id.
     fn fields_at(&self) -> usize {
         if self.streamed { 5 } else { 1 }
@@ -75,8 +80,18 @@ impl<'py, 'f> Events<'py, 'f> {
         }
     }
 
+    /// The event. The message is read while its row is made; where that fails, it is read again with all checks: what is
+    /// wrong with the message goes before what is wrong with a value.
     fn event(&mut self, item: &Item<'_>) -> Made<'py> {
-        match item.message()? {
+        let made = self.make(item);
+        if made.is_err() {
+            item.message()?;
+        }
+        made
+    }
+
+    fn make(&mut self, item: &Item<'_>) -> Made<'py> {
+        match item.message_ahead()? {
             Message::Insert { xid, relation_oid, new } => {
                 let plan = self.plan_of(item.shape, relation_oid, item.fields_at())?;
                 let row = self.maker.row(&plan, item.bytes, new, Role::New { old: None })?;

@@ -32,8 +32,8 @@ enum Rows {
 pub enum RowShape {
     /// By calling a struct class with these columns, in this order; by name where names are given.
     Struct { class: Py<PyAny>, columns: Vec<usize>, names: Option<Py<PyTuple>> },
-    /// As a dict with these keys.
-    Dict { keys: Vec<Py<PyString>> },
+    /// As a dict with these keys; one that has them all, with None for each, is copied.
+    Dict { keys: Vec<Py<PyString>>, empty: Py<PyDict> },
     /// As a tuple.
     Tuple,
 }
@@ -108,7 +108,12 @@ impl RowFormat {
             Rows::Tuple => RowShape::Tuple,
             Rows::Dict => {
                 let key = |name: &[u8]| Ok(construct::text(py, name)?.cast_into::<PyString>()?.unbind());
-                RowShape::Dict { keys: columns.iter().map(|column| key(&column.name)).collect::<PyResult<_>>()? }
+                let keys = columns.iter().map(|column| key(&column.name)).collect::<PyResult<Vec<_>>>()?;
+                let empty = PyDict::new(py);
+                for key in &keys {
+                    empty.set_item(key, py.None())?;
+                }
+                RowShape::Dict { keys, empty: empty.unbind() }
             }
             Rows::Struct => self.struct_row(py, &relation)?,
         };

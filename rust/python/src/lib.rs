@@ -13,6 +13,7 @@
 //! | `event` | one message to one event |
 //! | `encode` | one event to one message |
 //! | `row` | one tuple to one row, one value to one object |
+//! | `plain` | the same for the values that most columns hold |
 //! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
 //! | `exclusive` | objects that belong to one call at a time |
 //! | `bytes` | what Python hands over, as a slice |
@@ -35,6 +36,7 @@ mod exclusive;
 mod format;
 mod formats;
 mod imports;
+mod plain;
 mod reader;
 mod row;
 

@@ -8,7 +8,7 @@ use pgoutput::value::calendar::Time;
 use pgoutput::value::{self, Format, Invalid, Value};
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyBytes, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyInt, PyList, PyString, PyTime, PyTuple, PyTzInfo,
+    PyBool, PyBytes, PyDate, PyDateTime, PyDelta, PyFloat, PyInt, PyList, PyString, PyTime, PyTuple, PyTzInfo,
 };
 
 use crate::construct;
@@ -33,10 +33,10 @@ pub struct Maker<'py> {
     pub imports: &'py Imports,
     pub json: Json,
     pub unset: Bound<'py, PyAny>,
-    utc: Bound<'py, PyTzInfo>,
+    pub utc: Bound<'py, PyTzInfo>,
     arguments: Vec<Bound<'py, PyAny>>,
-    elements: Vec<Bound<'py, PyAny>>,
-    scratch: Vec<u8>,
+    pub elements: Vec<Bound<'py, PyAny>>,
+    pub scratch: Vec<u8>,
 }
 
 /// Why a value gave no object: the bytes, or Python.
@@ -101,8 +101,9 @@ impl<'py> Maker<'py> {
         self.columns(plan, message, tuple, role, None)?;
         let values = self.arguments.drain(..);
         match &plan.row {
-            RowShape::Dict { keys } => {
-                let dict = PyDict::new(py);
+            RowShape::Dict { keys, empty } => {
+                // A copy has room for all keys, and they are not hashed again.
+                let dict = empty.bind(py).copy()?;
                 for (key, value) in keys.iter().zip(values) {
                     dict.set_item(key, value)?;
                 }
@@ -131,23 +132,43 @@ impl<'py> Maker<'py> {
         chosen: Option<&[usize]>,
     ) -> Result<(), Failure> {
         let Some(chosen) = chosen.filter(|chosen| chosen.len() < plan.kinds.len() || !chosen.is_sorted()) else {
-            for (number, (datum, &kind)) in tuple.columns().zip(&plan.kinds).enumerate() {
-                let value = self.column(plan, message, number, kind, datum, role)?;
+            let mut columns = tuple.columns();
+            for (number, &kind) in plan.kinds.iter().enumerate() {
+                let datum = columns.next().ok_or(Failure::NOT_WHOLE)?;
+                let value = match datum {
+                    Datum::Binary(bytes) => self.plain(kind, bytes),
+                    _ => None,
+                };
+                let value = match value {
+                    Some(value) => value,
+                    None => self.column(plan, message, number, kind, datum, role)?,
+                };
                 self.arguments.push(value);
             }
-            return Ok(());
+            return if columns.is_at_end() { Ok(()) } else { Err(Failure::NOT_WHOLE) };
         };
         // Columns lie one after the other without an index, so they are found once and then taken in any order.
-        let datums: Vec<Datum<'_>> = tuple.columns().collect();
+        let mut datums = Vec::with_capacity(tuple.len());
+        let mut columns = tuple.columns();
+        datums.extend(columns.by_ref());
+        if datums.len() != tuple.len() || !columns.is_at_end() {
+            return Err(Failure::NOT_WHOLE);
+        }
         for &number in chosen {
             let (Some(&datum), Some(&kind)) = (datums.get(number), plan.kinds.get(number)) else { continue };
-            let value = self.column(plan, message, number, kind, datum, role)?;
+            let value = match datum {
+                Datum::Binary(bytes) => self.plain(kind, bytes),
+                _ => None,
+            };
+            let value = match value {
+                Some(value) => value,
+                None => self.column(plan, message, number, kind, datum, role)?,
+            };
             self.arguments.push(value);
         }
         Ok(())
     }
 
-    #[inline]
     fn column(
         &mut self,
         plan: &Plan,
@@ -254,7 +275,8 @@ impl<'py> Maker<'py> {
         })
     }
 
-    fn timestamp(
+    #[inline]
+    pub fn timestamp(
         &self,
         date: value::calendar::Date,
         time: Time,

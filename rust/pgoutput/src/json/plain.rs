@@ -4,15 +4,9 @@
 use super::text::{embed, string};
 use super::value::{Scratch, instant, uuid};
 use crate::oid::{Kind, Scalar};
-use crate::value::calendar::{Date, civil};
+use crate::value::calendar::{YEARS_1_TO_9999, civil};
 use crate::value::list::List;
 use crate::value::numeric;
-
-/// Microseconds after 2000-01-01 at which the years 1 and 10000 begin: what is in between has no other form.
-const YEARS_1_TO_9999: std::ops::Range<i64> = {
-    const DAY: i64 = 86_400_000_000;
-    -730_119 * DAY..2_921_940 * DAY
-};
 
 /// Write a value; false, with nothing written, where it is another type or has to be looked at more closely.
 #[inline]
@@ -49,14 +43,21 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut S
             }
             out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
         }
-        Scalar::Numeric => return write_numeric(out, bytes),
+        Scalar::Numeric => {
+            out.push(b'"');
+            if !numeric::write_small(out, bytes) {
+                out.pop();
+                return false;
+            }
+            out.push(b'"');
+        }
         Scalar::TimestampTz | Scalar::Timestamp => {
             let Ok(bytes) = bytes.try_into() else { return false };
             let microseconds = i64::from_be_bytes(bytes);
             if !YEARS_1_TO_9999.contains(&microseconds) {
                 return false;
             }
-            let (day, clock): (Date, _) = civil(microseconds);
+            let (day, clock) = civil(microseconds);
             out.push(b'"');
             instant(out, day, clock);
             out.extend_from_slice(if scalar == Scalar::TimestampTz { b"Z\"" } else { b"\"" });
@@ -73,37 +74,6 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut S
         }
         _ => return false,
     }
-    true
-}
-
-/// A numeric of few digits: its units, and the point where its display scale has it.
-fn write_numeric(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
-    let Some(&[.., s0, _, _, scale]) = bytes.first_chunk::<8>() else { return false };
-    let Some(units) = numeric::scaled_small(bytes, scale) else { return false };
-    // A display scale that takes two bytes would have been taken for another.
-    if bytes.get(6) != Some(&0) || (units == 0 && s0 != 0) {
-        return false;
-    }
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(units.unsigned_abs()).as_bytes();
-    let scale = usize::from(scale);
-    out.extend_from_slice(if units < 0 { b"\"-" } else { b"\"" });
-    match digits.split_at_checked(digits.len().wrapping_sub(scale)) {
-        Some((whole, fraction)) if !whole.is_empty() => {
-            out.extend_from_slice(whole);
-            if scale > 0 {
-                out.push(b'.');
-                out.extend_from_slice(fraction);
-            }
-        }
-        _ => {
-            out.extend_from_slice(b"0.");
-            let end = out.len().saturating_add(scale.saturating_sub(digits.len()));
-            out.resize(end, b'0');
-            out.extend_from_slice(digits);
-        }
-    }
-    out.push(b'"');
     true
 }
 

@@ -9,6 +9,9 @@ pub(super) const DAY: i64 = 86_400_000_000;
 /// Days from 0000-03-01, where the calendar's 400-year cycles begin, to 2000-01-01.
 const EPOCH: i64 = 730_425;
 
+/// The microseconds after 2000-01-01 from the beginning of the year 1 to that of the year 10000.
+pub const YEARS_1_TO_9999: std::ops::Range<i64> = -730_119 * DAY..2_921_940 * DAY;
+
 /// A day of the proleptic Gregorian calendar; the year 0 is 1 BC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {

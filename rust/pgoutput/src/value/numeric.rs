@@ -198,6 +198,39 @@ pub fn scaled_small(bytes: &[u8], scale: u8) -> Option<i64> {
     Some(if sign == NEGATIVE { -units } else { units })
 }
 
+/// Write the numbers that most are as `numeric_out` prints them: their units, and the point where the display scale has it.
+/// False, with nothing written, for all others (as [`scaled_small`]), which `binary` writes or refuses.
+#[inline]
+pub fn write_small(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    // A display scale that takes both bytes would have zeros for pages.
+    let Some(&[_, _, _, _, sign, _, 0, scale]) = bytes.first_chunk::<8>() else { return false };
+    let Some(units) = scaled_small(bytes, scale) else { return false };
+    if units == 0 && sign != 0 {
+        return false;
+    }
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(units.unsigned_abs()).as_bytes();
+    let scale = usize::from(scale);
+    if units < 0 {
+        out.push(b'-');
+    }
+    match digits.len().checked_sub(scale).and_then(|whole| digits.split_at_checked(whole)) {
+        Some((whole, fraction)) if !whole.is_empty() => {
+            out.extend_from_slice(whole);
+            if scale > 0 {
+                out.push(b'.');
+                out.extend_from_slice(fraction);
+            }
+        }
+        _ => {
+            out.extend_from_slice(b"0.");
+            out.resize(out.len().saturating_add(scale.saturating_sub(digits.len())), b'0');
+            out.extend_from_slice(digits);
+        }
+    }
+    true
+}
+
 const LARGE: Invalid = Invalid("a number with more digits than its column has");
 
 /// The digits as one number, and the power of ten that it counts.
