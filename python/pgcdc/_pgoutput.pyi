@@ -34,7 +34,7 @@ _Own = TypeVar("_Own", bound=Struct)
 
 @disjoint_base
 class TypeCatalog:
-    """What is known of the types that PostgreSQL's own catalog does not fix (OID 16384 and up).
+    """What is known of the types that PostgreSQL's own catalog does not fix (OID 10000 and up).
 
     Every decoder has one; without an entry such a type is given as text when it came as text, as bytes when it came in
     binary.
@@ -42,19 +42,53 @@ class TypeCatalog:
 
     def __new__(cls) -> TypeCatalog: ...
     def add(
-        self, oid: int, name: str, *, base: int | None = None, element: int | None = None, enum: bool = False
+        self,
+        oid: int,
+        name: str,
+        *,
+        base: int | None = None,
+        element: int | None = None,
+        delimiter: str = ",",
+        enum: bool = False,
+        subtype: int | None = None,
+        range: int | None = None,
+        fields: Sequence[tuple[str, int]] | None = None,
+        like: Literal[
+            "hstore",
+            "citext",
+            "ltree",
+            "lquery",
+            "ltxtquery",
+            "cube",
+            "vector",
+            "halfvec",
+            "sparsevec",
+            "geometry",
+            "geography",
+        ]
+        | None = None,
     ) -> None:
-        """Say what one type is.
+        """Say what one type is: give exactly one of the following, and the delimiter with `element`.
+
+        A type is known when all that it is made of is; the order in which they are added does not matter.
 
         Args:
             oid: The type's OID.
-            name: Its name, for messages.
+            name: Its name, for messages; without its schema also the name of a composite type's class.
             base: For a domain, the OID of its base type.
             element: For an array, the OID of its elements' type.
+            delimiter: What is between two elements of an array in its text form (`typdelim` of the elements' type).
             enum: Whether it is an enum, whose binary form is its label.
+            subtype: For a range, the OID of the type of its bounds.
+            range: For a multirange, the OID of the type of its ranges.
+            fields: For a composite type, the name and the OID of the type of each attribute that was not dropped.
+            like: For a type of an extension, its name there.
 
         Raises:
-            ConfigError: When not exactly one of base, element and enum is given.
+            ConfigError: When not exactly one of these is given, or `like` is none of the above.
+
+        Source:
+            PostgreSQL manual, "pg_type".
         """
     def knows(self, type_oid: int) -> bool:
         """Whether a value of this type is decoded from binary into a value equal to the one decoded from text."""
@@ -72,6 +106,8 @@ class RowFormat(Generic[_Row]):
             default.
         json: `"decode"`: Python objects, with Decimal for numbers that a float cannot hold; `"raw"`: `msgspec.Raw`;
             `"text"`: str.
+        out_of_range: What becomes of a value that Python's type for it cannot hold (infinity, years before 1 and after
+            9999, 24:00:00): `"pgtext"`: a `PgText`, in PostgreSQL's own words; `"error"`: InvalidValue.
         catalog: What is known of user-defined types.
 
     Raises:
@@ -85,6 +121,7 @@ class RowFormat(Generic[_Row]):
         *,
         types: Mapping[str, type[_Own]],
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> RowFormat[_Own]: ...
     @overload
@@ -94,6 +131,7 @@ class RowFormat(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> RowFormat[Any]: ...
     @overload
@@ -103,6 +141,7 @@ class RowFormat(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> RowFormat[dict[str, Any]]: ...
     @overload
@@ -112,6 +151,7 @@ class RowFormat(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> RowFormat[tuple[Any, ...]]: ...
     @overload
@@ -121,6 +161,7 @@ class RowFormat(Generic[_Row]):
         *,
         types: Mapping[str, type[Struct]] | None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> RowFormat[Any]: ...
     def __class_getitem__(cls, key: Any) -> GenericAlias: ...
@@ -236,6 +277,8 @@ class Decoder(Generic[_Row]):
         rows: `"struct"` (default), `"dict"` or `"tuple"`; see `RowFormat`.
         types: The user's own msgspec struct classes by table.
         json: How json and jsonb columns are given: `"decode"`, `"raw"` or `"text"`.
+        out_of_range: What becomes of a value that Python's type for it cannot hold (infinity, years before 1 and after
+            9999, 24:00:00): `"pgtext"`: a `PgText`, in PostgreSQL's own words; `"error"`: InvalidValue.
         catalog: What is known of user-defined types.
 
     Raises:
@@ -252,6 +295,7 @@ class Decoder(Generic[_Row]):
         *,
         types: Mapping[str, type[_Own]],
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> Decoder[_Own]: ...
     @overload
@@ -261,6 +305,7 @@ class Decoder(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> Decoder[Any]: ...
     @overload
@@ -270,6 +315,7 @@ class Decoder(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> Decoder[dict[str, Any]]: ...
     @overload
@@ -279,6 +325,7 @@ class Decoder(Generic[_Row]):
         *,
         types: None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> Decoder[tuple[Any, ...]]: ...
     @overload
@@ -288,6 +335,7 @@ class Decoder(Generic[_Row]):
         *,
         types: Mapping[str, type[Struct]] | None = None,
         json: Literal["decode", "raw", "text"] = "decode",
+        out_of_range: Literal["pgtext", "error"] = "pgtext",
         catalog: TypeCatalog | None = None,
     ) -> Decoder[Any]: ...
     def __class_getitem__(cls, key: Any) -> GenericAlias: ...
@@ -485,11 +533,12 @@ class Batch:
 
         | type | JSON |
         |---|---|
-        | int2, int4, int8, oid | number, all digits |
+        | int2, int4, int8, oid, xid, cid, xid8 | number, all digits |
         | float4, float8 | number, the fewest digits that say it; `"NaN"`, `"Infinity"`, `"-Infinity"` |
         | numeric | string with the digits that PostgreSQL prints, `"NaN"` and the infinities included |
+        | money | string with its digits: `"-1234.50"` |
         | bool | `true`, `false` |
-        | text, varchar, bpchar, name, "char", enums | string |
+        | text, varchar, bpchar, name, "char", citext, xml, enums | string |
         | bytea | string `"\\x00ff"` |
         | date, time, timestamp | `"2024-02-29"`, `"12:30:00.500000"` (six digits or none), `"2024-02-29T12:30:00"` |
         | timestamptz | the same in UTC with `Z` |
@@ -498,8 +547,12 @@ class Batch:
         | uuid | string in small letters |
         | json, jsonb | the document as it was sent; line breaks between its parts become spaces |
         | arrays | arrays, nested; `{"lower_bounds":[0],"elements":[…]}` where a lower bound is not 1 |
-        | domains and enums in the catalog | as their base type |
-        | any other | string: text as sent; bytes that came in binary as bytea |
+        | int2vector, oidvector, vector, halfvec | array of numbers |
+        | composite types | object by the attributes' names |
+        | hstore | object of strings and nulls |
+        | domains | as their base type |
+        | any other that is known (intervals, ranges, network addresses, geometry …) | string as PostgreSQL prints it |
+        | types that nothing is known of | string: text as sent; bytes that came in binary as bytea |
 
         Bytes that are not UTF-8 (a database in SQL_ASCII sends them) become lone surrogates `\udc80` to `\udcff`, which
         Python's `json` reads as `surrogateescape` does; a parser that does not take them refuses the line.
@@ -541,16 +594,22 @@ class Batch:
         | PostgreSQL | Arrow |
         |---|---|
         | bool | bool |
-        | int2, int4, int8, oid | int16, int32, int64, uint32 |
+        | int2, int4, int8 | int16, int32, int64 |
+        | oid, xid, cid | uint32 |
+        | xid8, pg_lsn | uint64 |
         | float4, float8 | float, double |
         | numeric(p, s) with 0 ≤ s ≤ p ≤ 38 | decimal128(p, s) |
-        | bytea | binary |
+        | money | decimal128(19, 2) |
+        | bytea; geometry and geography of PostGIS (EWKB) | binary |
         | date, time | date32, time64 in microseconds |
         | timestamp, timestamptz | timestamp in microseconds, without zone and in UTC |
         | uuid | arrow.uuid (fixed-size binary of 16) |
         | json, jsonb | arrow.json (utf8), the document as it was sent |
         | arrays | list of the element's type |
-        | any other, and columns named in `text` | utf8, in the words of `to_json` |
+        | int2vector, oidvector | list of int16, of uint32 |
+        | vector, halfvec | list of float |
+        | text, enums, timetz, numeric without precision; columns named in `text` | utf8, in the words of `to_json` |
+        | any other, composite types among them | utf8, as PostgreSQL prints it |
 
         A value that its Arrow type cannot hold is refused, never changed or given as null: infinite dates and
         timestamps, 24:00:00, NaN in a decimal, arrays of several dimensions or with a lower bound other than 1. Name

@@ -105,3 +105,8 @@ def arrays(draw: st.DrawFn, type_name: str) -> str:
 def values(type_name: str, *, array: bool) -> st.SearchStrategy[str | None]:
     """A literal, or None for NULL."""
     return st.none() | (st.just("{}") | arrays(type_name) if array else LITERALS[type_name])
+
+
+def quoted_literal(text: str) -> str:
+    """A string constant of SQL that says this text."""
+    return "'" + text.replace("'", "''") + "'"

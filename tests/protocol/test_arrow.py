@@ -18,16 +18,17 @@ from pgcdc.errors import ConfigError, InvalidValue, SchemaError, UnknownRelation
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, Decoder, RowFormat, TypeCatalog
+from pgcdc.protocol.printing import pg_text
 from tests.golden.make import VERSIONS
 from tests.protocol import wire
 from tests.protocol.captures import ALL, FORMS, IDS
 from tests.protocol.test_golden import TYPES_TOLD_ALIKE
-from tests.protocol.test_json import JSON_TYPES, golden, load, said
+from tests.protocol.test_json import JSON_TYPES, golden, is_printed, load, said
 
 ROWS = RowFormat("dict", json="text")
 # Columns with infinities, 24:00:00 or arrays of several dimensions.
 TEXT = {f"public.everyday.c_{name}" for name in ("date", "time", "timestamp", "timestamptz")}
-FLOAT4, TIMETZ, NUMERIC = 700, 1266, 1700
+FLOAT4, TIMETZ, NUMERIC, MONEY = 700, 1266, 1700, 790
 
 
 def text_columns(batch: Batch) -> set[str]:
@@ -42,7 +43,7 @@ def expected_value(value: Any, type_oid: int, type_modifier: int, *, as_text: bo
         return None
     if as_text and isinstance(value, list):
         return said(value, is_json=type_oid in JSON_TYPES)
-    if as_text or (isinstance(value, Decimal) and type_modifier == -1):
+    if as_text or (isinstance(value, Decimal) and type_modifier == -1 and type_oid != MONEY):
         return said(value)
     if type_oid == FLOAT4:
         return struct.unpack("f", struct.pack("f", value))[0]
@@ -50,7 +51,9 @@ def expected_value(value: Any, type_oid: int, type_modifier: int, *, as_text: bo
         return said(value)
     if isinstance(value, bytes) and type_oid != 17:
         return said(value)
-    return value
+    if isinstance(value, list) and not is_printed(value):
+        return [expected_value(each, 0, 0, as_text=False) for each in value]
+    return pg_text(value) if is_printed(value) else value
 
 
 def expected_rows(batch: Batch, text: set[str]) -> dict[str, list[dict[str, Any]]]:

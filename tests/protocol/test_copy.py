@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pgcdc.errors import DecodeError, InvalidValue
 from pgcdc.events import Column, Insert, Relation
 from pgcdc.lsn import Position
-from pgcdc.protocol import CopyReader, RowFormat
+from pgcdc.protocol import CopyReader, PgPoint, RowFormat
 from tests.protocol import wire
 
 TABLE = Relation(1, "public", "t", "d", [Column("id", 23, -1, True), Column("v", 25, -1, False)])
@@ -140,7 +140,7 @@ def test_text_columns() -> None:
     reader = CopyReader(relation, 1, text_columns=[False, True, True, True, True])
     row = wire.copy_row([four(1), b"9.90", b"2000-01-01 00:00:00+00", b"{a,NULL}", b"(1,2)"])
     (got,) = rows(reader, wire.copy_header() + row + wire.COPY_TRAILER)
-    assert got == (1, Decimal("9.90"), datetime(2000, 1, 1, tzinfo=UTC), ["a", None], "(1,2)")
+    assert got == (1, Decimal("9.90"), datetime(2000, 1, 1, tzinfo=UTC), ["a", None], PgPoint(1.0, 2.0))
     with pytest.raises((DecodeError, ValueError)):
         CopyReader(relation, 1, text_columns=[True])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +19,14 @@ from pgcdc.errors import ConfigError, DecodeError, InvalidValue, UnknownRelation
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.lsn import format_lsn
 from pgcdc.protocol import Batch, BatchReader, CopyReader, Decoder, PgArray, RowFormat, TypeCatalog
+from pgcdc.protocol.printing import pg_text
 from tests.golden.make import VERSIONS
 from tests.protocol import wire
 from tests.protocol.captures import ALL, FORMS, IDS, capture, messages
 from tests.protocol.test_golden import TYPES_TOLD_ALIKE
 
+ADDRESSES = (IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+LSN = 3220
 JSON_TYPES = {114, 3802, 199, 3807}
 ROWS = RowFormat("dict", json="text")
 
@@ -32,8 +36,15 @@ def load(text: str | bytes) -> Any:
     return json.loads(text, parse_float=Decimal)
 
 
+def is_printed(value: Any) -> bool:
+    """Whether the lines and Arrow have it as PostgreSQL prints it."""
+    return hasattr(value, "pg_text") or isinstance(value, ADDRESSES)
+
+
 def said(value: Any, *, is_json: bool = False) -> Any:
     """What the lines say of a value of an event, as `load` gives it."""
+    if is_printed(value):
+        return pg_text(value)
     if isinstance(value, list):
         elements = [said(item, is_json=is_json) for item in value]
         if isinstance(value, PgArray):
@@ -59,7 +70,9 @@ def row(relation: Relation, values: dict[str, Any]) -> dict[str, Any]:
     """What the lines say of a row."""
     types = {column.name: column.type_oid for column in relation.columns}
     return {
-        name: said(value, is_json=types[name] in JSON_TYPES) for name, value in values.items() if value is not UNSET
+        name: format_lsn(value) if types[name] == LSN else said(value, is_json=types[name] in JSON_TYPES)
+        for name, value in values.items()
+        if value is not UNSET
     }
 
 

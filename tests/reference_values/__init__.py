@@ -19,7 +19,6 @@ __all__ = [
     "NAMES",
     "OTHERS",
     "SCALARS",
-    "TO_COME",
     "BadValue",
     "Composite",
     "Types",
@@ -29,9 +28,6 @@ __all__ = [
     "text_of",
     "zone_words",
 ]
-
-TO_COME: frozenset[int] = frozenset(oid for name, both in NAMES.items() if name not in SCALARS for oid in both if oid)
-"""Types that the Rust decoder still gives as sent, so that the reference does the same where the two are compared."""
 
 
 def decode_value(type_oid: int, binary: bool, data: bytes, types: Types | None = None) -> Any:
@@ -49,7 +45,7 @@ def decode_value(type_oid: int, binary: bool, data: bytes, types: Types | None =
     Raises:
         BadValue: When the bytes do not fit the type.
     """
-    both = None if types is None and type_oid in TO_COME else forms(type_oid, types or {})
+    both = forms(type_oid, types or {})
     if both is None:
         return data if binary else text_of(data)
     return both[binary](data)

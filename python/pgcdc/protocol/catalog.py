@@ -1,13 +1,15 @@
-"""What a database knows of the types that PostgreSQL's own catalog does not fix: enums, domains and arrays of anything.
+"""What a database knows of the types that PostgreSQL's own catalog does not fix.
 
-The decoder needs it to read their binary form. It comes from whatever connection the user has: psycopg 3, psycopg2 or
-another driver of DB-API 2.0, or a replication connection of pgcdc; no driver is imported here.
+Enums, domains, arrays, ranges, composites, and the types of some extensions: the decoder needs to know them to read
+their binary form. It comes from whatever connection the user has: psycopg 3, psycopg2 or another driver of DB-API 2.0,
+or a replication connection of pgcdc; no driver is imported here.
 
 Source: PostgreSQL manual, "pg_type".
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,24 +22,57 @@ if TYPE_CHECKING:
 __all__ = ["CATALOG_SQL", "Catalog", "fill"]
 
 CATALOG_SQL: Final = """
-WITH RECURSIVE domain(oid, base) AS (
-    SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE typtype = 'd'
-    UNION
-    SELECT domain.oid, t.typbasetype FROM domain JOIN pg_catalog.pg_type t ON t.oid = domain.base AND t.typtype = 'd'
-), resolved AS (
-    SELECT domain.oid, domain.base FROM domain JOIN pg_catalog.pg_type t ON t.oid = domain.base AND t.typtype <> 'd'
+WITH used(oid) AS (
+    SELECT atttypid FROM pg_catalog.pg_attribute WHERE attnum > 0 AND NOT attisdropped
+    UNION SELECT typbasetype FROM pg_catalog.pg_type WHERE typtype = 'd'
+    UNION SELECT rngsubtype FROM pg_catalog.pg_range
+), composite(oid, relation) AS (
+    SELECT t.oid, c.oid
+    FROM pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+    WHERE t.typtype = 'c' AND (c.relkind = 'c' OR t.oid IN (TABLE used) OR t.typarray IN (TABLE used))
+), definition(oid, kind, other) AS (
+    SELECT oid, 'e', '' FROM pg_catalog.pg_type WHERE typtype = 'e'
+    UNION ALL SELECT oid, 'd', typbasetype::text FROM pg_catalog.pg_type WHERE typtype = 'd'
+    UNION ALL SELECT rngtypid, 'r', rngsubtype::text FROM pg_catalog.pg_range
+    UNION ALL SELECT rngmultitypid, 'm', rngtypid::text FROM pg_catalog.pg_range
+    UNION ALL
+    SELECT oid, 'c', (
+        SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(attname, atttypid::int8) ORDER BY attnum), '[]')
+        FROM pg_catalog.pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
+    )::text
+    FROM composite
+    UNION ALL
+    SELECT t.oid, 'x', t.typname::text
+    FROM pg_catalog.pg_extension e
+    JOIN pg_catalog.pg_depend d
+      ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+    JOIN pg_catalog.pg_type t ON d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid
+    WHERE (e.extname, t.typname) IN (
+        ('hstore', 'hstore'), ('citext', 'citext'), ('cube', 'cube'),
+        ('ltree', 'ltree'), ('ltree', 'lquery'), ('ltree', 'ltxtquery'),
+        ('vector', 'vector'), ('vector', 'halfvec'), ('vector', 'sparsevec'),
+        ('postgis', 'geometry'), ('postgis', 'geography')
+    )
+), known(oid, kind, other) AS (
+    TABLE definition
+    UNION ALL
+    SELECT a.oid, 'a', t.oid::text || t.typdelim::text
+    FROM definition
+    JOIN pg_catalog.pg_type t ON t.oid = definition.oid
+    JOIN pg_catalog.pg_type a ON a.oid = t.typarray AND a.typelem = t.oid
 )
-SELECT t.oid::text AS oid,
-       n.nspname || '.' || t.typname AS name,
-       CASE WHEN t.typtype IN ('e', 'd') THEN t.typtype::text ELSE 'a' END AS kind,
-       CASE t.typtype WHEN 'e' THEN '0' WHEN 'd' THEN resolved.base::text ELSE t.typelem::text END AS other
-FROM pg_catalog.pg_type t
+SELECT known.oid::text AS oid, n.nspname || '.' || t.typname AS name, known.kind AS kind, known.other AS other
+FROM known
+JOIN pg_catalog.pg_type t ON t.oid = known.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-LEFT JOIN resolved ON resolved.oid = t.oid
-WHERE t.oid >= 16384
-  AND (t.typtype IN ('e', 'd') OR (t.typtype = 'b' AND t.typcategory = 'A' AND t.typelem <> 0 AND t.typlen = -1))
+WHERE t.oid >= 10000 OR known.kind = 'c' OR t.typelem IN (SELECT oid FROM composite)
 ORDER BY t.oid"""
-"""The query: four columns of text (OID, name, kind `e`, `d` or `a`, OID of the base or element type).
+"""The query, for all versions from 14 on: four columns of text.
+
+The type's OID; its name; its kind: `e` enum, `d` domain, `a` array, `r` range, `m` multirange, `c` composite, `x` a
+type of an extension that is known here; and what it is made of: an OID, of an array followed by the delimiter; of a
+composite JSON, `[["name", OID], …]`; of an extension's type its name there. Composites are those of CREATE TYPE, and of
+the tables' row types those that are used.
 
 For drivers whose `execute` is a coroutine: `Catalog.of(await connection.fetch(CATALOG_SQL))`.
 """
@@ -55,7 +90,8 @@ class Catalog(TypeCatalog):
                 A driver that opens transactions by itself opens one here too; it is left to the caller.
 
         Returns:
-            A catalog that knows all enums, domains (resolved to what they are based on in the end) and arrays.
+            A catalog that knows all enums, domains, ranges and composites, the types of the extensions hstore, citext,
+            ltree, cube, vector (pgvector) and postgis, and the arrays of all of these.
 
         Raises:
             ConfigError: When the connection is none of these.
@@ -70,7 +106,7 @@ class Catalog(TypeCatalog):
         """Make a catalog from the rows of `CATALOG_SQL`.
 
         Args:
-            rows: OID, name, kind, other OID; numbers as int or as text.
+            rows: Its four columns; numbers as int or as text.
 
         Returns:
             The catalog.
@@ -94,14 +130,33 @@ def fill(catalog: TypeCatalog, connection: Any) -> None:
 
 
 def _add(catalog: TypeCatalog, rows: Iterable[Sequence[Any]]) -> None:
-    for oid, raw, kind, other in rows:
-        name = str(raw).encode(errors="replace").decode()  # for messages only; in SQL_ASCII it need not be UTF-8
-        if kind == "e":
-            catalog.add(int(oid), name, enum=True)
-        elif kind == "d":
-            catalog.add(int(oid), name, base=int(other))
-        else:
-            catalog.add(int(oid), name, element=int(other))
+    for row in rows:
+        oid, raw, kind, other = map(_text, row)
+        name = raw.encode(errors="replace").decode()  # for messages only; in SQL_ASCII it need not be UTF-8
+        match kind:
+            case "e":
+                catalog.add(int(oid), name, enum=True)
+            case "d":
+                catalog.add(int(oid), name, base=int(other))
+            case "r":
+                catalog.add(int(oid), name, subtype=int(other))
+            case "m":
+                catalog.add(int(oid), name, range=int(other))
+            case "c":
+                catalog.add(int(oid), name, fields=[(field, int(type_oid)) for field, type_oid in json.loads(other)])
+            case "x":
+                catalog.add(int(oid), name, like=other)  # type: ignore[arg-type]
+            case "a":
+                catalog.add(int(oid), name, element=int(other[:-1]), delimiter=other[-1])
+            case _:
+                raise ConfigError(
+                    f"type {name} ({oid}) is of the unknown kind {kind}", hint="pass the rows of CATALOG_SQL"
+                )
+
+
+def _text(value: Any) -> str:
+    """A column of text: of a database in SQL_ASCII some drivers give it as bytes."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _rows(connection: Any) -> Iterable[Sequence[Any]]:

@@ -19,7 +19,6 @@ import msgspec
 __all__ = ["float_text", "pg_text", "quoted"]
 
 _SPACE = " \t\n\v\f\r"
-_PLAIN = (UUID, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
 def pg_text(value: Any) -> str:
@@ -52,16 +51,32 @@ def pg_text(value: Any) -> str:
         return _clock(value) + _zone(value.utcoffset())
     if isinstance(value, date):
         return value.isoformat()
-    if hasattr(value, "pg_text"):
-        return str(value.pg_text())
-    if isinstance(value, _PLAIN):
+    if callable(own := getattr(value, "pg_text", None)):
+        return str(own())
+    if isinstance(value, UUID | ipaddress.IPv4Address | ipaddress.IPv4Network):
         return str(value)
+    if isinstance(value, ipaddress.IPv6Network):
+        return f"{_ipv6(value.network_address)}/{value.prefixlen}"
+    if isinstance(value, ipaddress.IPv6Address):
+        prefix = f"/{value.network.prefixlen}" if isinstance(value, ipaddress.IPv6Interface) else ""
+        return _ipv6(value) + prefix
     if isinstance(value, msgspec.Struct):
         fields = (getattr(value, name) for name in value.__struct_fields__)
         return "(" + ",".join("" if each is None else quoted(pg_text(each), '"\\(),') for each in fields) + ")"
     if isinstance(value, list):
         return _array(value)
     raise TypeError(f"a {type(value).__name__} is no value that can be printed as PostgreSQL does")
+
+
+def _ipv6(address: ipaddress.IPv6Address) -> str:
+    """An address; what stands for an IPv4 address ends like one (Python prints that so since 3.13, and not always).
+
+    Source: server file `port/inet_net_ntop.c`.
+    """
+    high, low = divmod(int(address), 1 << 32)
+    if high == 0xFFFF or (high == 0 and low > 0xFFFF):
+        return f"::{'ffff:' if high else ''}{ipaddress.IPv4Address(low)}"
+    return address.compressed.partition("/")[0]
 
 
 def quoted(text: str, special: str) -> str:

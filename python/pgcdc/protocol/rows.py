@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import NODEFAULT, UNSET
 from pgcdc.errors import ConfigError
 from pgcdc.events import Relation
 
-__all__ = ["checked_types", "row_plan"]
+__all__ = ["checked_types", "composite_class", "row_plan"]
 
 
 RowPlan: TypeAlias = tuple[type[msgspec.Struct], list[int], tuple[str, ...] | None]
@@ -59,22 +60,41 @@ def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | Non
     return own, *_fields(own, relation)
 
 
+@functools.lru_cache(maxsize=1024)
+def composite_class(name: str, attributes: tuple[str, ...]) -> type[msgspec.Struct]:
+    """The struct class that values of a composite type become; the same one for the same names.
+
+    Args:
+        name: The type's name.
+        attributes: The names of its attributes.
+
+    Returns:
+        A class with a field for each attribute.
+    """
+    return _struct(name, attributes, f"A value of the composite type {name}.")
+
+
 def _made_class(relation: Relation) -> type[msgspec.Struct]:
+    columns = [column.name for column in relation.columns]
+    return _struct(relation.name, columns, f"A row of {relation.schema}.{relation.name}.")
+
+
+def _struct(name: str, columns: Iterable[str], what: str) -> type[msgspec.Struct]:
     fields, encodings = _Names(), _Names()
     names: dict[str, str] = {}
-    for column in relation.columns:
+    for column in columns:
         # msgspec writes names into JSON as they are, so it refuses those that would have to be escaped or that are not
         # UTF-8 (surrogates stand for the bytes of a database in SQL_ASCII).
-        encoded = re.sub(r'[\\"\x00-\x1f\ud800-\udfff]', "_", column.name)
-        names[fields.free(_field_name(column.name))] = encodings.free(encoded)
+        encoded = re.sub(r'[\\"\x00-\x1f\ud800-\udfff]', "_", column)
+        names[fields.free(_field_name(column))] = encodings.free(encoded)
     return msgspec.defstruct(
-        _field_name(relation.name),
+        _field_name(name),
         [(field, Any, UNSET) for field in names],
         rename={field: name for field, name in names.items() if field != name},
         frozen=True,
         gc=False,
         module="pgcdc.rows",
-        namespace={"__doc__": f"A row of {relation.schema}.{relation.name}.".encode(errors="replace").decode()},
+        namespace={"__doc__": what.encode(errors="replace").decode()},
     )
 
 

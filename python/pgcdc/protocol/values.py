@@ -7,6 +7,7 @@ writes their fields; `Batch.to_json`, which never makes them, writes a string in
 from __future__ import annotations
 
 import decimal as _decimal
+import ipaddress as _ipaddress
 import json as _json
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar
@@ -348,6 +349,26 @@ class PgCircle(msgspec.Struct, frozen=True, gc=False):
     def pg_text(self) -> str:
         """`<(0,0),1>`."""
         return f"<{self.center.pg_text()},{printing.float_text(self.radius)}>"
+
+
+def bits(length: int, packed: bytes) -> PgBits:
+    """Make a bit string of bytes, whose last one is filled up with zeros."""
+    return PgBits(length, int.from_bytes(packed, "big") >> -length % 8)
+
+
+def inet(
+    address: bytes, prefix: int
+) -> _ipaddress.IPv4Address | _ipaddress.IPv6Address | _ipaddress.IPv4Interface | _ipaddress.IPv6Interface:
+    """Make a host address, with the network that it is in where that is a larger one."""
+    if len(address) == 4:
+        return _ipaddress.IPv4Address(address) if prefix == 32 else _ipaddress.IPv4Interface((address, prefix))
+    return _ipaddress.IPv6Address(address) if prefix == 128 else _ipaddress.IPv6Interface((address, prefix))
+
+
+def cidr(address: bytes, prefix: int) -> _ipaddress.IPv4Network | _ipaddress.IPv6Network:
+    """Make a network."""
+    made = _ipaddress.IPv4Network if len(address) == 4 else _ipaddress.IPv6Network
+    return made((address, prefix))
 
 
 # A numeric has up to 147,455 digits; a context with the usual 28 would round. create_decimal is the fastest way in.

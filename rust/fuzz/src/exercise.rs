@@ -44,8 +44,8 @@ pub fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     catalog.add(ENUM, Definition::Enum);
     catalog.add(DOMAIN, Definition::Domain { base: 1700 });
-    catalog.add(DOMAINS, Definition::Array { element: DOMAIN });
-    catalog.add(ENUMS, Definition::Array { element: ENUM });
+    catalog.add(DOMAINS, Definition::Array { element: DOMAIN, delimiter: b',' });
+    catalog.add(ENUMS, Definition::Array { element: ENUM, delimiter: b',' });
     catalog.add(CIRCLE, Definition::Domain { base: CIRCLE });
     catalog
 }
@@ -168,7 +168,7 @@ pub fn value(input: &[u8]) {
     let oid = u32::from_be_bytes(*oid);
     let (format, letter) = if format & 1 == 0 { (Format::Text, b't') } else { (Format::Binary, b'b') };
     let mut out = Vec::new();
-    let written = write_value(&mut out, catalog().kind(oid), format, bytes, &mut Scratch::default()).is_ok();
+    let written = write_value(&mut out, &catalog().kind(oid), format, bytes, &mut Scratch::default()).is_ok();
     let mut row = [b"I".as_slice(), &1_u32.to_be_bytes(), b"N", &1_u16.to_be_bytes(), &[letter]].concat();
     row.extend(u32::try_from(bytes.len()).expect("an input of less than 4 GiB").to_be_bytes());
     row.extend(bytes);

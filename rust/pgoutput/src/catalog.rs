@@ -1,10 +1,12 @@
-//! What is known of the types that users made: domains, enums and their arrays, by OID.
+//! What is known of the types that PostgreSQL's own catalog does not fix, by OID: enums, domains, arrays, ranges,
+//! composites, and the types of some extensions.
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::oid::{Kind, Scalar, builtin};
+use crate::oid::{Array, Composite, Field, Kind, Scalar, Width, builtin};
 
-/// What one user-defined type is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one type is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Definition {
     /// A domain over another type.
     Domain {
@@ -15,19 +17,65 @@ pub enum Definition {
     Array {
         /// The OID of its elements' type.
         element: u32,
+        /// What is between two elements in the text form.
+        delimiter: u8,
     },
     /// An enum, whose binary form is its label.
     Enum,
+    /// A range.
+    Range {
+        /// The OID of the type of its bounds.
+        subtype: u32,
+    },
+    /// A multirange.
+    Multirange {
+        /// The OID of the type of its ranges.
+        range: u32,
+    },
+    /// A composite type.
+    Composite {
+        /// Its name.
+        name: String,
+        /// The name and the OID of the type of each attribute that was not dropped.
+        fields: Vec<(Vec<u8>, u32)>,
+    },
+    /// A type of an extension.
+    Extension(Kind),
 }
 
-/// The definitions of user-defined types.
+impl Definition {
+    /// What a type of an extension is, by the name it has there; None where nothing is known of it.
+    pub fn extension(name: &str) -> Option<Self> {
+        Some(Self::Extension(match name {
+            "hstore" => Kind::Hstore,
+            "citext" => Kind::Scalar(Scalar::Text),
+            "ltree" | "lquery" | "ltxtquery" => Kind::Scalar(Scalar::Versioned),
+            "cube" => Kind::Scalar(Scalar::Cube),
+            "vector" => Kind::Floats(Width::Single),
+            "halfvec" => Kind::Floats(Width::Half),
+            "sparsevec" => Kind::Scalar(Scalar::SparseVector),
+            "geometry" | "geography" => Kind::Scalar(Scalar::Ewkb),
+            _ => return None,
+        }))
+    }
+}
+
+/// The definitions of types.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     definitions: HashMap<u32, Definition>,
 }
 
-/// Domains over domains, arrays of domains: deeper than anybody nests them, and an end for a circle of wrong entries.
+/// Domains over domains, arrays of composites: deeper than anybody nests them.
 const DEEPEST: usize = 32;
+/// What a type may be made of in all: a bound for entries that name each other many times over.
+const LARGEST: usize = 100_000;
+
+/// A type that is being looked up, so that no circle of wrong entries goes on for ever, or one that was.
+enum Seen {
+    Open,
+    Done(Kind, usize),
+}
 
 impl Catalog {
     /// Say what one type is.
@@ -35,21 +83,56 @@ impl Catalog {
         self.definitions.insert(oid, definition);
     }
 
-    /// What the bytes of a type are.
+    /// What the bytes of a type are; `Opaque` too where one of its parts is.
     pub fn kind(&self, oid: u32) -> Kind {
-        self.resolve(oid, DEEPEST)
-    }
-
-    fn resolve(&self, oid: u32, depth: usize) -> Kind {
-        let Some(depth) = depth.checked_sub(1) else { return Kind::Opaque };
         match self.definitions.get(&oid) {
             None => builtin(oid),
-            Some(Definition::Enum) => Kind::Scalar(Scalar::Text),
-            Some(Definition::Domain { base }) => self.resolve(*base, depth),
-            Some(Definition::Array { element }) => match self.resolve(*element, depth) {
-                Kind::Scalar(scalar) => Kind::Array(scalar),
-                Kind::Array(_) | Kind::Opaque => Kind::Opaque, // an array of a domain over an array: given as sent
-            },
+            Some(_) => self.resolve(oid, DEEPEST, &mut HashMap::new()).map_or(Kind::Opaque, |(kind, _)| kind),
         }
+    }
+
+    /// The kind and how many parts it has; None where one of them is not known.
+    fn resolve(&self, oid: u32, depth: usize, seen: &mut HashMap<u32, Seen>) -> Option<(Kind, usize)> {
+        let depth = depth.checked_sub(1)?;
+        let Some(definition) = self.definitions.get(&oid) else {
+            return Some(builtin(oid)).filter(|kind| *kind != Kind::Opaque).map(|kind| (kind, 1));
+        };
+        match seen.get(&oid) {
+            Some(Seen::Open) => return None,
+            Some(Seen::Done(kind, size)) => return Some((kind.clone(), *size)),
+            None => {}
+        }
+        seen.insert(oid, Seen::Open);
+        let (kind, size) = match definition {
+            Definition::Enum => (Kind::Scalar(Scalar::Text), 1),
+            Definition::Extension(kind) => (kind.clone(), 1),
+            Definition::Domain { base } => self.resolve(*base, depth, seen)?,
+            Definition::Array { element, delimiter } => {
+                let (element, size) = self.resolve(*element, depth, seen)?;
+                (Kind::Array(Arc::new(Array { element, delimiter: *delimiter })), size.saturating_add(1))
+            }
+            Definition::Range { subtype } => {
+                let (subtype, size) = self.resolve(*subtype, depth, seen)?;
+                (Kind::Range(Arc::new(subtype)), size.saturating_add(1))
+            }
+            Definition::Multirange { range } => match self.resolve(*range, depth, seen)? {
+                (Kind::Range(subtype), size) => (Kind::Multirange(subtype), size),
+                _ => return None,
+            },
+            Definition::Composite { name, fields } => {
+                let (mut kinds, mut size) = (Vec::with_capacity(fields.len()), 1_usize);
+                for (name, type_oid) in fields {
+                    let (kind, parts) = self.resolve(*type_oid, depth, seen)?;
+                    size = size.saturating_add(parts);
+                    kinds.push(Field { name: name.clone(), type_oid: *type_oid, kind });
+                }
+                (Kind::Composite(Arc::new(Composite { name: name.clone(), fields: kinds })), size)
+            }
+        };
+        if size > LARGEST {
+            return None;
+        }
+        seen.insert(oid, Seen::Done(kind.clone(), size));
+        Some((kind, size))
     }
 }

@@ -1,6 +1,9 @@
-//! What the bytes of PostgreSQL's own types are, by the types' OIDs, which never change.
+//! What the bytes of PostgreSQL's types are, and which of its own types has which OID (those below 10,000 never change).
 //!
 //! Source: server file `catalog/pg_type.dat`.
+mod types;
+
+use std::sync::Arc;
 
 /// What the bytes of a single value are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,20 +16,30 @@ pub enum Scalar {
     Int4,
     /// `int8`
     Int8,
-    /// `oid`
+    /// `oid`, `xid`, `cid`
     Oid,
+    /// `xid8`
+    Xid8,
+    /// `pg_lsn`
+    Lsn,
     /// `float4`
     Float4,
     /// `float8`
     Float8,
     /// `numeric`
     Numeric,
-    /// `text`, `varchar`, `bpchar`, `name`, and the labels of enums
+    /// `money`
+    Money,
+    /// `text`, `varchar`, `bpchar`, `name`, `citext`, `xml`, `refcursor`, and the labels of enums
     Text,
+    /// `jsonpath`, `ltree`, `lquery`, `ltxtquery`: text, in binary after the version 1
+    Versioned,
     /// `"char"`: one byte
     Char,
     /// `bytea`
     Bytea,
+    /// `geometry` and `geography` of the extension postgis: EWKB, as text in hexadecimal
+    Ewkb,
     /// `date`
     Date,
     /// `time`
@@ -37,58 +50,155 @@ pub enum Scalar {
     Timestamp,
     /// `timestamptz`
     TimestampTz,
+    /// `interval`
+    Interval,
     /// `uuid`
     Uuid,
     /// `json`
     Json,
     /// `jsonb`
     Jsonb,
+    /// `inet`
+    Inet,
+    /// `cidr`
+    Cidr,
+    /// `macaddr`
+    MacAddr,
+    /// `macaddr8`
+    MacAddr8,
+    /// `bit`, `varbit`
+    Bits,
+    /// `point`, `line`, `lseg`, `box`, `path`, `polygon`, `circle`
+    Shape(Shape),
+    /// `cube`
+    Cube,
+    /// `tid`
+    Tid,
+    /// `pg_snapshot`, `txid_snapshot`
+    Snapshot,
+    /// `tsvector`
+    TsVector,
+    /// `tsquery`
+    TsQuery,
+    /// `sparsevec` of pgvector
+    SparseVector,
+}
+
+/// The geometric types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// `point`
+    Point,
+    /// `line`
+    Line,
+    /// `lseg`
+    Lseg,
+    /// `box`
+    Box,
+    /// `path`
+    Path,
+    /// `polygon`
+    Polygon,
+    /// `circle`
+    Circle,
+}
+
+/// How wide each number of a pgvector vector is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// `halfvec`: 16 bits
+    Half,
+    /// `vector`: 32 bits
+    Single,
 }
 
 /// What the bytes of a column are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// One value.
     Scalar(Scalar),
     /// An array of any number of dimensions.
-    Array(Scalar),
-    /// A type that nothing is known of: given as it was sent.
+    Array(Arc<Array>),
+    /// `int2vector`, `oidvector`: in binary an array, as text numbers with spaces between them.
+    Numbers(Scalar),
+    /// `vector`, `halfvec` of pgvector.
+    Floats(Width),
+    /// A range of this.
+    Range(Arc<Kind>),
+    /// A multirange of ranges of this.
+    Multirange(Arc<Kind>),
+    /// A composite type.
+    Composite(Arc<Composite>),
+    /// `hstore`
+    Hstore,
+    /// A type that nothing is known of, or that holds such a type: given as it was sent.
     Opaque,
 }
 
-/// The type OID, its array's OID, and what it is.
-const TYPES: [(u32, u32, Scalar); 22] = [
-    (16, 1000, Scalar::Bool),
-    (17, 1001, Scalar::Bytea),
-    (18, 1002, Scalar::Char),
-    (19, 1003, Scalar::Text), // name
-    (20, 1016, Scalar::Int8),
-    (21, 1005, Scalar::Int2),
-    (23, 1007, Scalar::Int4),
-    (25, 1009, Scalar::Text),
-    (26, 1028, Scalar::Oid),
-    (114, 199, Scalar::Json),
-    (700, 1021, Scalar::Float4),
-    (701, 1022, Scalar::Float8),
-    (1042, 1014, Scalar::Text), // bpchar
-    (1043, 1015, Scalar::Text), // varchar
-    (1082, 1182, Scalar::Date),
-    (1083, 1183, Scalar::Time),
-    (1114, 1115, Scalar::Timestamp),
-    (1184, 1185, Scalar::TimestampTz),
-    (1266, 1270, Scalar::TimeTz),
-    (1700, 1231, Scalar::Numeric),
-    (2950, 2951, Scalar::Uuid),
-    (3802, 3807, Scalar::Jsonb),
-];
+/// What an array holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Array {
+    /// Each element.
+    pub element: Kind,
+    /// What is between two elements in the text form.
+    pub delimiter: u8,
+}
 
-/// What a type of PostgreSQL's own catalog is; `Opaque` for those that this crate does not decode.
+/// A composite type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Composite {
+    /// Its name.
+    pub name: String,
+    /// Its attributes without those that were dropped.
+    pub fields: Vec<Field>,
+}
+
+/// An attribute of a composite type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Field {
+    /// Its name, in the stream's encoding.
+    pub name: Vec<u8>,
+    /// The OID of its type.
+    pub type_oid: u32,
+    /// What its bytes are.
+    pub kind: Kind,
+}
+
+impl Kind {
+    /// An array of these, with commas between them (semicolons between boxes).
+    pub fn array(self) -> Self {
+        let delimiter = if self == Self::Scalar(Scalar::Shape(Shape::Box)) { b';' } else { b',' };
+        Self::Array(Arc::new(Array { element: self, delimiter }))
+    }
+}
+
+/// How the table of types says what one is.
+#[derive(Clone, Copy, Debug)]
+enum Builtin {
+    Scalar(Scalar),
+    Numbers(Scalar),
+    Range(Scalar),
+    Multirange(Scalar),
+}
+
+impl From<Builtin> for Kind {
+    fn from(builtin: Builtin) -> Self {
+        match builtin {
+            Builtin::Scalar(scalar) => Self::Scalar(scalar),
+            Builtin::Numbers(scalar) => Self::Numbers(scalar),
+            Builtin::Range(subtype) => Self::Range(Arc::new(Self::Scalar(subtype))),
+            Builtin::Multirange(subtype) => Self::Multirange(Arc::new(Self::Scalar(subtype))),
+        }
+    }
+}
+
+/// What a type of PostgreSQL's own catalog is; `Opaque` for those that have no value in common in their two forms.
 pub fn builtin(oid: u32) -> Kind {
-    TYPES
+    types::TYPES
         .iter()
-        .find_map(|&(own, array, scalar)| match oid {
-            _ if oid == own => Some(Kind::Scalar(scalar)),
-            _ if oid == array => Some(Kind::Array(scalar)),
+        .find_map(|&(own, array, builtin)| match oid {
+            _ if oid == own => Some(builtin.into()),
+            _ if oid == array && oid != 0 => Some(Kind::from(builtin).array()),
             _ => None,
         })
         .unwrap_or(Kind::Opaque)

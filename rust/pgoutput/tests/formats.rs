@@ -40,7 +40,7 @@ fn stream(rows: &[Vec<(u8, Vec<u8>)>]) -> Batch {
     builder.finish()
 }
 
-fn written(kind: Kind, format: Format, bytes: &[u8]) -> Result<String, &'static str> {
+fn written(kind: &Kind, format: Format, bytes: &[u8]) -> Result<String, &'static str> {
     let mut out = Vec::new();
     write_value(&mut out, kind, format, bytes, &mut Scratch::default()).map_err(|invalid| invalid.0)?;
     Ok(String::from_utf8(out).unwrap())
@@ -57,7 +57,7 @@ fn arrays_are_nested_as_their_dimensions_say() {
         (b"[1:2][0:0]={{1},{2}}", "{\"lower_bounds\":[1,0],\"elements\":[[1],[2]]}"),
     ];
     for (text, expected) in cases {
-        assert_eq!(written(int4, Format::Text, text).as_deref(), Ok(expected));
+        assert_eq!(written(&int4, Format::Text, text).as_deref(), Ok(expected));
     }
 }
 
@@ -116,7 +116,7 @@ proptest! {
         let mut row = vec![(b'u', Vec::new()); TYPES.len()];
         row[column] = (b'b', bytes.clone());
         let line = json::lines(&stream(&[row]), &Catalog::default(), Envelope::Plain);
-        match (line, written(builtin(TYPES[column]), Format::Binary, &bytes)) {
+        match (line, written(&builtin(TYPES[column]), Format::Binary, &bytes)) {
             (Ok(line), Ok(alone)) => {
                 let line = String::from_utf8(line).unwrap();
                 prop_assert!(line.ends_with(&format!("\"new\":{{\"c{column}\":{alone}}}}}\n")), "{line} for {alone}");
@@ -154,25 +154,25 @@ proptest! {
             (Kind::Opaque, Format::Binary),
             (Kind::Scalar(Scalar::Bytea), Format::Binary),
         ] {
-            let text = written(kind, format, &bytes).unwrap();
+            let text = written(&kind, format, &bytes).unwrap();
             prop_assert!(text.bytes().all(|byte| byte >= 0x20));
             // What is written is JSON itself, so that it can be embedded.
-            prop_assert_eq!(written(Kind::Scalar(Scalar::Json), Format::Text, text.as_bytes()), Ok(text));
+            prop_assert_eq!(written(&Kind::Scalar(Scalar::Json), Format::Text, text.as_bytes()), Ok(text));
         }
     }
 
     #[test]
     fn numbers_in_both_forms_are_written_alike(number in any::<f64>(), short in any::<f32>(), whole in any::<i64>()) {
-        let float = written(Kind::Scalar(Scalar::Float8), Format::Binary, &number.to_be_bytes()).unwrap();
+        let float = written(&Kind::Scalar(Scalar::Float8), Format::Binary, &number.to_be_bytes()).unwrap();
         if number.is_finite() {
             prop_assert_eq!(float.parse::<f64>().unwrap().to_bits(), number.to_bits());
-            prop_assert_eq!(written(Kind::Scalar(Scalar::Float8), Format::Text, float.as_bytes()), Ok(float));
+            prop_assert_eq!(written(&Kind::Scalar(Scalar::Float8), Format::Text, float.as_bytes()), Ok(float));
         }
-        let float = written(Kind::Scalar(Scalar::Float4), Format::Binary, &short.to_be_bytes()).unwrap();
+        let float = written(&Kind::Scalar(Scalar::Float4), Format::Binary, &short.to_be_bytes()).unwrap();
         if short.is_finite() {
             prop_assert_eq!(float.parse::<f32>().unwrap().to_bits(), short.to_bits());
         }
         let whole_text = whole.to_string();
-        prop_assert_eq!(written(Kind::Scalar(Scalar::Int8), Format::Binary, &whole.to_be_bytes()), Ok(whole_text));
+        prop_assert_eq!(written(&Kind::Scalar(Scalar::Int8), Format::Binary, &whole.to_be_bytes()), Ok(whole_text));
     }
 }

@@ -1,34 +1,42 @@
 //! `TypeCatalog`: what is known of user-defined types.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use pgoutput::catalog::{Catalog, Definition};
 use pgoutput::oid::Kind;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::error::config_error;
 
-/// What is known of the types that PostgreSQL's own catalog does not fix (OID 16384 and up).
+/// What is known of the types that PostgreSQL's own catalog does not fix (OID 10000 and up).
 #[pyclass(subclass, frozen, module = "pgcdc._pgoutput")]
 #[derive(Default)]
 pub struct TypeCatalog {
-    state: RwLock<(Catalog, u64)>,
+    known: RwLock<Catalog>,
+    generation: AtomicU64,
 }
 
 impl TypeCatalog {
     /// What the bytes of a type are.
     pub fn kind(&self, oid: u32) -> Kind {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).0.kind(oid)
+        self.known.read().unwrap_or_else(PoisonError::into_inner).kind(oid)
     }
 
     /// Use all of it; nothing can be added meanwhile.
     pub fn read<T>(&self, use_it: impl FnOnce(&Catalog) -> T) -> T {
-        use_it(&self.state.read().unwrap_or_else(PoisonError::into_inner).0)
+        use_it(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A number that changes with every addition.
     pub fn generation(&self) -> u64 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).1
+        self.generation.load(Ordering::Acquire)
     }
+}
+
+/// The name and type of an attribute; a name that is not UTF-8 has surrogates in it.
+fn field((name, type_oid): (Bound<'_, PyString>, u32)) -> PyResult<(Vec<u8>, u32)> {
+    Ok((name.call_method1("encode", ("utf-8", "surrogateescape"))?.extract()?, type_oid))
 }
 
 #[pymethods]
@@ -38,7 +46,10 @@ impl TypeCatalog {
         Self::default()
     }
 
-    #[pyo3(signature = (oid, name, *, base=None, element=None, r#enum=false))]
+    #[pyo3(signature = (
+        oid, name, *, base=None, element=None, delimiter=",", r#enum=false, subtype=None, range=None, fields=None, like=None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "one for each kind of type, by name")]
     fn add(
         &self,
         py: Python<'_>,
@@ -46,22 +57,34 @@ impl TypeCatalog {
         name: &str,
         base: Option<u32>,
         element: Option<u32>,
+        delimiter: &str,
         r#enum: bool,
+        subtype: Option<u32>,
+        range: Option<u32>,
+        fields: Option<Vec<(Bound<'_, PyString>, u32)>>,
+        like: Option<&str>,
     ) -> PyResult<()> {
-        let definition = match (base, element, r#enum) {
-            (Some(base), None, false) => Definition::Domain { base },
-            (None, Some(element), false) => Definition::Array { element },
-            (None, None, true) => Definition::Enum,
-            _ => {
-                return Err(config_error(
-                    py,
-                    &format!("type {name} ({oid}) needs exactly one of base, element and enum"),
-                ));
-            }
+        let refused = |what: &str| config_error(py, &format!("type {name} ({oid}) {what}"));
+        let [delimiter] = *delimiter.as_bytes() else { return Err(refused("needs a delimiter of one byte")) };
+        let own_name = name.rsplit('.').next().unwrap_or(name).to_owned();
+        let fields = fields.map(|fields| fields.into_iter().map(field).collect::<PyResult<Vec<_>>>()).transpose()?;
+        let mut definitions = [
+            base.map(|base| Definition::Domain { base }),
+            element.map(|element| Definition::Array { element, delimiter }),
+            r#enum.then_some(Definition::Enum),
+            subtype.map(|subtype| Definition::Range { subtype }),
+            range.map(|range| Definition::Multirange { range }),
+            fields.map(|fields| Definition::Composite { name: own_name, fields }),
+            like.map(|like| Definition::extension(like).ok_or_else(|| refused("is like no type that is known")))
+                .transpose()?,
+        ]
+        .into_iter()
+        .flatten();
+        let (Some(definition), None) = (definitions.next(), definitions.next()) else {
+            return Err(refused("needs exactly one of base, element, enum, subtype, range, fields and like"));
         };
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.0.add(oid, definition);
-        state.1 = state.1.wrapping_add(1);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).add(oid, definition);
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

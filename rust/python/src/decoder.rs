@@ -44,15 +44,16 @@ fn one<'py>(
 #[pymethods]
 impl Decoder {
     #[new]
-    #[pyo3(signature = (rows="struct", *, types=None, json="decode", catalog=None))]
+    #[pyo3(signature = (rows="struct", *, types=None, json="decode", out_of_range="pgtext", catalog=None))]
     fn new(
         py: Python<'_>,
         rows: &str,
         types: Option<Bound<'_, PyAny>>,
         json: &str,
+        out_of_range: &str,
         catalog: Option<Py<TypeCatalog>>,
     ) -> PyResult<Self> {
-        let format = Py::new(py, RowFormat::new(py, rows, types, json, catalog)?)?;
+        let format = Py::new(py, RowFormat::new(py, rows, types, json, out_of_range, catalog)?)?;
         Ok(Self { format, session: Session::default(), plan: None })
     }
 

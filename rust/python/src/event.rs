@@ -58,7 +58,8 @@ type Made<'py> = Result<Bound<'py, PyAny>, Failure>;
 
 impl<'py, 'f> Events<'py, 'f> {
     pub fn new(py: Python<'py>, format: &'f RowFormat, plan: Option<(Arc<Shape>, Arc<Plan>)>) -> PyResult<Self> {
-        let maker = Maker::new(py, imports(py)?, format.json)?;
+        let maker = Maker::new(py, imports(py)?, format.json, format.refuse_out_of_range)?;
+        let plan = plan.filter(|(_, plan)| format.is_current(plan));
         Ok(Self { format, maker, plan, transaction: None, arguments: Vec::new() })
     }
 

@@ -48,6 +48,8 @@ pub struct Plan {
     pub keys: Vec<bool>,
     /// How rows are made.
     pub row: RowShape,
+    /// What the catalog knew when this was prepared.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -62,6 +64,7 @@ pub struct RowFormat {
     rows: Rows,
     types: Option<Py<PyDict>>,
     pub json: Json,
+    pub refuse_out_of_range: bool,
     catalog: Py<TypeCatalog>,
     plans: Mutex<Plans>,
 }
@@ -74,7 +77,8 @@ static DEFAULT: PyOnceLock<Py<RowFormat>> = PyOnceLock::new();
 impl RowFormat {
     /// The format that is used where none is given.
     pub fn default(py: Python<'_>) -> PyResult<&Bound<'_, Self>> {
-        let format = DEFAULT.get_or_try_init(py, || Py::new(py, Self::new(py, "struct", None, "decode", None)?))?;
+        let format =
+            DEFAULT.get_or_try_init(py, || Py::new(py, Self::new(py, "struct", None, "decode", "pgtext", None)?))?;
         Ok(format.bind(py))
     }
 
@@ -96,12 +100,17 @@ impl RowFormat {
             return Ok(plan);
         }
         // Outside the lock, because it calls Python. Two threads may both make one; the first to be done is kept.
-        let plan = Arc::new(self.make_plan(py, shape)?);
+        let plan = Arc::new(self.make_plan(py, shape, generation)?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(plans.by_relation.entry(shape.bytes.clone()).or_insert(plan)))
     }
 
-    fn make_plan(&self, py: Python<'_>, shape: &Shape) -> PyResult<Plan> {
+    /// Whether a plan was prepared with all that the catalog knows now.
+    pub fn is_current(&self, plan: &Plan) -> bool {
+        plan.generation == self.catalog.get().generation()
+    }
+
+    fn make_plan(&self, py: Python<'_>, shape: &Shape, generation: u64) -> PyResult<Plan> {
         let relation = relation_event(py, shape)?;
         let columns = &shape.relation.columns;
         let row = match self.rows {
@@ -122,6 +131,7 @@ impl RowFormat {
             kinds: columns.iter().map(|column| self.catalog.get().kind(column.type_oid)).collect(),
             keys: columns.iter().map(|column| column.is_key).collect(),
             row,
+            generation,
         })
     }
 
@@ -154,12 +164,13 @@ fn relation_event<'py>(py: Python<'py>, shape: &Shape) -> PyResult<Bound<'py, Py
 #[pymethods]
 impl RowFormat {
     #[new]
-    #[pyo3(signature = (rows="struct", *, types=None, json="decode", catalog=None))]
+    #[pyo3(signature = (rows="struct", *, types=None, json="decode", out_of_range="pgtext", catalog=None))]
     pub fn new(
         py: Python<'_>,
         rows: &str,
         types: Option<Bound<'_, PyAny>>,
         json: &str,
+        out_of_range: &str,
         catalog: Option<Py<TypeCatalog>>,
     ) -> PyResult<Self> {
         let rows = match rows {
@@ -176,6 +187,13 @@ impl RowFormat {
             "text" => Json::Text,
             other => return Err(config_error(py, &format!("json={other:?} is none of \"decode\", \"raw\", \"text\""))),
         };
+        let refuse_out_of_range = match out_of_range {
+            "pgtext" => false,
+            "error" => true,
+            other => {
+                return Err(config_error(py, &format!("out_of_range={other:?} is neither \"pgtext\" nor \"error\"")));
+            }
+        };
         if types.is_some() && rows != Rows::Struct {
             return Err(config_error(py, "types= needs rows=\"struct\""));
         }
@@ -187,7 +205,7 @@ impl RowFormat {
             Some(catalog) => catalog,
             None => Py::new(py, TypeCatalog::default())?,
         };
-        Ok(Self { rows, types, json, catalog, plans: Mutex::default() })
+        Ok(Self { rows, types, json, refuse_out_of_range, catalog, plans: Mutex::default() })
     }
 
     #[getter]

@@ -3,6 +3,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use crate::rare::Rare;
+
 /// Python objects, by what they are used for.
 pub struct Imports {
     pub unset: Py<PyAny>,
@@ -37,6 +39,7 @@ pub struct Imports {
     pub raw: Py<PyAny>,
     pub pg_text: Py<PyAny>,
     pub pg_array: Py<PyAny>,
+    pub rare: Rare,
     pub checked_types: Py<PyAny>,
     pub row_plan: Py<PyAny>,
     pub decode_error: Py<PyAny>,
@@ -98,6 +101,7 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         raw: msgspec.getattr("Raw")?.unbind(),
         pg_text: value("PgText")?,
         pg_array: value("PgArray")?,
+        rare: Rare::load(py)?,
         checked_types: rows.getattr("checked_types")?.unbind(),
         row_plan: rows.getattr("row_plan")?.unbind(),
         decode_error: error("DecodeError")?,

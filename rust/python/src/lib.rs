@@ -14,6 +14,7 @@
 //! | `encode` | one event to one message |
 //! | `row` | one tuple to one row, one value to one object |
 //! | `plain` | the same for the values that most columns hold |
+//! | `rare` | the same for values that few tables have, and those that are made of others |
 //! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
 //! | `exclusive` | objects that belong to one call at a time |
 //! | `bytes` | what Python hands over, as a slice |
@@ -37,6 +38,7 @@ mod format;
 mod formats;
 mod imports;
 mod plain;
+mod rare;
 mod reader;
 mod row;
 

@@ -16,11 +16,14 @@ use crate::row::Maker;
 impl<'py> Maker<'py> {
     /// The object of a value that came in binary.
     #[inline]
-    pub fn plain(&mut self, kind: Kind, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
+    pub fn plain(&mut self, kind: &Kind, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
         match kind {
-            Kind::Scalar(scalar) => self.plain_scalar(scalar, bytes),
-            Kind::Array(scalar) => self.plain_list(scalar, bytes),
-            Kind::Opaque => None,
+            Kind::Scalar(scalar) => self.plain_scalar(*scalar, bytes),
+            Kind::Array(array) => match array.element {
+                Kind::Scalar(scalar) => self.plain_list(scalar, bytes),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

@@ -1,7 +1,9 @@
 //! One tuple to one row, one value to one Python object.
+use std::sync::Arc;
+
 use pgoutput::error::Reason;
 use pgoutput::message::Old;
-use pgoutput::oid::{Kind, Scalar};
+use pgoutput::oid::{Array, Composite, Kind, Scalar};
 use pgoutput::tuple::{Datum, Tuple};
 use pgoutput::value::array::{self, Dimension};
 use pgoutput::value::calendar::Time;
@@ -37,10 +39,14 @@ pub struct Maker<'py> {
     arguments: Vec<Bound<'py, PyAny>>,
     pub elements: Vec<Bound<'py, PyAny>>,
     pub scratch: Vec<u8>,
+    /// Whether a value that Python's type for it cannot hold is an error.
+    refuse_out_of_range: bool,
+    /// The classes of the composite types that were seen.
+    pub composites: Vec<(Arc<Composite>, Bound<'py, PyAny>)>,
 }
 
 /// Why a value gave no object: the bytes, or Python.
-enum Refused {
+pub enum Refused {
     Bytes(&'static str),
     Python(PyErr),
 }
@@ -57,10 +63,10 @@ impl From<PyErr> for Refused {
     }
 }
 
-type Object<'py> = Result<Bound<'py, PyAny>, Refused>;
+pub type Object<'py> = Result<Bound<'py, PyAny>, Refused>;
 
 impl<'py> Maker<'py> {
-    pub fn new(py: Python<'py>, imports: &'py Imports, json: Json) -> PyResult<Self> {
+    pub fn new(py: Python<'py>, imports: &'py Imports, json: Json, refuse_out_of_range: bool) -> PyResult<Self> {
         Ok(Self {
             py,
             imports,
@@ -70,6 +76,8 @@ impl<'py> Maker<'py> {
             arguments: Vec::new(),
             elements: Vec::new(),
             scratch: Vec::new(),
+            refuse_out_of_range,
+            composites: Vec::new(),
         })
     }
 
@@ -133,7 +141,7 @@ impl<'py> Maker<'py> {
     ) -> Result<(), Failure> {
         let Some(chosen) = chosen.filter(|chosen| chosen.len() < plan.kinds.len() || !chosen.is_sorted()) else {
             let mut columns = tuple.columns();
-            for (number, &kind) in plan.kinds.iter().enumerate() {
+            for (number, kind) in plan.kinds.iter().enumerate() {
                 let datum = columns.next().ok_or(Failure::NOT_WHOLE)?;
                 let value = match datum {
                     Datum::Binary(bytes) => self.plain(kind, bytes),
@@ -155,7 +163,7 @@ impl<'py> Maker<'py> {
             return Err(Failure::NOT_WHOLE);
         }
         for &number in chosen {
-            let (Some(&datum), Some(&kind)) = (datums.get(number), plan.kinds.get(number)) else { continue };
+            let (Some(&datum), Some(kind)) = (datums.get(number), plan.kinds.get(number)) else { continue };
             let value = match datum {
                 Datum::Binary(bytes) => self.plain(kind, bytes),
                 _ => None,
@@ -174,7 +182,7 @@ impl<'py> Maker<'py> {
         plan: &Plan,
         message: &[u8],
         number: usize,
-        kind: Kind,
+        kind: &Kind,
         datum: Datum<'_>,
         role: Role<'_>,
     ) -> Result<Bound<'py, PyAny>, Failure> {
@@ -213,14 +221,11 @@ impl<'py> Maker<'py> {
     }
 
     #[inline]
-    fn object(&mut self, kind: Kind, format: Format, bytes: &[u8]) -> Object<'py> {
+    pub fn object(&mut self, kind: &Kind, format: Format, bytes: &[u8]) -> Object<'py> {
         match kind {
-            Kind::Scalar(scalar) => self.scalar(scalar, format, bytes),
-            Kind::Array(scalar) => self.array(scalar, format, bytes),
-            Kind::Opaque => match format {
-                Format::Text => Ok(construct::text(self.py, bytes)?),
-                Format::Binary => Ok(PyBytes::new(self.py, bytes).into_any()),
-            },
+            Kind::Scalar(scalar) => self.scalar(*scalar, format, bytes),
+            Kind::Array(array) => self.array(array, format, bytes),
+            rare => self.rare(rare, format, bytes),
         }
     }
 
@@ -269,9 +274,13 @@ impl<'py> Maker<'py> {
                 Json::Text => construct::text(py, bytes)?,
             },
             Value::Bytes(bytes) => PyBytes::new(py, &bytes).into_any(),
+            Value::PgText(_) if self.refuse_out_of_range => {
+                return Err(Refused::Bytes("a value that Python's type for it cannot hold"));
+            }
             Value::PgText(text) => {
                 construct::call(imports.pg_text.bind(py), &[PyString::new(py, text).into_any()], None)?
             }
+            rare => return self.rare_value(rare),
         })
     }
 
@@ -291,13 +300,13 @@ impl<'py> Maker<'py> {
         PyTime::new(self.py, time.hour, time.minute, time.second, time.microsecond, zone).map(Bound::into_any)
     }
 
-    fn array(&mut self, scalar: Scalar, format: Format, bytes: &[u8]) -> Object<'py> {
+    fn array(&mut self, array: &Array, format: Format, bytes: &[u8]) -> Object<'py> {
         let py = self.py;
         let mut elements = std::mem::take(&mut self.elements);
         elements.clear();
-        let dimensions = array::decode(format, bytes, |element| {
+        let dimensions = array::decode(array.delimiter, format, bytes, |element| {
             elements.push(match element {
-                Some(bytes) => self.scalar(scalar, format, bytes)?,
+                Some(bytes) => self.object(&array.element, format, bytes)?,
                 None => py.None().into_bound(py),
             });
             Ok::<(), Refused>(())

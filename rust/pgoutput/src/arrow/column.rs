@@ -16,7 +16,9 @@ use super::plan::Plan;
 use crate::json::{Scratch, write_value};
 use crate::oid::{Kind, Scalar};
 use crate::value::list::List;
-use crate::value::{Format, Invalid, Result, Value, array, decode, instant, numeric};
+use crate::value::number::float4_text;
+use crate::value::print::{decode_numbers, print};
+use crate::value::{Format, Invalid, Result, Value, array, decode, instant, numeric, vector};
 
 /// Days and microseconds from 1970-01-01 to 2000-01-01.
 pub(super) const EPOCH_DAYS: i32 = 10_957;
@@ -243,22 +245,34 @@ impl Column {
     /// # Errors
     /// When it is not a value of its type, or not one that the Arrow type can hold.
     pub fn push(&mut self, plan: &Plan, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
-        match plan.kind {
-            Kind::Array(scalar) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
+        self.push_value(&plan.kind, plan.scale, format, bytes, scratch)
+    }
+
+    fn push_value(
+        &mut self,
+        kind: &Kind,
+        scale: u8,
+        format: Format,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        match kind {
+            Kind::Scalar(scalar) => self.push_scalar(*scalar, scale, format, bytes, scratch),
+            Kind::Array(array) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
                 if format == Format::Binary
                     && let Some(list) = List::parse(bytes)
                 {
                     for element in list {
                         match element? {
-                            Some(bytes) if scalar == Scalar::Text => items.push_bytes(bytes)?,
-                            Some(bytes) => items.push_scalar(scalar, plan.scale, format, bytes, scratch)?,
+                            Some(bytes) if array.element == Kind::Scalar(Scalar::Text) => items.push_bytes(bytes)?,
+                            Some(bytes) => items.push_value(&array.element, scale, format, bytes, scratch)?,
                             None => items.push_null(),
                         }
                     }
                     return Ok(());
                 }
-                let dimensions = array::decode(format, bytes, |element| match element {
-                    Some(bytes) => items.push_scalar(scalar, plan.scale, format, bytes, scratch),
+                let dimensions = array::decode(array.delimiter, format, bytes, |element| match element {
+                    Some(bytes) => items.push_value(&array.element, scale, format, bytes, scratch),
                     None => {
                         items.push_null();
                         Ok(())
@@ -270,8 +284,24 @@ impl Column {
                     _ => Err(Invalid("an array with other dimensions than one from 1, which is no list")),
                 }
             }),
-            Kind::Scalar(scalar) => self.push_scalar(scalar, plan.scale, format, bytes, scratch),
-            Kind::Array(_) | Kind::Opaque => self.push_text(plan.kind, format, bytes, scratch),
+            Kind::Numbers(scalar) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
+                decode_numbers(*scalar, format, bytes, |number| {
+                    push_decoded(&mut items.values, Value::Int(number))?;
+                    items.is_present();
+                    Ok(())
+                })
+            }),
+            Kind::Floats(width) if matches!(self.values, Values::List(..)) => self.push_list(|items| {
+                vector::decode(*width, format, bytes, |number| {
+                    let Values::Float32(values) = &mut items.values else {
+                        return Err(Invalid("a column of another type"));
+                    };
+                    values.push(number);
+                    items.is_present();
+                    Ok(())
+                })
+            }),
+            kind => self.push_text(kind, format, bytes, scratch),
         }
     }
 
@@ -285,7 +315,7 @@ impl Column {
         scratch: &mut Scratch,
     ) -> Result<()> {
         match &mut self.values {
-            Values::Utf8(..) => return self.push_text(Kind::Scalar(scalar), format, bytes, scratch),
+            Values::Utf8(..) => return self.push_text(&Kind::Scalar(scalar), format, bytes, scratch),
             Values::Binary(..) => {
                 return match decode(scalar, format, bytes, &mut scratch.value)? {
                     Value::Bytes(bytes) => self.push_bytes(&bytes),
@@ -307,8 +337,14 @@ impl Column {
                 );
             }
             Values::Decimal(values, precision, _) => {
-                let units =
-                    numeric::scaled(format, bytes, scale)?.ok_or(Invalid("NaN, which Arrow has no value for"))?;
+                let units = match scalar {
+                    Scalar::Money => match decode(scalar, format, bytes, &mut scratch.value)? {
+                        Value::Numeric(text) => numeric::scaled(Format::Text, text.as_bytes(), 2)?,
+                        _ => return Err(Invalid("money that was printed in another locale than C")),
+                    },
+                    _ => numeric::scaled(format, bytes, scale)?,
+                };
+                let units = units.ok_or(Invalid("NaN, which Arrow has no value for"))?;
                 let limit = 10_u128.saturating_pow(u32::from(*precision));
                 values.push(
                     Some(units)
@@ -321,7 +357,7 @@ impl Column {
                     let bytes = bytes.try_into().map_err(|_| Invalid("a value of another size than its type"))?;
                     f32::from_be_bytes(bytes)
                 }
-                Format::Text => float4(bytes)?,
+                Format::Text => float4_text(bytes)?,
             }),
             values => push_decoded(values, decode(scalar, format, bytes, &mut scratch.value)?)?,
         }
@@ -329,12 +365,13 @@ impl Column {
         Ok(())
     }
 
-    /// What JSON lines have between the quotes; a JSON document as it was sent.
-    fn push_text(&mut self, kind: Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    /// What JSON lines have between the quotes; a JSON document as it was sent; what is more than one value as PostgreSQL
+    /// prints it.
+    fn push_text(&mut self, kind: &Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         match (kind, format) {
             (Kind::Scalar(Scalar::Text), _) | (Kind::Opaque, Format::Text) => return self.push_bytes(bytes),
             (Kind::Scalar(scalar @ (Scalar::Char | Scalar::Json | Scalar::Jsonb | Scalar::Numeric)), _) => {
-                return match decode(scalar, format, bytes, &mut scratch.value)? {
+                return match decode(*scalar, format, bytes, &mut scratch.value)? {
                     Value::Text(text) | Value::Json(text) => self.push_bytes(text),
                     Value::Numeric(text) => self.push_bytes(text.as_bytes()),
                     _ => Err(Invalid("not text")),
@@ -344,6 +381,12 @@ impl Column {
         }
         let mut written = std::mem::take(&mut scratch.text);
         written.clear();
+        if is_printed(kind) {
+            print(&mut written, kind, format, bytes)?;
+            let pushed = self.push_bytes(&written);
+            scratch.text = written;
+            return pushed;
+        }
         write_value(&mut written, kind, format, bytes, scratch)?;
         let text = written.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(&written);
         // Of the types that are left only bytea has anything that JSON escapes: the backslash in front.
@@ -409,6 +452,7 @@ fn push_decoded(values: &mut Values, value: Value<'_>) -> Result<()> {
         (Values::Int32(values), Value::Int(value)) => values.push(i32::try_from(value).map_err(outside)?),
         (Values::Int64(values), Value::Int(value)) => values.push(value),
         (Values::UInt32(values), Value::Int(value)) => values.push(u32::try_from(value).map_err(outside)?),
+        (Values::UInt64(values), Value::Natural(value) | Value::Lsn(value)) => values.push(value),
         (Values::Float64(values), Value::Float(value)) => values.push(value),
         (Values::Uuid(values), Value::Uuid(bytes)) => values.push(bytes),
         _ => return Err(Invalid("not a value of its type")),
@@ -416,12 +460,14 @@ fn push_decoded(values: &mut Values, value: Value<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The float whose shortest text this is; by way of a double it could be rounded twice.
-fn float4(bytes: &[u8]) -> Result<f32> {
-    let number = crate::value::number::float(bytes)?;
-    match std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<f32>().ok()) {
-        Some(value) if value.is_finite() == number.is_finite() => Ok(value),
-        _ => Err(Invalid("a number outside its type's range")),
+/// Whether strings of a type are what PostgreSQL prints: of those whose JSON is no string of characters that need no escape.
+fn is_printed(kind: &Kind) -> bool {
+    match kind {
+        Kind::Scalar(scalar) => {
+            matches!(scalar, Scalar::Versioned | Scalar::TsVector | Scalar::TsQuery | Scalar::Cube | Scalar::Money)
+        }
+        Kind::Array(_) | Kind::Numbers(_) | Kind::Floats(_) => false,
+        _ => true,
     }
 }
 

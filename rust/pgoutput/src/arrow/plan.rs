@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use crate::oid::{Kind, Scalar};
+use crate::oid::{Kind, Scalar, Width};
 
 /// What one column of a table is in Arrow.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,19 +33,21 @@ fn scalar_type(scalar: Scalar, type_modifier: i32) -> DataType {
         Scalar::Int4 => DataType::Int32,
         Scalar::Int8 => DataType::Int64,
         Scalar::Oid => DataType::UInt32,
+        Scalar::Xid8 | Scalar::Lsn => DataType::UInt64,
         Scalar::Float4 => DataType::Float32,
         Scalar::Float8 => DataType::Float64,
         Scalar::Numeric => match decimal(type_modifier) {
             Some((precision, scale)) => DataType::Decimal128(precision, i8::try_from(scale).unwrap_or(0)),
             None => DataType::Utf8,
         },
-        Scalar::Bytea => DataType::Binary,
+        Scalar::Money => DataType::Decimal128(19, 2),
+        Scalar::Bytea | Scalar::Ewkb => DataType::Binary,
         Scalar::Date => DataType::Date32,
         Scalar::Time => DataType::Time64(TimeUnit::Microsecond),
         Scalar::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
         Scalar::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Scalar::Uuid => DataType::FixedSizeBinary(16),
-        Scalar::Text | Scalar::Char | Scalar::TimeTz | Scalar::Json | Scalar::Jsonb => DataType::Utf8,
+        _ => DataType::Utf8,
     }
 }
 
@@ -60,22 +62,27 @@ fn extension(scalar: Scalar) -> HashMap<String, String> {
         .into()
 }
 
+fn field(name: &str, kind: &Kind, type_modifier: i32) -> Field {
+    let list = |item: Field| Field::new(name, DataType::List(Arc::new(item)), true);
+    match kind {
+        Kind::Scalar(scalar) => {
+            Field::new(name, scalar_type(*scalar, type_modifier), true).with_metadata(extension(*scalar))
+        }
+        Kind::Array(array) => list(field("item", &array.element, type_modifier)),
+        Kind::Numbers(scalar) => list(Field::new("item", scalar_type(*scalar, -1), true)),
+        Kind::Floats(Width::Half | Width::Single) => list(Field::new("item", DataType::Float32, true)),
+        // As PostgreSQL prints them.
+        Kind::Range(_) | Kind::Multirange(_) | Kind::Composite(_) | Kind::Hstore | Kind::Opaque => {
+            Field::new(name, DataType::Utf8, true)
+        }
+    }
+}
+
 impl Plan {
     /// The type that a column has; `as_text` for strings whatever it is.
     pub fn new(name: &str, kind: Kind, type_modifier: i32, as_text: bool) -> Self {
         let scale = decimal(type_modifier).map_or(0, |(_, scale)| scale);
-        let field = match kind {
-            _ if as_text => Field::new(name, DataType::Utf8, true),
-            Kind::Opaque => Field::new(name, DataType::Utf8, true),
-            Kind::Scalar(scalar) => {
-                Field::new(name, scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar))
-            }
-            Kind::Array(scalar) => {
-                let item =
-                    Field::new("item", scalar_type(scalar, type_modifier), true).with_metadata(extension(scalar));
-                Field::new(name, DataType::List(Arc::new(item)), true)
-            }
-        };
+        let field = if as_text { Field::new(name, DataType::Utf8, true) } else { field(name, &kind, type_modifier) };
         Self { field, kind, scale }
     }
 }

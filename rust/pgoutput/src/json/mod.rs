@@ -81,8 +81,8 @@ impl Columns {
             match cell {
                 Cell::Value(format, bytes) => {
                     out.extend_from_slice(name);
-                    if !(format == Format::Binary && plain::write(out, *kind, bytes, scratch)) {
-                        write_value(out, *kind, format, bytes, scratch)
+                    if !(format == Format::Binary && plain::write(out, kind, bytes, scratch)) {
+                        write_value(out, kind, format, bytes, scratch)
                             .map_err(|invalid| Refused::value(invalid, number, bytes, message))?;
                     }
                 }

@@ -10,11 +10,14 @@ use crate::value::numeric;
 
 /// Write a value; false, with nothing written, where it is another type or has to be looked at more closely.
 #[inline]
-pub fn write(out: &mut Vec<u8>, kind: Kind, bytes: &[u8], scratch: &mut Scratch) -> bool {
+pub fn write(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8], scratch: &mut Scratch) -> bool {
     match kind {
-        Kind::Scalar(scalar) => write_scalar(out, scalar, bytes, scratch),
-        Kind::Array(scalar) => write_list(out, scalar, bytes, scratch),
-        Kind::Opaque => false,
+        Kind::Scalar(scalar) => write_scalar(out, *scalar, bytes, scratch),
+        Kind::Array(array) => match array.element {
+            Kind::Scalar(scalar) => write_list(out, scalar, bytes, scratch),
+            _ => false,
+        },
+        _ => false,
     }
 }
 

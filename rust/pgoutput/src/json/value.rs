@@ -1,9 +1,10 @@
 //! One value as JSON, the same from its text and its binary form.
 use super::text::{bytea, embed, lower_eight, string};
-use crate::oid::{Kind, Scalar};
+use crate::oid::{Array, Kind, Scalar};
 use crate::value::array::{self, Dimension};
 use crate::value::calendar::{Date, Time};
-use crate::value::{Format, Invalid, Result, Value, decode};
+use crate::value::print::{decode_numbers, print};
+use crate::value::{Format, Invalid, Result, Value, composite, decode, hstore, number, vector};
 
 /// What is used again for each value.
 #[derive(Debug, Default)]
@@ -21,10 +22,77 @@ pub struct Scratch {
 /// # Errors
 /// When the bytes are not a value of the type. Something may have been written then.
 #[inline]
-pub fn write(out: &mut Vec<u8>, kind: Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+pub fn write(out: &mut Vec<u8>, kind: &Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
     match kind {
-        Kind::Scalar(scalar) => write_scalar(out, scalar, format, bytes, scratch),
-        Kind::Array(scalar) => write_array(out, scalar, format, bytes, scratch),
+        Kind::Scalar(scalar) => write_scalar(out, *scalar, format, bytes, scratch),
+        Kind::Array(array) => write_array(out, array, format, bytes, scratch),
+        rare => write_rare(out, rare, format, bytes, scratch),
+    }
+}
+
+/// Out of the way of the types that every table has.
+#[inline(never)]
+fn write_rare(out: &mut Vec<u8>, kind: &Kind, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    match kind {
+        Kind::Scalar(_) | Kind::Array(_) => write(out, kind, format, bytes, scratch),
+        Kind::Range(_) | Kind::Multirange(_) => {
+            let mut text = Vec::new();
+            print(&mut text, kind, format, bytes)?;
+            string(out, &text);
+            Ok(())
+        }
+        Kind::Numbers(scalar) => {
+            let mut separator = b'[';
+            let written = decode_numbers(*scalar, format, bytes, |number| {
+                out.push(std::mem::replace(&mut separator, b','));
+                out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+                Ok::<(), Invalid>(())
+            });
+            end(out, separator, b"[", b']');
+            written
+        }
+        Kind::Floats(width) => {
+            let mut separator = b'[';
+            let written = vector::decode(*width, format, bytes, |float| {
+                out.push(std::mem::replace(&mut separator, b','));
+                write_float(out, number::float4(float));
+                Ok::<(), Invalid>(())
+            });
+            end(out, separator, b"[", b']');
+            written
+        }
+        Kind::Composite(composite) => {
+            let mut separator = b'{';
+            let written = composite::decode(composite, format, bytes, |field, bytes| {
+                out.push(std::mem::replace(&mut separator, b','));
+                string(out, &field.name);
+                out.push(b':');
+                match bytes {
+                    Some(bytes) => write(out, &field.kind, format, bytes, scratch),
+                    None => {
+                        out.extend_from_slice(b"null");
+                        Ok(())
+                    }
+                }
+            });
+            end(out, separator, b"{", b'}');
+            written
+        }
+        Kind::Hstore => {
+            let mut separator = b'{';
+            let written = hstore::decode(format, bytes, |key, value| {
+                out.push(std::mem::replace(&mut separator, b','));
+                string(out, key);
+                out.push(b':');
+                match value {
+                    Some(value) => string(out, value),
+                    None => out.extend_from_slice(b"null"),
+                }
+                Ok::<(), Invalid>(())
+            });
+            end(out, separator, b"{", b'}');
+            written
+        }
         Kind::Opaque => {
             match format {
                 Format::Text => string(out, bytes),
@@ -35,22 +103,34 @@ pub fn write(out: &mut Vec<u8>, kind: Kind, format: Format, bytes: &[u8], scratc
     }
 }
 
+/// Close what was opened by its first part, or open and close it where there was none.
+fn end(out: &mut Vec<u8>, separator: u8, open: &[u8], close: u8) {
+    if separator != b',' {
+        out.extend_from_slice(open);
+    }
+    out.push(close);
+}
+
+fn write_float(out: &mut Vec<u8>, number: f64) {
+    match number {
+        _ if number.is_finite() => out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes()),
+        f64::INFINITY => out.extend_from_slice(b"\"Infinity\""),
+        f64::NEG_INFINITY => out.extend_from_slice(b"\"-Infinity\""),
+        _ => out.extend_from_slice(b"\"NaN\""),
+    }
+}
+
 fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
     match decode(scalar, format, bytes, &mut scratch.value)? {
         Value::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
         Value::Text(text) => string(out, text),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
-        Value::Float(number) if number.is_finite() => {
-            out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
-        }
-        Value::Float(number) => out.extend_from_slice(match number {
-            f64::INFINITY => b"\"Infinity\"",
-            f64::NEG_INFINITY => b"\"-Infinity\"",
-            _ => b"\"NaN\"",
-        }),
+        Value::Float(number) => write_float(out, number),
         // Digits, signs, letters, colons: nothing that JSON would escape.
-        Value::Numeric(text) | Value::PgText(text) => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
+        Value::Numeric(text) => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
+        Value::PgText(text) if scalar != Scalar::Money => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
+        Value::PgText(text) => string(out, text.as_bytes()),
         Value::Date(day) => quoted(out, |out| date(out, day)),
         Value::Time(clock) => quoted(out, |out| time(out, clock)),
         Value::TimeTz(clock, east) => quoted(out, |out| {
@@ -64,7 +144,20 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8],
         }),
         Value::Uuid(bytes) => quoted(out, |out| uuid(out, bytes)),
         Value::Json(json) => embed(out, json, &mut scratch.stack)?,
-        Value::Bytes(bytes) => bytea(out, &bytes),
+        Value::Bytes(bytes) if scalar != Scalar::Ewkb => bytea(out, &bytes),
+        Value::Natural(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        // As PostgreSQL prints them, in which there is nothing that JSON would escape either.
+        Value::Lsn(_)
+        | Value::Interval(_)
+        | Value::Network(_)
+        | Value::Bits(_)
+        | Value::Geometry(_)
+        | Value::Tid(..)
+        | Value::Bytes(_) => {
+            out.push(b'"');
+            print(out, &Kind::Scalar(scalar), format, bytes)?;
+            out.push(b'"');
+        }
     }
     Ok(())
 }
@@ -148,17 +241,17 @@ pub fn write_instant(out: &mut Vec<u8>, microseconds: i64, scratch: &mut Scratch
 }
 
 /// Arrays nested as their dimensions are; one whose lower bounds are not all 1 as an object that says them.
-fn write_array(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+fn write_array(out: &mut Vec<u8>, array: &Array, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
     let mut ends = std::mem::take(&mut scratch.ends);
     ends.clear();
     let start = out.len();
     out.push(b'[');
-    let dimensions = array::decode(format, bytes, |element| {
+    let dimensions = array::decode(array.delimiter, format, bytes, |element| {
         if !ends.is_empty() {
             out.push(b',');
         }
         match element {
-            Some(bytes) => write_scalar(out, scalar, format, bytes, scratch)?,
+            Some(bytes) => write(out, &array.element, format, bytes, scratch)?,
             None => out.extend_from_slice(b"null"),
         }
         ends.push(out.len());

@@ -51,6 +51,7 @@ const MISFIT: Invalid = Invalid("dimensions and elements that do not fit");
 /// When it is not one, or its dimensions and its elements do not fit (elements may have been handed over before that is
 /// seen); or what `element` returned.
 pub fn decode<E: From<Invalid>>(
+    delimiter: u8,
     format: Format,
     bytes: &[u8],
     mut element: impl FnMut(Option<&[u8]>) -> std::result::Result<(), E>,
@@ -62,7 +63,8 @@ pub fn decode<E: From<Invalid>>(
     };
     let dimensions = match format {
         Format::Text => {
-            Text { rest: bytes, levels: Dimensions::default(), seen: false, written: Vec::new() }.array(&mut counted)?
+            let levels = Dimensions::default();
+            Text { delimiter, rest: bytes, levels, seen: false, written: Vec::new() }.array(&mut counted)?
         }
         Format::Binary => binary(bytes, &mut counted)?,
     };
@@ -103,6 +105,8 @@ fn binary<E: From<Invalid>>(
 
 /// Reads `{1,NULL,"a b"}` and `[0:1]={1,2}`.
 struct Text<'a> {
+    /// What is between two elements: a comma, but of boxes a semicolon.
+    delimiter: u8,
     rest: &'a [u8],
     /// A length of 0 is not known yet: the first array at each depth sets it, the others must agree.
     levels: Dimensions,
@@ -192,7 +196,7 @@ impl Text<'_> {
                 return Err(MISFIT.into()); // an element where a deeper level was seen
             }
             length = length.saturating_add(1);
-            if !self.eat(b',') {
+            if !self.eat(self.delimiter) {
                 break;
             }
         }
@@ -212,11 +216,12 @@ impl Text<'_> {
             return self.quoted(element);
         }
         // array_out quotes whatever is empty or holds one of these.
-        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b'{' | b'"' | b'\\');
+        let delimiter = self.delimiter;
+        let ends = |byte: &u8| matches!(byte, b'}' | b'{' | b'"' | b'\\') || *byte == delimiter;
         let length = self.rest.iter().position(ends).ok_or(MALFORMED)?;
         let (plain, rest) = self.rest.split_at_checked(length).ok_or(MALFORMED)?;
         self.rest = rest;
-        if plain.is_empty() || !matches!(rest.first(), Some(b',' | b'}')) {
+        if plain.is_empty() || !rest.first().is_some_and(|&byte| byte == b'}' || byte == delimiter) {
             return Err(MALFORMED.into());
         }
         element((plain != b"NULL").then_some(plain))

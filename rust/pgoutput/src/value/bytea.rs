@@ -13,6 +13,22 @@ pub fn nibble(digit: u8) -> u8 {
     if number < 10 { number } else { of_letter }
 }
 
+/// Write the hexadecimal text form.
+pub fn print(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(b"\\x");
+    hexadecimal_out(out, bytes, b"0123456789abcdef");
+}
+
+/// Write upper-case hexadecimal digits and nothing else, as the extension postgis does.
+pub fn print_upper(out: &mut Vec<u8>, bytes: &[u8]) {
+    hexadecimal_out(out, bytes, b"0123456789ABCDEF");
+}
+
+pub(super) fn hexadecimal_out(out: &mut Vec<u8>, bytes: &[u8], digits: &[u8; 16]) {
+    let digit = |nibble: u8| digits.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
+    out.extend(bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]));
+}
+
 /// Read either text form.
 ///
 /// # Errors
@@ -24,7 +40,11 @@ pub fn text(bytes: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-fn hexadecimal(digits: &[u8]) -> Result<Vec<u8>> {
+/// Read hexadecimal digits.
+///
+/// # Errors
+/// When there is anything else, or an odd number of them.
+pub fn hexadecimal(digits: &[u8]) -> Result<Vec<u8>> {
     let (pairs, left) = digits.as_chunks::<2>();
     if !left.is_empty() {
         return Err(Invalid("an odd number of hexadecimal digits"));

@@ -24,12 +24,7 @@ impl<'a> Printer<'a> {
 
     fn time(self, time: Time) -> Self {
         let _ = write!(self.0, "{:02}:{:02}:{:02}", time.hour, time.minute, time.second);
-        if time.microsecond != 0 {
-            let _ = write!(self.0, ".{:06}", time.microsecond);
-            while self.0.last() == Some(&b'0') {
-                self.0.pop();
-            }
-        }
+        fraction(self.0, time.microsecond.into());
         self
     }
 
@@ -54,6 +49,35 @@ impl<'a> Printer<'a> {
     fn finish(self) -> Result<Value<'a>> {
         std::str::from_utf8(self.0).map(Value::PgText).map_err(|_| Invalid("not text"))
     }
+}
+
+/// `.5`: the microseconds without zeros at the end; nothing where there are none.
+pub(super) fn fraction(out: &mut Vec<u8>, microseconds: u64) {
+    if microseconds != 0 {
+        let _ = write!(out, ".{microseconds:06}");
+        while out.last() == Some(&b'0') {
+            out.pop();
+        }
+    }
+}
+
+/// Write a day as PostgreSQL prints it.
+pub(super) fn print_date(out: &mut Vec<u8>, date: Date) {
+    Printer(out).date(date).text(era(date));
+}
+
+/// Write a time of day, with its zone where it has one.
+pub(super) fn print_time(out: &mut Vec<u8>, time: Time, east: Option<i32>) {
+    let printer = Printer(out).time(time);
+    if let Some(east) = east {
+        printer.zone(east);
+    }
+}
+
+/// Write an instant; `zoned` in UTC.
+pub(super) fn print_timestamp(out: &mut Vec<u8>, date: Date, time: Time, zoned: bool) {
+    let zone = if zoned { "+00" } else { "" };
+    Printer(out).date(date).text(" ").time(time).text(zone).text(era(date));
 }
 
 fn era(date: Date) -> &'static str {

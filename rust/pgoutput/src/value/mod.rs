@@ -6,17 +6,33 @@ use std::borrow::Cow;
 use crate::oid::Scalar;
 
 pub mod array;
+pub mod bits;
 pub mod bytea;
 pub mod calendar;
+pub mod composite;
 pub mod datetime;
 pub mod datetime_text;
+pub mod geometry;
+pub mod hstore;
 pub mod instant;
+pub mod interval;
 pub mod list;
+pub mod network;
 pub mod number;
 pub mod numeric;
+pub mod print;
+mod quoted;
+pub mod range;
+mod search;
+mod system;
 pub mod uuid;
+pub mod vector;
 
+use bits::Bits;
 use calendar::{Date, Time};
+use geometry::Geometry;
+use interval::Interval;
+use network::Network;
 
 /// Which of the two forms some bytes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +55,19 @@ pub type Result<T> = std::result::Result<T, Invalid>;
 pub enum Value<'a> {
     /// `bool`
     Bool(bool),
-    /// `int2`, `int4`, `int8`, `oid`
+    /// `int2`, `int4`, `int8`, `oid`, `xid`, `cid`
     Int(i64),
+    /// `xid8`
+    Natural(u64),
+    /// `pg_lsn`
+    Lsn(u64),
     /// `float4`, `float8`; a `float4` is the number that its shortest text says
     Float(f64),
-    /// `numeric`, as PostgreSQL prints it; NaN and the infinities included
+    /// `numeric`, as PostgreSQL prints it, NaN and the infinities included; `money` with two digits
     Numeric(&'a str),
-    /// Text in the stream's encoding
+    /// Text in the stream's encoding; types that are given as PostgreSQL prints them
     Text(&'a [u8]),
-    /// `bytea`
+    /// `bytea`; the EWKB of the extension postgis
     Bytes(Cow<'a, [u8]>),
     /// `date`, years 1 to 9999
     Date(Date),
@@ -63,6 +83,16 @@ pub enum Value<'a> {
     Uuid([u8; 16]),
     /// `json`, `jsonb`: JSON text
     Json(&'a [u8]),
+    /// `interval`
+    Interval(Interval),
+    /// `inet`, `cidr`
+    Network(Network),
+    /// `bit`, `varbit`
+    Bits(Bits<'a>),
+    /// `point` and so on
+    Geometry(Geometry),
+    /// `tid`: block and offset
+    Tid(u32, u16),
     /// A value of one of the types above that those forms cannot hold, in PostgreSQL's own words
     PgText(&'a str),
 }
@@ -109,7 +139,43 @@ fn binary<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Resu
         },
         Scalar::Bytea => Ok(Value::Bytes(Cow::Borrowed(bytes))),
         Scalar::Char => char_value(bytes, scratch),
+        rare => rare_binary(rare, bytes, scratch),
     }
+}
+
+/// Out of the way of the types that every table has.
+#[inline(never)]
+fn rare_binary<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Value<'a>> {
+    match scalar {
+        Scalar::Versioned => match bytes.split_first() {
+            Some((1, text)) => Ok(Value::Text(text)),
+            _ => Err(Invalid("another version of its type's form than 1")),
+        },
+        Scalar::Xid8 => fixed(bytes).map(|bytes| Value::Natural(u64::from_be_bytes(bytes))),
+        Scalar::Lsn => fixed(bytes).map(|bytes| Value::Lsn(u64::from_be_bytes(bytes))),
+        Scalar::Money => system::money_binary(fixed(bytes)?, scratch),
+        Scalar::Interval => interval::binary(bytes).map(Value::Interval),
+        Scalar::Inet => network::binary(bytes, false).map(Value::Network),
+        Scalar::Cidr => network::binary(bytes, true).map(Value::Network),
+        Scalar::Bits => bits::binary(bytes).map(Value::Bits),
+        Scalar::Shape(shape) => geometry::decode(shape, Format::Binary, bytes).map(Value::Geometry),
+        Scalar::Tid => system::tid_binary(bytes).map(|(block, offset)| Value::Tid(block, offset)),
+        Scalar::MacAddr => printed(scratch, |out| network::mac_binary(bytes, 6, out)),
+        Scalar::MacAddr8 => printed(scratch, |out| network::mac_binary(bytes, 8, out)),
+        Scalar::Cube => printed(scratch, |out| geometry::print_cube(bytes, out)),
+        Scalar::Snapshot => printed(scratch, |out| system::snapshot(bytes, out)),
+        Scalar::TsVector => printed(scratch, |out| search::vector(bytes, out)),
+        Scalar::TsQuery => printed(scratch, |out| search::query(bytes, out)),
+        Scalar::SparseVector => printed(scratch, |out| vector::sparse(bytes, out)),
+        _ => Ok(Value::Bytes(Cow::Borrowed(bytes))), // Ewkb
+    }
+}
+
+/// A type that is given as PostgreSQL prints it.
+fn printed(scratch: &mut Vec<u8>, print: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Value<'_>> {
+    scratch.clear();
+    print(scratch)?;
+    Ok(Value::Text(scratch))
 }
 
 fn text<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Value<'a>> {
@@ -135,6 +201,27 @@ fn text<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result
         Scalar::Json | Scalar::Jsonb => Ok(Value::Json(bytes)),
         Scalar::Bytea => bytea::text(bytes).map(|bytes| Value::Bytes(Cow::Owned(bytes))),
         Scalar::Char => char_value(bytes, scratch),
+        rare => rare_text(rare, bytes, scratch),
+    }
+}
+
+#[inline(never)]
+fn rare_text<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Value<'a>> {
+    match scalar {
+        Scalar::Xid8 => system::xid8_text(bytes).map(Value::Natural),
+        Scalar::Lsn => system::lsn_text(bytes).map(Value::Lsn),
+        Scalar::Money => system::money_text(bytes, scratch),
+        Scalar::Interval => interval::text(bytes).map(Value::Interval),
+        Scalar::Inet => network::text(bytes, false).map(Value::Network),
+        Scalar::Cidr => network::text(bytes, true).map(Value::Network),
+        Scalar::Bits => bits::text(bytes, scratch).map(Value::Bits),
+        Scalar::Shape(shape) => geometry::decode(shape, Format::Text, bytes).map(Value::Geometry),
+        Scalar::Tid => system::tid_text(bytes).map(|(block, offset)| Value::Tid(block, offset)),
+        Scalar::MacAddr => network::mac_text(bytes, 6).map(Value::Text),
+        Scalar::MacAddr8 => network::mac_text(bytes, 8).map(Value::Text),
+        Scalar::Ewkb => bytea::hexadecimal(bytes).map(|bytes| Value::Bytes(Cow::Owned(bytes))),
+        // Versioned, Cube, Snapshot, TsVector, TsQuery, SparseVector: as PostgreSQL prints them.
+        _ => Ok(Value::Text(bytes)),
     }
 }
 

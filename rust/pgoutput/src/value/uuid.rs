@@ -21,6 +21,19 @@ pub fn text(bytes: &[u8]) -> Result<[u8; 16]> {
     Ok(number.to_be_bytes())
 }
 
+/// Write the form that `uuid_out` prints.
+pub fn print(out: &mut Vec<u8>, bytes: [u8; 16]) {
+    let mut rest = bytes.as_slice();
+    for (number, length) in [4, 2, 2, 2, 6].into_iter().enumerate() {
+        if number > 0 {
+            out.push(b'-');
+        }
+        let (group, after) = rest.split_at(length.min(rest.len()));
+        super::bytea::hexadecimal_out(out, group, b"0123456789abcdef");
+        rest = after;
+    }
+}
+
 fn dash(bytes: &[u8]) -> Result<&[u8]> {
     bytes.strip_prefix(b"-").ok_or(INVALID)
 }

@@ -30,18 +30,41 @@ pub enum Form {
     Decimal(Decimal),
     /// Dates and times.
     Moment(Moment),
-    /// A list of these; and what it is in plain lines, where those have the same elements.
-    Array(Box<Form>, Option<Kind>),
+    /// A list.
+    Array {
+        /// Each element.
+        element: Box<Form>,
+        /// What is between two elements in the text form.
+        delimiter: u8,
+        /// What it is in plain lines, where those have the same elements.
+        plain: Option<Kind>,
+    },
     /// A type that Debezium does not know: its text in Base64.
     Unknown,
 }
 
-/// The types of PostgreSQL's own catalog that are given as text although this crate does not decode them.
+/// The types of PostgreSQL's own catalog that are given as text, as PostgreSQL prints them.
 const TEXTUAL: [u32; 12] = [869, 650, 829, 774, 3904, 3926, 3906, 3912, 3908, 3910, 142, 3614];
 
 /// Whether Debezium knows nothing of a type, or does not get on with it.
 fn is_foreign(type_oid: u32) -> bool {
     type_oid < 16384 && !TEXTUAL.contains(&type_oid)
+}
+
+/// Whether this is a type that has a form of its own here, or an array of such.
+fn is_everyday(kind: &Kind) -> bool {
+    use Scalar::{
+        Bool, Bytea, Char, Date, Float4, Float8, Int2, Int4, Int8, Json, Jsonb, Numeric, Oid, Text, Time, TimeTz,
+        Timestamp, TimestampTz, Uuid,
+    };
+    match kind {
+        Kind::Scalar(
+            Bool | Bytea | Char | Date | Float4 | Float8 | Int2 | Int4 | Int8 | Json | Jsonb | Numeric | Oid | Text
+            | Time | TimeTz | Timestamp | TimestampTz | Uuid,
+        ) => true,
+        Kind::Array(array) => is_everyday(&array.element),
+        _ => false,
+    }
 }
 
 /// An array of names, which Debezium leaves out.
@@ -50,17 +73,24 @@ const NAMES: u32 = 1003;
 impl Form {
     /// How a column of this type is written; None when it is left out.
     pub fn of(type_oid: u32, modifier: i32, catalog: &Catalog, options: &Options) -> Option<Self> {
-        Some(match catalog.kind(type_oid) {
-            Kind::Array(_) if type_oid == NAMES && !options.unknown => return None,
+        match catalog.kind(type_oid) {
+            Kind::Array(_) if type_oid == NAMES && !options.unknown => None,
+            kind if is_foreign(type_oid) && !is_everyday(&kind) => options.unknown.then_some(Self::Unknown),
+            kind => Some(Self::of_kind(kind, modifier, options)),
+        }
+    }
+
+    fn of_kind(kind: Kind, modifier: i32, options: &Options) -> Self {
+        match kind {
             Kind::Scalar(scalar) => Self::of_scalar(scalar, modifier, options),
-            array @ Kind::Array(scalar) => {
-                let element = Self::of_scalar(scalar, modifier, options);
-                let plain = matches!(element, Self::Plain(_)).then_some(array);
-                Self::Array(Box::new(element), plain)
+            Kind::Array(array) => {
+                let element = Box::new(Self::of_kind(array.element.clone(), modifier, options));
+                let delimiter = array.delimiter;
+                let plain = matches!(*element, Self::Plain(_)).then_some(Kind::Array(array));
+                Self::Array { element, delimiter, plain }
             }
-            Kind::Opaque if is_foreign(type_oid) => return options.unknown.then_some(Self::Unknown),
-            Kind::Opaque => Self::Plain(Kind::Opaque),
-        })
+            kind => Self::Plain(kind),
+        }
     }
 
     fn of_scalar(scalar: Scalar, modifier: i32, options: &Options) -> Self {
@@ -93,10 +123,10 @@ impl Form {
     pub fn write(&self, out: &mut Vec<u8>, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         match self {
             Self::Plain(kind) => {
-                if format == Format::Binary && plain::write(out, *kind, bytes, scratch) {
+                if format == Format::Binary && plain::write(out, kind, bytes, scratch) {
                     return Ok(());
                 }
-                write_value(out, *kind, format, bytes, scratch)
+                write_value(out, kind, format, bytes, scratch)
             }
             Self::Decimal(decimal) => decimal.write(out, format, bytes, scratch),
             Self::Moment(moment) => moment.write(out, format, bytes, scratch),
@@ -114,14 +144,14 @@ impl Form {
                 }
                 _ => Err(Invalid("not a bytea")),
             },
-            Self::Array(element, plain) => {
+            Self::Array { element, delimiter, plain } => {
                 if let Some(plain) = plain
                     && format == Format::Binary
-                    && plain::write(out, *plain, bytes, scratch)
+                    && plain::write(out, plain, bytes, scratch)
                 {
                     return Ok(());
                 }
-                element.write_array(out, format, bytes, scratch)
+                element.write_array(out, *delimiter, format, bytes, scratch)
             }
             Self::Unknown => {
                 base64(out, bytes);
@@ -131,7 +161,14 @@ impl Form {
     }
 
     /// Lists in lists, as the dimensions are. Where they begin to count is not said.
-    fn write_array(&self, out: &mut Vec<u8>, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    fn write_array(
+        &self,
+        out: &mut Vec<u8>,
+        delimiter: u8,
+        format: Format,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let start = out.len();
         let is_flat = match format {
             Format::Binary => matches!(bytes, [0, 0, 0, 0 | 1, ..]),
@@ -139,7 +176,7 @@ impl Form {
         };
         let mut ends = Vec::new();
         out.push(b'[');
-        let dimensions = array::decode(format, bytes, |element| {
+        let dimensions = array::decode(delimiter, format, bytes, |element| {
             if out.len() > start.saturating_add(1) {
                 out.push(b',');
             }
@@ -175,7 +212,7 @@ impl Form {
     pub fn write_unavailable(&self, out: &mut Vec<u8>) {
         match self {
             Self::Bytes | Self::Unknown => base64(out, UNAVAILABLE),
-            Self::Array(element, _) => {
+            Self::Array { element, .. } => {
                 out.push(b'[');
                 match &**element {
                     Self::Plain(Kind::Scalar(Scalar::Uuid)) => out.extend_from_slice(UNAVAILABLE_UUID),
