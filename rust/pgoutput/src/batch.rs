@@ -211,9 +211,19 @@ impl Builder {
     /// Add the next message of a stream.
     pub fn push(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) {
         let place = session.observe(bytes);
+        self.push_placed(bytes, lsn, &place);
+    }
+
+    /// Add a message whose place was found already.
+    pub(crate) fn push_placed(&mut self, bytes: &[u8], lsn: u64, place: &Place) {
         let start = self.content.bytes.len();
         self.content.bytes.extend_from_slice(bytes);
-        self.record(start, lsn, &place);
+        self.record(start, lsn, place);
+    }
+
+    /// How many messages there are.
+    pub fn count(&self) -> usize {
+        self.records.len()
     }
 
     /// Add what was appended to `bytes_mut` since `start` as one message.

@@ -12,6 +12,7 @@
 //! | [`value`] | a column's bytes | one value |
 //! | [`session`] | messages in stream order | relations in force, transaction, index of each change |
 //! | [`batch`] | frames or messages | a run of raw messages with all of that beside them |
+//! | [`assembler`] | messages of protocols 2 to 4 | batches as protocol 1 has them |
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
 //! | [`encode`] | messages, tuples, frames, COPY rows | their bytes |
 //! | [`row`] | a tuple and its role | cells: not sent, NULL, a value |
@@ -23,6 +24,7 @@
 
 #[cfg(feature = "arrow")]
 pub mod arrow;
+pub mod assembler;
 pub mod batch;
 pub mod catalog;
 pub mod copy;

@@ -132,6 +132,11 @@ impl Session {
         matches!(self.block, Block::Stream(_))
     }
 
+    /// Whether the next message stands between Begin Prepare and Prepare.
+    pub fn in_prepared(&self) -> bool {
+        self.block == Block::Prepared
+    }
+
     /// Whether streamed transactions have begun and not ended.
     pub fn has_streams(&self) -> bool {
         !self.streams.is_empty()

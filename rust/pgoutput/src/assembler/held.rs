@@ -1,0 +1,262 @@
+//! One transaction that is not delivered yet: its changes in memory and, before these, in a file.
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::storage::{File, Storage};
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::message::{has_xid, kind};
+use crate::session::{Place, Shape};
+
+/// Changes are kept in blocks of about this size, in bytes: what is written to a file, and read from it, at once.
+const BLOCK: usize = 256 * 1024;
+/// What comes before a message's relations and bytes, in bytes.
+const HEADER: usize = 21;
+/// What a sub-transaction that was rolled back costs in memory, in bytes.
+const ABORTED: usize = 16;
+
+/// A message as it was kept.
+#[derive(Debug)]
+pub(super) struct Kept<'a> {
+    /// The id of the (sub-)transaction.
+    pub xid: u32,
+    /// The `wal_start` of its XLogData.
+    pub lsn: u64,
+    /// Whether this is no message that can be read.
+    pub malformed: bool,
+    /// Its relations' numbers among the transaction's, from 1; 0 for one that was not seen.
+    shapes: &'a [u8],
+    /// As protocol 1 has it, without the transaction's id; empty for a Relation, whose bytes are the shape's.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Kept<'a> {
+    fn parse(cursor: &mut Cursor<'a>) -> Result<Self> {
+        let xid = cursor.u32("xid")?;
+        let lsn = cursor.u64("LSN")?;
+        let malformed = cursor.u8("malformed")? != 0;
+        let shapes = cursor.sized("relations")?;
+        let bytes = cursor.sized("message")?;
+        Ok(Self { xid, lsn, malformed, shapes, bytes })
+    }
+
+    /// The numbers of its relations.
+    pub fn shapes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.shapes.chunks_exact(4).filter_map(|number| number.try_into().ok().map(u32::from_be_bytes))
+    }
+}
+
+fn write(out: &mut Vec<u8>, xid: u32, lsn: u64, malformed: bool, shapes: &[u32], bytes: &[&[u8]]) {
+    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
+    out.extend_from_slice(&xid.to_be_bytes());
+    out.extend_from_slice(&lsn.to_be_bytes());
+    out.push(u8::from(malformed));
+    out.extend_from_slice(&length(shapes.len().saturating_mul(4)));
+    for number in shapes {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    out.extend_from_slice(&length(bytes.iter().map(|part| part.len()).sum()));
+    for part in bytes {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Write a message to the last block, or to a new one if that would become too large. Gives by how much memory grew.
+fn append(blocks: &mut VecDeque<Vec<u8>>, size: usize, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+    let mut block = match blocks.pop_back() {
+        Some(last) if last.len().saturating_add(size).saturating_add(HEADER) <= BLOCK => last,
+        Some(last) => {
+            blocks.push_back(last);
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    let before = block.capacity();
+    write(&mut block);
+    let grown = block.capacity().saturating_sub(before);
+    blocks.push_back(block);
+    grown
+}
+
+/// One transaction.
+#[derive(Debug)]
+pub(super) struct Held<F> {
+    /// The id of the whole transaction.
+    pub xid: u32,
+    /// The `wal_start` of what began it.
+    pub lsn: u64,
+    /// Its Origin message and that one's `wal_start`.
+    pub origin: Option<(Box<[u8]>, u64)>,
+    /// The LSN of its prepare record and its name, once it is prepared.
+    pub prepared: Option<(u64, Box<[u8]>)>,
+    blocks: VecDeque<Vec<u8>>,
+    file: Option<F>,
+    memory: usize,
+    shapes: Vec<Arc<Shape>>,
+    /// The number of a table's newest shape.
+    newest: HashMap<u32, usize>,
+    aborted: HashSet<u32>,
+    /// Whether what is in memory may hold changes that were rolled back.
+    has_waste: bool,
+}
+
+impl<F: File> Held<F> {
+    pub fn new(xid: u32, lsn: u64) -> Self {
+        Self {
+            xid,
+            lsn,
+            origin: None,
+            prepared: None,
+            blocks: VecDeque::new(),
+            file: None,
+            memory: 0,
+            shapes: Vec::new(),
+            newest: HashMap::new(),
+            aborted: HashSet::new(),
+            has_waste: false,
+        }
+    }
+
+    /// What of it is in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory.saturating_add(self.aborted.len().saturating_mul(ABORTED))
+    }
+
+    /// What of it could be written to a file, in bytes.
+    pub fn spillable(&self) -> usize {
+        self.memory
+    }
+
+    /// What of it is in a file, in bytes.
+    pub fn stored(&self) -> u64 {
+        self.file.as_ref().map_or(0, File::stored_bytes)
+    }
+
+    pub fn shape(&self, number: u32) -> Option<&Arc<Shape>> {
+        self.shapes.get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    fn shape_number(&mut self, shape: Option<&Arc<Shape>>) -> u32 {
+        let Some(shape) = shape else { return 0 };
+        let oid = shape.relation.oid;
+        let known = self.newest.get(&oid).copied();
+        let known = known.filter(|&at| self.shapes.get(at).is_some_and(|known| Arc::ptr_eq(known, shape)));
+        let at = known.unwrap_or_else(|| {
+            self.shapes.push(Arc::clone(shape));
+            self.newest.insert(oid, self.shapes.len().saturating_sub(1));
+            self.shapes.len().saturating_sub(1)
+        });
+        u32::try_from(at.saturating_add(1)).unwrap_or(0)
+    }
+
+    /// Keep a message of this transaction.
+    pub fn keep(&mut self, bytes: &[u8], lsn: u64, place: &Place) {
+        let kind = bytes.first().copied().unwrap_or(0);
+        let (xid, parts): (_, [&[u8]; 2]) = match bytes {
+            [kind, a, b, c, d, fields @ ..] if place.streamed && has_xid(*kind) => {
+                (u32::from_be_bytes([*a, *b, *c, *d]), [bytes.get(..1).unwrap_or_default(), fields])
+            }
+            // A change that ends before its xid does is not known to have been rolled back.
+            _ => (self.xid, [bytes, &[]]),
+        };
+        let parts = if kind == kind::RELATION && place.shape.is_some() { [&[][..]; 2] } else { parts };
+        let mut numbers = Vec::new();
+        numbers.extend(place.shape.as_ref().map(|shape| self.shape_number(Some(shape))));
+        numbers.extend(place.truncated.iter().map(|shape| self.shape_number(shape.as_ref())));
+        let size = bytes.len().saturating_add(numbers.len().saturating_mul(4));
+        let grown = append(&mut self.blocks, size, |block| write(block, xid, lsn, place.malformed, &numbers, &parts));
+        self.memory = self.memory.saturating_add(grown);
+    }
+
+    /// A sub-transaction was rolled back.
+    pub fn abort(&mut self, subxid: u32) {
+        self.has_waste |= self.aborted.insert(subxid);
+    }
+
+    pub fn is_aborted(&self, xid: u32) -> bool {
+        !self.aborted.is_empty() && self.aborted.contains(&xid)
+    }
+
+    /// Make room in memory: by leaving out what was rolled back, and if that is not much, by writing to a file.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn shrink<S: Storage<File = F, Error = F::Error>>(
+        &mut self,
+        storage: &mut S,
+    ) -> std::result::Result<(), F::Error> {
+        if std::mem::take(&mut self.has_waste) {
+            let before = self.memory;
+            self.leave_out_waste();
+            if self.memory <= before / 2 {
+                return Ok(());
+            }
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(storage.create()?),
+        };
+        while let Some(block) = self.blocks.front() {
+            file.append(block)?;
+            self.blocks.pop_front();
+        }
+        self.memory = 0;
+        Ok(())
+    }
+
+    fn leave_out_waste(&mut self) {
+        let mut left: VecDeque<Vec<u8>> = VecDeque::new();
+        for block in std::mem::take(&mut self.blocks) {
+            let mut cursor = Cursor::new(&block);
+            while let Some(Ok(kept)) = next(&mut cursor) {
+                if !self.aborted.contains(&kept.xid) {
+                    let numbers: Vec<u32> = kept.shapes().collect();
+                    let size = kept.shapes.len().saturating_add(kept.bytes.len());
+                    append(&mut left, size, |block| {
+                        write(block, kept.xid, kept.lsn, kept.malformed, &numbers, &[kept.bytes]);
+                    });
+                }
+            }
+        }
+        self.blocks = left;
+        self.memory = self.blocks.iter().map(Vec::capacity).sum();
+        // No transaction id comes again, so what is nowhere any more need not be remembered.
+        if self.file.is_none() {
+            self.aborted.clear();
+        }
+    }
+
+    /// Begin to read what was kept.
+    ///
+    /// # Errors
+    /// When the file cannot be read again.
+    pub fn rewind(&mut self) -> std::result::Result<(), F::Error> {
+        self.file.as_mut().map_or(Ok(()), File::rewind)
+    }
+
+    /// The next block: from the file, then from memory. False after the last one.
+    ///
+    /// # Errors
+    /// When the file does not give back what was written.
+    pub fn next_block(&mut self, block: &mut Vec<u8>) -> std::result::Result<bool, F::Error> {
+        if let Some(file) = &mut self.file {
+            if file.read(block)? {
+                return Ok(true);
+            }
+            self.file = None;
+        }
+        match self.blocks.pop_front() {
+            Some(next) => {
+                self.memory = self.memory.saturating_sub(next.capacity());
+                *block = next;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+}
+
+/// The next message of a block; None at its end.
+pub(super) fn next<'a>(cursor: &mut Cursor<'a>) -> Option<Result<Kept<'a>>> {
+    (!cursor.rest().is_empty()).then(|| Kept::parse(cursor))
+}
