@@ -207,10 +207,10 @@ def not_in_the_table(dsn: str) -> set[str]:
 
 
 def _base_types(connection: psycopg.Connection[Any]) -> Iterable[tuple[str, int]]:
-    """Base types, ranges and multiranges of the system catalog that can be a column's, and are no arrays."""
+    """Base types, ranges and multiranges of the system catalog that a column can have and that are no arrays."""
     return connection.execute(
         "SELECT typname, oid::int8 FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace"
-        " AND typtype IN ('b', 'r', 'm') AND typcategory NOT IN ('Z', 'P') AND NOT EXISTS"
+        " AND typtype IN ('b', 'r', 'm') AND typcategory NOT IN ('Z', 'P') AND typname <> 'pg_node_tree' AND NOT EXISTS"
         " (SELECT FROM pg_type e WHERE e.typarray = pg_type.oid) ORDER BY typname"
     ).fetchall()
 

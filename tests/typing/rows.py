@@ -104,6 +104,7 @@ def wrong_arguments() -> None:
 def batches(batch: pgcdc.Batch) -> None:
     """A batch gives the rows that its reader asks for."""
     assert_type(batch.events(pgcdc.RowFormat(types={"orders": Order})), list[pgcdc.Event[Order] | pgcdc.DecodeError])
+    assert_type(batch.events(), list[pgcdc.Event[Any] | pgcdc.DecodeError])
     for change in batch.changes(pgcdc.RowFormat(rows="tuple")):
         if isinstance(change, pgcdc.Update):
             assert_type(change, pgcdc.Update[tuple[Any, ...]])
