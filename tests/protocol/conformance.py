@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from psycopg import sql
 from pgcdc.protocol import Catalog
 from tests.golden.make import PINNED, Captured, peek
 from tests.protocol.regression_literals import EDGES, REGRESSION, SINCE
-from tests.reference_values import Types, decode_value
+from tests.reference_values import Types, text_of
 from tests.reference_values.types import EXTENSIONS, load
 from tests.servers.postgres import PostgresServer
 
@@ -59,30 +60,26 @@ class World:
         text: The captured messages, values in text form.
         binary: The same in binary form.
         tables: What SELECT prints, by name of the table.
+        expected: What the reference reads in that, cell after cell, once it was asked.
     """
 
     connection: psycopg.Connection[Any]
     slot: str
     version: int
-    catalog: Catalog = field(default_factory=Catalog)
-    types: Types = field(default_factory=dict)
-    text: Captured = field(default_factory=list)
-    binary: Captured = field(default_factory=list)
-    tables: dict[str, Selected] = field(default_factory=dict)
+    catalog: Catalog = field(default_factory=Catalog, repr=False)
+    types: Types = field(default_factory=dict, repr=False)
+    text: Captured = field(default_factory=list, repr=False)
+    binary: Captured = field(default_factory=list, repr=False)
+    tables: dict[str, Selected] = field(default_factory=dict, repr=False)
+    expected: list[Any] = field(default_factory=list, repr=False)
 
     def capture(self, tables: list[str]) -> None:
         """Take what the slot has, in both forms, and what SELECT says now."""
         self.catalog, self.types = Catalog.load(self.connection), load(self.connection)
         self.text = peek(self.connection, self.slot, "everything", binary=False)
         self.binary = peek(self.connection, self.slot, "everything", binary=True, consume=True)
+        self.expected = []
         self.tables = {name: select(self.connection, name) for name in tables}
-
-    def selected(self) -> Iterator[tuple[str, str, int, Any]]:
-        """What SELECT prints, read by the reference: table, column, number of the row, value."""
-        for table, printed in self.tables.items():
-            for number, row in enumerate(printed.rows):
-                for column, oid, value in zip(printed.columns, printed.types, row, strict=True):
-                    yield table, column, number, None if value is None else decode_value(oid, False, value, self.types)
 
 
 def select(connection: psycopg.Connection[Any], table: str) -> Selected:
@@ -91,25 +88,27 @@ def select(connection: psycopg.Connection[Any], table: str) -> Selected:
     assert not result.error_message, result.error_message
     columns = range(result.nfields)
     return Selected(
-        [(result.fname(number) or b"").decode() for number in columns],
+        [text_of(result.fname(number) or b"") for number in columns],
         [result.ftype(number) for number in columns],
         [[result.get_value(row, number) for number in columns] for row in range(result.ntuples)],
     )
 
 
 @contextmanager
-def world(server: PostgresServer, name: str) -> Iterator[World]:
+def world(server: PostgresServer, name: str, encoding: str = "UTF8") -> Iterator[World]:
     """A fresh database with the extensions, a slot and a publication of all tables.
 
     Args:
         server: Where.
         name: Of the database and of the slot.
+        encoding: Of the database and of the connection.
     """
     with server.connect() as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        create = sql.SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0")
+        connection.execute(create.format(sql.Identifier(name), encoding))
     options = f"{PINNED} -c lc_monetary=C -c client_min_messages=warning"
-    with psycopg.connect(server.dsn(name), autocommit=True, options=options, client_encoding="utf8") as connection:
-        connection.execute(";".join(SETUP))
+    with psycopg.connect(server.dsn(name), autocommit=True, options=options, client_encoding=encoding) as connection:
+        connection.execute(";".join(SETUP).encode())
         connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
         yield World(connection, name, server.version)
         connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
@@ -142,23 +141,30 @@ def make_tables(connection: psycopg.Connection[Any], version: int) -> dict[str, 
     only_text = oids("SELECT oid::int8 FROM pg_type WHERE typsend::oid = 0")
     tables = {}
     with connection.transaction():
-        for number, (name, some) in enumerate(literals(version).items()):
+        for name, some in literals(version).items():
             spelled = SPELLED.get(name, name)
             (oid,) = connection.execute("SELECT %s::regtype::oid::int8", (spelled,)).fetchone() or (0,)
+            # A range has no type modifier.
             has_order = oid in ordered or name in ("varchar", "cidr", "mood") or name.endswith("range")
-            tables[name] = f"t{number}"
+            has_order = has_order and not name.endswith(")")
+            slug = re.sub(r"\W", "_", name)
+            tables[name] = f"t_{slug}"
             if oid in only_text:  # nothing that is made of them can be sent in binary
-                connection.execute(f"CREATE TABLE t{number} (id int PRIMARY KEY, v {spelled})")
-                _insert(connection, number, spelled, some, [])
+                connection.execute(f"CREATE TABLE t_{slug} (id int PRIMARY KEY, v {spelled})")
+                _insert(connection, slug, spelled, some, [])
             else:
-                _make_table(connection, number, spelled, some, is_array=name.endswith("[]"), has_order=has_order)
+                _make_table(connection, slug, spelled, some, is_array=name.endswith("[]"), has_order=has_order)
+        # This one takes no literal, but it can be copied from the server's own tables.
+        connection.execute("CREATE TABLE t_pg_node_tree (id int PRIMARY KEY, v pg_node_tree)")
+        connection.execute("INSERT INTO t_pg_node_tree SELECT row_number() OVER (), ev_action FROM pg_rewrite LIMIT 3")
+        tables["pg_node_tree"] = "t_pg_node_tree"
     return tables
 
 
 def _make_table(
-    connection: psycopg.Connection[Any], number: int, name: str, some: list[str], *, is_array: bool, has_order: bool
+    connection: psycopg.Connection[Any], slug: str, name: str, some: list[str], *, is_array: bool, has_order: bool
 ) -> None:
-    domain, composite, span = f"d{number}", f"c{number}", f"r{number}"
+    domain, composite, span = f"d_{slug}", f"c_{slug}", f"r_{slug}"
     statements = [
         f"CREATE DOMAIN {domain}_base AS {name}",
         f"CREATE DOMAIN {domain} AS {domain}_base CHECK (VALUE IS NOT NULL OR true)",
@@ -185,7 +191,7 @@ def _make_table(
             ("ada", f"{domain}_list[]", f"('{{' || {quoted} || '{delimiter}NULL}}')::{domain}_list[]"),
         ]
     if has_order:
-        statements.append(f"CREATE TYPE {span} AS RANGE (subtype = {name})")
+        statements.append(f"CREATE TYPE {span} AS RANGE (subtype = {name}, multirange_type_name = m_{slug})")
         low, high = "least(x, y)", "greatest(x, y)"
         between = f"{span}({low}, {high}, (ARRAY['[)', '(]', '[]', '()'])[mod(n, 4) + 1])"
         columns += [
@@ -195,21 +201,21 @@ def _make_table(
                 f"{span}[]",
                 f"ARRAY[{span}(NULL, {low}), {between}, {span}({high}, NULL, '()'), {span}(NULL, NULL), NULL]",
             ),
-            ("m", f"{span}_multirange", f"{span}_multirange({span}(NULL, {low}, '()'), {span}({high}, NULL))"),
+            ("m", f"m_{slug}", f"m_{slug}({span}(NULL, {low}, '()'), {span}({high}, NULL))"),
         ]
     declared = ", ".join(f"{column} {type_name}" for column, type_name, _ in columns)
-    statements.append(f"CREATE TABLE t{number} (id int PRIMARY KEY, v {name}, {declared})")
+    statements.append(f"CREATE TABLE t_{slug} (id int PRIMARY KEY, v {name}, {declared})")
     connection.execute(";".join(statements))
-    _insert(connection, number, name, some, [how for _, _, how in columns])
+    _insert(connection, slug, name, some, [how for _, _, how in columns])
 
 
-def _insert(connection: psycopg.Connection[Any], number: int, name: str, some: list[str], columns: list[str]) -> None:
+def _insert(connection: psycopg.Connection[Any], slug: str, name: str, some: list[str], columns: list[str]) -> None:
     # Very long values stand alone only: together they would be most of the run's time.
     together = "".join(f", CASE WHEN short THEN {how} END" for how in columns)
     connection.execute(
         f"WITH given AS (SELECT n::int, text::{name} AS x FROM unnest(%s::text[]) WITH ORDINALITY AS _(text, n)),"
         " pairs AS (SELECT n, x, lead(x) OVER (ORDER BY n) AS y FROM given)"
-        f" INSERT INTO t{number} SELECT n, x{together} FROM pairs,"
+        f" INSERT INTO t_{slug} SELECT n, x{together} FROM pairs,"
         " LATERAL (SELECT coalesce(greatest(length(x::text), length(y::text)), 0) < 300 AS short) AS _",
         (some,),
     )

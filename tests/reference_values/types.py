@@ -190,8 +190,10 @@ def load(connection: psycopg.Connection[Any]) -> Types:
         All types that are made of others, by OID.
     """
 
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        return connection.execute(query).fetchall()
+    def ask(query: str) -> list[list[Any]]:
+        # Of a database in SQL_ASCII psycopg gives text as bytes.
+        rows = connection.execute(query.encode()).fetchall()
+        return [[text_of(cell) if isinstance(cell, bytes) else cell for cell in row] for row in rows]
 
     types: Types = {}
     for oid, base in ask("SELECT oid::int8, typbasetype::int8 FROM pg_type WHERE typtype = 'd'"):
@@ -204,12 +206,11 @@ def load(connection: psycopg.Connection[Any]) -> Types:
     for array, oid, delimiter in ask("SELECT typarray::int8, oid::int8, typdelim FROM pg_type WHERE typarray <> 0"):
         types[array] = Known("array", oid, delimiter)
     for oid, relation in ask("SELECT oid::int8, typrelid::int8 FROM pg_type WHERE typtype = 'c' AND oid >= 16384"):
-        attributes = connection.execute(
-            "SELECT attname::text, atttypid::int8 FROM pg_attribute WHERE attrelid = %s AND attnum > 0"
-            " AND NOT attisdropped ORDER BY attnum",
-            (relation,),
-        ).fetchall()
-        types[oid] = Known("composite", attributes=tuple(attributes))
+        attributes = ask(
+            f"SELECT attname::text, atttypid::int8 FROM pg_attribute WHERE attrelid = {relation} AND attnum > 0"
+            " AND NOT attisdropped ORDER BY attnum"
+        )
+        types[oid] = Known("composite", attributes=tuple((name, attribute) for name, attribute in attributes))
     for oid, name, extension in ask(
         "SELECT t.oid::int8, typname::text, extname::text FROM pg_type t JOIN pg_depend d ON d.objid = t.oid"
         " AND d.classid = 'pg_type'::regclass AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid"

@@ -97,11 +97,16 @@ pub fn print_float4(out: &mut Vec<u8>, value: f32) {
 /// Source: server function `float8out`; server file `common/d2s.c`.
 pub fn print_float8(out: &mut Vec<u8>, value: f64) {
     let mut text = format!("{value:e}");
-    // Below 2^53 no decimal number of 17 digits is a midpoint.
-    if value.is_finite() && value.abs() >= 9e15 {
+    if value.is_finite() {
         let mut digits = text.bytes().take_while(|&byte| byte != b'e').filter(u8::is_ascii_digit).count();
         let rounds_here = |text: &str| text.parse::<f64>().is_ok_and(|near| near.to_bits() == value.abs().to_bits());
-        while digits <= 17 && is_midpoint(&text, rounds_here) {
+        // Of two texts that are equally close, Rust's is the higher one and PostgreSQL's the even one.
+        let even = format!("{value:.*e}", digits.saturating_sub(1));
+        if rounds_here(even.trim_start_matches('-')) {
+            text = even;
+        }
+        // Below 2^53 no decimal number of 17 digits is a midpoint.
+        while value.abs() >= 9e15 && digits <= 17 && is_midpoint(&text, rounds_here) {
             text = format!("{value:.digits$e}");
             digits = digits.saturating_add(1);
         }

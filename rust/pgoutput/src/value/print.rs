@@ -122,6 +122,7 @@ fn print_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8])
         Value::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
         Value::Natural(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
         Value::Float(number) => number::print_float8(out, number),
+        Value::Numeric(text) if scalar == Scalar::Money => super::system::print_money(out, text),
         Value::Numeric(text) | Value::PgText(text) => out.extend_from_slice(text.as_bytes()),
         Value::Text(text) | Value::Json(text) => out.extend_from_slice(text),
         Value::Bytes(bytes) if scalar == Scalar::Ewkb => bytea::print_upper(out, &bytes),

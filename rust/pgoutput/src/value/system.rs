@@ -130,3 +130,21 @@ fn plain_money(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.extend_from_slice(&[b'.', *high, *low]);
     Some(())
 }
+
+/// Write an amount as it is printed in the locale C: `-$1,234.56`.
+///
+/// Source: server function `cash_out`.
+pub fn print_money(out: &mut Vec<u8>, amount: &str) {
+    let (sign, digits) = amount.strip_prefix('-').map_or(("", amount), |digits| ("-", digits));
+    let (dollars, cents) = digits.split_once('.').unwrap_or((digits, "00"));
+    out.extend_from_slice(sign.as_bytes());
+    out.push(b'$');
+    for (number, digit) in dollars.bytes().enumerate() {
+        if number > 0 && dollars.len().saturating_sub(number).is_multiple_of(3) {
+            out.push(b',');
+        }
+        out.push(digit);
+    }
+    out.push(b'.');
+    out.extend_from_slice(cents.as_bytes());
+}

@@ -1,0 +1,154 @@
+"""Where the decoder, its lines of JSON, its Arrow tables and the reference differ from each other or from SELECT.
+
+Each function gives the first ten differences: (table, column, number of the row, what was found, what was expected).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import pyarrow  # type: ignore[import-untyped]
+
+from pgcdc.events import Insert
+from pgcdc.protocol import Batch, CopyReader, Decoder, RowFormat
+from tests.protocol import test_arrow
+from tests.protocol.conformance import World
+from tests.protocol.views import arrow_found, arrow_view, fits_arrow, json_view, load
+from tests.reference import ReferenceDecoder, plain
+from tests.reference_values import decode_value
+
+Form: TypeAlias = Literal["text", "binary"]
+Rows: TypeAlias = dict[str, list[dict[str, Any]]]
+Difference: TypeAlias = tuple[str, str, int, Any, Any]
+FORMS: tuple[Form, Form] = ("text", "binary")
+ONLY_TEXT = {"t_seg"}
+"""Tables with a type that cannot be sent in binary."""
+
+
+def _cells(world: World) -> Iterator[tuple[str, str, int, int, bytes | None]]:
+    """Table, column, number of the row, type, and what SELECT prints."""
+    for table, selected in world.tables.items():
+        for number, row in enumerate(selected.rows):
+            for column, oid, printed in zip(selected.columns, selected.types, row, strict=True):
+                yield table, column, number, oid, printed
+
+
+def _rows(events: list[Any]) -> Rows:
+    """The inserted rows by table, by id; an error is none."""
+    tables: Rows = {}
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Insert):
+            tables.setdefault(event.table, []).append(event.new)
+    return {name: sorted(some, key=lambda row: int(row["id"])) for name, some in tables.items()}
+
+
+def _messages(world: World, form: Form) -> list[bytes]:
+    return [message for _, message in (world.text if form == "text" else world.binary)]
+
+
+def referred(world: World, form: Form) -> Rows:
+    """The rows as the reference reads them."""
+    return _rows(ReferenceDecoder(world.types).decode_many(_messages(world, form)))
+
+
+def decoded(world: World, form: Form) -> Rows:
+    """The rows as the decoder reads them."""
+    return _rows(Decoder(rows="dict", catalog=world.catalog).decode_many(_messages(world, form)))
+
+
+def copied(world: World) -> Rows:
+    """The rows as they come out of a binary COPY."""
+    relations = [one for one in Batch.of(_messages(world, "binary")).relations if one.name in world.tables]
+    rows: Rows = {}
+    for relation in relations:
+        if relation.name in ONLY_TEXT:
+            continue
+        reader = CopyReader(relation, 1, format=RowFormat("dict", catalog=world.catalog))
+        with world.connection.cursor().copy(f"COPY {relation.name} TO STDOUT (FORMAT binary)") as copy:
+            rows |= _rows(list(itertools.chain.from_iterable(reader.read([block]).events() for block in copy)))
+        assert reader.finished
+    return rows
+
+
+def of_rows(world: World, rows: Rows) -> list[Difference]:
+    """Rows, by whomever they were read, and what the reference reads in what SELECT prints."""
+    assert set(world.tables) - set(rows) <= ONLY_TEXT
+    assert {name: len(some) for name, some in rows.items()} == {
+        name: len(selected.rows) for name, selected in world.tables.items() if name in rows
+    }
+    if not world.expected:  # the same for all who read rows
+        world.expected = [
+            plain(None if printed is None else decode_value(oid, False, printed, world.types))
+            for *_, oid, printed in _cells(world)
+        ]
+    differences = []
+    for (table, column, number, *_), expected in zip(_cells(world), world.expected, strict=True):
+        if table not in rows:
+            continue
+        found = rows[table][number][column]
+        if plain(found) != expected:
+            differences.append((table, column, number, found, expected))
+    return differences[:10]
+
+
+def of_printing(world: World, rows: Rows, leave_out: Callable[[str, Any], bool]) -> tuple[list[Difference], int]:
+    """What `pg_text()` says and what SELECT prints; and how many there were.
+
+    Args:
+        world: What the server sent and printed.
+        rows: As the decoder reads them.
+        leave_out: Whether to leave out a value of a table.
+    """
+    differences, compared = [], 0
+    for table, column, number, _, printed in _cells(world):
+        value = rows[table][number][column]
+        if hasattr(value, "pg_text") and not leave_out(table, value):
+            compared += 1
+            if value.pg_text().encode() != printed:
+                differences.append((table, column, number, value.pg_text(), printed))
+    return differences[:10], compared
+
+
+def of_json(world: World, form: Form) -> list[Difference]:
+    """What the lines of JSON say."""
+    batch = Batch.of(_messages(world, form))
+    found: Rows = {}
+    for change in map(load, batch.to_json(catalog=world.catalog).splitlines()):
+        found.setdefault(change["table"], []).append(change["new"])
+    for some in found.values():
+        some.sort(key=lambda row: int(row["id"]))
+    differences = []
+    for table, column, number, oid, printed in _cells(world):
+        value, expected = found[table][number][column], json_view(oid, printed, world.types)
+        if value != expected:
+            differences.append((table, column, number, value, expected))
+    return differences[:10]
+
+
+def of_arrow(world: World, form: Form, schema: str = "public") -> list[Difference]:
+    """What the Arrow tables hold, read by pyarrow; columns with values that do not fit their Arrow type as text."""
+    as_text = {
+        (table, column) for table, column, _, oid, printed in _cells(world) if not fits_arrow(oid, printed, world.types)
+    }
+    names = {f"{schema}.{table}.{column}" for table, column in as_text}
+    tables = Batch.of(_messages(world, form)).to_arrow(text=names, catalog=world.catalog)
+    found = {
+        table: sorted(pyarrow.table(tables[f"{schema}.{table}"]).to_pylist(), key=lambda row: int(row["id"]))
+        for table in world.tables
+    }
+    differences = []
+    for table, column, number, oid, printed in _cells(world):
+        value = found[table][number][column]
+        if (table, column) in as_text:
+            expected = json_view(oid, printed, world.types)
+            value = load(value) if isinstance(expected, list | dict) else value
+        else:
+            expected = arrow_view(oid, printed, world.types)
+            value = arrow_found(oid, value, world.types)
+        if test_arrow.plain(value) != test_arrow.plain(expected):
+            differences.append((table, column, number, value, expected))
+    return differences[:10]
