@@ -6,6 +6,7 @@ reference, and Markdown tables in docstrings become those of reStructuredText.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -54,7 +55,7 @@ html_theme = "furo"
 html_title = "pgcdc"
 html_copy_source = False
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"pgcdc\..*\._?(Row|Own|Bound)")]  # type variables
+nitpick_ignore_regex = [("py:.*", r"(pgcdc\..*\.)?_?(Row|Own|Bound)")]  # type variables
 default_role = "code"  # docstrings are written as Markdown is: `so`
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
@@ -118,7 +119,7 @@ def _short_signature(_app: Sphinx, *about: Any) -> tuple[str, str] | None:
 def _reference(
     app: Sphinx, environment: BuildEnvironment, node: pending_xref, content: TextElement
 ) -> Element | TextElement | None:
-    """A class is found by its last name; what is not ours (the standard library, msgspec) is only written."""
+    """A class is found by its last name."""
     target = str(node.get("reftarget", ""))
     if node.get("refdomain") != "py":
         return None
@@ -127,7 +128,15 @@ def _reference(
     for full, entry in objects.items():
         if full.rsplit(".", 1)[-1] == name and entry.objtype != "module":
             return make_refnode(app.builder, str(node["refdoc"]), entry.docname, entry.node_id, content, full)
-    return None if target.startswith("pgcdc") else content
+    return content if _is_elsewhere(target) else None
+
+
+def _is_elsewhere(target: str) -> bool:
+    """Whether a name is one of the standard library's or msgspec's, which are only written; all others must be here."""
+    module, _, name = target.rpartition(".")
+    usual = ("builtins", "typing", "collections.abc", "datetime", "decimal", "types", "msgspec")
+    places = [module] if module else usual
+    return not target.startswith("pgcdc") and any(hasattr(importlib.import_module(place), name) for place in places)
 
 
 def setup(app: Sphinx) -> None:
