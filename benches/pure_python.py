@@ -26,6 +26,7 @@ from pgcdc.events import Begin, Column, Commit, Delete, Event, Insert, Relation,
 Decode = Callable[[bytes], Any]
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+LOCAL_EPOCH = datetime(2000, 1, 1)
 EXACT = Context(prec=1000)
 u16 = Struct(">H").unpack_from
 i32 = Struct(">i").unpack_from
@@ -67,6 +68,14 @@ def timestamptz_text(data: bytes) -> datetime:
 
 def timestamptz_binary(data: bytes) -> datetime:
     return EPOCH + timedelta(microseconds=i64(data)[0])
+
+
+def timestamp_text(data: bytes) -> datetime:
+    return datetime.fromisoformat(data.decode())
+
+
+def timestamp_binary(data: bytes) -> datetime:
+    return LOCAL_EPOCH + timedelta(microseconds=i64(data)[0])
 
 
 def uuid_text(data: bytes) -> UUID:
@@ -140,6 +149,8 @@ TEXT: dict[int, Decode] = {
     25: bytes.decode,
     701: float,
     1009: text_array_text,
+    1042: bytes.decode,
+    1114: timestamp_text,
     1184: timestamptz_text,
     1700: numeric_text,
     2950: uuid_text,
@@ -152,6 +163,8 @@ BINARY: dict[int, Decode] = {
     25: bytes.decode,
     701: float8_binary,
     1009: text_array_binary,
+    1042: bytes.decode,
+    1114: timestamp_binary,
     1184: timestamptz_binary,
     1700: numeric_binary,
     2950: uuid_binary,

@@ -25,6 +25,7 @@ class Line:
     """One contestant.
 
     Attributes:
+        workload: What was decoded.
         form: The form of the values, text or binary.
         contestant: Its name.
         nanoseconds: CPU time for each row change, the median over the rounds.
@@ -34,6 +35,7 @@ class Line:
             each turn, because a slow minute of the machine hits a whole turn.
     """
 
+    workload: str
     form: str
     contestant: str
     nanoseconds: float
@@ -49,20 +51,26 @@ def lines(benchmarks: list[dict[str, Any]], yardsticks: dict[str, str | None]) -
         benchmarks: The `benchmarks` of pytest-benchmark's JSON; seconds.
         yardsticks: What the others are compared with: name and the form it is taken in, None for the line's own form.
     """
-    rounds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    rounds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for item in benchmarks:
         info = item["extra_info"]
-        rounds[info["form"], info["contestant"]] += [seconds * 1e9 / info["rows"] for seconds in item["stats"]["data"]]
+        rounds[info["workload"], info["form"], info["contestant"]] += [
+            seconds * 1e9 / info["rows"] for seconds in item["stats"]["data"]
+        ]
     result = []
-    for (form, contestant), values in rounds.items():
+    for (workload, form, contestant), values in rounds.items():
         own = statistics.median(values)
         quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [own, own, own]
         ratios = {
-            name: statistics.median(other / one for one, other in zip(values, rounds[at or form, name], strict=True))
+            name: statistics.median(
+                other / one for one, other in zip(values, rounds[workload, at or form, name], strict=True)
+            )
             for name, at in yardsticks.items()
-            if (at or form, name) in rounds
+            if (workload, at or form, name) in rounds
         }
-        result.append(Line(form, contestant, own, (quarters[2] - quarters[0]) / own * 100, len(values), ratios))
+        result.append(
+            Line(workload, form, contestant, own, (quarters[2] - quarters[0]) / own * 100, len(values), ratios)
+        )
     return result
 
 
@@ -106,11 +114,29 @@ def _processor() -> str:
 
 def markdown(title: str, what: str, found: list[Line], about: dict[str, str], notes: list[str]) -> str:
     """The table and everything that is needed to read it."""
+    tables = []
+    for workload in dict.fromkeys(line.workload for line in found):
+        name, _, about_it = workload.partition(": ")
+        table = _table([line for line in found if line.workload == workload])
+        tables += [f"## {name[:1].upper()}{name[1:]}", f"{about_it[:1].upper()}{about_it[1:]}.", table]
+    rounds = min((line.rounds for line in found), default=0)
+    facts_ = [f"- {name}: {value}" for name, value in about.items()]
+    read = (
+        f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes, "
+        "the median of the ratios within each round; "
+        "spread: from the first to the third quarter, in percent of the median."
+    )
+    parts = [f"# {title}", what, *tables, read]
+    parts += [f"Skipped: {note}." for note in notes]
+    return "\n\n".join([*parts, "\n".join(facts_)]) + "\n"
+
+
+def _table(found: list[Line]) -> str:
     yardsticks = list(dict.fromkeys(name for line in found for name in line.ratios))
     compared = [f"x {name}" for name in yardsticks]
     header = ["values", "contestant", "CPU ns/row", "rows/s a core", *compared, "spread"]
     rows = [header, ["---", "---", *("---:" for _ in header[2:])]]
-    for line in sorted(found, key=lambda line: (line.form != "text", line.nanoseconds)):
+    for line in sorted(found, key=lambda line: (line.form != "text", line.form != "binary", line.nanoseconds)):
         ratios = [f"{line.ratios[name]:.2f}" if name in line.ratios else "" for name in yardsticks]
         rate = f"{1e9 / line.nanoseconds:,.0f}"
         rows.append([line.form, line.contestant, f"{line.nanoseconds:,.0f}", rate, *ratios, f"{line.spread:.0f} %"])
@@ -122,16 +148,7 @@ def markdown(title: str, what: str, found: list[Line], about: dict[str, str], no
             fill = "-" if cell.startswith("--") else " "
             cells.append(cell.ljust(width, fill) if number < 2 else cell.rjust(width, fill))
         table.append("| " + " | ".join(cells) + " |")
-    rounds = min((line.rounds for line in found), default=0)
-    facts_ = [f"- {name}: {value}" for name, value in about.items()]
-    read = (
-        f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes, "
-        "the median of the ratios within each round; "
-        "spread: from the first to the third quarter, in percent of the median."
-    )
-    parts = [f"# {title}", what, "\n".join(table), read]
-    parts += [f"Skipped: {note}." for note in notes]
-    return "\n\n".join([*parts, "\n".join(facts_)]) + "\n"
+    return "\n".join(table)
 
 
 def save(name: str, text: str, found: list[Line], about: dict[str, str]) -> Path:
