@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.golden.make import HERE, VERSIONS, read_capture
+from tests.golden.make import HERE, VERSIONS, manners, read_capture
 
 SEEDS = HERE.parent.parent / "rust" / "fuzz" / "seeds"
 LONGEST = 600
@@ -89,12 +89,23 @@ def seeds(version: int, form: str) -> Iterator[tuple[str, bytes]]:
         yield "copy", bytes([count, text, 16]) + header + (struct.pack(">h", count) + cells) * 2 + b"\xff\xff"
 
 
+def streamed(version: int) -> Iterator[tuple[str, bytes]]:
+    """Pieces of the captures of streamed and prepared transactions."""
+    for manner in manners(version):
+        captured = messages(version, manner)
+        for start, message in enumerate(captured):
+            yield "message", message
+            if message[:1] in b"Sb":
+                piece = captured[start : start + 8]
+                yield "stream", b"".join(struct.pack(">H", len(one)) + one for one in piece)
+
+
 def main() -> None:
     """Write them, without those that differ from another one by nothing that could matter."""
     seen: set[tuple[object, ...]] = set()
     for version in (VERSIONS[0], VERSIONS[-1]):
-        for form in ("text", "binary"):
-            for target, data in seeds(version, form):
+        for pairs in (seeds(version, "text"), seeds(version, "binary"), streamed(version)):
+            for target, data in pairs:
                 likeness = (target, data) if target != "value" else (target, data[:5], len(data), data[5:7])
                 if likeness in seen:
                     continue

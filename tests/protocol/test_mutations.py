@@ -16,15 +16,19 @@ import pytest
 from pgcdc.errors import DecodeError, UnknownRelation
 from pgcdc.events import Relation, Truncate
 from pgcdc.protocol import Batch, Decoder, RowFormat
-from tests.protocol.captures import ALL, IDS, messages
+from tests.protocol.captures import ALL, IDS, STREAM_IDS, STREAMS, messages
 from tests.reference import plain
 
-DAMAGED = 10_000 // len(ALL)
+DAMAGED = 10_000 // len([*ALL, *STREAMS]) + 1
 LONGEST = 4000
 """Bytes: the few longer messages are the same again with more digits."""
 
 DECISIVE = b"RSEcAp"
 """Messages that say how others are read: a relation's columns, and whether the following stand in a stream."""
+ENDING = b"BCbPKr"
+"""Messages that can end a stream where one is under way."""
+CAPTURES = [*ALL, *STREAMS]
+CAPTURE_IDS = [*IDS, *STREAM_IDS]
 
 Window = list[bytes]
 
@@ -34,11 +38,13 @@ def windows(version: int, form: str) -> list[Window]:
     """Short pieces of a capture, each with the Relation messages that it needs in front."""
     captured = messages(version, form)
     relations: dict[bytes, bytes] = {}
-    found = []
+    found, streamed = [], False
     for start, message in enumerate(captured):
-        if message[:1] == b"R":
+        if message[:1] in b"SE":
+            streamed = message[:1] == b"S"
+        if message[:1] == b"R" and not streamed:  # in a stream it is the stream's own
             relations[message[1:5]] = message
-        if message[:1] == b"B":
+        if message[:1] in b"BSb":
             piece = [one for one in captured[start : start + 10] if len(one) <= LONGEST]
             needed = {one[1:5]: relations[one[1:5]] for one in piece if one[:1] in b"IUD" and one[1:5] in relations}
             found.append([*needed.values(), *piece])
@@ -105,7 +111,7 @@ def made_or_refused(make: Callable[[], Any], piece: list[bytes]) -> Any:
         return None
 
 
-@pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
+@pytest.mark.parametrize(("version", "form"), CAPTURES, ids=CAPTURE_IDS)
 def test_what_is_damaged_is_an_event_or_an_error_and_the_rest_is_what_it_was(version: int, form: str) -> None:
     """Through the decoder, a batch, JSON lines and Arrow; afterwards the same decoder reads the whole piece."""
     dicts = RowFormat("dict")
@@ -114,7 +120,8 @@ def test_what_is_damaged_is_an_event_or_an_error_and_the_rest_is_what_it_was(ver
         events = decoder.decode_many(piece)
         assert len(events) == len(piece)
         assert all(isinstance(event, msgspec.Struct | DecodeError) for event in events)
-        shapes_lost = any(one[:1] in DECISIVE for at in touched for one in (whole[at], piece[at]) if one)
+        decisive = DECISIVE + ENDING if any(one[:1] == b"S" for one in (*whole, *piece)) else DECISIVE
+        shapes_lost = any(one[:1] in decisive for at in touched for one in (whole[at], piece[at]))
         expected = Decoder("dict").decode_many(whole)
         if number % 8:
             for at, (got, was) in enumerate(zip(events, expected, strict=True)):
@@ -132,30 +139,37 @@ def test_what_is_damaged_is_an_event_or_an_error_and_the_rest_is_what_it_was(ver
         if tables is not None:
             rows = sum(len(change.relations) if isinstance(change, Truncate) else 1 for change in changes)
             assert sum(table.num_rows for table in tables.values()) == rows
+        decoder.decode_many([b"E"])  # where a stream was left open, the next messages would be taken for its own
         again = decoder.decode_many(whole)
         if number % 8:
             assert all(map(same_row, again, expected)), piece
 
 
-@pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
+@pytest.mark.parametrize(("version", "form"), CAPTURES, ids=CAPTURE_IDS)
 def test_no_message_is_the_beginning_of_another(version: int, form: str) -> None:
     """Every proper prefix of every message is refused, and every message with a byte more."""
-    relations: dict[bytes, bytes] = {}
+    relations: dict[bool, dict[bytes, bytes]] = {False: {}, True: {}}
     seen = set()
+    start: list[bytes] = []  # the StreamStart, in a stream
     for message in messages(version, form):
+        if message[:1] in b"SE":
+            start = [message] if message[:1] == b"S" else []
         if message[:1] == b"R":
-            relations[message[1:5]] = message
+            relations[bool(start)][message[5:9] if start else message[1:5]] = message
         if message in seen or len(message) > LONGEST:
             continue
         seen.add(message)
+        before = [*start, *relations[bool(start)].values()]
         decoder = Decoder("tuple")
-        decoder.decode_many(list(relations.values()))
+        decoder.decode_many(before)
         longer = [message + bytes([last]) for last in (0, 1, message[0], 0xFF)]
-        broken = [message[:end] for end in range(len(message))] + longer
+        # A StreamAbort has two forms: with LSN and time (streaming = parallel) and without.
+        whole = {9} if message[:1] == b"A" else set()
+        broken = [message[:end] for end in range(len(message)) if end not in whole] + longer
         for made, bad in zip(decoder.decode_many(broken), broken, strict=True):
             assert isinstance(made, DecodeError), bad
             assert made.raw == bad and 0 <= made.offset <= len(bad)
-        decoder.decode_many(list(relations.values()))
+        decoder.decode_many(before)
         (event,) = decoder.decode_many([message])
         assert not isinstance(event, DecodeError) or isinstance(event, UnknownRelation), message
 

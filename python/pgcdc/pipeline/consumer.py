@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias, TypeVar
@@ -55,7 +56,9 @@ class Consumer:
             await self._work()
         except GaveUp:
             pass
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             self.state, self.last_error = "failed", str(error)
             raise
         finally:

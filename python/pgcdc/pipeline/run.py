@@ -113,7 +113,11 @@ class Run:
     async def _consume(self, consumer: Consumer) -> None:
         try:
             await consumer.run()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except (
+            BaseException
+        ) as error:  # a panic of the Rust half is no Exception; a lane that nobody empties blocks all
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:

@@ -1,8 +1,8 @@
 //! The exercises: any bytes through every part of the crate. They end, and what is read of the input hangs together.
 //!
 //! The fuzz targets run them on inputs that libFuzzer finds, `rust/pgoutput/tests/corpus.rs` on those that are kept.
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, LazyLock};
 
 use pgoutput::batch::{Batch, Builder, Reader, Record};
 use pgoutput::catalog::{Catalog, Definition};
@@ -18,16 +18,32 @@ use pgoutput::{arrow, copy};
 /// The most memory that an exercise may have at one time for an input: a small multiple of its size.
 ///
 /// The multiple is what the smallest parts need: a row of two bytes has a record of more than a hundred and a line of JSON
-/// that is as long, and what grows by doubling has twice what it needs. PostgreSQL prints 147,456 characters for a numeric that takes eight bytes, and so do we: where there
-/// can be numerics, each possible one may have its digits in each of the forms that an exercise holds at a time.
+/// that is as long, and what grows by doubling has twice what it needs. PostgreSQL prints 147,456 characters for a numeric
+/// that takes eight bytes, and so do we: where there can be numerics, each possible one may have its digits in each of the
+/// forms that an exercise holds at a time.
 pub fn allowance(input: &[u8]) -> usize {
     const NUMERIC: usize = 10 * 147_456;
     let numerics = if has_numeric(input) { (input.len() / 8 + 1) * NUMERIC } else { 0 };
     32 * 1024 + 512 * input.len() + numerics
 }
 
-/// OIDs of types that numerics are part of: numeric, its array, range, multirange and their arrays, and what `catalog` adds.
-const NUMERICS: [u32; 8] = [1700, 1231, 3906, 3907, 4532, 6151, DOMAIN, DOMAINS];
+/// OIDs of types that numerics are part of: numeric, its array, range, multirange and their arrays, and what `CATALOG` adds.
+const NUMERICS: [u32; 14] = [
+    1700,
+    1231,
+    3906,
+    3907,
+    4532,
+    6151,
+    DOMAIN,
+    DOMAINS,
+    COMPOSITE,
+    COMPOSITES,
+    NESTED,
+    RANGE,
+    MULTIRANGE,
+    MULTIRANGES,
+];
 
 fn has_numeric(input: &[u8]) -> bool {
     input.windows(4).any(|four| NUMERICS.iter().any(|oid| oid.to_be_bytes() == four))
@@ -38,17 +54,48 @@ const DOMAIN: u32 = 16_385;
 const DOMAINS: u32 = 16_386;
 const ENUMS: u32 = 16_387;
 const CIRCLE: u32 = 16_388;
+const COMPOSITE: u32 = 16_389;
+const COMPOSITES: u32 = 16_390;
+const NESTED: u32 = 16_391;
+const RANGE: u32 = 16_392;
+const MULTIRANGE: u32 = 16_393;
+const MULTIRANGES: u32 = 16_394;
+const BOXES: u32 = 16_395;
+const CIRCLES: u32 = 16_396;
+/// The types of extensions have their OIDs from here on.
+const EXTENSIONS: u32 = 16_400;
 
-/// A catalog with a type of each kind that users can make, one of them wrong: a circle.
-pub fn catalog() -> Catalog {
+/// A catalog with a type of each kind that users can make, nested in each other, one of them wrong: a circle.
+pub static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    let array = |element| Definition::Array { element, delimiter: b',' };
+    let composite = |name: &str, types: &[u32]| Definition::Composite {
+        name: name.to_owned(),
+        fields: types.iter().map(|oid| (format!("f{oid}").into_bytes(), *oid)).collect(),
+    };
     let mut catalog = Catalog::default();
-    catalog.add(ENUM, Definition::Enum);
-    catalog.add(DOMAIN, Definition::Domain { base: 1700 });
-    catalog.add(DOMAINS, Definition::Array { element: DOMAIN, delimiter: b',' });
-    catalog.add(ENUMS, Definition::Array { element: ENUM, delimiter: b',' });
-    catalog.add(CIRCLE, Definition::Domain { base: CIRCLE });
+    for (oid, definition) in [
+        (ENUM, Definition::Enum),
+        (DOMAIN, Definition::Domain { base: 1700 }),
+        (DOMAINS, array(DOMAIN)),
+        (ENUMS, array(ENUM)),
+        (CIRCLE, composite("circle", &[CIRCLES])),
+        (CIRCLES, array(CIRCLE)),
+        (COMPOSITE, composite("c", &[23, 25, DOMAINS, EXTENSIONS, 3802, 17])),
+        (COMPOSITES, array(COMPOSITE)),
+        (NESTED, composite("n", &[COMPOSITES, MULTIRANGE, BOXES])),
+        (RANGE, Definition::Range { subtype: COMPOSITE }),
+        (MULTIRANGE, Definition::Multirange { range: RANGE }),
+        (MULTIRANGES, array(MULTIRANGE)),
+        (BOXES, Definition::Array { element: 603, delimiter: b';' }),
+    ] {
+        catalog.add(oid, definition);
+    }
+    let names = ["hstore", "citext", "ltree", "cube", "vector", "halfvec", "sparsevec", "geometry"];
+    for (name, oid) in names.into_iter().zip(EXTENSIONS..) {
+        catalog.add(oid, Definition::extension(name).expect("an extension that is known"));
+    }
     catalog
-}
+});
 
 /// A relation whose columns have these types; the first is the key.
 fn relation(types: &[u32]) -> Relation {
@@ -168,7 +215,7 @@ pub fn value(input: &[u8]) {
     let oid = u32::from_be_bytes(*oid);
     let (format, letter) = if format & 1 == 0 { (Format::Text, b't') } else { (Format::Binary, b'b') };
     let mut out = Vec::new();
-    let written = write_value(&mut out, &catalog().kind(oid), format, bytes, &mut Scratch::default()).is_ok();
+    let written = write_value(&mut out, &CATALOG.kind(oid), format, bytes, &mut Scratch::default()).is_ok();
     let mut row = [b"I".as_slice(), &1_u32.to_be_bytes(), b"N", &1_u16.to_be_bytes(), &[letter]].concat();
     row.extend(u32::try_from(bytes.len()).expect("an input of less than 4 GiB").to_be_bytes());
     row.extend(bytes);
@@ -177,7 +224,7 @@ pub fn value(input: &[u8]) {
     builder.push(&mut session, &encoded(&relation(&[oid])), 1);
     builder.push(&mut session, &row, 1);
     let made = builder.finish();
-    let lines = json::lines(&made, &catalog(), Envelope::Plain);
+    let lines = json::lines(&made, &CATALOG, Envelope::Plain);
     assert_eq!(lines.is_ok(), written, "a value is written alone as it is in a row");
     batch(&made, 2);
 }
@@ -192,7 +239,7 @@ fn rows(batch: &Batch) -> usize {
 fn batch(batch: &Batch, count: usize) {
     assert_eq!(batch.records().len(), count, "as many records as messages");
     let changes = batch.records().iter().filter(|record| record.is_change()).count();
-    match json::lines(batch, &catalog(), Envelope::Plain) {
+    match json::lines(batch, &CATALOG, Envelope::Plain) {
         Ok(lines) => {
             let text = std::str::from_utf8(&lines).expect("lines are UTF-8");
             assert_eq!(text.lines().count(), changes, "a line for each change");
@@ -200,11 +247,12 @@ fn batch(batch: &Batch, count: usize) {
         }
         Err(failed) => assert!(failed.record < count, "the record that failed is one of them"),
     }
+    let keys = HashMap::from([(b"t".to_vec(), vec![b"c1".to_vec()])]);
     for options in [
         Options::default(),
-        Options { decimals: Decimals::Text, times: Times::IsoText, unknown: true, ..Options::default() },
+        Options { decimals: Decimals::Text, times: Times::IsoText, unknown: true, keys, ..Options::default() },
     ] {
-        match json::lines(batch, &catalog(), Envelope::Debezium(&options)) {
+        match json::lines(batch, &CATALOG, Envelope::Debezium(&options)) {
             Ok(lines) => {
                 let text = std::str::from_utf8(&lines).expect("lines are UTF-8");
                 assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "each an object");
@@ -214,7 +262,7 @@ fn batch(batch: &Batch, count: usize) {
             Err(failed) => assert!(failed.record < count, "the record that failed is one of them"),
         }
     }
-    match arrow::parts(batch, &catalog(), &BTreeSet::new()) {
+    match arrow::parts(batch, &CATALOG, &BTreeSet::new()) {
         Ok(parts) => assert_eq!(parts.iter().map(|part| part.rows.num_rows()).sum::<usize>(), rows(batch)),
         Err(arrow::NotMade::Failed(failed)) => assert!(failed.record < count, "the record that failed is one of them"),
         Err(arrow::NotMade::Arrow(error)) => panic!("columns that make no record batch: {error}"),

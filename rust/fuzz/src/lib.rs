@@ -2,6 +2,7 @@
 pub mod exercise;
 
 use std::alloc::System;
+use std::sync::LazyLock;
 
 use cap::Cap;
 
@@ -15,6 +16,7 @@ pub const fn allocator() -> Allocator {
 
 /// Run an exercise with no more memory than its input justifies. More is not given, which aborts: a find.
 pub fn bounded(allocator: &Allocator, exercise: fn(&[u8]), input: &[u8]) {
+    LazyLock::force(&exercise::CATALOG);
     let limit = allocator.allocated().saturating_add(exercise::allowance(input));
     allocator.set_limit(limit).expect("the limit is above what is allocated");
     exercise(input);
