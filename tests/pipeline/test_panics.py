@@ -1,4 +1,4 @@
-"""What is no `Exception` (a panic of the Rust half, SystemExit in a handler) ends the pipeline, with itself as the error."""
+"""What is no `Exception` (a panic of the Rust half, SystemExit in a handler) ends the pipeline and is its error."""
 
 from __future__ import annotations
 
