@@ -47,6 +47,7 @@ class TypeCatalog:
         name: str,
         *,
         base: int | None = None,
+        modifier: int | None = None,
         element: int | None = None,
         delimiter: str = ",",
         enum: bool = False,
@@ -68,7 +69,7 @@ class TypeCatalog:
         ]
         | None = None,
     ) -> None:
-        """Say what one type is: give exactly one of the following, and the delimiter with `element`.
+        """Say what one type is: give exactly one of these, the modifier with `base`, the delimiter with `element`.
 
         A type is known when all that it is made of is; the order in which they are added does not matter.
 
@@ -76,6 +77,7 @@ class TypeCatalog:
             oid: The type's OID.
             name: Its name, for messages; without its schema also the name of a composite type's class.
             base: For a domain, the OID of its base type.
+            modifier: The type modifier of that, where it has one: that of numeric(10,2) says the scale.
             element: For an array, the OID of its elements' type.
             delimiter: What is between two elements of an array in its text form (`typdelim` of the elements' type).
             enum: Whether it is an enum, whose binary form is its label.
@@ -189,8 +191,8 @@ class DebeziumEnvelope:
     - `source` has `version`, `connector`, `name`, `ts_ms`, `snapshot`, `db`, `sequence`, `ts_us`, `ts_ns`, `schema`,
       `table`, `txId`, `lsn`, `xmin`, `origin`, `origin_lsn`. Its times are those of the commit; for rows of the initial
       copy those of `at`, else 0. `sequence` is `[end of what came before, lsn]`; the first is null for the first
-      transaction that a decoder or stream sees. `lsn` is null where it was not given.
-      `origin` and `origin_lsn` say where a transaction came from that was replicated to this server. `xmin` is null.
+      transaction that a decoder or stream sees. `lsn` is null where it was not given. `origin` and `origin_lsn` say
+      where a transaction came from that was replicated to this server. `xmin` is null.
     - `ts_ms`, `ts_us` and `ts_ns` of the line, Debezium's time of processing, are the commit's too, so that the same
       bytes make the same lines; a caller who wants the clock there says `at(time.time_ns())`.
 
@@ -208,16 +210,29 @@ class DebeziumEnvelope:
     | timestamptz | `"2024-02-29T12:30:00.500000Z"`, with as many digits as the type has | the same |
     | timetz | `"10:30:00.5Z"`, in UTC | the same |
     | arrays | lists, of any number of dimensions; lower bounds are not said | |
-    | any other | as in plain lines; those of PostgreSQL's own that Debezium does not know are left out | |
+    | money | as a numeric of two digits | `"12.34"` |
+    | interval | microseconds, a month taken as the twelfth part of 365.25 days | the same |
+    | bit(1) | `true`, `false` | |
+    | bit(n), varbit | a number whose highest bit is the first; its bytes, the lowest first, in Base64 | |
+    | inet, cidr, macaddr, ranges of PostgreSQL's own, tsvector, xml, citext, ltree | string as PostgreSQL prints it | |
+    | point | `{"x": 1.0, "y": 2.0, "wkb": "AQEA…", "srid": null}` | |
+    | hstore | string that holds a JSON object | |
+    | geometry, geography (postgis) | `{"wkb": …, "srid": …}`, the EWKB in Base64 (not held against Debezium) | |
+    | int2vector, oidvector, vector, halfvec (pgvector) | list of numbers (the latter not held against Debezium) | |
+    | domains | as their base type, with its modifier, where the catalog has them | |
+    | types of users that the catalog does not have | as in plain lines | |
+    | line, box and so on, multiranges, composites, xid, pg_lsn, tsquery, arrays of domains | see `unknown` | |
 
     Where Debezium loses or changes a value, these lines keep it, in a form that no reader takes for another value:
 
     - NaN and the infinities of a precise numeric, null in Debezium: `{"scale": null, "value": "NaN"}`;
-    - infinite dates and timestamps, some number in Debezium: `"infinity"` and `"-infinity"`; timestamps that are more
-      than 64 bits of microseconds from 1970: all digits;
+    - infinite dates, timestamps and intervals, some number in Debezium: `"infinity"` and `"-infinity"`; timestamps that
+      are more than 64 bits of microseconds from 1970: all digits;
     - 24:00:00 in isostring: `"24:00:00Z"` instead of `"00:00:00Z"`; times in lists with all their digits;
     - arrays of two and more dimensions, nulls or the names of Java objects in Debezium: nested lists;
-    - name, null in Debezium: string;
+    - name, null in Debezium: string; int2vector and oidvector, empty in Debezium: all numbers; arrays of bit, null in
+      Debezium, and arrays of enums, ltree and tsvector with NULL in them, null as a whole: lists;
+    - lquery and ltxtquery, which Debezium leaves out: string;
     - NOT NULL columns of an old row that were not sent, 0 or `""` in Debezium, and NULL in columns with a default,
       which is the default in Debezium: null; unchanged TOAST values of types that Debezium has null for: the words
       above.
@@ -227,8 +242,9 @@ class DebeziumEnvelope:
         db: `source.db`.
         decimal: `decimal.handling.mode`.
         time: `time.precision.mode`.
-        unknown: `include.unknown.datatypes`: whether columns of types that Debezium does not know are written, as their
-            text (or what was sent in binary) in Base64; by default they are left out, as Debezium does.
+        unknown: `include.unknown.datatypes`: whether columns of types that Debezium does not know are written: what
+            PostgreSQL prints, in Base64; by default they are left out, as Debezium does. Arrays of names, xml, points,
+            money, intervals and varbit, which Debezium leaves out even then, are lists.
         keys: The primary keys of tables whose replica identity is another, by `"schema.table"` or `"table"`: Debezium
             asks the database for them, and under REPLICA IDENTITY FULL the stream does not say which columns they are.
             Without, an update of such a table is always one line.

@@ -32,7 +32,7 @@ WITH used(oid) AS (
     WHERE t.typtype = 'c' AND (c.relkind = 'c' OR t.oid IN (TABLE used) OR t.typarray IN (TABLE used))
 ), definition(oid, kind, other) AS (
     SELECT oid, 'e', '' FROM pg_catalog.pg_type WHERE typtype = 'e'
-    UNION ALL SELECT oid, 'd', typbasetype::text FROM pg_catalog.pg_type WHERE typtype = 'd'
+    UNION ALL SELECT oid, 'd', typbasetype::text || ' ' || typtypmod::text FROM pg_catalog.pg_type WHERE typtype = 'd'
     UNION ALL SELECT rngtypid, 'r', rngsubtype::text FROM pg_catalog.pg_range
     UNION ALL SELECT rngmultitypid, 'm', rngtypid::text FROM pg_catalog.pg_range
     UNION ALL
@@ -70,9 +70,9 @@ ORDER BY t.oid"""
 """The query, for all versions from 14 on: four columns of text.
 
 The type's OID; its name; its kind: `e` enum, `d` domain, `a` array, `r` range, `m` multirange, `c` composite, `x` a
-type of an extension that is known here; and what it is made of: an OID, of an array followed by the delimiter; of a
-composite JSON, `[["name", OID], …]`; of an extension's type its name there. Composites are those of CREATE TYPE, and of
-the tables' row types those that are used.
+type of an extension that is known here; and what it is made of: an OID, of an array followed by the delimiter, of a
+domain by a space and the type modifier; of a composite JSON, `[["name", OID], …]`; of an extension's type its name
+there. Composites are those of CREATE TYPE, and of the tables' row types those that are used.
 
 For drivers whose `execute` is a coroutine: `Catalog.of(await connection.fetch(CATALOG_SQL))`.
 """
@@ -137,7 +137,8 @@ def _add(catalog: TypeCatalog, rows: Iterable[Sequence[Any]]) -> None:
             case "e":
                 catalog.add(int(oid), name, enum=True)
             case "d":
-                catalog.add(int(oid), name, base=int(other))
+                base, modifier = map(int, other.split())
+                catalog.add(int(oid), name, base=base, modifier=modifier)
             case "r":
                 catalog.add(int(oid), name, subtype=int(other))
             case "m":

@@ -75,7 +75,7 @@ pub static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
     let mut catalog = Catalog::default();
     for (oid, definition) in [
         (ENUM, Definition::Enum),
-        (DOMAIN, Definition::Domain { base: 1700 }),
+        (DOMAIN, Definition::Domain { base: 1700, modifier: (9 << 16 | 4) + 4 }),
         (DOMAINS, array(DOMAIN)),
         (ENUMS, array(ENUM)),
         (CIRCLE, composite("circle", &[CIRCLES])),

@@ -12,6 +12,8 @@ pub enum Definition {
     Domain {
         /// The OID of the type it is over.
         base: u32,
+        /// The modifier of that type, -1 when it has none.
+        modifier: i32,
     },
     /// An array.
     Array {
@@ -83,6 +85,22 @@ impl Catalog {
         self.definitions.insert(oid, definition);
     }
 
+    /// What one type was said to be.
+    pub fn definition(&self, oid: u32) -> Option<&Definition> {
+        self.definitions.get(&oid)
+    }
+
+    /// The type that a domain is over in the end, and the modifier of that; any other type and its modifier as they are.
+    pub fn base(&self, oid: u32, modifier: i32) -> (u32, i32) {
+        let (mut oid, mut modifier) = (oid, modifier);
+        for _ in 0..DEEPEST {
+            let Some(Definition::Domain { base, modifier: of_base }) = self.definitions.get(&oid) else { break };
+            // A domain over a domain has no modifier of its own.
+            (oid, modifier) = (*base, *of_base);
+        }
+        (oid, modifier)
+    }
+
     /// What the bytes of a type are; `Opaque` too where one of its parts is.
     pub fn kind(&self, oid: u32) -> Kind {
         match self.definitions.get(&oid) {
@@ -106,7 +124,7 @@ impl Catalog {
         let (kind, size) = match definition {
             Definition::Enum => (Kind::Scalar(Scalar::Text), 1),
             Definition::Extension(kind) => (kind.clone(), 1),
-            Definition::Domain { base } => self.resolve(*base, depth, seen)?,
+            Definition::Domain { base, .. } => self.resolve(*base, depth, seen)?,
             Definition::Array { element, delimiter } => {
                 let (element, size) = self.resolve(*element, depth, seen)?;
                 (Kind::Array(Arc::new(Array { element, delimiter: *delimiter })), size.saturating_add(1))

@@ -47,7 +47,7 @@ impl TypeCatalog {
     }
 
     #[pyo3(signature = (
-        oid, name, *, base=None, element=None, delimiter=",", r#enum=false, subtype=None, range=None, fields=None, like=None
+        oid, name, *, base=None, modifier=None, element=None, delimiter=",", r#enum=false, subtype=None, range=None, fields=None, like=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "one for each kind of type, by name")]
     fn add(
@@ -56,6 +56,7 @@ impl TypeCatalog {
         oid: u32,
         name: &str,
         base: Option<u32>,
+        modifier: Option<i32>,
         element: Option<u32>,
         delimiter: &str,
         r#enum: bool,
@@ -69,7 +70,7 @@ impl TypeCatalog {
         let own_name = name.rsplit('.').next().unwrap_or(name).to_owned();
         let fields = fields.map(|fields| fields.into_iter().map(field).collect::<PyResult<Vec<_>>>()).transpose()?;
         let mut definitions = [
-            base.map(|base| Definition::Domain { base }),
+            base.map(|base| Definition::Domain { base, modifier: modifier.unwrap_or(-1) }),
             element.map(|element| Definition::Array { element, delimiter }),
             r#enum.then_some(Definition::Enum),
             subtype.map(|subtype| Definition::Range { subtype }),

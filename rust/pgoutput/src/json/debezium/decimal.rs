@@ -54,7 +54,11 @@ impl Decimal {
         }
     }
 
-    fn write_text(self, out: &mut Vec<u8>, text: &str) -> Result<()> {
+    /// Write a number as PostgreSQL prints it.
+    ///
+    /// # Errors
+    /// When it has more digits than there is room for.
+    pub fn write_text(self, out: &mut Vec<u8>, text: &str) -> Result<()> {
         let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
         if !digits.starts_with(|first: char| first.is_ascii_digit()) {
             self.special(out, text);

@@ -9,6 +9,7 @@ mod base64;
 mod decimal;
 mod form;
 mod moment;
+mod rare;
 
 use std::collections::HashMap;
 
