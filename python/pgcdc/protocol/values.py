@@ -2,6 +2,8 @@
 
 The structs compare and hash by what they hold, and `pg_text()` prints them as PostgreSQL does. `msgspec.json.encode`
 writes their fields; `Batch.to_json`, which never makes them, writes a string in PostgreSQL's words instead.
+
+Over 400 lines, most of which say what each class holds.
 """
 
 from __future__ import annotations

@@ -45,8 +45,15 @@ pub fn binary(bytes: &[u8], is_cidr: bool) -> Result<Network> {
     checked(Network { address, prefix, is_cidr }).filter(|_| flag == u8::from(is_cidr)).ok_or(MALFORMED)
 }
 
+/// A prefix is no longer than its address, and a network has no bits to the right of it.
 fn checked(network: Network) -> Option<Network> {
-    (network.prefix <= longest(network.address)).then_some(network)
+    let host = longest(network.address).checked_sub(network.prefix)?;
+    let number = match network.address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let beyond = u128::MAX.checked_shl(host.into()).map_or(u128::MAX, |mask| !mask);
+    (!network.is_cidr || number & beyond == 0).then_some(network)
 }
 
 /// What `inet_out` or `cidr_out` prints.
