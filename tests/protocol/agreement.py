@@ -6,18 +6,20 @@ Each function gives the first ten differences: (table, column, number of the row
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import pyarrow  # type: ignore[import-untyped]
 
-from pgcdc.events import Insert
+from pgcdc.errors import InvalidValue
+from pgcdc.events import Insert, Relation
 from pgcdc.protocol import Batch, CopyReader, Decoder, RowFormat
-from tests.protocol import test_arrow
+from tests.protocol import test_arrow, wire
 from tests.protocol.conformance import World
 from tests.protocol.views import arrow_found, arrow_view, fits_arrow, json_view, load
 from tests.reference import ReferenceDecoder, plain
-from tests.reference_values import decode_value
+from tests.reference_values import BadValue, decode_value, text_of
 
 Form: TypeAlias = Literal["text", "binary"]
 Rows: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -152,3 +154,83 @@ def of_arrow(world: World, form: Form, schema: str = "public") -> list[Differenc
         if test_arrow.plain(value) != test_arrow.plain(expected):
             differences.append((table, column, number, value, expected))
     return differences[:10]
+
+
+def _raw(message: bytes, columns: int) -> list[tuple[bool, bytes] | None]:
+    """The columns of an Insert: whether each is in binary form, and its bytes."""
+    at, found = 8, list[tuple[bool, bytes] | None]()
+    for _ in range(columns):
+        form = message[at : at + 1]
+        if form == b"n":
+            found.append(None)
+            at += 1
+            continue
+        size = int.from_bytes(message[at + 1 : at + 5], "big")
+        found.append((form == b"b", message[at + 5 : at + 5 + size]))
+        at += 5 + size
+    return found
+
+
+def _damaged(data: bytes, other: bytes, luck: random.Random) -> bytes:
+    """A value's bytes with one to four things changed in them."""
+    mutant = bytearray(data)
+    for _ in range(luck.choice((1, 1, 1, 2, 4))):
+        at = luck.randrange(len(mutant) + 1)
+        byte = luck.choice((0, 1, 0xFF, luck.randrange(256), *b'"\\,(){}[]+-:/.019 ;'))
+        match luck.randrange(5):
+            case 0:
+                mutant[at : at + 1] = bytes([byte])
+            case 1:
+                del mutant[at : at + luck.randrange(1, 4)]
+            case 2:
+                mutant[at:at] = bytes([byte])
+            case 3:  # the end of another value
+                mutant[at:] = other[luck.randrange(len(other) + 1) :]
+            case _ if at < len(mutant):
+                mutant[at] ^= 1 << luck.randrange(8)
+    return bytes(mutant)
+
+
+def of_damaged(world: World, luck: random.Random, count: int) -> tuple[list[Difference], int]:
+    """What decoder and reference make of damaged values; and how many both could still read.
+
+    A value that one of them refuses and the other does not is no difference: no server sends it. Whatever else than
+    InvalidValue the decoder raises comes through.
+
+    Args:
+        world: What the server sent.
+        luck: What is damaged, and how.
+        count: How many values are damaged.
+    """
+    cells: dict[tuple[str, str, int], list[tuple[bool, bytes]]] = {}
+    relations: dict[bytes, Relation] = {}
+    reference = ReferenceDecoder(world.types)
+    for message in [*_messages(world, "text"), *_messages(world, "binary")]:
+        if message[:1] == b"R":
+            event = reference.decode(message)
+            assert isinstance(event, Relation)
+            relations[message[1:5]] = event
+        elif message[:1] == b"I":
+            relation = relations[message[1:5]]
+            for column, cell in zip(relation.columns, _raw(message, len(relation.columns)), strict=True):
+                if cell is not None and len(cell[1]) < 400:
+                    cells.setdefault((relation.name, column.name, column.type_oid), []).append(cell)
+    decoder = Decoder(rows="tuple", catalog=world.catalog)
+    kinds, differences, both = list(cells), list[Difference](), 0
+    for number in range(count):
+        table, column_name, oid = kinds[number % len(kinds)]
+        some = cells[kinds[number % len(kinds)]]
+        is_binary, data = luck.choice(some)
+        data = _damaged(data, luck.choice(some)[1], luck)
+        decoder.decode(wire.relation(1, "t", [("v", oid)]))
+        sent: wire.Field = data if is_binary else text_of(data)
+        try:
+            event = decoder.decode(wire.insert(1, [sent]))
+            expected = decode_value(oid, is_binary, data, world.types)
+        except (InvalidValue, BadValue):
+            continue
+        assert isinstance(event, Insert)
+        both += 1
+        if plain(event.new[0]) != plain(expected):
+            differences.append((table, column_name, number, event.new[0], expected))
+    return differences[:10], both

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +73,13 @@ def test_lines_of_json_say_what_select_prints(everything: World, form: Form) -> 
 def test_arrow_tables_hold_what_select_prints(everything: World, form: Form) -> None:
     """Every value of every type, alone and nested."""
     assert agreement.of_arrow(everything, form) == []
+
+
+def test_damaged_values_are_refused_or_read_as_the_reference_reads_them(everything: World) -> None:
+    """No other exception, and no other value."""
+    differences, both = agreement.of_damaged(everything, random.Random(everything.version), 6_000)
+    assert differences == []
+    assert both > 600
 
 
 def test_bytes_of_a_database_in_sql_ascii(postgres: PostgresServer) -> None:

@@ -149,7 +149,7 @@ def array_text(element: Form, delimiter: bytes = b",") -> Form:
                 at += 1
             if not quoted:
                 need(bool(word), "empty element")
-                if bytes(word).upper() == b"NULL":
+                if bytes(word) == b"NULL":  # the server reads any case, and writes this one
                     return None
             return element(bytes(word))
 

@@ -85,6 +85,7 @@ def tsquery_binary(data: bytes) -> str:
             sign = {AND: "&", OR: "|", PHRASE: ""}[operator]
             if operator == PHRASE:
                 distance = cursor.number(2)
+                distance -= (distance >> 15) << 16  # it is signed, though the server makes no negative ones
                 sign = "<->" if distance == 1 else f"<{distance}>"
             right = node(binds, operator == PHRASE)
             text = f"{node(binds, False)} {sign} {right}"

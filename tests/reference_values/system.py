@@ -44,9 +44,9 @@ def snapshot_text(data: bytes) -> str:
 def snapshot_binary(data: bytes) -> str:
     """How many transactions are in progress, the first, the one after the last, those in progress."""
     need(len(data) >= 20, "wrong length")
-    count, low, high = struct.unpack_from(">Iqq", data)
+    count, low, high = struct.unpack_from(">IQQ", data)
     need(len(data) == 20 + 8 * count, "wrong length")
-    return f"{low}:{high}:" + ",".join(map(str, struct.unpack_from(f">{count}q", data, 20)))
+    return f"{low}:{high}:" + ",".join(map(str, struct.unpack_from(f">{count}Q", data, 20)))
 
 
 def vector_text(element: Callable[[bytes], int]) -> Callable[[bytes], list[int]]:

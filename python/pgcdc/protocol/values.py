@@ -182,10 +182,14 @@ class PgRange(msgspec.Struct, Generic[Bound], frozen=True):
     empty: bool = False
 
     def pg_text(self) -> str:
-        """The value as PostgreSQL prints it; bounds of type float4 as if they were float8.
+        """The value as PostgreSQL prints it.
+
+        A bound does not say which type it is of: a float prints as a float8, an int as an integer and not as a pg_lsn,
+        a Decimal as a numeric and not as money, a list as an array and not as an oidvector.
 
         Raises:
-            TypeError: When a bound is of a class that PostgreSQL's values do not decode to.
+            TypeError: When a bound is a dict, which may be an hstore or a JSON document, or of a class that no value of
+                PostgreSQL's decodes to.
         """
         if self.empty:
             return "empty"
@@ -212,7 +216,8 @@ class PgMultirange(list[PgRange[Any]]):
         """The value as PostgreSQL prints it.
 
         Raises:
-            TypeError: When a bound is of a class that PostgreSQL's values do not decode to.
+            TypeError: When a bound is a dict, which may be an hstore or a JSON document, or of a class that no value of
+                PostgreSQL's decodes to.
         """
         return "{" + ",".join(each.pg_text() for each in self) + "}"
 
