@@ -197,7 +197,7 @@ def test_pg_recvlogical(shop: Database, tmp_path: Path, binary: str) -> None:
         "Truncate",
     ]
     whole = path.read_bytes()
-    for length in range(len(whole)):  # a file that was cut anywhere but after a message says so
+    for length in range(0, len(whole), 5):  # a file that was cut anywhere but after a message says so
         path.write_bytes(whole[:length])
         with contextlib.suppress(ValueError):
             assert b"".join(message + b"\n" for message in embed_recvlogical.messages(str(path))) == whole[:length]
