@@ -97,7 +97,8 @@ def test_times_and_ids_are_as_they_are_written() -> None:
 
 CELLS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.decimals() | st.datetimes() | st.uuids(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=6), inner, max_size=6),
+    max_leaves=8,
 )
 
 
