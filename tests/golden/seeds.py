@@ -97,7 +97,8 @@ def streamed(version: int) -> Iterator[tuple[str, bytes]]:
             yield "message", message
             if message[:1] in b"Sb":
                 piece = captured[start : start + 8]
-                yield "stream", b"".join(struct.pack(">H", len(one)) + one for one in piece)
+                stream = b"".join(struct.pack(">H", len(one)) + one for one in piece)
+                yield from (("stream", stream), ("assembler", stream))
 
 
 def main() -> None:

@@ -126,8 +126,6 @@ def array_text(element: Form, delimiter: bytes = b",") -> Form:
 
         def item() -> Any:
             nonlocal at
-            if data[at : at + 1] == b"{":
-                return braces()
             word = bytearray()
             quoted = data[at : at + 1] == b'"'
             at += quoted
@@ -153,29 +151,33 @@ def array_text(element: Form, delimiter: bytes = b",") -> Form:
                     return None
             return element(bytes(word))
 
-        def braces() -> list[Any]:
+        widths: dict[int, int] = {}
+
+        def braces(depth: int = 0) -> list[Any]:
             nonlocal at
             need(data[at : at + 1] == b"{", "not an array")
             at += 1
             items: list[Any] = []
             kinds: set[bool] = set()
-            if data[at : at + 1] == b"}":
+            if data[at : at + 1] == b"}" and depth == 0:
                 at += 1
                 return items
             while True:
-                kinds.add(data[at : at + 1] == b"{")
-                items.append(item())
+                deeper = data[at : at + 1] == b"{"
+                kinds.add(deeper)
+                items.append(braces(depth + 1) if deeper else item())
                 need(len(kinds) == 1, "mixed depths")
                 separator = data[at : at + 1]
                 at += 1
                 if separator == b"}":
+                    need(widths.setdefault(depth, len(items)) == len(items), "not rectangular")
                     return items
                 need(separator == delimiter, "malformed array")
 
         items = braces()
         need(at == len(data), "trailing bytes")
         if lengths:
-            need(lengths[0] == len(items), "bounds do not fit")
+            need(lengths == [widths[depth] for depth in sorted(widths)], "bounds do not fit")
         return bounded(items, lower_bounds)
 
     return from_text

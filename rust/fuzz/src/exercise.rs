@@ -1,9 +1,12 @@
 //! The exercises: any bytes through every part of the crate. They end, and what is read of the input hangs together.
 //!
 //! The fuzz targets run them on inputs that libFuzzer finds, `rust/pgoutput/tests/corpus.rs` on those that are kept.
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, LazyLock};
 
+use pgoutput::assembler::Assembler;
+use pgoutput::assembler::storage::{File, Storage};
 use pgoutput::batch::{Batch, Builder, Reader, Record};
 use pgoutput::catalog::{Catalog, Definition};
 use pgoutput::frame::Frame;
@@ -159,8 +162,8 @@ pub fn message(input: &[u8]) {
     }
 }
 
-/// Messages, or frames, one after the other: each with its length in two bytes.
-pub fn stream(input: &[u8]) {
+/// The parts of an input, each with its length in two bytes before it.
+fn pieces(input: &[u8]) -> Vec<&[u8]> {
     let mut rest = input;
     let mut pieces = Vec::new();
     while let Some((length, after)) = rest.split_first_chunk() {
@@ -168,6 +171,78 @@ pub fn stream(input: &[u8]) {
         pieces.push(piece);
         rest = after;
     }
+    pieces
+}
+
+/// A file that is none.
+#[derive(Debug, Default)]
+struct Blocks(VecDeque<Vec<u8>>);
+
+impl File for Blocks {
+    type Error = Infallible;
+
+    fn append(&mut self, block: &[u8]) -> Result<(), Infallible> {
+        self.0.push_back(block.to_vec());
+        Ok(())
+    }
+
+    fn rewind(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn read(&mut self, block: &mut Vec<u8>) -> Result<bool, Infallible> {
+        let next = self.0.pop_front();
+        let is_there = next.is_some();
+        *block = next.unwrap_or_default();
+        Ok(is_there)
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.0.iter().map(|block| block.len() as u64).sum()
+    }
+}
+
+struct Memory;
+
+impl Storage for Memory {
+    type File = Blocks;
+    type Error = Infallible;
+
+    fn create(&mut self) -> Result<Blocks, Infallible> {
+        Ok(Blocks::default())
+    }
+}
+
+/// Messages put together to whole transactions: the same whether there is room for them or each goes to a file.
+pub fn assembler(input: &[u8]) {
+    let pieces = pieces(input);
+    let assembled = |max_memory: usize| {
+        let mut assembler = Assembler::new(Memory, max_memory);
+        let mut messages = pieces.iter().zip(1_u64..);
+        let mut all = Vec::new();
+        let end = loop {
+            match assembler.next_batch(&mut messages) {
+                Ok(Some(made)) => {
+                    let count = made.records().len();
+                    all.extend(
+                        made.records().iter().map(|record| (made.bytes(record).to_vec(), made.position(record))),
+                    );
+                    batch(&made, count);
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(error.to_string()),
+            }
+            assert!(assembler.hold_lsn().is_none_or(|hold| assembler.confirmable_lsn() <= hold));
+        };
+        assert!(end.is_none() || assembler.next_batch(&mut messages).is_err(), "after an error nothing comes any more");
+        (all, end)
+    };
+    assert_eq!(assembled(usize::MAX), assembled(0), "files change nothing");
+}
+
+/// Messages, or frames, one after the other: each with its length in two bytes.
+pub fn stream(input: &[u8]) {
+    let pieces = pieces(input);
     let mut session = Session::default();
     let mut builder = Builder::default();
     for piece in &pieces {

@@ -20,9 +20,10 @@ type Exercise = fn(&[u8]);
 /// With an input, and what that is.
 type Case = (Exercise, Vec<u8>, String);
 
-const EXERCISES: [(&str, Exercise); 4] = [
+const EXERCISES: [(&str, Exercise); 5] = [
     ("message", exercise::message),
     ("stream", exercise::stream),
+    ("assembler", exercise::assembler),
     ("copy", exercise::copy),
     ("value", exercise::value),
 ];
