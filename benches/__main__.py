@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -52,7 +53,7 @@ def main() -> int:
             continue
         suite = importlib.import_module(f"benches.bench_{name}")
         found = report.lines(measured, suite.YARDSTICKS)
-        about = report.facts(f"./dev bench {name}")
+        about = report.facts(" ".join(["./dev bench", name, *map(shlex.quote, arguments)]))
         text = report.markdown(f"Benchmark: {name}", suite.WHAT, found, about, suite.SKIPPED)
         print(text)
         if options.save and not status:

@@ -28,7 +28,7 @@ from pgcdc.protocol import Decoder
 from tests.reference import plain
 
 LIST = 500
-TURNS = 11
+TURNS = 9
 CHECKED = 4000
 
 Form = Literal["text", "binary"]
