@@ -24,17 +24,25 @@ from tests.reference_values import BadValue, decode_value, text_of
 Form: TypeAlias = Literal["text", "binary"]
 Rows: TypeAlias = dict[str, list[dict[str, Any]]]
 Difference: TypeAlias = tuple[str, str, int, Any, Any]
+Cell: TypeAlias = tuple[str, str, int, int, bytes | None]
 FORMS: tuple[Form, Form] = ("text", "binary")
 ONLY_TEXT = {"t_seg"}
 """Tables with a type that cannot be sent in binary."""
 
 
-def _cells(world: World) -> Iterator[tuple[str, str, int, int, bytes | None]]:
+def _cells(world: World) -> Iterator[Cell]:
     """Table, column, number of the row, type, and what SELECT prints."""
     for table, selected in world.tables.items():
         for number, row in enumerate(selected.rows):
             for column, oid, printed in zip(selected.columns, selected.types, row, strict=True):
                 yield table, column, number, oid, printed
+
+
+def _expected(world: World, reader: str, view: Callable[[Cell], Any]) -> list[Any]:
+    """What a reader of the database should find, cell after cell; found out once for both forms."""
+    if reader not in world.expected:
+        world.expected[reader] = list(map(view, _cells(world)))
+    return world.expected[reader]
 
 
 def _rows(events: list[Any]) -> Rows:
@@ -82,13 +90,13 @@ def of_rows(world: World, rows: Rows) -> list[Difference]:
     assert {name: len(some) for name, some in rows.items()} == {
         name: len(selected.rows) for name, selected in world.tables.items() if name in rows
     }
-    if not world.expected:  # the same for all who read rows
-        world.expected = [
-            plain(None if printed is None else decode_value(oid, False, printed, world.types))
-            for *_, oid, printed in _cells(world)
-        ]
+
+    def value(cell: Cell) -> Any:
+        *_, oid, printed = cell
+        return plain(None if printed is None else decode_value(oid, False, printed, world.types))
+
     differences = []
-    for (table, column, number, *_), expected in zip(_cells(world), world.expected, strict=True):
+    for (table, column, number, *_), expected in zip(_cells(world), _expected(world, "rows", value), strict=True):
         if table not in rows:
             continue
         found = rows[table][number][column]
@@ -123,9 +131,10 @@ def of_json(world: World, form: Form) -> list[Difference]:
         found.setdefault(change["table"], []).append(change["new"])
     for some in found.values():
         some.sort(key=lambda row: int(row["id"]))
+    views = _expected(world, "json", lambda cell: json_view(*cell[3:], world.types))
     differences = []
-    for table, column, number, oid, printed in _cells(world):
-        value, expected = found[table][number][column], json_view(oid, printed, world.types)
+    for (table, column, number, *_), expected in zip(_cells(world), views, strict=True):
+        value = found[table][number][column]
         if value != expected:
             differences.append((table, column, number, value, expected))
     return differences[:10]
@@ -133,24 +142,25 @@ def of_json(world: World, form: Form) -> list[Difference]:
 
 def of_arrow(world: World, form: Form, schema: str = "public") -> list[Difference]:
     """What the Arrow tables hold, read by pyarrow; columns with values that do not fit their Arrow type as text."""
-    as_text = {
-        (table, column) for table, column, _, oid, printed in _cells(world) if not fits_arrow(oid, printed, world.types)
-    }
+    fits = _expected(world, "fits", lambda cell: fits_arrow(*cell[3:], world.types))
+    as_text = {(cell[0], cell[1]) for cell, fit in zip(_cells(world), fits, strict=True) if not fit}
     names = {f"{schema}.{table}.{column}" for table, column in as_text}
     tables = Batch.of(_messages(world, form)).to_arrow(text=names, catalog=world.catalog)
     found = {
         table: sorted(pyarrow.table(tables[f"{schema}.{table}"]).to_pylist(), key=lambda row: int(row["id"]))
         for table in world.tables
     }
+
+    def view(cell: Cell) -> Any:
+        return (json_view if cell[:2] in as_text else arrow_view)(*cell[3:], world.types)
+
     differences = []
-    for table, column, number, oid, printed in _cells(world):
+    for (table, column, number, oid, _), expected in zip(_cells(world), _expected(world, "arrow", view), strict=True):
         value = found[table][number][column]
-        if (table, column) in as_text:
-            expected = json_view(oid, printed, world.types)
-            value = load(value) if isinstance(expected, list | dict) else value
-        else:
-            expected = arrow_view(oid, printed, world.types)
+        if (table, column) not in as_text:
             value = arrow_found(oid, value, world.types)
+        elif isinstance(expected, list | dict):
+            value = load(value)
         if test_arrow.plain(value) != test_arrow.plain(expected):
             differences.append((table, column, number, value, expected))
     return differences[:10]

@@ -60,7 +60,7 @@ class World:
         text: The captured messages, values in text form.
         binary: The same in binary form.
         tables: What SELECT prints, by name of the table.
-        expected: What the reference reads in that, cell after cell, once it was asked.
+        expected: What each reader should find in that, cell after cell, once it was asked.
     """
 
     connection: psycopg.Connection[Any]
@@ -71,14 +71,14 @@ class World:
     text: Captured = field(default_factory=list, repr=False)
     binary: Captured = field(default_factory=list, repr=False)
     tables: dict[str, Selected] = field(default_factory=dict, repr=False)
-    expected: list[Any] = field(default_factory=list, repr=False)
+    expected: dict[str, list[Any]] = field(default_factory=dict, repr=False)
 
     def capture(self, tables: list[str]) -> None:
         """Take what the slot has, in both forms, and what SELECT says now."""
         self.catalog, self.types = Catalog.load(self.connection), load(self.connection)
         self.text = peek(self.connection, self.slot, "everything", binary=False)
         self.binary = peek(self.connection, self.slot, "everything", binary=True, consume=True)
-        self.expected = []
+        self.expected = {}
         self.tables = {name: select(self.connection, name) for name in tables}
 
 
