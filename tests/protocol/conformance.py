@@ -216,6 +216,6 @@ def _insert(connection: psycopg.Connection[Any], slug: str, name: str, some: lis
         f"WITH given AS (SELECT n::int, text::{name} AS x FROM unnest(%s::text[]) WITH ORDINALITY AS _(text, n)),"
         " pairs AS (SELECT n, x, lead(x) OVER (ORDER BY n) AS y FROM given)"
         f" INSERT INTO t_{slug} SELECT n, x{together} FROM pairs,"
-        " LATERAL (SELECT coalesce(greatest(length(x::text), length(y::text)), 0) < 300 AS short) AS _",
+        " LATERAL (SELECT coalesce(greatest(length(x::text), length(y::text)), 0) < 100 AS short) AS _",
         (some,),
     )
