@@ -41,7 +41,7 @@ def put(checkout: Path, *names: str) -> None:
     (checkout / "bin" / "env").symlink_to("/usr/bin/env")
 
 
-@pytest.mark.parametrize("verb", ["demo", "test", "bench", "type", "docs", "wheel"])
+@pytest.mark.parametrize("verb", ["demo", "test", "bench", "type", "docs", "fuzz", "wheel"])
 def test_no_rust(checkout: Path, verb: str) -> None:
     done = dev(checkout, verb)
     assert done.returncode == 1
