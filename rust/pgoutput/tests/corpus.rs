@@ -1,4 +1,5 @@
 //! The fuzz targets' exercises on the inputs that are kept: what they begin with, and what they once found.
+#![cfg(feature = "arrow")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, reason = "a test may fail by panicking")]
 use std::alloc::System;
