@@ -129,7 +129,6 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8],
         Value::Float(number) => write_float(out, number),
         // Digits, signs, letters, colons: nothing that JSON would escape.
         Value::Numeric(text) => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
-        Value::PgText(text) if scalar != Scalar::Money => quoted(out, |out| out.extend_from_slice(text.as_bytes())),
         Value::PgText(text) => string(out, text.as_bytes()),
         Value::Date(day) => quoted(out, |out| date(out, day)),
         Value::Time(clock) => quoted(out, |out| time(out, clock)),
@@ -153,12 +152,17 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8],
         | Value::Bits(_)
         | Value::Geometry(_)
         | Value::Tid(..)
-        | Value::Bytes(_) => {
-            out.push(b'"');
-            print(out, &Kind::Scalar(scalar), format, bytes)?;
-            out.push(b'"');
-        }
+        | Value::Bytes(_) => write_printed(out, scalar, format, bytes)?,
     }
+    Ok(())
+}
+
+/// Out of the way of the types that every table has.
+#[inline(never)]
+fn write_printed(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8]) -> Result<()> {
+    out.push(b'"');
+    print(out, &Kind::Scalar(scalar), format, bytes)?;
+    out.push(b'"');
     Ok(())
 }
 

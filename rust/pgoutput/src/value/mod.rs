@@ -89,8 +89,8 @@ pub enum Value<'a> {
     Network(Network),
     /// `bit`, `varbit`
     Bits(Bits<'a>),
-    /// `point` and so on
-    Geometry(Geometry),
+    /// `point` and so on; in a box, because all values are as large as the largest
+    Geometry(Box<Geometry>),
     /// `tid`: block and offset
     Tid(u32, u16),
     /// A value of one of the types above that those forms cannot hold, in PostgreSQL's own words
@@ -158,7 +158,9 @@ fn rare_binary<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) ->
         Scalar::Inet => network::binary(bytes, false).map(Value::Network),
         Scalar::Cidr => network::binary(bytes, true).map(Value::Network),
         Scalar::Bits => bits::binary(bytes).map(Value::Bits),
-        Scalar::Shape(shape) => geometry::decode(shape, Format::Binary, bytes).map(Value::Geometry),
+        Scalar::Shape(shape) => {
+            geometry::decode(shape, Format::Binary, bytes).map(|geometry| Value::Geometry(Box::new(geometry)))
+        }
         Scalar::Tid => system::tid_binary(bytes).map(|(block, offset)| Value::Tid(block, offset)),
         Scalar::MacAddr => printed(scratch, |out| network::mac_binary(bytes, 6, out)),
         Scalar::MacAddr8 => printed(scratch, |out| network::mac_binary(bytes, 8, out)),
@@ -215,7 +217,9 @@ fn rare_text<'a>(scalar: Scalar, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> R
         Scalar::Inet => network::text(bytes, false).map(Value::Network),
         Scalar::Cidr => network::text(bytes, true).map(Value::Network),
         Scalar::Bits => bits::text(bytes, scratch).map(Value::Bits),
-        Scalar::Shape(shape) => geometry::decode(shape, Format::Text, bytes).map(Value::Geometry),
+        Scalar::Shape(shape) => {
+            geometry::decode(shape, Format::Text, bytes).map(|geometry| Value::Geometry(Box::new(geometry)))
+        }
         Scalar::Tid => system::tid_text(bytes).map(|(block, offset)| Value::Tid(block, offset)),
         Scalar::MacAddr => network::mac_text(bytes, 6).map(Value::Text),
         Scalar::MacAddr8 => network::mac_text(bytes, 8).map(Value::Text),
