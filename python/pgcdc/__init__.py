@@ -24,6 +24,7 @@ from pgcdc.errors import (
     SlotInUse,
     SlotLost,
     SlotNotFound,
+    SpillError,
     UnknownRelation,
 )
 from pgcdc.events import (
@@ -52,6 +53,8 @@ from pgcdc.events import (
 )
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import (
+    Assembler,
+    AssemblerStatistics,
     Batch,
     Catalog,
     DebeziumEnvelope,
@@ -102,6 +105,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Assembler",
+    "AssemblerStatistics",
     "Batch",
     "Begin",
     "BeginPrepare",
@@ -157,6 +162,7 @@ __all__ = [
     "SlotInUse",
     "SlotLost",
     "SlotNotFound",
+    "SpillError",
     "StreamAbort",
     "StreamCommit",
     "StreamPrepare",

@@ -5,6 +5,7 @@ Longer than other files because it is the one place where these classes are docu
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from os import PathLike
 from types import GenericAlias
 from typing import Any, Generic, Literal, final, overload
 
@@ -14,9 +15,11 @@ from typing_extensions import TypeVar, disjoint_base
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Event, Insert, Message, Relation, Truncate, Update
 from pgcdc.lsn import Position
+from pgcdc.protocol.assembling import AssemblerStatistics
 
 __all__ = [
     "ArrowTable",
+    "Assembler",
     "Batch",
     "BatchReader",
     "CopyReader",
@@ -457,7 +460,8 @@ class Batch:
         """The end of the last transaction that ends in this batch: safe to confirm when all before it is durable.
 
         That is what a Commit, StreamCommit, CommitPrepared or RollbackPrepared says; a Prepare and StreamPrepare, too:
-        the changes of those must be among what is durable then, because the server sends them no more.
+        the changes of those must be among what is durable then, because the server sends them no more. Of what an
+        Assembler gives, never more than where the oldest transaction was prepared that it still keeps.
         """
     @property
     def in_progress(self) -> bool:
@@ -736,6 +740,91 @@ class BatchReader:
         """Whether the last message read left a transaction open."""
     def take_reply_request(self) -> bool:
         """Whether a keepalive since the last call asked for an answer."""
+
+@final
+class Assembler:
+    """Streamed and prepared transactions (protocols 2 to 4) to batches as protocol 1 has them.
+
+    What comes out are whole committed transactions in the order of their commits: Begin, Origin, Relation and Type,
+    changes without `xid` and with their positions, Commit. What was rolled back, wholly or to a savepoint, is left out,
+    and so is a streamed or prepared transaction that has no change. A prepared one comes out at its COMMIT PREPARED.
+    Transactions that are neither streamed nor prepared, and logical messages outside of transactions, pass at once.
+
+    Three things are not as protocol 1 has them: the Origin of a streamed transaction says `commit_lsn=0`, because the
+    server does; the `lsn` of a Begin is that of the transaction's first piece or of its PREPARE; Relation and Type may
+    be said more often.
+
+    Transactions that are still open are kept in memory; together they take about `max_memory` bytes, beyond which the
+    largest is written to a file, compressed. A transaction that comes out is cut into batches of about 1 MiB, so one of
+    any size takes no more. Files have no name and are gone with the process.
+
+    Use one for each connection: a server that is asked again sends all open transactions from their beginning. After an
+    error it gives the same error for ever; what came out before is good, and nothing else was to be confirmed.
+
+    Args:
+        max_memory: What open transactions may take in memory, in bytes.
+        spill_directory: Where files are made; None for the system's directory for temporary files.
+        max_spill: What all files may take, in bytes; None for as much as there is.
+        format: How rows are given to those who ask a batch and do not say.
+
+    Raises:
+        ConfigError: When `spill_directory` is not a directory.
+
+    Source:
+        PostgreSQL manual, "Streaming of Large Transactions for Logical Decoding", "Two-phase Commit Support for Logical
+        Decoding"; server file `replication/logical/worker.c`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        max_memory: int = 33554432,
+        spill_directory: str | PathLike[str] | None = None,
+        max_spill: int | None = 17179869184,
+        format: RowFormat | None = None,
+    ) -> Assembler: ...
+    def read(
+        self, messages: Iterable[bytes | bytearray | memoryview], lsns: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
+        """Take some messages and give what is whole by then.
+
+        Args:
+            messages: Whole messages (payloads of XLogData), in stream order, of any protocol version.
+            lsns: The `wal_start` of each, where known; as long as `messages`.
+
+        Returns:
+            Batches, made as they are asked for. What is not asked for is not lost: the next `read` gives it first.
+
+        Raises:
+            DecodeError: When a message that begins or ends a transaction cannot be read, or others are missing before
+                it. What else cannot be read is given with its transaction, as a decoder does.
+            PositionError: When a prepared transaction is committed whose changes were not sent: the slot was confirmed
+                past its PREPARE TRANSACTION.
+            ReplicationError: When a streamed transaction commits whose logical message was rolled back with a savepoint or
+                was not: the server gives it the id of the whole transaction. That is certain where the message has a row
+                of its own sub-transaction before it, or one of no sub-transaction behind it.
+            SpillError: When a transaction cannot be kept in its file, because there is no room or not more than
+                `max_spill`.
+        """
+    @property
+    def hold_lsn(self) -> int | None:
+        """Where the oldest transaction was prepared that has not come out whole yet; None when there is none.
+
+        Nothing may be confirmed past it: the server would send that it was committed, and its changes not again.
+        Streamed transactions that are not prepared hold nothing: their commits are still to come.
+        """
+    @property
+    def confirmable_lsn(self) -> int:
+        """What may be confirmed once all that was given is durable; 0 at the beginning.
+
+        The end of the last transaction that ended, whether it came out or not, but nothing past `hold_lsn`. Who
+        confirms batch by batch takes `Batch.end_lsn`, which says the same of what came out up to there.
+        """
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is open, coming out or not looked at yet: then a keepalive's `wal_end` may be confirmed."""
+    def statistics(self) -> AssemblerStatistics:
+        """How many transactions are open and what room they take."""
 
 @final
 class CopyReader:

@@ -13,6 +13,7 @@ Error:
     ├── SinkError                    a target refused
     │   ├── SinkUnavailable          try again later
     │   └── SinkRejected             this event will never be accepted
+    ├── SpillError                   no room for transactions that are still open: make some, and stream again
     ├── SchemaError                  a table's shape and the consumer's do not fit
     │   ├── MigrationFailed
     │   └── RegistryError
@@ -49,6 +50,7 @@ __all__ = [
     "SlotInUse",
     "SlotLost",
     "SlotNotFound",
+    "SpillError",
     "UnknownRelation",
 ]
 
@@ -160,6 +162,22 @@ class SinkUnavailable(SinkError):
 
 class SinkRejected(SinkError):
     """The target will never take this event; trying again is of no use."""
+
+
+class SpillError(Error):
+    """A transaction that is still open cannot be kept: its file is too large, cannot be written, or is damaged.
+
+    Nothing of it was delivered or confirmed, so the server sends it again to whoever streams from the slot next.
+
+    Attributes:
+        xid: The transaction's id.
+        spilled_bytes: What of it was in its file.
+    """
+
+    def __init__(self, message: str, *, xid: int = 0, spilled_bytes: int = 0, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.xid = xid
+        self.spilled_bytes = spilled_bytes
 
 
 class SchemaError(Error):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,20 +150,20 @@ def manners(version: int) -> dict[str, Manner]:
     return {name: manner for name, manner in every.items() if version >= manner.since}
 
 
-def stream(dsn: str, slot: str, manner: Manner) -> Captured:
-    """What a walsender streams, up to the logical message with which the workload ends.
+def sent(dsn: str, slot: str, manner: Manner, publication: str = streams.PUBLICATION) -> Generator[tuple[int, bytes]]:
+    """What a walsender streams, without end; closing the iterator closes the connection.
 
     Args:
         dsn: The slot's database.
         slot: The slot's name.
         manner: How to ask.
+        publication: The publication's name.
 
-    Returns:
+    Yields:
         (wal_start, message) pairs.
     """
-    options = manner.options | {"publication_names": f'"{streams.PUBLICATION}"', "messages": "true"}
+    options = manner.options | {"publication_names": f'"{publication}"', "messages": "true"}
     words = ", ".join(f"{name} '{value}'" for name, value in options.items())
-    captured: Captured = []
     settings = f"{PINNED} -c logical_decoding_work_mem=64kB"
     walsender = psycopg.connect(dsn, autocommit=True, replication="database", options=settings, client_encoding="utf8")
     try:
@@ -176,15 +176,31 @@ def stream(dsn: str, slot: str, manner: Manner) -> Captured:
             if size <= 0:
                 ended = walsender.pgconn.get_result()
                 raise RuntimeError(ended.error_message.decode() if ended else "the stream ended")
-            if frame[:1] != b"w":
-                continue
-            (lsn,) = struct.unpack_from(">Q", frame, 1)
-            message = frame[25:]
-            if message[:1] == b"M" and END.encode() in message:
-                return captured
-            captured.append((lsn, message))
+            if frame[:1] == b"w":
+                yield struct.unpack_from(">Q", frame, 1)[0], frame[25:]
     finally:
         walsender.pgconn.finish()  # in the middle of a COPY
+
+
+def stream(dsn: str, slot: str, manner: Manner, end: str | None = None) -> Captured:
+    """What a walsender streams, up to the logical message with which the workload ends.
+
+    Args:
+        dsn: The slot's database.
+        slot: The slot's name.
+        manner: How to ask.
+        end: That message's prefix.
+
+    Returns:
+        (wal_start, message) pairs.
+    """
+    captured: Captured = []
+    with closing(sent(dsn, slot, manner)) as messages:
+        for lsn, message in messages:
+            if message[:1] == b"M" and (end or END).encode() in message:
+                break
+            captured.append((lsn, message))
+    return captured
 
 
 END = "the end of the capture"

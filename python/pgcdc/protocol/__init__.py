@@ -2,6 +2,7 @@
 
 from pgcdc._pgoutput import (
     ArrowTable,
+    Assembler,
     Batch,
     BatchReader,
     CopyReader,
@@ -12,6 +13,7 @@ from pgcdc._pgoutput import (
     encode_message,
     encode_status_update,
 )
+from pgcdc.protocol.assembling import AssemblerStatistics
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog
 from pgcdc.protocol.values import (
     PgArray,
@@ -33,6 +35,8 @@ from pgcdc.protocol.values import (
 __all__ = [
     "CATALOG_SQL",
     "ArrowTable",
+    "Assembler",
+    "AssemblerStatistics",
     "Batch",
     "BatchReader",
     "Catalog",

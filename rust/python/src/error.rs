@@ -1,4 +1,5 @@
 //! The one place where exceptions are made. No message holds a cell's value.
+use pgoutput::assembler::{self, Cause};
 use pgoutput::batch::Position;
 use pgoutput::message::kind;
 use pgoutput::row::Refused;
@@ -6,6 +7,7 @@ use pgoutput::session::Shape;
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use spool::spill;
 
 use crate::imports::imports;
 
@@ -195,4 +197,74 @@ pub fn schema_error(py: Python<'_>, message: &str, hint: &str, table: &str) -> P
         imports(py)?.schema_error.bind(py).call((message,), Some(&facts))
     };
     raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Why an assembler cannot go on.
+pub fn assembly_error(py: Python<'_>, error: &assembler::Error<spill::Error>) -> PyErr {
+    assembly_exception(py, error).map_or_else(|error| error, PyErr::from_value)
+}
+
+fn assembly_exception<'py>(py: Python<'py>, error: &assembler::Error<spill::Error>) -> PyResult<Bound<'py, PyAny>> {
+    let imports = imports(py)?;
+    let facts = PyDict::new(py);
+    let about = About { bytes: &error.message, shape: None, lsn: error.lsn, position: None };
+    let at =
+        if error.lsn == 0 { String::new() } else { format!(" at {:X}/{:X}", error.lsn >> 32, error.lsn & 0xffff_ffff) };
+    let name = what(error.message.first());
+    let class = match &error.cause {
+        Cause::Malformed(cause) => {
+            let failure = exception(py, Failure::Message(*cause), &about)?;
+            return Ok(failure.into_value(py).into_bound(py).into_any());
+        }
+        Cause::Storage { xid, stored, cause } => {
+            facts.set_item("xid", xid)?;
+            facts.set_item("spilled_bytes", stored)?;
+            let hint = match cause {
+                spill::Error::Full { .. } => {
+                    "raise max_spill; nothing of it was confirmed, so a new assembler gets it again from the slot"
+                }
+                spill::Error::Io { .. } => {
+                    "make room there or name another spill_directory; nothing of it was confirmed, so a new assembler gets \
+                     it again from the slot"
+                }
+                spill::Error::Damaged { .. } => {
+                    "look after that disk; nothing of it was confirmed, so a new assembler gets it again from the slot"
+                }
+            };
+            facts.set_item("hint", hint)?;
+            return imports
+                .spill_error
+                .bind(py)
+                .call((format!("transaction {xid} cannot be kept until it ends: {cause}"),), Some(&facts));
+        }
+        Cause::UnknownPrepared { .. } => {
+            facts.set_item(
+                "hint",
+                "the slot was confirmed past its PREPARE TRANSACTION, so the server does not send them again: take them from \
+                 the tables, and confirm no more than confirmable_lsn",
+            )?;
+            facts.set_item("lsn", Some(error.lsn).filter(|&lsn| lsn != 0))?;
+            &imports.position_error
+        }
+        Cause::DoubtfulMessage { lsn, .. } => {
+            facts.set_item(
+                "hint",
+                "stream with streaming off, or without messages; or write a row before the message",
+            )?;
+            facts.set_item("lsn", lsn)?;
+            &imports.replication_error
+        }
+        Cause::Misplaced | Cause::UnknownStream { .. } | Cause::Damaged { .. } | Cause::Stopped => {
+            facts.set_item("reason", error.cause.to_string())?;
+            facts.set_item("field", "message kind")?;
+            facts.set_item("raw", PyBytes::new(py, &error.message))?;
+            facts.set_item("lsn", Some(error.lsn).filter(|&lsn| lsn != 0))?;
+            facts.set_item(
+                "hint",
+                "an assembler must see the stream from its beginning, without gaps; use one for each connection",
+            )?;
+            &imports.decode_error
+        }
+    };
+    class.bind(py).call((format!("{name}{at}: {}", error.cause),), Some(&facts))
 }

@@ -46,6 +46,10 @@ pub struct Imports {
     pub unknown_relation: Py<PyAny>,
     pub invalid_value: Py<PyAny>,
     pub config_error: Py<PyAny>,
+    pub position_error: Py<PyAny>,
+    pub replication_error: Py<PyAny>,
+    pub spill_error: Py<PyAny>,
+    pub assembler_statistics: Py<PyAny>,
     #[cfg(feature = "arrow")]
     pub schema_error: Py<PyAny>,
 }
@@ -108,6 +112,10 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         unknown_relation: error("UnknownRelation")?,
         invalid_value: error("InvalidValue")?,
         config_error: error("ConfigError")?,
+        position_error: error("PositionError")?,
+        replication_error: error("ReplicationError")?,
+        spill_error: error("SpillError")?,
+        assembler_statistics: py.import("pgcdc.protocol.assembling")?.getattr("AssemblerStatistics")?.unbind(),
         #[cfg(feature = "arrow")]
         schema_error: error("SchemaError")?,
     })

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `decoder` | `Decoder`: messages to events |
 //! | `batch` | `Batch`: a run of raw messages |
+//! | `assembler` | `Assembler`: streamed and prepared transactions to batches as protocol 1 has them |
 //! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
@@ -24,6 +25,7 @@
 
 #[cfg_attr(not(feature = "arrow"), path = "arrow_missing.rs")]
 mod arrow;
+mod assembler;
 mod batch;
 mod bytes;
 mod catalog;
@@ -48,6 +50,8 @@ mod row;
 mod _pgoutput {
     #[pymodule_export]
     use crate::arrow::ArrowTable;
+    #[pymodule_export]
+    use crate::assembler::Assembler;
     #[pymodule_export]
     use crate::batch::Batch;
     #[pymodule_export]

@@ -75,7 +75,7 @@ impl<F: File> Delivery<F> {
         while out.count() < enough {
             match next(&mut cursor) {
                 Some(Ok(kept)) => {
-                    if !self.held.is_aborted(kept.xid) {
+                    if !self.held.is_lost(&kept) {
                         self.put(&kept, told, out)?;
                     }
                 }

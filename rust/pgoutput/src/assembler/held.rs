@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::storage::{File, Storage};
 use crate::cursor::Cursor;
 use crate::error::Result;
-use crate::message::{has_xid, kind};
+use crate::message::{Message, has_xid, kind};
 use crate::session::{Place, Shape};
 
 /// Changes are kept in blocks of about this size, in bytes: what is written to a file, and read from it, at once.
@@ -78,6 +78,31 @@ fn append(blocks: &mut VecDeque<Vec<u8>>, size: usize, write: impl FnOnce(&mut V
     grown
 }
 
+/// A logical message in a stream of which it is not known yet whether it was rolled back: it carries the id of the whole
+/// transaction, whatever sub-transaction wrote it (server function `pgoutput_message`).
+#[derive(Debug)]
+struct Mark {
+    lsn: u64,
+    /// The highest id that had been seen when it came.
+    seen: u32,
+    /// The id of the change that came after it.
+    after: Option<u32>,
+    in_doubt: bool,
+}
+
+/// The LSN that a logical message says of itself, by which it is known.
+fn message_lsn(message: &[u8]) -> Option<u64> {
+    match Message::parse(message) {
+        Ok(Message::Message { lsn, .. }) => Some(lsn),
+        _ => None,
+    }
+}
+
+/// Whether one transaction id was given out before another; they begin anew after 2^32.
+fn is_older(one: u32, other: u32) -> bool {
+    other.wrapping_sub(one).wrapping_sub(1) < 1 << 31
+}
+
 /// One transaction.
 #[derive(Debug)]
 pub(super) struct Held<F> {
@@ -96,6 +121,11 @@ pub(super) struct Held<F> {
     /// The number of a table's newest shape.
     newest: HashMap<u32, usize>,
     aborted: HashSet<u32>,
+    /// The highest id of a sub-transaction that was seen.
+    seen: u32,
+    marks: Vec<Mark>,
+    /// The LSNs of logical messages that were rolled back.
+    lost: HashSet<u64>,
     /// Whether what is in memory may hold changes that were rolled back.
     has_waste: bool,
 }
@@ -113,13 +143,17 @@ impl<F: File> Held<F> {
             shapes: Vec::new(),
             newest: HashMap::new(),
             aborted: HashSet::new(),
+            seen: xid,
+            marks: Vec::new(),
+            lost: HashSet::new(),
             has_waste: false,
         }
     }
 
     /// What of it is in memory, in bytes.
     pub fn memory(&self) -> usize {
-        self.memory.saturating_add(self.aborted.len().saturating_mul(ABORTED))
+        let ids = self.aborted.len().saturating_add(self.lost.len()).saturating_add(self.marks.len());
+        self.memory.saturating_add(ids.saturating_mul(ABORTED))
     }
 
     /// What of it could be written to a file, in bytes.
@@ -159,6 +193,9 @@ impl<F: File> Held<F> {
             // A change that ends before its xid does is not known to have been rolled back.
             _ => (self.xid, [bytes, &[]]),
         };
+        if place.streamed {
+            self.mark(kind, xid, &parts);
+        }
         let parts = if kind == kind::RELATION && place.shape.is_some() { [&[][..]; 2] } else { parts };
         let mut numbers = Vec::new();
         numbers.extend(place.shape.as_ref().map(|shape| self.shape_number(Some(shape))));
@@ -168,13 +205,55 @@ impl<F: File> Held<F> {
         self.memory = self.memory.saturating_add(grown);
     }
 
-    /// A sub-transaction was rolled back.
-    pub fn abort(&mut self, subxid: u32) {
-        self.has_waste |= self.aborted.insert(subxid);
+    /// What a message in a stream tells of the logical messages before it, and of itself if it is one.
+    fn mark(&mut self, kind: u8, xid: u32, parts: &[&[u8]; 2]) {
+        if kind == kind::MESSAGE && xid == self.xid {
+            if let Some(lsn) = message_lsn(&parts.concat()) {
+                self.marks.push(Mark { lsn, seen: self.seen, after: None, in_doubt: false });
+            }
+        } else if has_xid(kind) {
+            // Followed by a change of the whole transaction it stood in no sub-transaction that is still open.
+            let is_settled = |mark: &mut Mark| mark.after.is_none() && !mark.in_doubt && xid == self.xid;
+            while self.marks.pop_if(is_settled).is_some() {}
+            for mark in self.marks.iter_mut().rev().take_while(|mark| mark.after.is_none()) {
+                mark.after = Some(xid);
+            }
+            if is_older(self.seen, xid) {
+                self.seen = xid;
+            }
+        }
     }
 
-    pub fn is_aborted(&self, xid: u32) -> bool {
-        !self.aborted.is_empty() && self.aborted.contains(&xid)
+    /// A sub-transaction was rolled back, and with it what came since it began. Of that the server says nothing, but ids are
+    /// given out in order: one not above those seen before a logical message began before it. One of which nothing was seen
+    /// may have begun on either side, unless a change between the two is still there.
+    pub fn abort(&mut self, subxid: u32) {
+        self.has_waste |= self.aborted.insert(subxid);
+        // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
+        while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.seen, subxid)) {
+            self.lost.insert(mark.lsn);
+            self.has_waste = true;
+        }
+        let is_next = |mark: &&mut Mark| mark.after.is_none_or(|after| after == subxid);
+        for mark in self.marks.iter_mut().rev().take_while(is_next) {
+            mark.in_doubt = true;
+        }
+        if is_older(self.seen, subxid) {
+            self.seen = subxid;
+        }
+    }
+
+    /// A logical message of which nobody can say whether it was rolled back.
+    pub fn doubtful(&self) -> Option<u64> {
+        self.marks.iter().find(|mark| mark.in_doubt).map(|mark| mark.lsn)
+    }
+
+    /// Whether a message was rolled back.
+    pub fn is_lost(&self, kept: &Kept<'_>) -> bool {
+        (!self.aborted.is_empty() && self.aborted.contains(&kept.xid))
+            || (!self.lost.is_empty()
+                && kept.bytes.first() == Some(&kind::MESSAGE)
+                && message_lsn(kept.bytes).is_some_and(|lsn| self.lost.contains(&lsn)))
     }
 
     /// Make room in memory: by leaving out what was rolled back, and if that is not much, by writing to a file.
@@ -209,7 +288,7 @@ impl<F: File> Held<F> {
         for block in std::mem::take(&mut self.blocks) {
             let mut cursor = Cursor::new(&block);
             while let Some(Ok(kept)) = next(&mut cursor) {
-                if !self.aborted.contains(&kept.xid) {
+                if !self.is_lost(&kept) {
                     let numbers: Vec<u32> = kept.shapes().collect();
                     let size = kept.shapes.len().saturating_add(kept.bytes.len());
                     append(&mut left, size, |block| {
@@ -223,6 +302,7 @@ impl<F: File> Held<F> {
         // No transaction id comes again, so what is nowhere any more need not be remembered.
         if self.file.is_none() {
             self.aborted.clear();
+            self.lost.clear();
         }
     }
 

@@ -8,6 +8,9 @@
 //! not mix with those of others. When a row comes out whose relation is not the one that was told last, that one's Relation
 //! message is put before it: who reads what comes out as a stream of its own gets the same shapes.
 //!
+//! A logical message in a stream carries the id of the whole transaction, so whether a rollback to a savepoint took it with
+//! it has to be concluded from what stands around it. Where that cannot be, the transaction is an error when it commits.
+//!
 //! An error is for ever. The server sends everything again that was not confirmed, so nothing is lost by starting anew; going
 //! on could lose a transaction without a word.
 //!
@@ -54,6 +57,14 @@ pub enum Cause<E> {
         /// Its name.
         gid: Box<[u8]>,
     },
+    /// A logical message in a stream that stood either in a sub-transaction that was rolled back or before it: the server
+    /// does not say which.
+    DoubtfulMessage {
+        /// The transaction's id.
+        xid: u32,
+        /// The LSN of the message.
+        lsn: u64,
+    },
     /// A file could not be written or read.
     Storage {
         /// The id of the transaction that it is for.
@@ -93,6 +104,13 @@ impl<E: fmt::Display> fmt::Display for Cause<E> {
                 f,
                 "the changes of the prepared transaction {xid} ({}) were not sent, only its commit",
                 String::from_utf8_lossy(gid)
+            ),
+            Self::DoubtfulMessage { xid, lsn } => write!(
+                f,
+                "the streamed transaction {xid} has a logical message at {:X}/{:X}, and the server does not say whether it \
+                 was rolled back with a savepoint",
+                lsn >> 32,
+                lsn & 0xffff_ffff
             ),
             Self::Storage { xid, stored, cause } => {
                 write!(f, "the open transaction {xid}, of which {stored} bytes are in a file, cannot be kept: {cause}")
@@ -229,6 +247,11 @@ impl<S: Storage> Assembler<S> {
     /// past `hold_lsn`; 0 at the beginning.
     pub fn confirmable_lsn(&self) -> u64 {
         self.hold_lsn().map_or(self.done_lsn, |hold| self.done_lsn.min(hold))
+    }
+
+    /// Whether a transaction is on its way out, so that the next batch needs no further message.
+    pub fn is_delivering(&self) -> bool {
+        self.delivery.is_some()
     }
 
     /// Whether nothing is open, neither received nor on its way out, so that a keepalive's place counts.
@@ -489,6 +512,9 @@ impl<S: Storage> Assembler<S> {
         [commit_lsn, end_lsn]: [u64; 2],
         commit_time: i64,
     ) -> Result<(), S::Error> {
+        if let Some(lsn) = held.doubtful() {
+            return Err(Cause::DoubtfulMessage { xid: held.xid, lsn });
+        }
         held.rewind().map_err(|cause| Cause::Storage { xid: held.xid, stored: held.stored(), cause })?;
         let transaction = Transaction {
             commit_lsn,

@@ -1,0 +1,201 @@
+//! What is known of single cases: errors, what may be confirmed, what takes room.
+use pgoutput::assembler::{Assembler, Cause, Statistics};
+use pgoutput::encode;
+use pgoutput::message::{Message, Prepared};
+use pgoutput::tuple::{Datum, Tuple};
+
+use crate::assembled;
+use crate::disk::Disk;
+use crate::server::{Sent, bytes, in_stream, relation};
+
+const XID: u32 = 700;
+
+fn start(first_segment: bool) -> Sent {
+    (bytes(&Message::StreamStart { xid: XID, first_segment }), 10)
+}
+
+fn stop() -> Sent {
+    (bytes(&Message::StreamStop), 0)
+}
+
+fn stream_commit(lsn: u64) -> Sent {
+    let commit = Message::StreamCommit { xid: XID, flags: 0, commit_lsn: lsn, end_lsn: lsn + 8, commit_time: 1 };
+    (bytes(&commit), lsn)
+}
+
+fn row(xid: Option<u32>, text: &[u8]) -> Sent {
+    let mut tuple = Vec::new();
+    encode::tuple(&[Datum::Text(text)], &mut tuple).unwrap();
+    let new = Tuple::parse(&mut pgoutput::cursor::Cursor::new(&tuple)).unwrap();
+    (bytes(&Message::Insert { xid, relation_oid: 1, new }), 20)
+}
+
+fn all(messages: &[Sent], memory: usize) -> Result<Vec<u8>, Cause<&'static str>> {
+    let mut assembler = Assembler::new(Disk::default(), memory);
+    let out = assembled(&mut assembler, messages, usize::MAX, |_, _, _| ());
+    out.map(|out| out.iter().map(|(message, _)| message[0]).collect()).map_err(|(_, error)| error.cause)
+}
+
+#[test]
+fn what_cannot_follow_is_an_error() {
+    let begin = (bytes(&Message::Begin { final_lsn: 5, commit_time: 1, xid: 3 }), 5);
+    let commit = (bytes(&Message::Commit { flags: 0, commit_lsn: 5, end_lsn: 6, commit_time: 1 }), 6);
+    let misplaced = [
+        vec![begin.clone(), begin.clone()],
+        vec![commit.clone()],
+        vec![stop()],
+        vec![start(true), start(true)],
+        vec![start(true), commit],
+        vec![start(true), stream_commit(30)],
+        vec![begin, stream_commit(30)],
+        vec![row(None, b"a")],
+    ];
+    for messages in misplaced {
+        assert!(matches!(all(&messages, 0), Err(Cause::Misplaced)), "{messages:?}");
+    }
+    for messages in [vec![start(false)], vec![stream_commit(30)]] {
+        assert!(matches!(all(&messages, 0), Err(Cause::UnknownStream { xid: XID })), "{messages:?}");
+    }
+    let mut cut = start(true);
+    cut.0.pop();
+    assert!(matches!(all(&[cut], 0), Err(Cause::Malformed(_))));
+}
+
+#[test]
+fn the_commit_of_a_prepared_transaction_needs_its_changes() {
+    let commit = |xid, gid: &'static [u8]| {
+        let commit = Message::CommitPrepared { flags: 0, commit_lsn: 90, end_lsn: 98, commit_time: 1, xid, gid };
+        (bytes(&commit), 98)
+    };
+    let of = Prepared { flags: 0, prepare_lsn: 50, end_lsn: 58, prepare_time: 1, xid: XID, gid: b"one" };
+    let prepared = [start(true), (in_stream(&relation(1, 1), XID), 0), row(Some(XID), b"a"), stop()];
+    let prepared = [&prepared[..], &[(bytes(&Message::StreamPrepare(of)), 58)]].concat();
+    for unknown in [commit(XID, b"other"), commit(9, b"one")] {
+        let failed = all(&[&prepared[..], &[unknown]].concat(), 0);
+        assert!(matches!(failed, Err(Cause::UnknownPrepared { .. })));
+    }
+    assert_eq!(all(&[&prepared[..], &[commit(XID, b"one")]].concat(), 0).unwrap(), b"BRIC");
+    // Its rollback does not: there is nothing that could have come out.
+    let rollback = Message::RollbackPrepared {
+        flags: 0,
+        prepare_end_lsn: 58,
+        rollback_end_lsn: 98,
+        prepare_time: 1,
+        rollback_time: 2,
+        xid: XID,
+        gid: b"one",
+    };
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    let out = assembled(&mut assembler, &[(bytes(&rollback), 98)], 1, |_, _, _| ()).unwrap();
+    assert!(out.is_empty());
+    assert_eq!((assembler.confirmable_lsn(), assembler.hold_lsn()), (98, None));
+}
+
+#[test]
+fn a_prepared_transaction_holds_until_its_commit_has_come_out() {
+    let of = Prepared { flags: 0, prepare_lsn: 50, end_lsn: 58, prepare_time: 1, xid: XID, gid: b"one" };
+    let mut messages = vec![start(true), (in_stream(&relation(1, 1), XID), 0)];
+    messages.extend((0..20_000).map(|_| row(Some(XID), b"a")));
+    let commit =
+        Message::CommitPrepared { flags: 0, commit_lsn: 90, end_lsn: 98, commit_time: 1, xid: XID, gid: b"one" };
+    messages.extend([stop(), (bytes(&Message::StreamPrepare(of)), 58), (bytes(&commit), 98)]);
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    let mut seen = Vec::new();
+    assembled(&mut assembler, &messages, usize::MAX, |batch, _, assembler| {
+        seen.push((batch.end_lsn(), assembler.hold_lsn(), assembler.confirmable_lsn()));
+    })
+    .unwrap();
+    assert_eq!(seen, [(None, Some(50), 50), (None, Some(50), 50), (Some(98), None, 98)]);
+}
+
+#[test]
+fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
+    let message = |lsn| {
+        let message = Message::Message { xid: Some(XID), transactional: true, lsn, prefix: b"", content: b"" };
+        (bytes(&message), lsn)
+    };
+    let abort = |subxid| (bytes(&Message::StreamAbort { xid: XID, subxid, abort: None }), 0);
+    let (whole, sub) = (row(Some(XID), b"a"), row(Some(701), b"b"));
+    let relation = (in_stream(&relation(1, 1), XID), 0);
+    let of = |inside: &[&Sent], aborts: &[u32]| {
+        let mut messages = vec![start(true), relation.clone()];
+        messages.extend(inside.iter().map(|&message| message.clone()));
+        messages.push(stop());
+        messages.extend(aborts.iter().map(|&subxid| abort(subxid)));
+        messages.push(stream_commit(90));
+        all(&messages, 0)
+    };
+    let one = message(30);
+    assert_eq!(of(&[&one, &sub], &[]).unwrap(), b"BRMIC");
+    assert_eq!(of(&[&one, &whole, &sub], &[701]).unwrap(), b"BRMIC");
+    assert_eq!(of(&[&whole, &sub, &one], &[701]).unwrap(), b"BRIC");
+    assert_eq!(of(&[&sub, &one, &sub], &[701]).unwrap(), b"", "nothing is left of it");
+    assert_eq!(of(&[&whole, &one, &sub], &[702, 701]).map_err(|_| ()), Err(()));
+    // The inner one leaves a doubt that the outer one takes away.
+    let inner = row(Some(702), b"c");
+    assert_eq!(of(&[&whole, &sub, &one, &inner], &[702, 701]).unwrap(), b"BRIC");
+    assert!(matches!(of(&[&whole, &sub, &one, &inner], &[702]), Err(Cause::DoubtfulMessage { xid: XID, lsn: 30 })));
+    assert!(matches!(of(&[&one], &[701]), Err(Cause::DoubtfulMessage { .. })));
+}
+
+#[test]
+fn a_transaction_that_is_sent_again_counts_once() {
+    let piece = [start(true), (in_stream(&relation(1, 1), XID), 0), row(Some(XID), b"a"), stop()];
+    let again = [&piece[..], &piece, &[stream_commit(30)]].concat();
+    assert_eq!(all(&again, 0).unwrap(), b"BRIC");
+}
+
+#[test]
+fn what_cannot_be_read_comes_out_with_its_transaction() {
+    let relation = (in_stream(&relation(1, 1), XID), 0);
+    let mut cut = row(Some(XID), b"a");
+    cut.0.truncate(4);
+    let aborted = (bytes(&Message::StreamAbort { xid: XID, subxid: 701, abort: None }), 25);
+    let unknown = (b"?".to_vec(), 22);
+    let messages = [start(true), relation, row(Some(701), b"b"), cut, unknown, stop(), aborted, stream_commit(30)];
+    assert_eq!(all(&messages, 0).unwrap(), b"BRI?C");
+}
+
+#[test]
+fn what_was_rolled_back_is_not_written_to_a_file() {
+    let disk = Disk::default();
+    let mut assembler = Assembler::new(disk.clone(), 100_000);
+    let mut messages = vec![start(true), (in_stream(&relation(1, 1), XID), 0), row(Some(XID), b"kept"), stop()];
+    for subxid in 701..1701 {
+        messages.extend([start(false), row(Some(subxid), &[b'x'; 900]), stop()]);
+        messages.push((bytes(&Message::StreamAbort { xid: XID, subxid, abort: None }), 0));
+    }
+    for some in messages.chunks(20) {
+        assembled(&mut assembler, some, 20, |_, _, _| ()).unwrap();
+        // What is nowhere any more is not remembered either.
+        assert!(assembler.statistics().memory_bytes < 105_000);
+    }
+    assert_eq!(disk.written.get(), 0);
+    let out = assembled(&mut assembler, &[stream_commit(30)], 1, |_, _, _| ()).unwrap();
+    assert_eq!(out.iter().map(|(message, _)| message[0]).collect::<Vec<_>>(), b"BRIC");
+    assert_eq!(assembler.statistics(), Statistics::default());
+}
+
+#[test]
+fn a_large_transaction_comes_out_in_bounded_batches() {
+    let disk = Disk::default();
+    let mut assembler = Assembler::new(disk.clone(), 1 << 20);
+    let mut messages = vec![start(true), (in_stream(&relation(1, 1), XID), 0)];
+    messages.extend((0..30_000).map(|_| row(Some(XID), &[b'x'; 200])));
+    messages.push(stop());
+    assembled(&mut assembler, &messages, 1000, |_, _, _| ()).unwrap();
+    assert!(disk.written.get() > 4 << 20 && assembler.statistics().memory_bytes <= 1 << 20);
+    assert!(!assembler.is_idle());
+    let mut batches = Vec::new();
+    let mut most = 0;
+    assembled(&mut assembler, &[stream_commit(30)], 1, |batch, _, assembler| {
+        batches.push(batch.records().len());
+        most = most.max(batch.nbytes());
+        assert!(assembler.statistics().memory_bytes <= 1 << 20);
+    })
+    .unwrap();
+    assert_eq!(batches.iter().sum::<usize>(), 30_000 + 3);
+    assert!(batches.len() > 5 && most < 2 << 20, "{batches:?} {most}");
+    assert!(assembler.is_idle());
+    assert_eq!(disk.open.get(), 0);
+}
