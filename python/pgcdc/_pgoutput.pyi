@@ -800,9 +800,9 @@ class Assembler:
                 it. What else cannot be read is given with its transaction, as a decoder does.
             PositionError: When a prepared transaction is committed whose changes were not sent: the slot was confirmed
                 past its PREPARE TRANSACTION.
-            ReplicationError: When a streamed transaction commits whose logical message was rolled back with a savepoint or
-                was not: the server gives it the id of the whole transaction. That is certain where the message has a row
-                of its own sub-transaction before it, or one of no sub-transaction behind it.
+            ReplicationError: When a streamed transaction commits with a logical message of which the server does not
+                say whether it was rolled back to a savepoint: it gives all the id of the whole transaction. What can be
+                concluded is: of one that has a row of its own sub-transaction before it, or of none behind it.
             SpillError: When a transaction cannot be kept in its file, because there is no room or not more than
                 `max_spill`.
         """

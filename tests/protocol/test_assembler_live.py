@@ -45,7 +45,7 @@ class Session:
         """One statement, with the next number in the place of {n} and the session's table in that of {own}."""
         self.number += 1
         own = f"own_{self.name}"
-        self.connection.execute(statement.format(n=self.number, own=own, session=self.name))  # type: ignore[arg-type]
+        self.connection.execute(statement.format(n=self.number, own=own, session=self.name))
 
     def step(self) -> None:
         """Begin, change something, set or leave a savepoint, or end."""
@@ -151,7 +151,7 @@ def test_transactions_chosen_by_chance(database: Database, seed: int) -> None:
     captured = random_workload(database, seed, 400)
     lsns, messages = zip(*captured.pop("plain"), strict=True)
     expected = said(Decoder("dict").decode_many(messages, lsns))
-    assert len(expected) > 200
+    assert len(expected) > 100
     for manner, pairs in captured.items():
         assert "unasked" in manner or any(message[:1] == b"S" for _, message in pairs)
         for max_memory in (0, 20_000):
@@ -213,17 +213,19 @@ def test_a_logical_message_has_the_id_of_the_whole_transaction(database: Databas
         with closing(sent(database.dsn, name, Manner({"proto_version": "2", "streaming": "on"}))) as messages:
             for statement in ("BEGIN", FILL, "SAVEPOINT s", emit.format("behind"), FILL, FILL):
                 session.execute(statement)
-            events: list[Any] = []
             decoder = Decoder()
             received: list[bytes] = []
-            while not (events and isinstance(events[-1], Message)):
-                received.append(next(messages)[1])
-                events.append(decoder.decode(received[-1]))
+            events: list[Any] = []
+
+            def receive(kind: type) -> None:
+                while kind not in map(type, events):
+                    received.append(next(messages)[1])
+                    events.append(decoder.decode(received[-1]))
+
+            receive(Message)
             session.execute("ROLLBACK TO s")
             session.execute("COMMIT")
-            while not isinstance(events[-1], StreamCommit):
-                received.append(next(messages)[1])
-                events.append(decoder.decode(received[-1]))
+            receive(StreamCommit)
     (message,) = (event for event in events if isinstance(event, Message))
     (abort,) = (event for event in events if isinstance(event, StreamAbort))
     assert message.xid == abort.xid < abort.subxid
