@@ -1,4 +1,7 @@
-"""What a start finds: slots, positions and servers that do not fit together, unfinished copies, failed starts."""
+"""What a start finds: slots, positions and servers that do not fit together, unfinished copies, failed starts.
+
+Over 400 lines because each refusal is a few lines of its own and all share what is found.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import psycopg2
 import pytest
+from psycopg.rows import dict_row
+from psycopg2.extras import RealDictCursor
 
 import pgcdc
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, fill
@@ -101,6 +104,16 @@ def test_psycopg2(database: Database, oids: dict[str, int]) -> None:
         check(Catalog.load(connection), oids)
     finally:
         connection.close()
+
+
+def test_drivers_that_give_dicts(database: Database, oids: dict[str, int]) -> None:
+    with psycopg.connect(database.dsn, row_factory=dict_row) as connection:
+        check(Catalog.load(connection), oids)
+    older = psycopg2.connect(database.dsn, cursor_factory=RealDictCursor)
+    try:
+        check(Catalog.load(older), oids)
+    finally:
+        older.close()
 
 
 def test_a_replication_connection(database: Database, oids: dict[str, int]) -> None:

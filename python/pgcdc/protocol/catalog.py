@@ -10,7 +10,7 @@ Source: PostgreSQL manual, "pg_type".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pgcdc._pgoutput import TypeCatalog
@@ -161,6 +161,12 @@ def _text(value: Any) -> str:
 
 
 def _rows(connection: Any) -> Iterable[Sequence[Any]]:
+    """The query's rows, whatever form the connection gives them."""
+    # Drivers can be told to give dicts; their order is the columns'.
+    return [list(row.values()) if isinstance(row, Mapping) else row for row in _asked(connection)]
+
+
+def _asked(connection: Any) -> list[Any]:
     """Run the query on whatever it is."""
     if hasattr(connection, "execute"):
         result = connection.execute(CATALOG_SQL)
@@ -174,8 +180,7 @@ def _rows(connection: Any) -> Iterable[Sequence[Any]]:
         cursor = connection.cursor()
         try:
             cursor.execute(CATALOG_SQL)
-            rows: list[Sequence[Any]] = cursor.fetchall()
-            return rows
+            return list(cursor.fetchall())
         finally:
             cursor.close()
     raise ConfigError(

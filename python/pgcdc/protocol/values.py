@@ -11,6 +11,7 @@ from __future__ import annotations
 import decimal as _decimal
 import ipaddress as _ipaddress
 import json as _json
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -401,7 +402,87 @@ def json_slowly(document: bytes) -> Any:
         ValueError: When it is not JSON at all.
     """
     text = document.decode("utf-8", "surrogateescape")  # SQL_ASCII databases send any bytes
-    return _json.loads(text, parse_float=json_number, parse_int=_integer, parse_constant=_no_constant)
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        return json_deeply(text)
+
+
+def json_deeply(text: str) -> Any:
+    """Decode what is nested more deeply than Python's stack has room for: PostgreSQL allows some thousands of levels.
+
+    How much room that is depends on the caller; whether a document can be decoded must not.
+
+    Args:
+        text: JSON text.
+
+    Returns:
+        As `json_slowly`.
+
+    Raises:
+        ValueError: When it is not JSON at all.
+    """
+    opened: list[list[Any] | dict[str, Any]] = []
+    names: list[str] = []  # of the member that each open object is at
+    at = _after_space(text, 0)
+    while True:
+        value: Any
+        begins = text[at : at + 1]
+        if begins in ("[", "{"):
+            value = [] if begins == "[" else {}
+            at = _after_space(text, at + 1)
+            if text[at : at + 1] != _CLOSES[begins]:
+                opened.append(value)
+                if begins == "{":
+                    name, at = _member(text, at)
+                    names.append(name)
+                continue
+            at += 1
+        else:
+            value, at = _decoder.raw_decode(text, at)
+        while True:
+            at = _after_space(text, at)
+            if not opened:
+                if at < len(text):
+                    raise ValueError("more than one JSON value")
+                return value
+            container = opened[-1]
+            if isinstance(container, dict):
+                container[names[-1]] = value
+            else:
+                container.append(value)
+            ends = text[at : at + 1]
+            at += 1
+            if ends == ",":
+                at = _after_space(text, at)
+                if isinstance(container, dict):
+                    names[-1], at = _member(text, at)
+                break
+            if ends != ("}" if isinstance(container, dict) else "]"):
+                raise ValueError("a JSON value that does not end")
+            value = opened.pop()
+            if isinstance(value, dict):
+                names.pop()
+
+
+_CLOSES = {"[": "]", "{": "}"}
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _member(text: str, at: int) -> tuple[str, int]:
+    """A member's name, and where its value begins."""
+    if text[at : at + 1] != '"':
+        raise ValueError("a JSON object's member without a name")
+    name, at = _decoder.raw_decode(text, at)
+    at = _after_space(text, at)
+    if text[at : at + 1] != ":":
+        raise ValueError("a JSON object's member without a value")
+    return name, _after_space(text, at + 1)
 
 
 def _integer(digits: str) -> int:
@@ -411,3 +492,6 @@ def _integer(digits: str) -> int:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_decoder = _json.JSONDecoder(parse_float=json_number, parse_int=_integer, parse_constant=_no_constant)

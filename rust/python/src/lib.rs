@@ -45,8 +45,10 @@ mod reader;
 mod row;
 
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
-// Needs no global lock: state that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`).
-#[pyo3::pymodule(gil_used = false)]
+// State that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`), so nothing here should
+// need the global lock. But nobody has run it without: until a free-threaded build is among those that are tested, such a
+// build is told to keep the lock on.
+#[pyo3::pymodule(gil_used = true)]
 mod _pgoutput {
     #[pymodule_export]
     use crate::arrow::ArrowTable;
