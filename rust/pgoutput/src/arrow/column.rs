@@ -264,7 +264,7 @@ impl Column {
                 {
                     for element in list {
                         match element? {
-                            Some(bytes) if array.element == Kind::Scalar(Scalar::Text) => items.push_bytes(bytes)?,
+                            Some(bytes) if matches!(array.element, Kind::Scalar(Scalar::Text)) => items.push_bytes(bytes)?,
                             Some(bytes) => items.push_value(&array.element, scale, format, bytes, scratch)?,
                             None => items.push_null(),
                         }
