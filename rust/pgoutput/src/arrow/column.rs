@@ -1,4 +1,7 @@
 //! One column that is being filled: values from the wire are appended to it.
+//!
+//! Over 400 lines because what a column can hold, how each of it is appended and what array it becomes are one list, said
+//! three times.
 use std::sync::Arc;
 
 use arrow_array::types::{
@@ -262,9 +265,10 @@ impl Column {
                 if format == Format::Binary
                     && let Some(list) = List::parse(bytes)
                 {
+                    let is_text = matches!(array.element, Kind::Scalar(Scalar::Text));
                     for element in list {
                         match element? {
-                            Some(bytes) if matches!(array.element, Kind::Scalar(Scalar::Text)) => items.push_bytes(bytes)?,
+                            Some(bytes) if is_text => items.push_bytes(bytes)?,
                             Some(bytes) => items.push_value(&array.element, scale, format, bytes, scratch)?,
                             None => items.push_null(),
                         }

@@ -4,27 +4,26 @@
 mod column;
 mod place;
 mod plan;
+mod rows;
 mod run;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StructArray};
-use arrow_buffer::NullBufferBuilder;
-use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
 use crate::json::Scratch;
 use crate::message::{Message, Old};
 use crate::relation::Relation;
-use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
+use crate::row::{Cells, Failed, Refused, Role, cells, old_cells};
 use crate::tuple::Tuple;
 use crate::value::Invalid;
 use column::Column;
 use place::Place;
-use plan::Plan;
-use run::Run;
+use rows::Rows;
 
 /// The changes of one table, as long as its columns are the same.
 #[derive(Clone, Debug)]
@@ -52,26 +51,6 @@ impl From<ArrowError> for NotMade {
 
 /// Where logical messages are: no table's key is without a full stop.
 const MESSAGES: &str = "messages";
-
-/// `schema.table`; a name with a full stop or quote in it is quoted, so that no two tables are called the same.
-fn table_name(relation: &Relation) -> String {
-    [&relation.schema, &relation.name].map(|name| quoted(name)).join(".")
-}
-
-fn quoted(name: &[u8]) -> String {
-    let name = readable(name);
-    if name.contains(['.', '"']) { format!("\"{}\"", name.replace('"', "\"\"")) } else { name }
-}
-
-/// A name as Arrow wants it: bytes that are not UTF-8 are written out as `\xf6`.
-fn readable(name: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in name.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    text
-}
 
 /// Write all changes of a batch. Columns named in `text` (`schema.table.column`) are strings whatever their type is.
 ///
@@ -115,219 +94,6 @@ fn write(batch: &Batch, catalog: &Catalog, text: &BTreeSet<String>, checked: boo
     let tables = writer.tables.into_iter().map(Rows::finish);
     let messages = writer.messages.map(Messages::finish);
     Ok(tables.chain(messages).collect::<Result<_, ArrowError>>()?)
-}
-
-/// The name of a column of ours: with underscores in front until the table has none of that name.
-fn own(name: &str, relation: &Relation) -> String {
-    let mut name = name.to_owned();
-    while relation.columns.iter().any(|column| column.name == name.as_bytes()) {
-        name.insert(0, '_');
-    }
-    name
-}
-
-/// How many cells wait for their columns: they stay in the processor's second cache.
-const MOST_CELLS: usize = 4096;
-
-/// Rows of one table in one shape, being filled.
-struct Rows<'a> {
-    table: String,
-    fields: Vec<Field>,
-    /// The names as they go into `_unset`.
-    names: Vec<String>,
-    plans: Vec<Plan>,
-    /// The numbers of the columns that `_old` has.
-    keys: Vec<usize>,
-    action: Column,
-    place: Place,
-    unset: Column,
-    /// How many rows at the end have all their columns, which is not written into `unset` yet.
-    complete: usize,
-    old: Vec<Column>,
-    has_old: NullBufferBuilder,
-    /// How many rows at the end have no old key, which is not written into `old` yet.
-    without_old: usize,
-    columns: Vec<Column>,
-    /// Row by row the cells that are not in `columns` yet: they go there column by column, each in a loop of its own.
-    waiting: Vec<Cell<'a>>,
-}
-
-impl<'a> Rows<'a> {
-    /// None so far, with room for so many.
-    fn new(relation: &Relation, catalog: &Catalog, text: &BTreeSet<String>, room: usize, checked: bool) -> Self {
-        let table = table_name(relation);
-        let names: Vec<String> = relation.columns.iter().map(|column| readable(&column.name)).collect();
-        let plan = |(column, name): (&crate::relation::Column, &String)| {
-            let as_text = !text.is_empty() && text.contains(&format!("{table}.{}", quoted(&column.name)));
-            Plan::new(name, catalog.kind(column.type_oid), column.type_modifier, as_text)
-        };
-        let plans: Vec<Plan> = relation.columns.iter().zip(&names).map(plan).collect();
-        let keys: Vec<usize> = relation
-            .columns
-            .iter()
-            .enumerate()
-            .filter_map(|(number, column)| column.is_key.then_some(number))
-            .collect();
-        let names_type = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
-        let mut fields = vec![Field::new(own("_action", relation), DataType::Utf8, false)];
-        fields.extend(Place::types().map(|(name, data_type)| Field::new(own(name, relation), data_type, true)));
-        fields.push(Field::new(own("_unset", relation), names_type.clone(), false));
-        let old: Vec<&Plan> = keys.iter().filter_map(|&number| plans.get(number)).collect();
-        if !old.is_empty() {
-            let key_fields: Fields = old.iter().map(|plan| plan.field.clone()).collect();
-            fields.push(Field::new(own("_old", relation), DataType::Struct(key_fields), true));
-        }
-        fields.extend(plans.iter().map(|plan| plan.field.clone()));
-        let column = |plan: &Plan| Column::new(plan.field.data_type(), room, checked);
-        Self {
-            table,
-            fields,
-            names,
-            action: Column::new(&DataType::Utf8, room, false),
-            place: Place::new(room),
-            unset: Column::new(&names_type, room, false),
-            complete: 0,
-            old: old.into_iter().map(column).collect(),
-            has_old: NullBufferBuilder::new(room),
-            without_old: 0,
-            columns: plans.iter().map(column).collect(),
-            waiting: Vec::new(),
-            plans,
-            keys,
-        }
-    }
-
-    fn is_like(&self, other: &Self) -> bool {
-        self.fields == other.fields && self.plans == other.plans && self.keys == other.keys
-    }
-
-    /// The columns of the table, and the names of those that were not sent; without cells none was.
-    #[inline]
-    fn push(&mut self, cells: Option<Cells<'a>>, scratch: &mut Scratch) -> Result<(), Refused> {
-        let width = self.plans.len();
-        if self.waiting.len().saturating_add(width) > MOST_CELLS {
-            self.flush(scratch)?;
-        }
-        let Some(cells) = cells else {
-            self.waiting.resize(self.waiting.len().saturating_add(width), Cell::Unset);
-            return self.push_unset(|_| true);
-        };
-        let again = cells.clone();
-        let mut missing = false;
-        let waiting = &mut self.waiting;
-        waiting.reserve(width);
-        let is_whole = cells.each(|_, cell| {
-            missing |= matches!(cell, Cell::Unset);
-            waiting.push(cell);
-            Ok::<(), Refused>(())
-        })?;
-        if !is_whole {
-            return Err(NOT_WHOLE);
-        }
-        if !missing {
-            self.complete = self.complete.saturating_add(1);
-            return Ok(());
-        }
-        let mut cells = again;
-        self.push_unset(|_| cells.next() == Some(Cell::Unset))
-    }
-
-    /// Put the cells that wait into their columns.
-    fn flush(&mut self, scratch: &mut Scratch) -> Result<(), Refused> {
-        let width = self.plans.len();
-        for (number, (plan, column)) in self.plans.iter().zip(&mut self.columns).enumerate() {
-            let refused = |invalid: Invalid| Refused::Value { reason: invalid.0, column: number, offset: 0 };
-            column.push_all(plan, Run::new(&self.waiting, number, width), scratch).map_err(refused)?;
-        }
-        self.waiting.clear();
-        Ok(())
-    }
-
-    /// Likewise, but cell by cell, so that an error is the first that there is.
-    fn push_checked(&mut self, cells: Option<Cells<'a>>, message: &[u8], scratch: &mut Scratch) -> Result<(), Refused> {
-        let mut seen = cells.clone();
-        for (number, (plan, column)) in self.plans.iter().zip(&mut self.columns).enumerate() {
-            match seen.as_mut().and_then(Iterator::next) {
-                Some(Cell::Value(format, bytes)) => column
-                    .push(plan, format, bytes, scratch)
-                    .map_err(|invalid| Refused::value(invalid, number, bytes, message))?,
-                _ => column.push_null(),
-            }
-        }
-        let mut cells = cells;
-        self.push_unset(|_| cells.as_mut().map_or(Some(Cell::Unset), Iterator::next) == Some(Cell::Unset))
-    }
-
-    /// The names of the columns that a row does not have.
-    fn push_unset(&mut self, mut is_unset: impl FnMut(usize) -> bool) -> Result<(), Refused> {
-        self.flush_unset();
-        let Self { names, unset, .. } = self;
-        let pushed = unset.push_list(|items| {
-            for (number, name) in names.iter().enumerate() {
-                if is_unset(number) {
-                    items.push_bytes(name.as_bytes())?;
-                }
-            }
-            Ok(())
-        });
-        pushed.map_err(|invalid| Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 })
-    }
-
-    fn flush_unset(&mut self) {
-        self.unset.push_empty_lists(std::mem::take(&mut self.complete));
-    }
-
-    #[inline]
-    fn push_old(&mut self, cells: Option<Cells<'_>>, message: &[u8], scratch: &mut Scratch) -> Result<(), Refused> {
-        let Some(cells) = cells else {
-            self.without_old = self.without_old.saturating_add(1);
-            return Ok(());
-        };
-        if self.keys.is_empty() {
-            return Ok(());
-        }
-        self.flush_old();
-        self.has_old.append_non_null();
-        let mut wanted = self.keys.iter().zip(&mut self.old).peekable();
-        for (number, (cell, plan)) in cells.zip(&self.plans).enumerate() {
-            let Some((_, column)) = wanted.next_if(|(key, _)| **key == number) else { continue };
-            match cell {
-                Cell::Value(format, bytes) => column
-                    .push(plan, format, bytes, scratch)
-                    .map_err(|invalid| Refused::value(invalid, number, bytes, message))?,
-                Cell::Null | Cell::Unset => column.push_null(),
-            }
-        }
-        Ok(())
-    }
-
-    fn flush_old(&mut self) {
-        let count = std::mem::take(&mut self.without_old);
-        if count > 0 {
-            self.has_old.append_n_nulls(count);
-            self.old.iter_mut().for_each(|column| column.push_nulls(count));
-        }
-    }
-
-    fn finish(mut self) -> Result<Part, ArrowError> {
-        debug_assert!(self.waiting.is_empty(), "the cells that waited are in their columns");
-        self.flush_unset();
-        self.flush_old();
-        let rows = self.action.len();
-        let mut arrays = vec![self.action.finish()?];
-        arrays.extend(self.place.finish()?);
-        arrays.push(self.unset.finish()?);
-        if !self.keys.is_empty() {
-            let fields: Fields =
-                self.keys.iter().filter_map(|&number| self.plans.get(number)).map(|plan| plan.field.clone()).collect();
-            let old = self.old.into_iter().map(Column::finish).collect::<Result<_, _>>()?;
-            arrays.push(Arc::new(StructArray::try_new(fields, old, { self.has_old }.finish())?));
-        }
-        for column in self.columns {
-            arrays.push(column.finish()?);
-        }
-        record_batch(self.table, self.fields, arrays, rows)
-    }
 }
 
 fn record_batch(table: String, fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<Part, ArrowError> {
@@ -508,98 +274,4 @@ impl<'a> Writer<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::write;
-    use crate::batch::{Batch, Builder};
-    use crate::catalog::Catalog;
-    use crate::session::Session;
-
-    const TYPES: [u32; 14] = [16, 17, 20, 21, 23, 25, 700, 701, 1009, 1082, 1184, 1700, 2950, 3802];
-
-    fn batch(rows: &[Vec<(u8, Vec<u8>)>]) -> Batch {
-        let mut relation = b"R\0\0\0\x01s\0t\0d\0\x0e".to_vec();
-        for (number, oid) in TYPES.iter().enumerate() {
-            relation.extend(format!("\x01c{number}\0").bytes());
-            relation.extend(oid.to_be_bytes());
-            relation.extend((12_i32 << 16 | 6).to_be_bytes());
-        }
-        let (mut session, mut builder) = (Session::default(), Builder::default());
-        builder.push(&mut session, &relation, 0);
-        for row in rows {
-            let mut message = b"I\0\0\0\x01N\0\x0e".to_vec();
-            for (kind, bytes) in row {
-                message.push(*kind);
-                if *kind == b'b' {
-                    message.extend(u32::try_from(bytes.len()).unwrap_or(0).to_be_bytes());
-                    message.extend(bytes);
-                }
-            }
-            builder.push(&mut session, &message, 0);
-        }
-        builder.finish()
-    }
-
-    /// What a server might send of a type, from any bytes: mostly of its size.
-    fn plausible(oid: u32, mut bytes: Vec<u8>) -> Vec<u8> {
-        let text = |bytes: Vec<u8>| bytes.into_iter().map(|byte| (byte % 96).saturating_add(32)).collect();
-        match oid {
-            16 => vec![bytes.first().copied().unwrap_or(0) % 2],
-            25 => text(bytes),
-            3802 => [vec![1], text(bytes)].concat(),
-            1700 => [[0, 1, 0, 0, 0, 0, 0, 2, 0].as_slice(), bytes.get(..1).unwrap_or(&[3])].concat(),
-            1009 => {
-                let element = text(bytes);
-                let size = u8::try_from(element.len()).unwrap_or(0);
-                let head = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 25, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, size];
-                [head.as_slice(), &element].concat()
-            }
-            _ => {
-                let size = match oid {
-                    21 => 2,
-                    23 | 700 | 1082 => 4,
-                    20 | 701 | 1184 => 8,
-                    2950 => 16,
-                    _ => bytes.len(),
-                };
-                bytes.resize(size, 7);
-                bytes
-            }
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1000))]
-
-        #[test]
-        fn column_by_column_is_cell_by_cell(
-            rows in prop::collection::vec(
-                prop::collection::vec(
-                    (prop::sample::select(b"bbbbbbnu".to_vec()), prop::collection::vec(any::<u8>(), 0..20), 0..200),
-                    TYPES.len(),
-                ),
-                0..6,
-            )
-        ) {
-            let value = |((kind, bytes, luck), oid): ((u8, Vec<u8>, i32), u32)| {
-                (kind, if luck == 0 { bytes } else { plausible(oid, bytes) })
-            };
-            let rows: Vec<Vec<_>> = rows.into_iter().map(|row| row.into_iter().zip(TYPES).map(value).collect()).collect();
-            let (batch, catalog) = (batch(&rows), Catalog::default());
-            let by_column = write(&batch, &catalog, &BTreeSet::new(), false);
-            let by_cell = write(&batch, &catalog, &BTreeSet::new(), true);
-            match (by_column, by_cell) {
-                (Ok(one), Ok(other)) => {
-                    prop_assert_eq!(one.len(), other.len());
-                    for (one, other) in one.iter().zip(&other) {
-                        prop_assert_eq!(&one.rows, &other.rows);
-                    }
-                }
-                (one, other) => prop_assert_eq!(one.is_ok(), other.is_ok()),
-            }
-        }
-    }
-}
+mod tests;
