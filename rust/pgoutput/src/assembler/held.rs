@@ -121,7 +121,7 @@ pub(super) struct Held<F> {
     /// The number of a table's newest shape.
     newest: HashMap<u32, usize>,
     aborted: HashSet<u32>,
-    /// The highest id of a sub-transaction that was seen.
+    /// The highest id of a sub-transaction that a change was seen of.
     seen: u32,
     marks: Vec<Mark>,
     /// The LSNs of logical messages that were rolled back.
@@ -225,8 +225,9 @@ impl<F: File> Held<F> {
     }
 
     /// A sub-transaction was rolled back, and with it what came since it began. Of that the server says nothing, but ids are
-    /// given out in order: one not above those seen before a logical message began before it. One of which nothing was seen
-    /// may have begun on either side, unless a change between the two is still there.
+    /// given out in order: one not above those whose changes came before a logical message began before it. (Changes only:
+    /// a roll-back is sent at once, and may overtake what the server still keeps.) One of which nothing was seen may have
+    /// begun on either side, unless a change between the two is still there.
     pub fn abort(&mut self, subxid: u32) {
         self.has_waste |= self.aborted.insert(subxid);
         // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
@@ -237,9 +238,6 @@ impl<F: File> Held<F> {
         let is_next = |mark: &&mut Mark| mark.after.is_none_or(|after| after == subxid);
         for mark in self.marks.iter_mut().rev().take_while(is_next) {
             mark.in_doubt = true;
-        }
-        if is_older(self.seen, subxid) {
-            self.seen = subxid;
         }
     }
 

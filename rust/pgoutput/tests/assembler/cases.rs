@@ -136,6 +136,12 @@ fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
     assert_eq!(of(&[&whole, &sub, &one, &inner], &[702, 701]).unwrap(), b"BRIC");
     assert!(matches!(of(&[&whole, &sub, &one, &inner], &[702]), Err(Cause::DoubtfulMessage { xid: XID, lsn: 30 })));
     assert!(matches!(of(&[&one], &[701]), Err(Cause::DoubtfulMessage { .. })));
+    // A roll-back overtakes what the server still keeps: the message was written before 703 and 704 began.
+    let overtaken = [
+        vec![start(true), relation.clone(), whole, stop(), abort(704), start(false), sub.clone(), one, sub, stop()],
+        vec![abort(703), stream_commit(90)],
+    ];
+    assert_eq!(all(&overtaken.concat(), 0).unwrap(), b"BRIIMIC");
 }
 
 #[test]
