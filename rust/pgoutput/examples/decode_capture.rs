@@ -16,9 +16,6 @@ use pgoutput::json::{self, Envelope};
 use pgoutput::message::Message;
 use pgoutput::session::Session;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const MAGIC: &[u8] = b"pgcdc-capture-1\n";
 
 /// The messages of a capture; None where it is not whole.

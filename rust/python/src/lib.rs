@@ -44,10 +44,6 @@ mod rare;
 mod reader;
 mod row;
 
-/// For what Rust allocates; Python's own objects are not concerned.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
 // State that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`), so nothing here should
 // need the global lock. But nobody has run it without: until a free-threaded build is among those that are tested, such a
