@@ -1,6 +1,6 @@
 """A running stream: read batches, answer keepalives, confirm, and end so that what was confirmed is kept.
 
-A little over 400 lines: reading, answering and confirming share one connection and one state, and each says what it does.
+A little over 400 lines: reading, answering and confirming share one connection and one state.
 
 Source: PostgreSQL manual, "Streaming Replication Protocol"; server file `replication/walsender.c`.
 """
