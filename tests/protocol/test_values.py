@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgcdc.errors import DecodeError, InvalidValue
+from pgcdc.errors import InvalidValue
 from pgcdc.events import Insert
 from pgcdc.protocol import Decoder, PgArray, PgText
 from tests.protocol import wire
