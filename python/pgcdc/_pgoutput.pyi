@@ -756,7 +756,8 @@ class Assembler:
 
     Transactions that are still open are kept in memory; together they take about `max_memory` bytes, beyond which the
     largest is written to a file, compressed. A transaction that comes out is cut into batches of about 1 MiB, so one of
-    any size takes no more. Files have no name and are gone with the process.
+    any size takes no more. Files have no name and are gone with the process. The shapes of tables are in no file: each
+    counts once in a transaction, and all may take half of `max_memory`, or 1 MiB where that is more.
 
     Use one for each connection: a server that is asked again sends all open transactions from their beginning. After an
     error it gives the same error for ever; what came out before is good, and nothing else was to be confirmed.
@@ -804,7 +805,7 @@ class Assembler:
                 say whether it was rolled back to a savepoint: it gives all the id of the whole transaction. What can be
                 concluded is: of one that has a row of its own sub-transaction before it, or of none behind it.
             SpillError: When a transaction cannot be kept in its file, because there is no room or not more than
-                `max_spill`.
+                `max_spill`; or when the shapes of the tables that open transactions use take more than they may.
         """
     @property
     def hold_lsn(self) -> int | None:

@@ -167,6 +167,8 @@ class SinkRejected(SinkError):
 class SpillError(Error):
     """A transaction that is still open cannot be kept: its file is too large, cannot be written, or is damaged.
 
+    Or the shapes of tables, which are in no file, take too much memory.
+
     Nothing of it was delivered or confirmed, so the server sends it again to whoever streams from the slot next.
 
     Attributes:

@@ -235,6 +235,22 @@ def test_no_more_than_max_spill_is_written() -> None:
         list(assembler.read([wire.stream_commit()]))
 
 
+def test_shapes_are_counted_and_have_their_limit() -> None:
+    """They are in no file: the same ones count once, and too many are an error that names the option."""
+
+    def told(oid: int) -> bytes:
+        return wire.relation(oid, f"t{oid}", [(f"column_{number}", 25) for number in range(200)])
+
+    assembler = Assembler(max_memory=4 * 2**20)
+    same = [message for _ in range(500) for message in (told(1), told(2), wire.insert(1, ["x"] * 200))]
+    list(assembler.read(streamed(7, *same)))
+    assert 20_000 < assembler.statistics().memory_bytes <= 4 * 2**20
+    with pytest.raises(SpillError, match=r"^transaction 8 cannot be kept .* shapes of tables take \d+ bytes") as caught:
+        list(assembler.read(streamed(8, *[told(oid) for oid in range(1, 1000)])))
+    assert caught.value.xid == 8
+    assert "max_memory" in (caught.value.hint or "")
+
+
 FULL_DISK = """
 import resource, sys
 from pgcdc.protocol import Assembler
@@ -276,6 +292,9 @@ def test_nothing_is_left_in_the_directory(tmp_path: Path) -> None:
 
 def test_arguments_are_looked_at_before_anything_is_taken() -> None:
     """So a mistake does not leave half of a list behind."""
+    with pytest.raises(ConfigError, match="spill_directory /nowhere/at/all is not a directory") as caught:
+        Assembler(spill_directory="/nowhere/at/all")
+    assert "leave spill_directory out" in (caught.value.hint or "")
     assembler = Assembler()
     with pytest.raises(ValueError, match="as long as messages"):
         assembler.read([wire.begin()], [])

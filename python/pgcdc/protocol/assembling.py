@@ -13,7 +13,8 @@ class AssemblerStatistics(msgspec.Struct, frozen=True):
     Attributes:
         streamed: Streamed transactions that have neither been committed nor rolled back nor prepared.
         prepared: Prepared transactions that have neither been committed nor rolled back.
-        memory_bytes: What of them, and of the transaction that is coming out, is in memory, in bytes.
+        memory_bytes: What of them, and of the transaction that is coming out, is in memory, in bytes: messages, the
+            shapes of their tables, ids of what was rolled back.
         spilled_bytes: What of them is in files, in bytes, compressed.
     """
 

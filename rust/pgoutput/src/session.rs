@@ -234,6 +234,16 @@ impl Session {
         self.last.clone()
     }
 
+    /// Keep this object for the relation's shape instead of another that says the same.
+    pub(crate) fn adopt(&mut self, shape: Arc<Shape>) {
+        if let Some((_, known)) = self.shapes().get_mut(&shape.relation.oid)
+            && known.bytes == shape.bytes
+        {
+            *known = shape;
+            self.last = None;
+        }
+    }
+
     fn enter(&mut self, block: Block) {
         if self.block == Block::Stream(None) {
             self.streams.remove(&UNKNOWN);

@@ -10,7 +10,7 @@ use spool::spill::Spill;
 
 use crate::batch::Batch;
 use crate::bytes::Bytes;
-use crate::error::{assembly_error, config_error};
+use crate::error::{assembly_error, config_error_with_hint};
 use crate::exclusive::{changing, reading};
 use crate::format::RowFormat;
 use crate::formats::lsns_of;
@@ -69,8 +69,10 @@ impl Assembler {
         max_spill: Option<u64>,
         format: Option<Py<RowFormat>>,
     ) -> PyResult<Self> {
-        if spill_directory.as_ref().is_some_and(|directory| !directory.is_dir()) {
-            return Err(config_error(py, "spill_directory is not a directory"));
+        if let Some(directory) = spill_directory.as_ref().filter(|directory| !directory.is_dir()) {
+            let text = format!("spill_directory {} is not a directory", directory.display());
+            let hint = "make it, or leave spill_directory out: then files are where the system has temporary ones";
+            return Err(config_error_with_hint(py, &text, hint));
         }
         let spill = Spill::new(spill_directory, max_spill.unwrap_or(u64::MAX));
         let inner = assembler::Assembler::new(spill, max_memory);

@@ -161,10 +161,21 @@ pub fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
 
 /// A `ConfigError`.
 pub fn config_error(py: Python<'_>, message: &str) -> PyErr {
-    match imports(py).and_then(|imports| imports.config_error.bind(py).call1((message,))) {
-        Ok(error) => PyErr::from_value(error),
-        Err(error) => error,
-    }
+    config_exception(py, message, None)
+}
+
+/// A `ConfigError` that says what to do.
+pub fn config_error_with_hint(py: Python<'_>, message: &str, hint: &str) -> PyErr {
+    config_exception(py, message, Some(hint))
+}
+
+fn config_exception(py: Python<'_>, message: &str, hint: Option<&str>) -> PyErr {
+    let raised = || {
+        let facts = PyDict::new(py);
+        facts.set_item("hint", hint)?;
+        imports(py)?.config_error.bind(py).call((message,), Some(&facts))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
 }
 
 /// A `DecodeError` about bytes that are not a message (a frame, a COPY).
@@ -236,6 +247,19 @@ fn assembly_exception<'py>(py: Python<'py>, error: &assembler::Error<spill::Erro
                 .spill_error
                 .bind(py)
                 .call((format!("transaction {xid} cannot be kept until it ends: {cause}"),), Some(&facts));
+        }
+        Cause::Shapes { xid, memory } => {
+            facts.set_item("xid", xid)?;
+            facts.set_item(
+                "hint",
+                "raise max_memory, half of which may be shapes; nothing of it was confirmed, so a new assembler gets it again \
+                 from the slot",
+            )?;
+            let text = format!(
+                "transaction {xid} cannot be kept until it ends: with it the shapes of tables take {memory} bytes of memory, \
+                 and they are not written to files"
+            );
+            return imports.spill_error.bind(py).call((text,), Some(&facts));
         }
         Cause::UnknownPrepared { .. } => {
             facts.set_item(

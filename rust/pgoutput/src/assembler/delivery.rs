@@ -1,4 +1,5 @@
 //! A transaction that was committed comes out, a part at a time: Begin, Origin, what was kept and not rolled back, Commit.
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::held::{Held, Kept, next};
@@ -26,7 +27,34 @@ pub(super) struct Delivery<F> {
     at: usize,
     index: i64,
     /// Relations and types before the first change: a transaction without changes does not come out.
-    early: Option<Vec<(Vec<u8>, u64, Place)>>,
+    early: Option<Early>,
+}
+
+/// Relations and types before the first change, of each the newest: those before it say nothing of what follows.
+#[derive(Debug, Default)]
+struct Early {
+    told: BTreeMap<u64, (Vec<u8>, u64, Place)>,
+    newest: HashMap<(u8, [u8; 4]), u64>,
+    next: u64,
+}
+
+impl Early {
+    fn tell(&mut self, kind: u8, bytes: &[u8], lsn: u64, place: Place) {
+        let oid = match bytes {
+            [_, a, b, c, d, ..] => [*a, *b, *c, *d],
+            _ => [0; 4],
+        };
+        self.next = self.next.saturating_add(1);
+        let next = self.next;
+        let at = self.newest.entry((kind, oid)).or_insert(next);
+        // A type stays before the relations that use it, a relation behind the types that it uses.
+        if kind == kind::RELATION {
+            self.told.remove(&std::mem::replace(at, next));
+        }
+        // The bytes of a relation are the shape's.
+        let bytes = if place.shape.is_some() { Vec::new() } else { bytes.to_vec() };
+        self.told.insert(*at, (bytes, lsn, place));
+    }
 }
 
 /// Whether a message alone is no reason for a transaction to come out.
@@ -50,7 +78,7 @@ impl<F: File> Delivery<F> {
             block: Vec::new(),
             at: 0,
             index: 0,
-            early: Some(Vec::new()),
+            early: Some(Early::default()),
         }
     }
 
@@ -118,7 +146,7 @@ impl<F: File> Delivery<F> {
         };
         if is_about_shape(kind) && !kept.malformed {
             if let Some(early) = &mut self.early {
-                early.push((bytes.to_vec(), kept.lsn, place));
+                early.tell(kind, bytes, kept.lsn, place);
                 return Ok(());
             }
         } else {
@@ -148,11 +176,11 @@ impl<F: File> Delivery<F> {
             let malformed = Message::parse(origin).is_err();
             out.push_placed(origin, *lsn, &Place { malformed, ..self.place() });
         }
-        for (bytes, lsn, place) in early {
+        for (bytes, lsn, place) in early.told.into_values() {
             if let Some(shape) = &place.shape {
                 told.tell(shape);
             }
-            out.push_placed(&bytes, lsn, &place);
+            out.push_placed(place.shape.as_ref().map_or(&bytes, |shape| &*shape.bytes), lsn, &place);
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! One transaction that is not delivered yet: its changes in memory and, before these, in a file.
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::shapes::Shapes;
 use super::storage::{File, Storage};
 use crate::cursor::Cursor;
 use crate::error::Result;
@@ -117,9 +118,7 @@ pub(super) struct Held<F> {
     blocks: VecDeque<Vec<u8>>,
     file: Option<F>,
     memory: usize,
-    shapes: Vec<Arc<Shape>>,
-    /// The number of a table's newest shape.
-    newest: HashMap<u32, usize>,
+    shapes: Shapes,
     aborted: HashSet<u32>,
     /// The highest id of a sub-transaction that a change was seen of.
     seen: u32,
@@ -140,8 +139,7 @@ impl<F: File> Held<F> {
             blocks: VecDeque::new(),
             file: None,
             memory: 0,
-            shapes: Vec::new(),
-            newest: HashMap::new(),
+            shapes: Shapes::default(),
             aborted: HashSet::new(),
             seen: xid,
             marks: Vec::new(),
@@ -153,7 +151,7 @@ impl<F: File> Held<F> {
     /// What of it is in memory, in bytes.
     pub fn memory(&self) -> usize {
         let ids = self.aborted.len().saturating_add(self.lost.len()).saturating_add(self.marks.len());
-        self.memory.saturating_add(ids.saturating_mul(ABORTED))
+        self.memory.saturating_add(ids.saturating_mul(ABORTED)).saturating_add(self.shapes.memory())
     }
 
     /// What of it could be written to a file, in bytes.
@@ -167,20 +165,17 @@ impl<F: File> Held<F> {
     }
 
     pub fn shape(&self, number: u32) -> Option<&Arc<Shape>> {
-        self.shapes.get(usize::try_from(number).ok()?.checked_sub(1)?)
+        self.shapes.get(number)
     }
 
-    fn shape_number(&mut self, shape: Option<&Arc<Shape>>) -> u32 {
-        let Some(shape) = shape else { return 0 };
-        let oid = shape.relation.oid;
-        let known = self.newest.get(&oid).copied();
-        let known = known.filter(|&at| self.shapes.get(at).is_some_and(|known| Arc::ptr_eq(known, shape)));
-        let at = known.unwrap_or_else(|| {
-            self.shapes.push(Arc::clone(shape));
-            self.newest.insert(oid, self.shapes.len().saturating_sub(1));
-            self.shapes.len().saturating_sub(1)
-        });
-        u32::try_from(at.saturating_add(1)).unwrap_or(0)
+    /// What the shapes of its tables take in memory, in bytes: rows refer to them, so they are in no file.
+    pub fn shapes_memory(&self) -> usize {
+        self.shapes.memory()
+    }
+
+    /// The shape that is kept for one that says the same.
+    pub fn same_shape(&mut self, shape: &Arc<Shape>) -> Arc<Shape> {
+        self.shapes.same(shape)
     }
 
     /// Keep a message of this transaction.
@@ -198,8 +193,8 @@ impl<F: File> Held<F> {
         }
         let parts = if kind == kind::RELATION && place.shape.is_some() { [&[][..]; 2] } else { parts };
         let mut numbers = Vec::new();
-        numbers.extend(place.shape.as_ref().map(|shape| self.shape_number(Some(shape))));
-        numbers.extend(place.truncated.iter().map(|shape| self.shape_number(shape.as_ref())));
+        numbers.extend(place.shape.as_ref().map(|shape| self.shapes.number(Some(shape))));
+        numbers.extend(place.truncated.iter().map(|shape| self.shapes.number(shape.as_ref())));
         let size = bytes.len().saturating_add(numbers.len().saturating_mul(4));
         let grown = append(&mut self.blocks, size, |block| write(block, xid, lsn, place.malformed, &numbers, &parts));
         self.memory = self.memory.saturating_add(grown);

@@ -20,6 +20,7 @@
 //! `replication/logical/worker.c` (what PostgreSQL's own subscriber does with the same messages).
 mod delivery;
 mod held;
+mod shapes;
 pub mod storage;
 
 use std::collections::HashMap;
@@ -37,6 +38,8 @@ use storage::Storage;
 /// A batch is full at so many bytes of messages, or so many messages.
 const BATCH_BYTES: usize = 1024 * 1024;
 const BATCH_MESSAGES: usize = 8192;
+/// What the shapes of tables may take however little memory there is for all, in bytes.
+const SHAPES: usize = 1024 * 1024;
 
 /// Why no more can be assembled.
 #[derive(Debug)]
@@ -64,6 +67,13 @@ pub enum Cause<E> {
         xid: u32,
         /// The LSN of the message.
         lsn: u64,
+    },
+    /// The shapes of the tables that open transactions use take too much memory, and they are in no file.
+    Shapes {
+        /// The id of the transaction that told the last of them.
+        xid: u32,
+        /// What those of all open transactions take, in bytes.
+        memory: usize,
     },
     /// A file could not be written or read.
     Storage {
@@ -112,6 +122,11 @@ impl<E: fmt::Display> fmt::Display for Cause<E> {
                 lsn >> 32,
                 lsn & 0xffff_ffff
             ),
+            Self::Shapes { xid, memory } => write!(
+                f,
+                "the open transaction {xid} cannot be kept: with it the shapes of tables take {memory} bytes, and they \
+                 are not written to files"
+            ),
             Self::Storage { xid, stored, cause } => {
                 write!(f, "the open transaction {xid}, of which {stored} bytes are in a file, cannot be kept: {cause}")
             }
@@ -140,7 +155,8 @@ pub struct Statistics {
     pub streamed: usize,
     /// Prepared transactions that have neither been committed nor rolled back.
     pub prepared: usize,
-    /// What of all of them, and of the one that is coming out, is in memory, in bytes.
+    /// What of all of them, and of the one that is coming out, is in memory, in bytes: messages, the shapes of their tables,
+    /// and the ids of what was rolled back.
     pub memory_bytes: usize,
     /// What is in files, in bytes.
     pub stored_bytes: u64,
@@ -204,6 +220,8 @@ pub struct Assembler<S: Storage> {
     prepared: HashMap<u32, Held<S::File>>,
     /// What the open transactions take that could be written to files, in bytes.
     spillable: usize,
+    /// What the shapes of their tables take, in bytes.
+    shapes: usize,
     delivery: Option<Delivery<S::File>>,
     told: Told,
     /// Of the ordinary transaction that is passing.
@@ -215,7 +233,7 @@ pub struct Assembler<S: Storage> {
 
 impl<S: Storage> Assembler<S> {
     /// Begin with the first message of a connection. Open transactions take up to `max_memory` bytes before they are written
-    /// to files.
+    /// to files. Half of it, but a mebibyte in any case, is for the shapes of their tables, which are not.
     pub fn new(storage: S, max_memory: usize) -> Self {
         Self {
             storage,
@@ -225,6 +243,7 @@ impl<S: Storage> Assembler<S> {
             streams: HashMap::new(),
             prepared: HashMap::new(),
             spillable: 0,
+            shapes: 0,
             delivery: None,
             told: Told::default(),
             passing: None,
@@ -405,10 +424,20 @@ impl<S: Storage> Assembler<S> {
             held.origin.get_or_insert_with(|| (bytes.into(), lsn));
             return Ok(());
         }
-        let before = held.spillable();
+        let (before, shapes_before) = (held.spillable(), held.shapes_memory());
+        if bytes.first() == Some(&kind::RELATION)
+            && let Some(shape) = &place.shape
+        {
+            self.session.adopt(held.same_shape(shape));
+        }
         held.keep(bytes, lsn, place);
         self.spillable = self.spillable.saturating_add(held.spillable().saturating_sub(before));
-        while self.spillable > self.max_memory {
+        self.shapes = self.shapes.saturating_add(held.shapes_memory().saturating_sub(shapes_before));
+        let half = self.max_memory / 2;
+        if self.shapes > half.max(SHAPES) {
+            return Err(Cause::Shapes { xid, memory: self.shapes });
+        }
+        while self.spillable > self.max_memory.saturating_sub(self.shapes.min(half)) {
             self.spill()?;
         }
         Ok(())
@@ -488,6 +517,7 @@ impl<S: Storage> Assembler<S> {
     fn open(&mut self, prepared: bool, held: Held<S::File>) {
         drop(self.close(prepared, held.xid));
         self.spillable = self.spillable.saturating_add(held.spillable());
+        self.shapes = self.shapes.saturating_add(held.shapes_memory());
         let open = if prepared { &mut self.prepared } else { &mut self.streams };
         open.insert(held.xid, held);
     }
@@ -496,6 +526,7 @@ impl<S: Storage> Assembler<S> {
         let open = if prepared { &mut self.prepared } else { &mut self.streams };
         let held = open.remove(&xid)?;
         self.spillable = self.spillable.saturating_sub(held.spillable());
+        self.shapes = self.shapes.saturating_sub(held.shapes_memory());
         Some(held)
     }
 

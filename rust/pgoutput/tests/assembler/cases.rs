@@ -205,3 +205,81 @@ fn a_large_transaction_comes_out_in_bounded_batches() {
     assert!(assembler.is_idle());
     assert_eq!(disk.open.get(), 0);
 }
+
+fn told(oid: u32, columns: u8) -> Sent {
+    (in_stream(&relation(oid, columns), XID), 0)
+}
+
+#[test]
+fn a_shape_counts_once_however_often_it_is_told() {
+    let disk = Disk::default();
+    let mut assembler = Assembler::new(disk.clone(), 1 << 20);
+    let mut memory = Vec::new();
+    assembled(&mut assembler, &[start(true), stop()], 2, |_, _, _| ()).unwrap();
+    for _ in 0..200 {
+        let mut piece = vec![start(false)];
+        piece.extend((0..50).flat_map(|_| [told(1, 50), row(Some(XID), b"a"), told(1, 51), row(Some(XID), b"b")]));
+        // After a roll-back to a savepoint the server says all shapes again.
+        piece.extend([stop(), (bytes(&Message::StreamAbort { xid: XID, subxid: 701, abort: None }), 0)]);
+        assembled(&mut assembler, &piece, 999, |_, _, _| ()).unwrap();
+        memory.push(assembler.statistics().memory_bytes);
+    }
+    assert!(memory.iter().all(|&memory| memory > 2000 && memory <= 1 << 20), "{memory:?}");
+    let out = assembled(&mut assembler, &[stream_commit(30)], 1, |batch, _, _| {
+        assert!(batch.shapes().len() <= 2, "the same shapes are the same objects");
+    });
+    // Each row with the shape that it had.
+    let mut last = 0;
+    let rows = out.unwrap().into_iter().filter_map(|(message, _)| {
+        last = if message[0] == b'R' { u16::from_be_bytes([message[16], message[17]]) } else { last };
+        (message[0] == b'I').then_some((*message.last().unwrap(), last))
+    });
+    assert!(rows.eq([(b'a', 50), (b'b', 51)].into_iter().cycle().take(20_000)));
+    assert_eq!(assembler.statistics(), Statistics::default());
+}
+
+#[test]
+fn shapes_are_counted_and_have_a_limit_of_their_own() {
+    let limit = 8 << 20;
+    let mut assembler = Assembler::new(Disk::default(), limit);
+    assembled(&mut assembler, &[start(true)], 1, |_, _, _| ()).unwrap();
+    let mut most = 0;
+    let failed = (1..100_000).find_map(|oid| {
+        let messages = [told(oid, 200), row(Some(XID), &[b'x'; 900])];
+        let failed = assembled(&mut assembler, &messages, 2, |_, _, _| ()).err();
+        if failed.is_none() {
+            most = most.max(assembler.statistics().memory_bytes);
+        }
+        failed
+    });
+    let (_, error) = failed.unwrap();
+    assert!(matches!(error.cause, Cause::Shapes { xid: XID, memory } if memory > limit / 2), "{error}");
+    assert!(most <= limit && most > limit / 2, "shapes and rows together: {most}");
+
+    // However little memory there is, a mebibyte of shapes is taken; and what was rolled back takes nothing.
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    for _ in 0..20 {
+        let mut messages = vec![start(true)];
+        messages.extend((1..30).map(|oid| told(oid, 200)));
+        assembled(&mut assembler, &messages, 99, |_, _, _| ()).unwrap();
+        assert!(assembler.statistics().memory_bytes > 100_000);
+        let aborted = (bytes(&Message::StreamAbort { xid: XID, subxid: XID, abort: None }), 0);
+        assembled(&mut assembler, &[stop(), aborted], 2, |_, _, _| ()).unwrap();
+        assert_eq!(assembler.statistics(), Statistics::default());
+    }
+}
+
+#[test]
+fn before_the_first_change_each_table_and_type_is_told_once() {
+    let of_type = |xid| bytes(&Message::Type { xid, oid: 99_999, schema: b"public", name: b"mood" });
+    let mut messages = vec![start(true)];
+    for _ in 0..1000 {
+        messages.extend([(of_type(Some(XID)), 0), told(1, 1), told(2, 1), told(1, 2)]);
+    }
+    messages.extend([row(Some(XID), b"a"), stop(), stream_commit(30)]);
+    assert_eq!(all(&messages, 0).unwrap(), b"BYRRIC");
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    let out = assembled(&mut assembler, &messages, 99, |_, _, _| ()).unwrap();
+    assert_eq!(out[1].0, of_type(None));
+    assert_eq!([&out[2].0, &out[3].0], [&relation(2, 1), &relation(1, 2)]);
+}
