@@ -164,6 +164,28 @@ def test_a_prepared_transaction_stops_the_pipeline(new_orders: Database) -> None
             connection.execute("ROLLBACK PREPARED 'shop'")
 
 
+def test_a_stream_abort_without_a_stream_does_not_stop_the_pipeline(orders: Database) -> None:
+    """PostgreSQL 18 sends one for a large transaction that was rolled back with a savepoint in it."""
+    sink, store = Recorder(), MemoryPositions()
+    with orders.server.settings(logical_decoding_work_mem="64kB"):
+        run_once(orders, shop(orders, sink, positions=store))
+        with orders.connect() as connection:
+            for statement in LARGE_AND_ROLLED_BACK:
+                connection.execute(statement)
+        orders.execute("INSERT INTO orders VALUES (2, 'behind')")
+        run_once(orders, shop(orders, sink, positions=store))
+    assert [change.new.id for change in sink.changes] == [1, 2]
+
+
+LARGE_AND_ROLLED_BACK = (
+    "BEGIN",
+    "INSERT INTO orders SELECT i, 'rolled back' FROM generate_series(1001, 1400) i",
+    "SAVEPOINT a",
+    "INSERT INTO orders SELECT i, 'rolled back' FROM generate_series(2001, 2300) i",
+    "ROLLBACK",
+)
+
+
 # Positions that belong elsewhere.
 
 

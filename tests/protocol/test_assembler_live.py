@@ -16,10 +16,11 @@ import psutil
 import psycopg
 import pytest
 
-from pgcdc.errors import PositionError, ReplicationError
-from pgcdc.events import Commit, Insert, Message, StreamAbort, StreamCommit
-from pgcdc.protocol import Assembler, Decoder, RowFormat
-from tests.golden.make import Manner, connect, manners, sent, stream
+from pgcdc.errors import DecodeError, PositionError, ReplicationError
+from pgcdc.events import Commit, Insert, Message, StreamAbort, StreamCommit, StreamStart
+from pgcdc.protocol import Assembler, Batch, BatchReader, Decoder, RowFormat
+from tests.golden.make import END, Manner, connect, manners, sent, stream
+from tests.protocol import wire
 from tests.protocol.test_assembler import assembled, said
 
 if TYPE_CHECKING:
@@ -233,6 +234,52 @@ def test_a_logical_message_has_the_id_of_the_whole_transaction(database: Databas
         list(Assembler().read(received))
     assert caught.value.lsn == message.lsn
     assert "streaming off" in (caught.value.hint or "")
+
+
+def test_a_stream_abort_where_nothing_is_streamed(database: Database) -> None:
+    """PostgreSQL 18 sends one for a large transaction that was rolled back with a savepoint in it; it changes nothing.
+
+    That is when the roll-back is known by the time that memory is full: server functions
+    `ReorderBufferCheckAndTruncateAbortedTXN` and `ReorderBufferAbort`.
+    """
+    large = "INSERT INTO t SELECT {0} + i, repeat('x', 30) FROM generate_series(1, {1}) i"
+    name = slot(database, "not_streamed")
+    database.execute(
+        "CREATE TABLE t (id int, v text)",
+        "CREATE PUBLICATION streams FOR TABLE t",
+        f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')",
+    )
+    with connect(database.dsn) as session, connect(database.dsn) as other:
+        for end in ("ROLLBACK", "ROLLBACK TO a", "RELEASE a"):
+            session.execute("BEGIN")
+            session.execute(large.format(10_000, 400))
+            other.execute("INSERT INTO t VALUES (1, '')")
+            session.execute("SAVEPOINT a")
+            session.execute(large.format(20_000, 300))
+            session.execute(end)
+            session.execute("COMMIT")
+        finish(other, END)
+    pairs = stream(database.dsn, name, Manner({"proto_version": "1"}))
+    lsns, messages = zip(*pairs, strict=True)
+    rows_as = RowFormat("dict")
+    decoded = Batch.of(messages, lsns).events(rows_as)
+    aborts = [event for event in decoded if isinstance(event, StreamAbort)]
+    assert bool(aborts) == (database.server.version >= 18)
+    assert not any(isinstance(event, StreamStart | DecodeError) for event in decoded)
+    first, second = range(10_001, 10_401), range(20_001, 20_301)
+    kept = [1, 1, *first, 1, *first, *second]
+    assert [event.new["id"] for event in decoded if isinstance(event, Insert)] == kept
+    of_transactions = [(lsn, message) for lsn, message in pairs if message[:1] != b"A"]
+    without = Batch.of([message for _, message in of_transactions], [lsn for lsn, _ in of_transactions]).events(rows_as)
+    assert [event for event in decoded if not isinstance(event, StreamAbort)] == without
+    batch = BatchReader(rows_as).read([wire.xlogdata(message, lsn) for lsn, message in pairs])
+    assert (batch.in_progress, batch.events()) == (bool(aborts), decoded)
+    assert batch.changes() == [event for event in without if isinstance(event, Insert)]
+    last = next(event for event in reversed(without) if isinstance(event, Commit))
+    assert batch.end_lsn == last.end_lsn
+    assembler = Assembler(format=rows_as)
+    assert said(assembled(pairs, assembler)) == said(without)
+    assert assembler.idle and assembler.confirmable_lsn == last.end_lsn
 
 
 def wait_until_free(session: psycopg.Connection[Any], name: str) -> None:

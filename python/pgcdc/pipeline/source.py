@@ -14,7 +14,17 @@ from contextlib import suppress
 
 import msgspec
 
-from pgcdc.errors import ConfigError, Error, PublicationNotFound
+from pgcdc.errors import ConfigError, DecodeError, Error, PublicationNotFound
+from pgcdc.events import (
+    BeginPrepare,
+    CommitPrepared,
+    Prepare,
+    RollbackPrepared,
+    StreamCommit,
+    StreamPrepare,
+    StreamStart,
+    StreamStop,
+)
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.copying import InitialCopy
 from pgcdc.pipeline.fanout import Fanout
@@ -28,7 +38,7 @@ from pgcdc.pipeline.start import Server, decide, look_at, written_lsn
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
-from pgcdc.protocol import Catalog, RowFormat
+from pgcdc.protocol import Batch, Catalog, RowFormat
 from pgcdc.replication import Connection, PublishedTable, Stream, check_server, connect
 from pgcdc.replication.session import Session
 
@@ -40,6 +50,37 @@ READ_TIMEOUT = 0.2
 """Seconds that one read waits for data at most: how soon a stop or something to confirm is noticed when it is quiet."""
 STATUS_EVERY = 0.5
 """Seconds between two status updates while nothing is read: well within any usable wal_sender_timeout."""
+
+
+NOT_COMMITTED = (
+    StreamStart,
+    StreamStop,
+    StreamCommit,
+    StreamPrepare,
+    BeginPrepare,
+    Prepare,
+    CommitPrepared,
+    RollbackPrepared,
+)
+"""Events of transactions in progress. Not StreamAbort: see `has_uncommitted`."""
+
+
+def has_uncommitted(batch: Batch) -> bool:
+    """Whether a batch has something of a transaction that is prepared or in progress.
+
+    A StreamAbort alone is nothing: PostgreSQL 18 sends one to a client that streams nothing, when a large transaction
+    with a savepoint was rolled back, and of that transaction nothing else.
+
+    Source:
+        Server functions `ReorderBufferCheckAndTruncateAbortedTXN`, `ReorderBufferAbort`.
+    """
+    if not batch.in_progress:
+        return False
+    kinds = b"SEcpbPKr"
+    return any(
+        isinstance(event, NOT_COMMITTED) or (isinstance(event, DecodeError) and event.raw[:1] and event.raw[0] in kinds)
+        for event in batch.events(RowFormat("tuple"))
+    )
 
 
 class Stopped(Exception):
@@ -264,7 +305,7 @@ class Source:
         with suppress(Stopped):
             while not self._stopping:
                 batch = stream.read(READ_TIMEOUT)
-                if batch.in_progress:
+                if has_uncommitted(batch):
                     raise self._not_committed()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 self._fanout.send(batch, stream.idle_lsn)
