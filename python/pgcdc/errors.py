@@ -95,8 +95,8 @@ class DecodeError(Error, ValueError):
 
     Attributes:
         reason: What is wrong, without the place: `"unexpected end of message"`.
-        field: The field that was being read, in the manual's words, or the column's name.
-        offset: Where in the message the field begins, in bytes.
+        field: The field that was being read, in the manual's words, or the column's name; empty where it is none alone.
+        offset: Where in the message the field begins, in bytes; 0 where there is none.
         raw: The message as it came, for a dead letter; never part of the text.
         position: The position of the change that was lost with it, where it is known.
     """
@@ -125,7 +125,7 @@ class UnknownRelation(DecodeError):
 
 
 class InvalidValue(DecodeError):
-    """The bytes of one column do not fit the column's type."""
+    """The bytes of one column do not fit the column's type, or the row's class refused the row."""
 
 
 class ReplicationError(Error):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import json
 from decimal import Decimal
-from typing import Any, get_origin
+from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
 import pytest
 from msgspec import UNSET, UnsetType
 
-from pgcdc.errors import ConfigError, DecodeError
+from pgcdc.errors import ConfigError, DecodeError, InvalidValue
 from pgcdc.events import Change, Delete, Insert, Update
 from pgcdc.protocol import Decoder, RowFormat, TypeCatalog
 from tests.protocol import wire
@@ -135,14 +135,65 @@ def test_a_class_for_another_schema_is_not_used() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"rows": "list"}, {"json": "fast"}, {"types": {"orders": dict}}, {"types": {"orders": 1}}],
+    [
+        {"rows": "list"},
+        {"json": "fast"},
+        {"out_of_range": "clamp"},
+        {"types": {"orders": dict}},
+        {"types": {"orders": dict[str, int]}},
+        {"types": {"orders": 1}},
+        {"types": [Order]},
+        {"types": {"orders": Order}, "rows": "dict"},
+    ],
 )
 def test_settings_that_are_none(arguments: dict[str, Any]) -> None:
-    """A ConfigError, at once."""
-    with pytest.raises(ConfigError):
-        Decoder(**arguments)
-    with pytest.raises(ConfigError):
-        RowFormat(**arguments)
+    """A ConfigError, at once, which says what there is or has a hint that does."""
+    for configured in (Decoder, RowFormat):
+        with pytest.raises(ConfigError) as caught:
+            configured(**arguments)
+        assert caught.value.hint or " none of " in str(caught.value) or " neither " in str(caught.value)
+
+
+T = TypeVar("T")
+
+
+class Owned(msgspec.Struct, Generic[T]):
+    """A row class with a parameter."""
+
+    id: T
+    status: str | None = None
+
+
+@pytest.mark.parametrize("own", [Owned, Owned[int], Owned[T]])  # type: ignore[valid-type]
+def test_the_users_class_may_be_generic(own: Any) -> None:
+    """With or without its parameter, which is for type checkers."""
+    row = decoded(Decoder(types={"orders": own}), ORDERS, wire.insert(1, ["1", "new", None])).new
+    assert row == Owned(1, "new")
+    typed: Decoder[Owned[int]] = Decoder(types={"orders": Owned[int]})
+    assert isinstance(typed, Decoder)
+
+
+def test_a_row_that_its_class_refuses() -> None:
+    """The error says which table and class, not a column that nobody knows; what the class said is its cause."""
+
+    class Picky(msgspec.Struct):
+        id: int
+
+        def __post_init__(self) -> None:
+            if self.id == 13:
+                raise ValueError("not thirteen")
+
+    decoder = Decoder(types={"orders": Picky})
+    decoder.decode(ORDERS)
+    with pytest.raises(InvalidValue) as caught:
+        decoder.decode(wire.insert(1, ["13", "new", None]))
+    name = Picky.__qualname__
+    assert str(caught.value) == f"Insert of public.orders: the row's class {name} refused it"
+    assert caught.value.reason == f"the row's class {name} refused it"
+    assert (caught.value.field, caught.value.table) == ("", "public.orders")
+    assert repr(caught.value.__cause__) == "ValueError('not thirteen')"
+    assert "__cause__" in (caught.value.hint or "")
+    assert decoder.decode(wire.insert(1, ["14", "new", None])).new.id == 14  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("rows", ["struct", "dict", "tuple"])

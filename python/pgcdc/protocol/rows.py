@@ -6,7 +6,7 @@ import functools
 import keyword
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, UNSET
@@ -24,18 +24,28 @@ def checked_types(types: Mapping[str, Any]) -> dict[str, type[msgspec.Struct]]:
     """The user's row classes, copied and checked.
 
     Args:
-        types: Struct classes by `"schema.table"` or `"table"`.
+        types: Struct classes by `"schema.table"` or `"table"`; generic ones with or without their parameters.
 
     Returns:
-        The same as a dict.
+        The same as a dict, of a generic class with parameters the class itself, which makes the rows.
 
     Raises:
-        ConfigError: When something in it is not a msgspec struct class.
+        ConfigError: When it is no mapping, or something in it is not a msgspec struct class.
     """
+    if not isinstance(types, Mapping):
+        raise ConfigError("types= is not a mapping from tables to classes", hint='say it as {"orders": Order}')
+    checked: dict[str, type[msgspec.Struct]] = {}
     for table, own in types.items():
-        if not (isinstance(own, type) and issubclass(own, msgspec.Struct)):
-            raise ConfigError(f"the row type given for table {table} is not a msgspec.Struct class", table=table)
-    return dict(types)
+        origin: Any = get_origin(own)
+        row = own if origin is None else origin
+        if not (isinstance(row, type) and issubclass(row, msgspec.Struct)):
+            raise ConfigError(
+                f"the row type given for table {table} is not a msgspec.Struct class",
+                table=table,
+                hint='inherit from msgspec.Struct, or ask for rows="dict" or rows="tuple" without types',
+            )
+        checked[table] = row
+    return checked
 
 
 def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | None) -> RowPlan:

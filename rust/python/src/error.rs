@@ -33,6 +33,13 @@ pub enum Failure {
         /// What Python said.
         cause: Option<PyErr>,
     },
+    /// A user's class refused a whole row.
+    Row {
+        /// The class's name.
+        class: String,
+        /// What it said.
+        cause: PyErr,
+    },
     /// Python failed in a way that is not about the bytes.
     Python(PyErr),
 }
@@ -142,6 +149,13 @@ pub fn exception(py: Python<'_>, failure: Failure, about: &About<'_>) -> PyResul
             cause = python;
             let place = format!("column {field} (type {type_oid}) at byte {offset}");
             (&imports.invalid_value, format!("{name}{at}: {reason} in {place}"))
+        }
+        Failure::Row { class, cause: python } => {
+            let reason = format!("the row's class {class} refused it");
+            facts.set_item("reason", &reason)?;
+            facts.set_item("hint", "the class said why: see the error's __cause__")?;
+            cause = Some(python);
+            (&imports.invalid_value, format!("{name}{at}: {reason}"))
         }
     };
     facts.set_item("raw", PyBytes::new(py, about.bytes))?;

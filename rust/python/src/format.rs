@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::catalog::TypeCatalog;
 use crate::construct;
-use crate::error::config_error;
+use crate::error::{config_error, config_error_with_hint};
 use crate::imports::imports;
 
 /// How JSON columns are given.
@@ -195,7 +195,8 @@ impl RowFormat {
             }
         };
         if types.is_some() && rows != Rows::Struct {
-            return Err(config_error(py, "types= needs rows=\"struct\""));
+            let hint = "leave rows out: tables without a class of yours get a made one; or leave types out";
+            return Err(config_error_with_hint(py, "types= needs rows=\"struct\"", hint));
         }
         let types = match types {
             Some(types) => Some(imports(py)?.checked_types.bind(py).call1((types,))?.cast_into::<PyDict>()?.unbind()),

@@ -104,7 +104,7 @@ impl<'py> Maker<'py> {
             self.columns(plan, message, tuple, role, Some(columns))?;
             let row = construct::call(class.bind(py), &self.arguments, names.as_ref().map(|names| names.bind(py)));
             self.arguments.clear();
-            return row.map_err(|error| self.refused_row(error));
+            return row.map_err(|error| self.refused_row(class, error));
         }
         self.columns(plan, message, tuple, role, None)?;
         let values = self.arguments.drain(..);
@@ -122,11 +122,13 @@ impl<'py> Maker<'py> {
     }
 
     /// A user's class may refuse a row in `__post_init__`.
-    fn refused_row(&self, error: PyErr) -> Failure {
-        if is_about_value(self.py, &error) {
-            Failure::Value { reason: "the row's class refused it", column: usize::MAX, offset: 0, cause: Some(error) }
-        } else {
-            Failure::Python(error)
+    fn refused_row(&self, class: &Py<PyAny>, error: PyErr) -> Failure {
+        if !is_about_value(self.py, &error) {
+            return Failure::Python(error);
+        }
+        match class.bind(self.py).getattr("__qualname__").and_then(|name| name.extract()) {
+            Ok(class) => Failure::Row { class, cause: error },
+            Err(error) => Failure::Python(error),
         }
     }
 
