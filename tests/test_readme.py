@@ -78,10 +78,13 @@ def test_block(shop: Database, key: str, tmp_path: Path) -> None:
                 break
         else:
             pytest.fail(f"{_EXPECTED[key]!r} did not come, but {lines}; {process.communicate()[1]}")
-        process.send_signal(signal.SIGINT)
+        # A signal for a program that is ending by itself would meet the interpreter while it shuts down.
+        endless = "pipeline.run()" in block or "pgcdc.connect(" in block
+        if endless:
+            process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
-    # A pipeline ends well; a bare loop ends as Python ends one.
-    if "pipeline.run()" in block:
+    # A pipeline ends well when told to; a bare loop ends as Python ends one.
+    if "pipeline.run()" in block or not endless:
         assert (process.returncode, complaint) == (0, "")
     elif complaint or process.returncode not in (0, -signal.SIGINT):
         assert complaint.rstrip().endswith("KeyboardInterrupt"), complaint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -223,7 +224,10 @@ def test_a_sink_that_raises_stops_it(new_orders: Database, raised: Exception, ki
     new_orders.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(1, 4) g")
     error = run.ended()
     assert type(error) is kind
-    assert "sink 'search' did not take 4 changes of public.orders (" in str(error) and says in str(error)
+    # How many of the four one write holds depends on what had come when it was called.
+    assert re.search(r"sink 'search' did not take [1-4] changes of public\.orders \(", str(error)) and says in str(
+        error
+    )
     assert "secret" not in str(error)
     assert error.lsn is not None
     assert confirmed(new_orders) <= error.lsn
