@@ -79,12 +79,12 @@ from pgcdc.sink import Sink, TransactionalSink
 
 if TYPE_CHECKING:
     from pgcdc.pipeline import Pipeline
-    from pgcdc.replication import connect
+    from pgcdc.replication import aconnect, connect
 
 __version__ = "0.1.0"
 
 # The decoder is imported without a driver: what needs psycopg or asyncio is loaded when it is first named.
-_LAZY = {"Pipeline": "pgcdc.pipeline", "connect": "pgcdc.replication"}
+_LAZY = {"Pipeline": "pgcdc.pipeline", "aconnect": "pgcdc.replication", "connect": "pgcdc.replication"}
 
 
 if not TYPE_CHECKING:  # where there is a __getattr__, type checkers take any name for one that exists
@@ -173,6 +173,7 @@ __all__ = [
     "Type",
     "UnknownRelation",
     "Update",
+    "aconnect",
     "connect",
     "format_lsn",
     "parse_lsn",

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from psycopg2.extras import RealDictCursor
 
 import pgcdc
-from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, fill
+from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, add_rows
 from tests.golden.types import FILE, rows, written
 from tests.protocol import wire
 from tests.servers.programs import VERSIONS
@@ -125,12 +125,12 @@ def test_rows_that_were_asked_for_elsewhere(database: Database, oids: dict[str, 
     check(Catalog.of(database.execute(CATALOG_SQL)), oids)
 
 
-def test_fill_keeps_what_was_known(database: Database, oids: dict[str, int]) -> None:
+def test_adding_keeps_what_was_known(database: Database, oids: dict[str, int]) -> None:
     catalog = Catalog()
     catalog.add(99_999_999, "elsewhere", enum=True)
-    with database.connect() as connection:
-        fill(catalog, connection)
-        fill(catalog, connection)
+    rows = database.execute(CATALOG_SQL)
+    add_rows(catalog, rows)
+    add_rows(catalog, rows)
     assert catalog.knows(99_999_999)
     check(catalog, oids)
 

@@ -9,7 +9,7 @@ from psycopg import pq, waiting
 
 from pgcdc.replication import generators
 from pgcdc.replication.session import Session
-from tests.replication.streams import until
+from tests.replication.reading import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def session(newest_postgres: PostgresServer) -> Iterator[Session]:
-    with Session(newest_postgres.dsn(), replication=False) as session:
+    with Session.connect(newest_postgres.dsn(), replication=False) as session:
         yield session
 
 

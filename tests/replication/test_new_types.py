@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
-from tests.replication.streams import changes, ids, new_name, read_commits
+from tests.replication.reading import read_commits
+from tests.replication.streams import changes, ids, new_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ import pytest
 import pgcdc
 from pgcdc.events import Column, Relation
 from pgcdc.replication import ensure_publication, parse_table, published_tables
-from tests.replication.streams import new_name, read_past, refuses_column_lists, statements, wal_end
+from tests.replication.reading import read_past
+from tests.replication.streams import new_name, refuses_column_lists, statements, wal_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import pytest
 
 import pgcdc
 from pgcdc.replication.session import Session, StatementTimeout
-from tests.replication.streams import until
+from tests.replication.reading import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=[True, False], ids=["walsender", "plain"])
 def session(database: Database, request: pytest.FixtureRequest) -> Iterator[Session]:
-    with Session(database.dsn, replication=request.param) as session:
+    with Session.connect(database.dsn, replication=request.param) as session:
         yield session
 
 

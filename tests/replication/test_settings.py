@@ -35,7 +35,7 @@ def test_every_setting_is_as_pinned(database: Database) -> None:
     database.execute(f"ALTER DATABASE {database.name} SET search_path = pg_temp")
     hostile_dsn = f"{database.dsn} client_encoding=LATIN1 options='-c extra_float_digits=0'"
     for replication in (True, False):
-        with Session(hostile_dsn, replication=replication) as session:
+        with Session.connect(hostile_dsn, replication=replication) as session:
             for name, value, since in PINNED:
                 if session.server_version >= since:
                     assert session.execute(f"SELECT pg_catalog.current_setting({literal(name)})") == [(value,)], name

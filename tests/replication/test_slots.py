@@ -14,7 +14,8 @@ import pytest
 import pgcdc
 from pgcdc.replication import slots
 from pgcdc.replication.session import Session
-from tests.replication.streams import new_name, until
+from tests.replication.reading import until
+from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,9 @@ import pytest
 import pgcdc
 from pgcdc.events import Delete, Insert, Update
 from pgcdc.replication import Snapshot, SnapshotStale, ensure_publication, published_tables
-from pgcdc.replication.snapshot import copy_command
-from tests.replication.streams import changes, new_name, read_past, refuses_column_lists, statements, until, wal_end
+from pgcdc.replication.copy_command import copy_command
+from tests.replication.reading import read_past, until
+from tests.replication.streams import changes, new_name, refuses_column_lists, statements, wal_end
 from tests.replication.test_stream import VALUES
 
 if TYPE_CHECKING:

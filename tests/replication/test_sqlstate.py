@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def session(newest_postgres: object) -> Iterator[Session]:
-    with Session(newest_postgres.dsn(), replication=False) as session:  # type: ignore[attr-defined]
+    with Session.connect(newest_postgres.dsn(), replication=False) as session:  # type: ignore[attr-defined]
         yield session
 
 
@@ -73,14 +73,14 @@ def test_the_servers_own_hint_is_kept(session: Session) -> None:
 
 def test_what_was_granted_too_little(newest_database: Database) -> None:
     doing = Doing("copying", table='sch.ta"ble')
-    with Session(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
+    with Session.connect(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
         session.execute("DO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END$$", doing=doing)
     assert 'GRANT SELECT ON "sch"."ta""ble" TO "' in (caught.value.hint or "")
 
 
 def test_a_schema_with_a_full_stop(newest_database: Database) -> None:
     doing = Doing("copying", table="a.b.c", schema="a.b")
-    with Session(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
+    with Session.connect(newest_database.dsn, replication=False) as session, pytest.raises(pgcdc.ConfigError) as caught:
         session.execute("DO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END$$", doing=doing)
     ((role,),) = newest_database.execute("SELECT pg_catalog.quote_ident(current_user)")
     role = f'"{role}"'
@@ -96,7 +96,7 @@ def test_the_right_to_make_a_publication(newest_database: Database) -> None:
     quoted = '"' + role.replace('"', '""') + '"'
     newest_database.execute(f"CREATE ROLE {quoted} LOGIN")
     try:
-        with Session(newest_database.server.dsn(newest_database.name, user=role), replication=False) as session:
+        with Session.connect(newest_database.server.dsn(newest_database.name, user=role), replication=False) as session:
             doing = Doing("making it", publications=("p",))
             with pytest.raises(pgcdc.ConfigError) as caught:
                 session.execute("CREATE PUBLICATION p", doing=doing)

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
-from tests.replication.streams import (
-    changes,
-    commit_ends,
-    confirmed,
-    ids,
-    new_name,
-    read_commits,
-    read_past,
-    refuses_column_lists,
-    until,
-    wal_end,
-)
+from tests.replication.reading import read_commits, read_past, until
+from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, refuses_column_lists, wal_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ import pytest
 import pgcdc
 from pgcdc.errors import ConfigError
 from pgcdc.events import BeginPrepare, Commit, CommitPrepared, Insert, Prepare
-from tests.replication.streams import SECONDS, new_name
+from tests.replication.reading import SECONDS
+from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
     from pgcdc.replication import Connection, Stream

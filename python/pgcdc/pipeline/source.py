@@ -175,7 +175,7 @@ class Source:
             return
         self._interrupted = True
         try:
-            with Session(self._settings.dsn, replication=False) as session:
+            with Session.connect(self._settings.dsn, replication=False) as session:
                 session.execute(f"SELECT pg_catalog.pg_cancel_backend({connection.backend_pid})")
         except Error as error:
             logger.warning("pipeline %r: what it waits for cannot be cancelled: %s", self._settings.name, error)

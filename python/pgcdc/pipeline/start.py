@@ -56,7 +56,7 @@ def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Ser
     )
     switches = {}
     if any(row.timeline < connection.timeline for row in stored.values()):
-        with Session(connection.dsn, replication=True) as walsender:
+        with Session.connect(connection.dsn, replication=True) as walsender:
             [(_, history)] = walsender.execute(f"TIMELINE_HISTORY {connection.timeline}")
         for timeline in {row.timeline for row in stored.values()}:
             point = switch_point(history or "", timeline)

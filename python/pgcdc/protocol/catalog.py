@@ -19,7 +19,7 @@ from pgcdc.errors import ConfigError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CATALOG_SQL", "Catalog", "fill"]
+__all__ = ["CATALOG_SQL", "Catalog", "add_rows"]
 
 CATALOG_SQL: Final = """
 WITH used(oid) AS (
@@ -112,24 +112,20 @@ class Catalog(TypeCatalog):
             The catalog.
         """
         catalog = cls()
-        _add(catalog, rows)
+        add_rows(catalog, rows)
         return catalog
 
 
-def fill(catalog: TypeCatalog, connection: Any) -> None:
-    """Add a database's types to a catalog that exists.
+def add_rows(catalog: TypeCatalog, rows: Iterable[Sequence[Any]]) -> None:
+    """Add types to a catalog that exists.
 
     Args:
         catalog: The catalog; what it knows of other types stays.
-        connection: As for `Catalog.load`.
+        rows: The rows of `CATALOG_SQL`; numbers as int or as text.
 
     Raises:
-        ConfigError: When the connection is not one that can be asked.
+        ConfigError: When they are not those.
     """
-    _add(catalog, _rows(connection))
-
-
-def _add(catalog: TypeCatalog, rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         oid, raw, kind, other = map(_text, row)
         name = raw.encode(errors="replace").decode()  # for messages only; in SQL_ASCII it need not be UTF-8

@@ -1,3 +1,4 @@
+# Made from connection_async.py by ./dev lint --fix: change that file, not this one.
 """A replication connection: slots, and the one stream that it can carry at a time.
 
 Source: PostgreSQL manual, "Streaming Replication Protocol".
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgcdc.errors import ConfigError
-from pgcdc.replication import negotiation, server, slots
+from pgcdc.replication import server, slots, starting
 from pgcdc.replication.session import Session
 from pgcdc.replication.sqlstate import Doing, connection_lost
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pgcdc.protocol import RowFormat
-    from pgcdc.replication.slots import Slot, SlotState
+    from pgcdc.replication.slot import Slot, SlotState
     from pgcdc.replication.stream import Stream
 
 __all__ = ["Connection", "connect"]
@@ -42,7 +43,7 @@ def connect(dsn: str = "", *, connect_timeout: float = 10.0) -> Connection:
     Source:
         PostgreSQL manual, "Streaming Replication Protocol"; libpq: PQconnectStart.
     """
-    return Connection(dsn, connect_timeout=connect_timeout)
+    return Connection.connect(dsn, connect_timeout=connect_timeout)
 
 
 class Connection:
@@ -54,7 +55,10 @@ class Connection:
     later, a publication found that did not exist yet). SQL goes to an ordinary session of the same server. So it can
     also be run while a stream is open, and does not end the life of an exported snapshot.
 
+    Made by `connect`.
+
     Args:
+        walsender: Takes the replication commands.
         dsn: As for `connect`.
         connect_timeout: As for `connect`.
 
@@ -65,24 +69,47 @@ class Connection:
         database: The database's name.
     """
 
-    def __init__(self, dsn: str = "", *, connect_timeout: float = 10.0) -> None:
+    def __init__(self, walsender: Session, dsn: str, connect_timeout: float) -> None:
         self.dsn = dsn
+        self.system_identifier = ""
+        self.timeline = 0
+        self.database = ""
         self._connect_timeout = connect_timeout
-        self._walsender = Session(dsn, replication=True, connect_timeout=connect_timeout)
+        self._sender_timeout = 0.0
+        self._walsender = walsender
         self._sql: Session | None = None
         self._stream: Stream | None = None
+
+    @classmethod
+    def connect(cls, dsn: str = "", *, connect_timeout: float = 10.0) -> Self:
+        """Connect; the contract is `connect`'s.
+
+        Args:
+            dsn: As there.
+            connect_timeout: As there.
+
+        Returns:
+            The connection.
+        """
+        walsender = Session.connect(dsn, replication=True, connect_timeout=connect_timeout)
+        connection = cls(walsender, dsn, connect_timeout)
         try:
-            identity = self._walsender.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
-            # This view is the same at all times, so the rule above is not broken.
-            sender_timeout = server.show(self._walsender, "wal_sender_timeout")["wal_sender_timeout"]
+            connection._identify()
         except BaseException:
-            self._walsender.close()
+            walsender.close()
             raise
+        return connection
+
+    def _identify(self) -> None:
+        """Ask the server who it is."""
+        identity = self._walsender.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
         system_identifier, timeline, _, database = identity[0]
-        self.system_identifier: str = system_identifier or ""
+        self.system_identifier = system_identifier or ""
         self.timeline = int(timeline or 0)
-        self.database: str = database or ""
-        self._sender_timeout = int(sender_timeout) / 1000
+        self.database = database or ""
+        # This view is the same at all times, so the rule above is not broken.
+        settings = server.show(self._walsender, "wal_sender_timeout")
+        self._sender_timeout = int(settings["wal_sender_timeout"]) / 1000
 
     def __enter__(self) -> Self:
         return self
@@ -262,15 +289,27 @@ class Connection:
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
         """
+        return self._start(
+            slot,
+            [publications] if isinstance(publications, str) else list(publications),
+            start_lsn=start_lsn,
+            binary=binary,
+            format=format,
+        )
+
+    def _start(
+        self, slot: str, publications: list[str], *, start_lsn: int, binary: bool | None, format: RowFormat | None
+    ) -> Stream:
+        """Start streaming; the contract is `stream`'s."""
         walsender = self._idle_walsender()
         if self._stream is not None:
             walsender = self._renewed(slot)
-        self._stream = negotiation.start(
+        self._stream = starting.start(
             walsender,
             self.session(),
             self.database,
             slot,
-            [publications] if isinstance(publications, str) else list(publications),
+            publications,
             start_lsn=start_lsn,
             binary=binary,
             format=format,
@@ -297,7 +336,9 @@ class Connection:
 
     def _another_session(self) -> Session:
         """A new ordinary session to the server of the walsender."""
-        return Session(self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender)
+        return Session.connect(
+            self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender
+        )
 
     @property
     def _streaming(self) -> bool:
@@ -327,7 +368,9 @@ class Connection:
             )
         if self.closed:
             raise connection_lost(Doing("using the connection"), "it was closed before")
-        renewed = Session(self.dsn, replication=True, connect_timeout=self._connect_timeout, beside=self._walsender)
+        renewed = Session.connect(
+            self.dsn, replication=True, connect_timeout=self._connect_timeout, beside=self._walsender
+        )
         self._walsender.close()
         self._walsender = renewed
         return renewed

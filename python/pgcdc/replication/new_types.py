@@ -1,3 +1,4 @@
+# Made from new_types_async.py by ./dev lint --fix: change that file, not this one.
 """Types that a binary stream meets for the first time after it began: learned where that is possible, else named.
 
 Source: PostgreSQL manual, "Logical Replication Message Formats", Relation; "pg_type".
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgcdc.errors import Error
-from pgcdc.protocol.catalog import fill
+from pgcdc.protocol.catalog import CATALOG_SQL, add_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,14 +72,9 @@ class TypeWatch:
     def _learn(self, relation: Relation, unknown: list[Column]) -> None:
         """Ask the database; name what is still unknown then. A stream is not to fail because of it."""
         names: dict[int, str] = {}
-        with suppress(Error), self._ask() as session:
-            fill(self._catalog, session)
+        with suppress(Error):
+            names = self._ask_about(relation)
             unknown = self._unknown(relation)
-            for oid in {column.type_oid for column in unknown}:
-                # Without a modifier: that is the column's, and the search path is empty, so the schema is in it.
-                # Of a type that is gone already it says "???", so the row is asked for.
-                asked = f"SELECT pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE oid = {oid}"  # noqa: S608
-                names[oid] = next((name or "" for (name,) in session.execute(asked)), "")
         for column in unknown:
             self._named.add((relation.oid, column.name, column.type_oid))
             logger.warning(
@@ -90,3 +86,15 @@ class TypeWatch:
                 column.name,
                 self._then,
             )
+
+    def _ask_about(self, relation: Relation) -> dict[int, str]:
+        """Learn what there is to learn; the names of types that are still unknown then."""
+        names: dict[int, str] = {}
+        with self._ask() as session:
+            add_rows(self._catalog, session.execute(CATALOG_SQL))
+            for oid in {column.type_oid for column in self._unknown(relation)}:
+                # Without a modifier: that is the column's, and the search path is empty, so the schema is in it.
+                # Of a type that is gone already it says "???", so the row is asked for.
+                asked = f"SELECT pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE oid = {oid}"  # noqa: S608
+                names[oid] = next((name or "" for (name,) in session.execute(asked)), "")
+        return names

@@ -1,3 +1,4 @@
+# Made from server_async.py by ./dev lint --fix: change that file, not this one.
 """Whether a server can be streamed from at all, found out before anything is made on it.
 
 Source: PostgreSQL manual, "Logical Decoding", "Replication" (Server Configuration).
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pgcdc.errors import ConfigError, SlotLost
+from pgcdc.errors import ConfigError
 from pgcdc.replication import slots
-from pgcdc.replication.quoting import literal, literals
+from pgcdc.replication.quoting import literals
+from pgcdc.replication.slot import check_name, check_slot, lost
 
 if TYPE_CHECKING:
     from pgcdc.replication.session import Session
@@ -50,39 +52,19 @@ def check(session: Session, database: str, *, slot: str | None, need_new_slot: b
             " (on Amazon RDS: rds.logical_replication = 1 in the parameter group)",
         )
     if slot is not None:
-        slots.check_name(slot)
+        check_name(slot)
         if (found := slots.state(session, slot)) is not None:
-            slots.check_slot(found, database)
+            check_slot(found, database)
             if found.lost:
                 raise lost(slot, found)
     if need_new_slot:
         _check_free_slot(session, int(settings["max_replication_slots"]))
 
 
-def lost(slot: str, found: slots.SlotState) -> SlotLost:
-    """The exception for a slot whose WAL is gone.
-
-    Args:
-        slot: Its name.
-        found: Its state.
-
-    Returns:
-        The exception, to be raised.
-    """
-    why = f" ({found.invalidation_reason})" if found.invalidation_reason else ""
-    return SlotLost(
-        f'slot "{slot}" is lost: the server has given up the WAL that it needed{why}',
-        hint=f"SELECT pg_drop_replication_slot({literal(slot)}); then a new slot and a new snapshot;"
-        " a larger max_slot_wal_keep_size keeps it from happening again",
-        slot=slot,
-        lsn=found.confirmed_flush_lsn,
-        sqlstate="55000",
-    )
-
-
 def _check_free_slot(session: Session, limit: int) -> None:
     """Refuse when there is no room for another slot."""
-    if int(session.execute("SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots")[0][0] or 0) < limit:
+    taken = session.execute("SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots")
+    if int(taken[0][0] or 0) < limit:
         return
     raise ConfigError(
         f"all {limit} replication slots of the server are taken",

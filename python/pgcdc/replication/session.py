@@ -1,3 +1,4 @@
+# Made from session_async.py by ./dev lint --fix: change that file, not this one.
 """One connection at libpq's level: made, pinned, asked, interrupted and closed; what walsenders and snapshots share.
 
 Ctrl-C is not psycopg's here: `Connection.wait` there cancels the running command and waits again, which a stream would
@@ -7,20 +8,20 @@ stays usable, or closed when that does not work.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from pgcdc.errors import ConnectionLost, ReplicationError
-from pgcdc.replication import generators
-from pgcdc.replication.dsn import make_connection
-from pgcdc.replication.libpq import pq, psycopg, waiting
+from pgcdc.errors import ConnectionLost
+from pgcdc.replication import generators, waits
+from pgcdc.replication.connecting import make_connection
+from pgcdc.replication.libpq import pq, psycopg
+from pgcdc.replication.results import GOOD, Notices, StatementTimeout, raise_first_error, rows_of
 from pgcdc.replication.settings import pin
-from pgcdc.replication.sqlstate import NOBODY, RUNNING, Doing, Who, connection_lost, field, server_error
+from pgcdc.replication.sqlstate import NOBODY, RUNNING, Doing, Who, connection_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import Self
 
@@ -29,17 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Session", "Slow", "StatementTimeout"]
 
 T = TypeVar("T")
-logger = logging.getLogger("pgcdc.replication")
-
 _SLICE_SECONDS: Final = 0.1
 """The longest single wait, as in psycopg: its compiled `wait` looks at signals only in between."""
 _CANCEL_SECONDS: Final = 5.0
 """How long a cancelled command may take to end before the connection is given up."""
-_GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY, *generators.COPY_STATES)
-
-
-class StatementTimeout(ReplicationError):
-    """A command did not end in the time it was given; it was cancelled and has left nothing."""
 
 
 class Slow(NamedTuple):
@@ -54,68 +48,56 @@ class Slow(NamedTuple):
     say: Callable[[], None]
 
 
-class Notices:
-    """What the server says beside the results; an object of its own, so that libpq's handler keeps no session alive."""
-
-    def __init__(self) -> None:
-        self.skipped_publication: str | None = None
-
-    def __call__(self, notice: PGresult) -> None:
-        """Take one notice.
-
-        Args:
-            notice: What the server sent; fields as of an error.
-        """
-        sqlstate = field(notice, pq.DiagnosticField.SQLSTATE)
-        said = field(notice, pq.DiagnosticField.MESSAGE_PRIMARY)
-        # PostgreSQL 18 goes on without a publication that does not exist, and the changes are gone. In a walsender
-        # nothing else gives a warning with this code.
-        if sqlstate == "55000":
-            self.skipped_publication = said
-        logger.warning("the server says: %s (SQLSTATE %s)", said, sqlstate)
-
-
 class Session:
     """One connection to a server, with the settings of settings.py.
 
+    Made by `connect`.
+
     Args:
-        dsn: A connection string or URI; what it leaves open libpq takes from PG* variables and service files.
-        replication: Whether the server gives a walsender, which takes SQL and replication commands.
-        connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
-        beside: A session to the same server, where the DSN has several.
+        pgconn: The connection.
 
-    Raises:
-        ConfigError: When the DSN is malformed or the server refuses this role, database or host.
-        ConnectionLost: When there is no server, or it cannot take a connection now.
-
-    Source:
-        PostgreSQL manual, "libpq: Database Connection Control Functions".
+    Attributes:
+        server_version: The server's version as a number: 180004.
+        notices: What the server says beside the results.
     """
 
-    def __init__(
-        self, dsn: str, *, replication: bool, connect_timeout: float = 10.0, beside: Session | None = None
-    ) -> None:
+    def __init__(self, pgconn: PGconn) -> None:
+        self.pgconn = pgconn
         self.notices = Notices()
-        self.pgconn: PGconn = make_connection(
-            dsn,
-            replication=replication,
-            connect_timeout=connect_timeout,
-            beside=None if beside is None else beside.pgconn,
-        )
         self.pgconn.notice_handler = self.notices
         self.server_version: int = self.pgconn.server_version
         self._who = NOBODY
+
+    @classmethod
+    def connect(
+        cls, dsn: str, *, replication: bool, connect_timeout: float = 10.0, beside: Session | None = None
+    ) -> Self:
+        """Connect, and pin the settings.
+
+        Args:
+            dsn: A connection string or URI; what it leaves open libpq takes from PG* variables and service files.
+            replication: Whether the server gives a walsender, which takes SQL and replication commands.
+            connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
+            beside: A session to the same server, where the DSN has several.
+
+        Returns:
+            The session.
+
+        Raises:
+            ConfigError: When the DSN is malformed or the server refuses this role, database or host.
+            ConnectionLost: When there is no server, or it cannot take a connection now.
+
+        Source:
+            PostgreSQL manual, "libpq: Database Connection Control Functions".
+        """
+        other = None if beside is None else beside.pgconn
+        session = cls(make_connection(dsn, replication=replication, connect_timeout=connect_timeout, beside=other))
         try:
-            # Asked here, where it costs no round trip: after an error in a transaction nothing can be asked.
-            encoding = (self.pgconn.parameter_status(b"server_encoding") or b"").decode()
-            asking = (
-                f"{pin(self.server_version, encoding)}, current_user::pg_catalog.text, pg_catalog.current_database()"
-            )
-            *_, role, database = self.execute(asking, doing=Doing("pinning the session's settings"))[0]
-            self._who = Who(role, database)
+            session._pin()
         except BaseException:
-            self.close()
+            session.close()
             raise
+        return session
 
     def __enter__(self) -> Self:
         return self
@@ -134,6 +116,13 @@ class Session:
     def idle(self) -> bool:
         """Whether the session is there and takes a command: no command runs, no transaction is open."""
         return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
+
+    def _pin(self) -> None:
+        # Asked here, where it costs no round trip: after an error in a transaction nothing can be asked.
+        encoding = (self.pgconn.parameter_status(b"server_encoding") or b"").decode()
+        asking = f"{pin(self.server_version, encoding)}, current_user::pg_catalog.text, pg_catalog.current_database()"
+        *_, role, database = self.execute(asking, doing=Doing("pinning the session's settings"))[0]
+        self._who = Who(role, database)
 
     def close(self) -> None:
         """End the connection; the server rolls back what was open. Closing twice is no error."""
@@ -154,7 +143,7 @@ class Session:
             ConnectionLost: When the connection broke.
         """
         try:
-            return waiting.wait(generator, self.pgconn.socket, min(max(seconds, 0.0), _SLICE_SECONDS))
+            return waits.wait(generator, self.pgconn.socket, min(max(seconds, 0.0), _SLICE_SECONDS))
         except (psycopg.Error, OSError) as error:
             raise self.lost(doing, error) from None
 
@@ -192,7 +181,7 @@ class Session:
         rows: list[tuple[str | None, ...]] = []
         for result in self.results(sql, timeout=timeout, doing=doing, slow=slow):
             if result.status == pq.ExecStatus.TUPLES_OK:
-                rows = _rows(result)
+                rows = rows_of(result)
         return rows
 
     def results(
@@ -235,7 +224,7 @@ class Session:
                 ended = self.drive(deadline, collect, doing)
         except ConnectionLost:
             # An ErrorResponse that came before the end says more than the end.
-            _raise_first_error(results, doing, self._who)
+            raise_first_error(results, doing, self._who)
             raise
         except BaseException:
             self._abandon()
@@ -243,9 +232,9 @@ class Session:
         if not ended:
             self._abandon(results)
             # Between the deadline and the cancel the command may have ended by itself.
-            if not results or results[-1].status not in _GOOD:
+            if not results or results[-1].status not in GOOD:
                 raise StatementTimeout(f"{doing.what} did not end within {timeout:g} s", slot=doing.slot)
-        _raise_first_error(results, doing, self._who)
+        raise_first_error(results, doing, self._who)
         return results
 
     def drive(self, deadline: float | None, begin: Callable[[], generators.Waiting[bool]], doing: Doing) -> bool:
@@ -269,7 +258,7 @@ class Session:
             if deadline is not None and monotonic() >= deadline:
                 return False
 
-    def copy_out(self, sql: str, *, max_bytes: int, max_frames: int, doing: Doing) -> Iterator[list[memoryview]]:
+    def copy_out(self, sql: str, *, max_bytes: int, max_frames: int, doing: Doing) -> Generator[list[memoryview], None]:
         """Run a COPY … TO STDOUT and give its payloads in bounded lists.
 
         Args:
@@ -319,9 +308,9 @@ class Session:
         try:
             self.drive(None, lambda: generators.collect(self.pgconn, results), doing)
         except ConnectionLost:
-            _raise_first_error(results, doing, self._who)
+            raise_first_error(results, doing, self._who)
             raise
-        _raise_first_error(results, doing, self._who)
+        raise_first_error(results, doing, self._who)
 
     def _abandon(self, results: list[PGresult] | None = None) -> None:
         """Cancel what is running and read to its end, so that the session can be used again; else close it."""
@@ -341,25 +330,6 @@ class Session:
         """Ask the server to stop what this session is running; the session itself then gets an error, or has ended."""
         with suppress(psycopg.Error):
             if psycopg.capabilities.has_cancel_safe():
-                self.pgconn.cancel_conn().blocking()
+                waits.blocking(self.pgconn.cancel_conn().blocking)
             else:
-                self.pgconn.get_cancel().cancel()
-
-
-def _rows(result: PGresult) -> list[tuple[str | None, ...]]:
-    """All rows as text."""
-    columns = range(result.nfields)
-    return [
-        tuple(
-            None if (value := result.get_value(row, column)) is None else value.decode("utf-8", "surrogateescape")
-            for column in columns
-        )
-        for row in range(result.ntuples)
-    ]
-
-
-def _raise_first_error(results: list[PGresult], doing: Doing, who: Who) -> None:
-    """Raise for the first result that is an error."""
-    for result in results:
-        if result.status not in _GOOD:
-            raise server_error(result, doing, who)
+                waits.blocking(self.pgconn.get_cancel().cancel)

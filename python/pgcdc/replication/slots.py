@@ -1,3 +1,4 @@
+# Made from slots_async.py by ./dev lint --fix: change that file, not this one.
 """Replication slots: created so that a failure leaves none behind, looked at, dropped.
 
 Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT, DROP_REPLICATION_SLOT;
@@ -9,125 +10,26 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pgcdc.errors import ConfigError, Error, ReplicationError, SlotInUse, SlotNotFound
+from pgcdc.errors import Error, ReplicationError, SlotInUse, SlotNotFound
 from pgcdc.lsn import parse_lsn
 from pgcdc.replication.quoting import identifier, literal
 from pgcdc.replication.session import Session, Slow, StatementTimeout
+from pgcdc.replication.slot import PLUGIN, Slot, SlotState, check_name, create_options, existing, state_of
 from pgcdc.replication.sqlstate import Doing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLUGIN", "Slot", "SlotState", "check_name", "check_slot", "create", "drop", "make_room", "state"]
+__all__ = ["create", "drop", "in_use", "make_room", "state"]
 
-PLUGIN: Final = "pgoutput"
 logger = logging.getLogger("pgcdc.replication")
 _SLOW_SECONDS: Final = 2.0
 """How long a slot may take before the log says what it waits for."""
-_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
-
-
-class Slot(msgspec.Struct, frozen=True):
-    """A slot as it was when it was created or found.
-
-    Attributes:
-        name: The slot's name.
-        consistent_point: The LSN from which the slot gives changes: every transaction that commits at or after it.
-        snapshot_name: The exported snapshot, which shows the database exactly at the consistent point. It is valid
-            until the next replication command on the connection that created the slot.
-        created: False when the slot was there before.
-    """
-
-    name: str
-    consistent_point: int
-    snapshot_name: str | None
-    created: bool
-
-
-class SlotState(msgspec.Struct, frozen=True):
-    """A row of `pg_replication_slots`; what a version does not have is None or False.
-
-    Attributes:
-        name: The slot's name.
-        plugin: The output plugin; None for a physical slot.
-        database: The database it belongs to; None for a physical slot.
-        temporary: Whether it goes away with its session.
-        active: Whether a process streams from it.
-        active_pid: That process.
-        restart_lsn: The oldest WAL that it holds; None when it holds none any more.
-        confirmed_flush_lsn: Up to where changes were confirmed; None for a physical slot.
-        wal_status: `"reserved"`, `"extended"`, `"unreserved"` or `"lost"`.
-        safe_wal_size: Bytes that can be written before it may be lost; None without a limit.
-        two_phase: Whether prepared transactions are decoded at PREPARE.
-        conflicting: Whether it was invalidated on a standby (16+).
-        invalidation_reason: Why it was invalidated (17+).
-        failover: Whether it is to be synchronised to standbys (17+).
-        synced: Whether it was synchronised from the primary (17+).
-    """
-
-    name: str
-    plugin: str | None
-    database: str | None
-    temporary: bool
-    active: bool
-    active_pid: int | None
-    restart_lsn: int | None
-    confirmed_flush_lsn: int | None
-    wal_status: str | None
-    safe_wal_size: int | None
-    two_phase: bool
-    conflicting: bool
-    invalidation_reason: str | None
-    failover: bool
-    synced: bool
-
-    @property
-    def lost(self) -> bool:
-        """Whether it can never be used again."""
-        return self.wal_status == "lost" or self.invalidation_reason is not None
-
-
-class _Row(msgspec.Struct):
-    """The row as JSON, so that one query serves every version."""
-
-    slot_name: str
-    plugin: str | None = None
-    database: str | None = None
-    temporary: bool = False
-    active: bool = False
-    active_pid: int | None = None
-    restart_lsn: str | None = None
-    confirmed_flush_lsn: str | None = None
-    wal_status: str | None = None
-    safe_wal_size: int | None = None
-    two_phase: bool | None = None
-    conflicting: bool | None = None
-    invalidation_reason: str | None = None
-    failover: bool | None = None
-    synced: bool | None = None
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no slot can have, before the server is asked.
-
-    Args:
-        name: The slot's name.
-
-    Raises:
-        ConfigError: When it is not one.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be the name of a replication slot",
-            hint="a slot's name has only the letters a to z, digits and underscores, at most 63",
-            slot=name,
-        )
 
 
 def state(session: Session, name: str) -> SlotState | None:
@@ -144,49 +46,7 @@ def state(session: Session, name: str) -> SlotState | None:
     rows = session.execute(sql, doing=Doing(f'looking at slot "{name}"', slot=name))
     if not rows:
         return None
-    row = msgspec.json.decode(rows[0][0] or "", type=_Row)
-    return SlotState(
-        name=row.slot_name,
-        plugin=row.plugin,
-        database=row.database,
-        temporary=row.temporary,
-        active=row.active,
-        active_pid=row.active_pid,
-        restart_lsn=None if row.restart_lsn is None else parse_lsn(row.restart_lsn),
-        confirmed_flush_lsn=None if row.confirmed_flush_lsn is None else parse_lsn(row.confirmed_flush_lsn),
-        wal_status=row.wal_status,
-        safe_wal_size=row.safe_wal_size,
-        two_phase=bool(row.two_phase),
-        conflicting=bool(row.conflicting),
-        invalidation_reason=row.invalidation_reason,
-        failover=bool(row.failover),
-        synced=bool(row.synced),
-    )
-
-
-def check_slot(found: SlotState, database: str) -> None:
-    """Refuse a slot that pgcdc cannot stream from.
-
-    Args:
-        found: The slot.
-        database: The database that we are connected to.
-
-    Raises:
-        ConfigError: When it is physical, has another plugin, or belongs to another database.
-    """
-    mend = f"choose another name, or drop it: SELECT pg_drop_replication_slot({literal(found.name)});"
-    if found.plugin is None:
-        raise ConfigError(f'slot "{found.name}" is a physical slot, not a logical one', hint=mend, slot=found.name)
-    if found.plugin != PLUGIN:
-        raise ConfigError(
-            f'slot "{found.name}" has the plugin {found.plugin}, pgcdc reads {PLUGIN}', hint=mend, slot=found.name
-        )
-    if found.database != database:
-        raise ConfigError(
-            f'slot "{found.name}" belongs to database "{found.database}", this connection is to "{database}"',
-            hint=f"connect to that database, or {mend}",
-            slot=found.name,
-        )
+    return state_of(rows[0][0] or "")
 
 
 def create(
@@ -205,8 +65,8 @@ def create(
     """Create a logical slot for pgoutput; the arguments are those of `Connection.create_slot`."""
     check_name(name)
     if if_not_exists and (found := state(session, name)) is not None:
-        return _existing(found, database)
-    options = _options(walsender.server_version, failover, two_phase, export_snapshot)
+        return existing(found, database)
+    options = create_options(walsender.server_version, failover, two_phase, export_snapshot)
     kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
     command = f"CREATE_REPLICATION_SLOT {identifier(name)} {kind} {PLUGIN} {options}"
     doing = Doing(f'creating slot "{name}"', kind="slot", slot=name)
@@ -225,7 +85,7 @@ def create(
         raise _held_up(session, name, timeout) from None
     except Error as error:
         if if_not_exists and error.sqlstate == "42710" and (found := state(session, name)) is not None:
-            return _existing(found, database)  # another process was quicker
+            return existing(found, database)  # another process was quicker
         if error.sqlstate == "42710":
             error.hint = f"use it with if_not_exists=True, or SELECT pg_drop_replication_slot({literal(name)});"
         if error.sqlstate == "53400":
@@ -283,26 +143,6 @@ def make_room(session: Session) -> str:
     limit, idle = session.execute(sql)[0]
     drop = f"SELECT pg_drop_replication_slot({literal(idle)}); if it is not needed any more, or " if idle else ""
     return f"{drop}ALTER SYSTEM SET max_replication_slots = {limit}; then restart the server"
-
-
-def _existing(found: SlotState, database: str) -> Slot:
-    """A slot that was there before."""
-    check_slot(found, database)
-    return Slot(found.name, found.confirmed_flush_lsn or 0, None, created=False)
-
-
-def _options(server_version: int, failover: bool, two_phase: bool, export_snapshot: bool) -> str:
-    """The options of CREATE_REPLICATION_SLOT, in the form that the version reads."""
-    if failover and server_version < 170000:
-        raise ConfigError("failover slots need PostgreSQL 17", hint="leave failover out")
-    if two_phase and server_version < 150000:
-        raise ConfigError("two-phase decoding by pgoutput needs PostgreSQL 15", hint="leave two_phase out")
-    if server_version < 150000:
-        return "EXPORT_SNAPSHOT" if export_snapshot else "NOEXPORT_SNAPSHOT"
-    options = [f"SNAPSHOT {literal('export' if export_snapshot else 'nothing')}"]
-    options += ["TWO_PHASE"] if two_phase else []
-    options += ["FAILOVER"] if failover else []
-    return f"({', '.join(options)})"
 
 
 _WRITERS: Final = """

@@ -1,3 +1,4 @@
+# Made from snapshot_async.py by ./dev lint --fix: change that file, not this one.
 """The initial copy: every published row as it was at the slot's consistent point, nothing missing and nothing twice.
 
 The copy runs in the snapshot that the slot exported, so the stream begins exactly where it ends. One thing escapes a
@@ -11,12 +12,14 @@ Source: PostgreSQL manual, "Snapshot Synchronization Functions", "COPY", Binary 
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from pgcdc.errors import ConfigError, DecodeError, Error, ReplicationError
+from pgcdc.errors import ConfigError, DecodeError, Error
 from pgcdc.lsn import format_lsn
 from pgcdc.protocol import CopyReader, RowFormat
 from pgcdc.replication import publications
+from pgcdc.replication.copy_command import SnapshotStale, copy_command
 from pgcdc.replication.libpq import pq
 from pgcdc.replication.quoting import identifier, literal, qualified
 from pgcdc.replication.session import Session
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pgcdc.protocol import Batch, TypeCatalog
-    from pgcdc.replication.publications import PublishedTable
-    from pgcdc.replication.slots import Slot
+    from pgcdc.replication.publication import PublishedTable
+    from pgcdc.replication.slot import Slot
 
 __all__ = ["Snapshot", "SnapshotStale"]
 
@@ -40,10 +43,6 @@ MAX_ROWS: Final = 10_000
 
 # The table is not there any more, or not the column, or not as it was: the copy does not belong to the slot.
 _CHANGED_UNDER_US: Final = frozenset({"42P01", "42703", "3F000", "42704"})
-
-
-class SnapshotStale(ReplicationError):
-    """The snapshot cannot be copied as it was: begin again with a new slot and its snapshot."""
 
 
 class Snapshot:
@@ -82,7 +81,7 @@ class Snapshot:
             ConfigError: When the server refuses this role, database or host.
             ConnectionLost: When there is no server, or it went away.
         """
-        session = Session(self._dsn, replication=False)
+        session = Session.connect(self._dsn, replication=False)
         doing = Doing(f'importing the snapshot of slot "{self._slot.name}"', slot=self._slot.name)
         try:
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", doing=doing)
@@ -156,10 +155,12 @@ class Snapshot:
                 RowFormat(catalog=self._catalog),
             )
             command = copy_command(table, text_columns)
-            for frames in self._session.copy_out(command, max_bytes=max_bytes, max_frames=max_rows, doing=doing):
-                batch = reader.read(frames)
-                if len(batch):
-                    yield batch
+            copying = self._session.copy_out(command, max_bytes=max_bytes, max_frames=max_rows, doing=doing)
+            with closing(copying) as lists:
+                for frames in lists:
+                    batch = reader.read(frames)
+                    if len(batch):
+                        yield batch
             if not reader.finished:
                 raise DecodeError(f"the copy of table {name} has no end", reason="no trailer", table=name)
             # Leaves can be attached and detached beside that lock.
@@ -198,33 +199,3 @@ class Snapshot:
             table=name,
             lsn=self._slot.consistent_point,
         )
-
-
-def copy_command(table: PublishedTable, text_columns: Sequence[bool]) -> str:
-    """Write the COPY of one table as its publications publish it.
-
-    Args:
-        table: The table.
-        text_columns: For each column whether it is wanted as text, because its binary form cannot be had or read.
-
-    Returns:
-        The statement.
-
-    Source:
-        PostgreSQL manual, "COPY"; server function `copy_table` in `replication/logical/tablesync.c`.
-    """
-    source = qualified(table.schema, table.name)
-    names = [identifier(column.name) for column in table.relation.columns]
-    # The plain form takes neither partitioned tables nor generated columns, and no condition.
-    plain = not (table.partitioned or table.generated or table.row_filter is not None or any(text_columns))
-    if plain and names:
-        return f"COPY {source} ({', '.join(names)}) TO STDOUT (FORMAT binary)"
-    # concat() gives what the type's output function gives; a cast to text differs for bool, bpchar and inet. It makes
-    # an empty string of NULL, and `IS NULL` is true for a row of NULLs, hence IS DISTINCT FROM.
-    wanted = ", ".join(
-        f"CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.concat({name}) END" if as_text else name
-        for name, as_text in zip(names, text_columns, strict=True)
-    )
-    only = "" if table.partitioned else "ONLY "
-    where = f" WHERE {table.row_filter}" if table.row_filter is not None else ""
-    return f"COPY (SELECT {wanted} FROM {only}{source}{where}) TO STDOUT (FORMAT binary)"

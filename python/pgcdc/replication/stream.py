@@ -1,3 +1,4 @@
+# Made from stream_async.py by ./dev lint --fix: change that file, not this one.
 """A running stream: read batches, answer keepalives, confirm, and end so that what was confirmed is kept.
 
 A little over 400 lines: reading, answering and confirming share one connection and one state.
@@ -289,12 +290,10 @@ class Stream:
         try:
             with self._lock:
                 self._session.pgconn.put_copy_data(update)
-            # What does not go out at once (the server reads nothing because we read nothing) goes out with the next.
-            self._session.wait(generators.flush(self._session.pgconn, self._lock), 0.0, self._doing)
+                # What does not go out at once (the server reads nothing because we read nothing) goes with the next.
+                self._session.pgconn.flush()
         except psycopg.Error as error:
             raise self._explained(self._session.lost(self._doing, error)) from None
-        except ConnectionLost as error:
-            raise self._explained(error) from None
         self._status_due = monotonic() + self._interval
 
     def close(self) -> None:

@@ -1,0 +1,380 @@
+"""A replication connection: slots, and the one stream that it can carry at a time.
+
+Source: PostgreSQL manual, "Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgcdc.errors import ConfigError
+from pgcdc.replication import server_async as server
+from pgcdc.replication import slots_async as slots
+from pgcdc.replication import starting_async as starting
+from pgcdc.replication.session_async import AsyncSession
+from pgcdc.replication.sqlstate import Doing, connection_lost
+from pgcdc.replication.waits_async import Opening
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from pgcdc.protocol import RowFormat
+    from pgcdc.replication.slot import Slot, SlotState
+    from pgcdc.replication.stream_async import AsyncStream
+
+__all__ = ["AsyncConnection", "aconnect"]
+
+
+def aconnect(dsn: str = "", *, connect_timeout: float = 10.0) -> Opening[AsyncConnection]:
+    """Connect to a database as a replication client.
+
+    Args:
+        dsn: A connection string or URI. What it leaves open comes from PG* variables, service files and .pgpass; with
+            several hosts each is tried. The application's name is pgcdc unless given.
+        connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
+
+    Returns:
+        The connection; a context manager.
+
+    Raises:
+        ConfigError: When the DSN is malformed, or the server refuses this role, database or host.
+        ConnectionLost: When there is no server, or it cannot take a connection now.
+
+    Source:
+        PostgreSQL manual, "Streaming Replication Protocol"; libpq: PQconnectStart.
+    """
+    return Opening(AsyncConnection.connect(dsn, connect_timeout=connect_timeout))
+
+
+class AsyncConnection:
+    """A connection to a server for replication: slots, SQL, and one stream at a time.
+
+    It is two sessions, the second made when it is first needed. The walsender takes replication commands only, never
+    SQL: a query leaves the present shape of tables and publications in its caches, and decoding, which must see them as
+    they were when a row was written, would believe those (seen on 14 to 18: a row decoded with a column that was added
+    later, a publication found that did not exist yet). SQL goes to an ordinary session of the same server. So it can
+    also be run while a stream is open, and does not end the life of an exported snapshot.
+
+    Made by `aconnect`.
+
+    Args:
+        walsender: Takes the replication commands.
+        dsn: As for `aconnect`.
+        connect_timeout: As for `aconnect`.
+
+    Attributes:
+        dsn: The DSN as it was given. It may hold a password.
+        system_identifier: Names the cluster; a standby has its primary's.
+        timeline: The timeline of the WAL.
+        database: The database's name.
+    """
+
+    def __init__(self, walsender: AsyncSession, dsn: str, connect_timeout: float) -> None:
+        self.dsn = dsn
+        self.system_identifier = ""
+        self.timeline = 0
+        self.database = ""
+        self._connect_timeout = connect_timeout
+        self._sender_timeout = 0.0
+        self._walsender = walsender
+        self._sql: AsyncSession | None = None
+        self._stream: AsyncStream | None = None
+
+    @classmethod
+    async def connect(cls, dsn: str = "", *, connect_timeout: float = 10.0) -> Self:
+        """Connect; the contract is `aconnect`'s.
+
+        Args:
+            dsn: As there.
+            connect_timeout: As there.
+
+        Returns:
+            The connection.
+        """
+        walsender = await AsyncSession.connect(dsn, replication=True, connect_timeout=connect_timeout)
+        connection = cls(walsender, dsn, connect_timeout)
+        try:
+            await connection._identify()
+        except BaseException:
+            walsender.close()
+            raise
+        return connection
+
+    async def _identify(self) -> None:
+        """Ask the server who it is."""
+        identity = await self._walsender.execute("IDENTIFY_SYSTEM", doing=Doing("identifying the server"))
+        system_identifier, timeline, _, database = identity[0]
+        self.system_identifier = system_identifier or ""
+        self.timeline = int(timeline or 0)
+        self.database = database or ""
+        # This view is the same at all times, so the rule above is not broken.
+        settings = await server.show(self._walsender, "wal_sender_timeout")
+        self._sender_timeout = int(settings["wal_sender_timeout"]) / 1000
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "streaming" if self._streaming else "open"
+        return f"<pgcdc.replication.AsyncConnection to {self.database!r}, {state}>"
+
+    @property
+    def server_version(self) -> int:
+        """The server's version as a number: 180004 for 18.4."""
+        return self._walsender.server_version
+
+    @property
+    def backend_pid(self) -> int:
+        """The process of the walsender, as `pg_stat_replication` and a slot's `active_pid` name it."""
+        return self._walsender.pgconn.backend_pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._walsender.closed
+
+    async def close(self) -> None:
+        """End the stream, if there is one, and the connection. Closing twice is no error."""
+        try:
+            if self._stream is not None:
+                await self._stream.close()
+        finally:
+            self._walsender.close()
+            if self._sql is not None:
+                self._sql.close()
+
+    async def execute(self, sql: str) -> list[tuple[str | None, ...]]:
+        """Run SQL on the ordinary session beside the walsender; it is one session for as long as the connection lives.
+
+        Args:
+            sql: One or several statements. Values are written into it; `quoting.literal` does that safely.
+
+        Returns:
+            The rows of the last statement that gave any, every value as text.
+
+        Raises:
+            ConfigError: When the role may not do it, or something that the statement names is not there.
+            ReplicationError: When the server refused otherwise.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Message Flow", Simple Query.
+        """
+        return await (await self.session()).execute(sql)
+
+    async def create_slot(
+        self,
+        name: str,
+        *,
+        temporary: bool = False,
+        failover: bool = False,
+        two_phase: bool = False,
+        if_not_exists: bool = False,
+        export_snapshot: bool = False,
+        timeout: float = 60.0,
+    ) -> Slot:
+        """Create a replication slot for pgoutput.
+
+        The server waits until every transaction that has written so far is at its end. When it fails, for whatever
+        reason, no slot is left.
+
+        Args:
+            name: The slot's name: letters a to z, digits, underscores.
+            temporary: Drop it when this connection ends.
+            failover: Have it synchronised to standbys; needs PostgreSQL 17.
+            two_phase: Decode prepared transactions at PREPARE; needs PostgreSQL 15.
+            if_not_exists: Return the existing slot (with `created` false and no snapshot) instead of an error.
+            export_snapshot: Export a snapshot of the consistent point. It lasts until the next replication command on
+                this connection (another slot created or dropped, a stream); SQL does not end it.
+            timeout: Seconds to wait for open transactions.
+
+        Returns:
+            The slot.
+
+        Raises:
+            ConfigError: When the name cannot be, the slot exists (unless `if_not_exists`), there is no free slot, the
+                server's wal_level is not logical or it does not know an option, or a stream is open.
+            ReplicationError: When `timeout` passed; the sentence names the transactions that held it up.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT.
+        """
+        return await slots.create(
+            self._idle_walsender(),
+            await self.session(),
+            name,
+            self.database,
+            temporary=temporary,
+            failover=failover,
+            two_phase=two_phase,
+            if_not_exists=if_not_exists,
+            export_snapshot=export_snapshot,
+            timeout=timeout,
+        )
+
+    async def drop_slot(self, name: str, *, if_exists: bool = False) -> None:
+        """Drop a replication slot.
+
+        Args:
+            name: The slot's name.
+            if_exists: Whether a missing slot is no error.
+
+        Raises:
+            SlotNotFound: When there is no such slot.
+            SlotInUse: When a process streams from it.
+            ConfigError: When a stream is open on this connection.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", DROP_REPLICATION_SLOT.
+        """
+        await slots.drop(self._idle_walsender(), await self.session(), name, if_exists=if_exists)
+
+    async def slot(self, name: str) -> SlotState | None:
+        """Look at a replication slot.
+
+        Args:
+            name: The slot's name.
+
+        Returns:
+            Its state, None when there is no such slot.
+
+        Source:
+            PostgreSQL manual, "pg_replication_slots".
+        """
+        return await slots.state(await self.session(), name)
+
+    def stream(
+        self,
+        slot: str,
+        publications: Sequence[str],
+        *,
+        start_lsn: int = 0,
+        binary: bool | None = None,
+        format: RowFormat | None = None,
+    ) -> Opening[AsyncStream]:
+        """Start streaming.
+
+        A walsender can stream only once, so a second stream of this connection gets a new session: temporary slots of
+        the first are gone then.
+
+        Args:
+            slot: The slot's name.
+            publications: The names of publications; they must exist.
+            start_lsn: Where to start: transactions that committed before are left out. 0 for where the slot is. The
+                server moves a start before the slot's own position forward to it without a word.
+            binary: Ask for binary values. None: binary when every published column can be had and read in binary,
+                else text, with one log line.
+            format: How rows are given when events are iterated; the types of this database are added to its catalog,
+                those that are created later too, when a table of a binary stream has one. A type that cannot be decoded
+                is named by one log line then, and its values are bytes.
+
+        Returns:
+            The stream; a context manager and an iterator of events.
+
+        Raises:
+            SlotNotFound: When there is no such slot.
+            SlotInUse: When another process streams from it.
+            SlotLost: When the server has given up WAL that it needs.
+            PublicationNotFound: When a publication does not exist.
+            PositionError: When `start_lsn` is beyond the server's WAL.
+            ConfigError: When the slot is not one for pgoutput and this database.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
+        """
+        return Opening(
+            self._start(
+                slot,
+                [publications] if isinstance(publications, str) else list(publications),
+                start_lsn=start_lsn,
+                binary=binary,
+                format=format,
+            )
+        )
+
+    async def _start(
+        self, slot: str, publications: list[str], *, start_lsn: int, binary: bool | None, format: RowFormat | None
+    ) -> AsyncStream:
+        """Start streaming; the contract is `stream`'s."""
+        walsender = self._idle_walsender()
+        if self._stream is not None:
+            walsender = await self._renewed(slot)
+        self._stream = await starting.start(
+            walsender,
+            await self.session(),
+            self.database,
+            slot,
+            publications,
+            start_lsn=start_lsn,
+            binary=binary,
+            format=format,
+            sender_timeout=self._sender_timeout,
+            ask=self._another_session,
+        )
+        return self._stream
+
+    async def session(self) -> AsyncSession:
+        """The ordinary session, for the functions of this package.
+
+        Returns:
+            The session; made at the first call, to the server of the walsender.
+
+        Raises:
+            ConfigError: When the server refuses an ordinary session.
+            ConnectionLost: When the connection is closed or no session can be had now.
+        """
+        if self._sql is None:
+            if self.closed:
+                raise connection_lost(Doing("using the connection"), "it was closed before")
+            self._sql = await self._another_session()
+        return self._sql
+
+    async def _another_session(self) -> AsyncSession:
+        """A new ordinary session to the server of the walsender."""
+        return await AsyncSession.connect(
+            self.dsn, replication=False, connect_timeout=self._connect_timeout, beside=self._walsender
+        )
+
+    @property
+    def _streaming(self) -> bool:
+        return self._stream is not None and not self._stream.closed
+
+    def _idle_walsender(self) -> AsyncSession:
+        """The walsender, when no stream has it."""
+        if self._streaming:
+            raise ConfigError(
+                "this connection is streaming and takes no replication commands",
+                hint="close the stream, or use another connection",
+            )
+        return self._walsender
+
+    async def _renewed(self, slot: str) -> AsyncSession:
+        """A new walsender in the place of one that has streamed before.
+
+        Its caches are those of the old stream; besides, it remembers for ever that a CopyDone ended its stream and ends
+        the next one at once (14 to 18, seen).
+        """
+        found = None if self.closed else await slots.state(await self.session(), slot)
+        if found is not None and found.temporary:
+            raise ConfigError(
+                f'the temporary slot "{slot}" was streamed from already, and it lasts only as long as its session',
+                hint="use a permanent slot",
+                slot=slot,
+            )
+        if self.closed:
+            raise connection_lost(Doing("using the connection"), "it was closed before")
+        renewed = await AsyncSession.connect(
+            self.dsn, replication=True, connect_timeout=self._connect_timeout, beside=self._walsender
+        )
+        self._walsender.close()
+        self._walsender = renewed
+        return renewed

@@ -1,0 +1,108 @@
+# Made from starting_async.py by ./dev lint --fix: change that file, not this one.
+"""How a stream begins: what is checked first, and that the errors of the server say what they mean.
+
+Source: PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
+"""
+
+# ruff: noqa: S608 (a hint is for a person to read and run)
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pgcdc.errors import Error, PositionError, SlotInUse, SlotNotFound
+from pgcdc.lsn import format_lsn, parse_lsn
+from pgcdc.protocol import RowFormat
+from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, add_rows
+from pgcdc.replication import publications, slots
+from pgcdc.replication.negotiation import choose_binary, start_command
+from pgcdc.replication.new_types import TypeWatch
+from pgcdc.replication.slot import check_slot, lost
+from pgcdc.replication.sqlstate import Doing
+from pgcdc.replication.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pgcdc.replication.session import Session
+
+__all__ = ["start"]
+
+logger = logging.getLogger("pgcdc.replication")
+
+_WAL_END = """SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+ELSE pg_catalog.pg_current_wal_flush_lsn() END"""
+
+
+def start(
+    walsender: Session,
+    session: Session,
+    database: str,
+    slot: str,
+    names: Sequence[str],
+    *,
+    start_lsn: int,
+    binary: bool | None,
+    format: RowFormat | None,
+    sender_timeout: float,
+    ask: Callable[[], Session],
+) -> Stream:
+    """Check everything that can be checked and start a stream; the contract is `Connection.stream`'s."""
+    found = slots.state(session, slot)
+    if found is None:
+        raise SlotNotFound(
+            f'slot "{slot}" does not exist',
+            hint=f'connection.create_slot("{slot}"), or correct the name: SELECT slot_name FROM pg_replication_slots;',
+            slot=slot,
+            sqlstate="42704",
+        )
+    check_slot(found, database)
+    if found.lost:
+        raise lost(slot, found)
+    confirmed = found.confirmed_flush_lsn or 0
+    _check_start(session, slot, start_lsn, confirmed)
+    publications.check_publications(session, names)
+    types = session.execute(CATALOG_SQL)
+    catalog = Catalog.of(types)
+    if format is None:
+        format = RowFormat(catalog=catalog)
+    else:
+        add_rows(format.catalog, types)
+    chosen = binary is None
+    if binary is None:
+        binary = choose_binary(publications.tables_of(session, names), catalog)
+    doing = Doing(f'streaming from slot "{slot}"', kind="slot", slot=slot, publications=tuple(names))
+    command = start_command(walsender.server_version, slot, names, start_lsn=start_lsn, binary=binary)
+    try:
+        walsender.results(command, doing=doing)
+    except SlotInUse as error:
+        raise slots.in_use(session, slot, error) from None
+    except Error as error:
+        # 55000 is said of several things, in other words by each version; the catalog knows whether the slot is lost.
+        if error.sqlstate == "55000" and (now := slots.state(session, slot)) is not None and now.lost:
+            raise lost(slot, now) from None
+        raise
+    watch = TypeWatch(format.catalog, ask, chosen=chosen) if binary else None
+    return Stream(walsender, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed), watch=watch)
+
+
+def _check_start(session: Session, slot: str, start_lsn: int, confirmed: int) -> None:
+    """Refuse a start that the server has not reached: it would stay silent for ever (or until it gets there)."""
+    if not start_lsn:
+        return
+    end = parse_lsn(session.execute(_WAL_END)[0][0] or "0/0")
+    if start_lsn > end:
+        raise PositionError(
+            f'slot "{slot}" cannot start at {format_lsn(start_lsn)}: the server\'s WAL ends at {format_lsn(end)}',
+            hint="is this the server that the position comes from? It may have been restored from an older backup",
+            slot=slot,
+            lsn=start_lsn,
+        )
+    if start_lsn < confirmed:
+        logger.info(
+            "slot %s is confirmed up to %s: the server starts there, not at %s",
+            slot,
+            format_lsn(confirmed),
+            format_lsn(start_lsn),
+        )

@@ -1,0 +1,116 @@
+"""How one waits when an event loop does: what the asynchronous twins use where the synchronous ones use waits.py.
+
+Written by hand, as that is: these two files are all in which the colours differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from pgcdc.replication.libpq import conninfo, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from types import TracebackType
+    from typing import Any, Self
+
+    from pgcdc.replication.generators import Connecting, Waiting
+
+__all__ = ["Opening", "attempts", "blocking", "connecting", "turn", "wait"]
+
+T = TypeVar("T")
+
+
+class _Closed(Protocol):
+    """What can be entered and is closed on leaving."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+C = TypeVar("C", bound=_Closed)
+
+
+class Opening(Generic[C]):
+    """Something that is being opened: `async with` opens it and closes it again, `await` only opens it.
+
+    Args:
+        coroutine: What opens it.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, C]) -> None:
+        self._coroutine = coroutine
+        self._opened: C | None = None
+
+    def __await__(self) -> Generator[Any, None, C]:
+        return self._coroutine.__await__()
+
+    async def __aenter__(self) -> C:
+        self._opened = await self._coroutine
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.__aexit__(kind, error, traceback)
+
+
+async def wait(generator: Waiting[T], socket: int, seconds: float) -> T:
+    """Drive a generator.
+
+    Args:
+        generator: One of generators.py.
+        socket: What it waits for.
+        seconds: How long one wait may last.
+
+    Returns:
+        What the generator returned.
+    """
+    return await waiting.wait_async(generator, socket, seconds)
+
+
+async def connecting(generator: Connecting[T], seconds: float) -> T:
+    """Drive a generator that makes a connection.
+
+    Args:
+        generator: It names the socket each time.
+        seconds: How long one wait may last.
+
+    Returns:
+        What the generator returned.
+    """
+    return await waiting.wait_conn_async(generator, seconds)
+
+
+async def attempts(parameters: Mapping[str, str | int | None]) -> list[dict[str, str | int | None]]:
+    """Split the hosts of a DSN and look up their addresses.
+
+    Args:
+        parameters: What the DSN says.
+
+    Returns:
+        The same for each host.
+
+    Raises:
+        psycopg.Error: When no address was found.
+    """
+    return [dict(attempt) for attempt in await conninfo.conninfo_attempts_async(dict(parameters))]
+
+
+async def blocking(call: Callable[[], None]) -> None:
+    """Make a call that blocks, beside the event loop.
+
+    Args:
+        call: The call.
+    """
+    await asyncio.to_thread(call)
+
+
+async def turn() -> None:
+    """Let others run: a loop that always finds something to read would keep them from it."""
+    await asyncio.sleep(0)

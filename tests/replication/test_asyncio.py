@@ -1,0 +1,196 @@
+"""What only an event loop can do to a connection: cancel it, run several at a time, and want to go on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc.events import Insert
+from pgcdc.replication import (
+    AsyncConnection,
+    AsyncSnapshot,
+    AsyncStream,
+    acheck_server,
+    aensure_publication,
+    apublished_tables,
+)
+from pgcdc.replication.session_async import AsyncSession
+from tests.replication.reading_async import read_commits, until
+from tests.replication.streams import changes, ids, new_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import Database
+
+TABLE = ("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
+
+
+@pytest.fixture
+async def connection(newest_database: Database) -> AsyncIterator[AsyncConnection]:
+    async with pgcdc.aconnect(newest_database.dsn) as connection:
+        yield connection
+
+
+def sleeping(database: Database, pid: int) -> bool:
+    """Whether a session runs pg_sleep."""
+    return bool(database.execute(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"))
+
+
+async def test_a_cancelled_command_is_cancelled_on_the_server(newest_database: Database) -> None:
+    async with await AsyncSession.connect(newest_database.dsn, replication=False) as session:
+        task = asyncio.create_task(session.execute("SELECT pg_sleep(60)"))
+        pid = session.pgconn.backend_pid
+        await until(lambda: sleeping(newest_database, pid))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not sleeping(newest_database, pid)
+        assert await session.execute("SELECT 1") == [("1",)]
+
+
+async def test_a_timeout_around_a_command(newest_database: Database) -> None:
+    async with await AsyncSession.connect(newest_database.dsn, replication=False) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await session.execute("SELECT pg_sleep(60)")
+        assert await session.execute("SELECT 1") == [("1",)]
+
+
+async def test_cancelled_while_reading(connection: AsyncConnection, newest_database: Database) -> None:
+    """As after Ctrl-C: what was taken from libpq may be lost, so this stream is at its end, and the slot is free."""
+    newest_database.execute(*TABLE)
+    slot = (await connection.create_slot(new_name())).name
+    async with connection.stream(slot, ["p"]) as stream:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await stream.read(60)
+        with pytest.raises(pgcdc.ConfigError, match="interrupted"):
+            await stream.read(0)
+    newest_database.execute("INSERT INTO t VALUES (1)")
+    async with connection.stream(slot, ["p"]) as stream:
+        assert ids(await read_commits(stream, 1)) == [1]
+
+
+async def test_cancelled_while_connecting(newest_database: Database) -> None:
+    """Nothing is left: no session of ours on the server."""
+    name = new_name("app")
+    task = asyncio.create_task(AsyncConnection.connect(f"{newest_database.dsn} application_name={name}"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    query = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{name}'"
+    await until(lambda: not newest_database.execute(query))
+
+
+async def test_what_is_opened_can_be_awaited_or_entered(connection: AsyncConnection, newest_database: Database) -> None:
+    newest_database.execute(*TABLE)
+    slot = (await connection.create_slot(new_name())).name
+    other = await pgcdc.aconnect(newest_database.dsn)
+    assert isinstance(other, AsyncConnection)
+    stream = await other.stream(slot, "p")
+    assert isinstance(stream, AsyncStream) and "AsyncStream" in repr(stream) and not stream.closed
+    await other.close()
+    assert stream.closed and other.closed
+
+
+async def test_iterating(connection: AsyncConnection, newest_database: Database) -> None:
+    newest_database.execute(*TABLE)
+    slot = (await connection.create_slot(new_name())).name
+    newest_database.execute("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)")
+    seen = []
+    async with connection.stream(slot, ["p"]) as stream:
+        async for event in stream:
+            if isinstance(event, Insert):
+                seen.append(event.new.id)
+            elif isinstance(event, pgcdc.Commit):
+                stream.confirm(event)
+                if len(seen) == 2:
+                    break
+    assert seen == [1, 2]
+    state = await connection.slot(slot)
+    assert state is not None and state.confirmed_flush_lsn == stream.flushed_lsn
+
+
+async def test_several_streams_in_one_loop(newest_database: Database) -> None:
+    newest_database.execute(*TABLE)
+    async with pgcdc.aconnect(newest_database.dsn) as connection:
+        slots = [(await connection.create_slot(new_name())).name for _ in range(4)]
+
+    async def follow(slot: str) -> list[int]:
+        async with pgcdc.aconnect(newest_database.dsn) as connection, connection.stream(slot, ["p"]) as stream:
+            return ids(await read_commits(stream, 3))
+
+    following = [asyncio.create_task(follow(slot)) for slot in slots]
+    for number in (1, 2, 3):
+        await asyncio.to_thread(newest_database.execute, f"INSERT INTO t VALUES ({number})")
+    assert await asyncio.gather(*following) == [[1, 2, 3]] * 4
+
+
+async def test_others_get_their_turn(connection: AsyncConnection, newest_database: Database) -> None:
+    """There is always something to read here, and the loop goes round all the same."""
+    newest_database.execute(*TABLE)
+    slot = (await connection.create_slot(new_name())).name
+    newest_database.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i")
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with connection.stream(slot, ["p"]) as stream:
+        turning = asyncio.create_task(turn())
+        batches = 0
+        rows = 0
+        while rows < 20000:
+            rows += len(changes((await stream.read(5, max_messages=100)).events()))
+            batches += 1
+        turning.cancel()
+    assert turns >= batches > 100
+
+
+async def test_a_snapshot(connection: AsyncConnection, newest_database: Database) -> None:
+    newest_database.execute(TABLE[0], "INSERT INTO t SELECT i FROM generate_series(1, 1000) i")
+    assert await aensure_publication(connection, "p", ["t"]) == [("public", "t")]
+    await acheck_server(connection, need_new_slot=True)
+    tables = await apublished_tables(connection, ["p"])
+    slot = await connection.create_slot(new_name(), export_snapshot=True)
+    newest_database.execute("DELETE FROM t")
+    rows: list[Any] = []
+    async with AsyncSnapshot(newest_database.dsn, slot, tables, pgcdc.Catalog()) as snapshot:
+        async for batch in snapshot.batches(max_rows=100):
+            rows += batch.events()
+    assert ids(rows) == list(range(1, 1001))
+
+
+async def test_a_copy_that_is_left_half_way_ends_on_the_server(
+    connection: AsyncConnection, newest_database: Database
+) -> None:
+    newest_database.execute(*TABLE, "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
+    tables = await apublished_tables(connection, ["p"])
+    slot = await connection.create_slot(new_name(), export_snapshot=True)
+    async with AsyncSnapshot(newest_database.dsn, slot, tables, pgcdc.Catalog()) as snapshot:
+        async for batch in snapshot.batches(max_rows=10):
+            assert len(batch)
+            break
+    await until(lambda: not newest_database.execute("SELECT 1 FROM pg_stat_activity WHERE query ~ '^COPY'"))
+
+
+async def test_a_loop_that_stands_still_for_a_while(connection: AsyncConnection, newest_database: Database) -> None:
+    """A callback that computes holds up everything; within the server's patience nothing comes of it."""
+    newest_database.execute(*TABLE)
+    slot = (await connection.create_slot(new_name())).name
+    async with connection.stream(slot, ["p"]) as stream:
+        newest_database.execute("INSERT INTO t VALUES (1)")
+        until_then = time.monotonic() + 0.5
+        while time.monotonic() < until_then:
+            pass
+        assert ids(await read_commits(stream, 1)) == [1]
