@@ -13,7 +13,6 @@ from pgcdc.events import Insert
 from pgcdc.replication import (
     AsyncConnection,
     AsyncSnapshot,
-    AsyncStream,
     acheck_server,
     aensure_publication,
     apublished_tables,
@@ -93,11 +92,13 @@ async def test_what_is_opened_can_be_awaited_or_entered(connection: AsyncConnect
     newest_database.execute(*TABLE)
     slot = (await connection.create_slot(new_name())).name
     other = await pgcdc.aconnect(newest_database.dsn)
-    assert isinstance(other, AsyncConnection)
     stream = await other.stream(slot, "p")
-    assert isinstance(stream, AsyncStream) and "AsyncStream" in repr(stream) and not stream.closed
+    assert "AsyncConnection" in repr(other) and "AsyncStream" in repr(stream)
+    newest_database.execute("INSERT INTO t VALUES (1)")
+    assert ids(await read_commits(stream, 1)) == [1]
     await other.close()
-    assert stream.closed and other.closed
+    with pytest.raises(pgcdc.ConfigError, match="is closed"):
+        await stream.read(0)
 
 
 async def test_iterating(connection: AsyncConnection, newest_database: Database) -> None:
