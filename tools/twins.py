@@ -27,6 +27,7 @@ NAMES: Final = {
     "asyncio": "time",
     "acheck_server": "check_server",
     "aensure_publication": "ensure_publication",
+    "aiter": "iter",
     "anext": "next",
     "apublished_tables": "published_tables",
     "aclosing": "closing",

@@ -16,7 +16,7 @@ import pgcdc
 from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
 from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
 from pgcdc.pipeline.pipeline import _Signals
-from pgcdc.pipeline.start import switch_point
+from pgcdc.replication.timeline import switch_point
 from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
 from tests.pipeline.shop import left_behind, publications, run_once, shop
 from tests.pipeline.targets import Recorder, SqliteMirror

@@ -195,3 +195,26 @@ async def test_a_loop_that_stands_still_for_a_while(connection: AsyncConnection,
         while time.monotonic() < until_then:
             pass
         assert ids(await read_commits(stream, 1)) == [1]
+
+
+async def test_a_loop_that_stands_still_for_too_long(newest_database: Database) -> None:
+    """Nothing can be sent meanwhile: the server gives up, which is said by the next read, or mended by another link."""
+    newest_database.execute(*TABLE)
+    with newest_database.server.settings(wal_sender_timeout="1s"):
+        for reconnect in (False, True):
+            async with pgcdc.aconnect(newest_database.dsn) as connection:
+                slot = (await connection.create_slot(new_name())).name
+                async with connection.stream(slot, ["p"], reconnect=reconnect) as stream:
+                    await stream.read(0.1)
+                    gone = f"SELECT 1 FROM pg_stat_activity WHERE pid = {connection.backend_pid}"
+                    deadline = time.monotonic() + 30
+                    while newest_database.execute(gone):  # all of it in one step of the loop
+                        assert time.monotonic() < deadline
+                    newest_database.execute(f"INSERT INTO t VALUES ({int(reconnect)})")
+                    if reconnect:
+                        assert ids(await read_commits(stream, 1)) == [1]
+                        assert stream.reconnects == 1
+                        continue
+                    with pytest.raises(pgcdc.ConnectionLost) as caught:
+                        await read_commits(stream, 1)
+                    assert "wal_sender_timeout is 1 s" in (caught.value.hint or "")

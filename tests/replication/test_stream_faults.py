@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
 import threading
@@ -98,7 +100,7 @@ def test_a_reader_that_sleeps_too_long(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
     with database.server.settings(wal_sender_timeout="1s"), pgcdc.connect(database.dsn) as connection:
         connection.create_slot(name := new_name())
-        with connection.stream(name, ["p"]) as stream:
+        with connection.stream(name, ["p"], feedback=False) as stream:
             stream.read(0.1)
             pid = connection.backend_pid
             until(lambda: not database.execute(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"))
@@ -106,6 +108,35 @@ def test_a_reader_that_sleeps_too_long(database: Database) -> None:
                 read_for_ever(stream)
     assert caught.value.sqlstate is None
     assert "wal_sender_timeout is 1 s" in (caught.value.hint or "")
+
+
+def test_a_c_call_that_holds_the_interpreter(newest_database: Database) -> None:
+    """No thread of ours can run meanwhile; the server gives up, and another connection goes on."""
+    newest_database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+    usleep = ctypes.PyDLL(None).usleep  # PyDLL: with the GIL held
+    with newest_database.server.settings(wal_sender_timeout="1s"), pgcdc.connect(newest_database.dsn) as connection:
+        connection.create_slot(name := new_name())
+        with connection.stream(name, ["p"], reconnect=True) as stream:
+            stream.read(0.1)
+            usleep(2_500_000)
+            newest_database.execute("INSERT INTO t VALUES (1)")
+            assert ids(read_commits(stream, 1)) == [1]
+            assert stream.reconnects == 1
+
+
+def test_a_stream_that_nobody_holds_ends(connection: Connection, database: Database, slot: str) -> None:
+    """Its thread does not keep it."""
+    other = pgcdc.connect(database.dsn)
+    stream = other.stream(slot, ["p"])
+    query = f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    assert stream.connected
+    until(lambda: database.execute(query) == [(True,)])
+    threads = {thread.name for thread in threading.enumerate()}
+    assert f"pgcdc-{slot}-status" in threads
+    del stream, other
+    gc.collect()
+    until(lambda: database.execute(query) == [(False,)])
+    until(lambda: f"pgcdc-{slot}-status" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_ctrl_c_while_reading(connection: Connection, database: Database, slot: str) -> None:
@@ -127,7 +158,8 @@ def test_a_publication_that_is_dropped(
 ) -> None:
     with connection.stream(slot, ["p"]) as stream:
         database.execute("INSERT INTO t VALUES (1)")
-        assert ids(read_commits(stream, 1)) == [1]
+        events = read_commits(stream, 1)
+        assert ids(events) == [1]
         database.execute("DROP PUBLICATION p", "INSERT INTO t VALUES (2)")
         with pytest.raises(pgcdc.PublicationNotFound) as caught:
             read_for_ever(stream)
@@ -135,7 +167,7 @@ def test_a_publication_that_is_dropped(
         assert caught.value.publication == "p" and caught.value.slot == slot
         if connection.server_version >= 180000:
             assert any("55000" in message for message in caplog.messages), "the server's warning is logged"
-        assert stream.flushed_lsn == 0
+        assert stream.flushed_lsn < commit_ends(events)[0]
         with pytest.raises(pgcdc.ConfigError):
             stream.read(0)
     with pytest.raises(pgcdc.PublicationNotFound):

@@ -239,7 +239,16 @@ class Source:
         through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
         # Types that are created from here on become known to all who decode with this catalog.
         format = RowFormat(catalog=catalog)
-        with connection.stream(settings.slot, [settings.publication], start_lsn=through_lsn, format=format) as stream:
+        # What is idle is confirmed only after it is stored for every consumer; status updates are sent by this thread.
+        streaming = connection.stream(
+            settings.slot,
+            [settings.publication],
+            start_lsn=through_lsn,
+            format=format,
+            confirm_idle=False,
+            feedback=False,
+        )
+        with streaming as stream:
             self._stream = stream
             self.phase = "streaming"
             self._pump(stream)

@@ -13,8 +13,9 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import Connection, SlotState
 from pgcdc.replication.session import Session
+from pgcdc.replication.timeline import switch_point
 
-__all__ = ["Decision", "Server", "decide", "look_at", "switch_point"]
+__all__ = ["Decision", "Server", "decide", "look_at"]
 
 Decision: TypeAlias = Literal["fresh", "again", "adopt", "resume"]
 """`fresh`: nothing is there; `again`: what is there is of no use any more; `adopt`: a slot without positions, taken as
@@ -88,26 +89,6 @@ def written_lsn(connection: Connection) -> int:
         " ELSE pg_catalog.pg_current_wal_insert_lsn() END"
     )
     return parse_lsn(lsn or "0/0")
-
-
-def switch_point(history: str, timeline: int) -> int | None:
-    """Find in a timeline history file where a timeline ended.
-
-    Args:
-        history: The file's text.
-        timeline: The timeline.
-
-    Returns:
-        The LSN of the switch; None when the timeline is not an ancestor.
-
-    Source:
-        PostgreSQL manual, "Streaming Replication Protocol", TIMELINE_HISTORY; server function `readTimeLineHistory`.
-    """
-    for line in history.splitlines():
-        fields = line.split("#", 1)[0].split()
-        if len(fields) >= 2 and fields[0].isdecimal() and int(fields[0]) == timeline:
-            return parse_lsn(fields[1])
-    return None
 
 
 def decide(

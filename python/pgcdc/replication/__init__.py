@@ -25,19 +25,25 @@ from pgcdc.replication.snapshot import Snapshot
 from pgcdc.replication.snapshot_async import AsyncSnapshot
 from pgcdc.replication.stream import Stream
 from pgcdc.replication.stream_async import AsyncStream
+from pgcdc.replication.stream_options import Reconnect
+from pgcdc.replication.transaction import Transaction
+from pgcdc.replication.transaction_async import AsyncTransaction
 
 __all__ = [
     "AsyncConnection",
     "AsyncSnapshot",
     "AsyncStream",
+    "AsyncTransaction",
     "Connection",
     "PublishedTable",
+    "Reconnect",
     "Slot",
     "SlotState",
     "Snapshot",
     "SnapshotStale",
     "Stream",
     "TableName",
+    "Transaction",
     "acheck_server",
     "aconnect",
     "aensure_publication",

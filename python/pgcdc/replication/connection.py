@@ -1,6 +1,8 @@
 # Made from connection_async.py by ./dev lint --fix: change that file, not this one.
 """A replication connection: slots, and the one stream that it can carry at a time.
 
+Over 400 lines, because all that can be asked of a stream is said here.
+
 Source: PostgreSQL manual, "Streaming Replication Protocol".
 """
 
@@ -8,19 +10,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgcdc.errors import ConfigError
+from pgcdc.errors import ConfigError, PositionError
+from pgcdc.lsn import format_lsn
 from pgcdc.replication import server, slots, starting
+from pgcdc.replication.heartbeat import Heartbeat
 from pgcdc.replication.session import Session
 from pgcdc.replication.sqlstate import Doing, connection_lost
+from pgcdc.replication.stream import Stream
+from pgcdc.replication.stream_options import Reconnect, StreamOptions
+from pgcdc.replication.timeline import switch_point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Literal, Self
 
     from pgcdc.protocol import RowFormat
+    from pgcdc.replication.link import Link
+    from pgcdc.replication.progress import Progress
     from pgcdc.replication.slot import Slot, SlotState
-    from pgcdc.replication.stream import Stream
 
 __all__ = ["Connection", "connect"]
 
@@ -256,7 +264,17 @@ class Connection:
         *,
         start_lsn: int = 0,
         binary: bool | None = None,
+        streaming: Literal["off", "on", "parallel"] = "off",
+        two_phase: bool = False,
+        messages: bool | None = None,
+        origin: Literal["any", "none"] | None = None,
         format: RowFormat | None = None,
+        reconnect: bool | Reconnect = False,
+        heartbeat: float | None = None,
+        confirm_idle: bool = True,
+        feedback: bool = True,
+        max_memory: int = 1 << 25,
+        spill_directory: str | None = None,
     ) -> Stream:
         """Start streaming.
 
@@ -270,9 +288,27 @@ class Connection:
                 server moves a start before the slot's own position forward to it without a word.
             binary: Ask for binary values. None: binary when every published column can be had and read in binary,
                 else text, with one log line.
+            streaming: `"on"` or `"parallel"`: large transactions come while they are under way, and are kept here until
+                they are committed, so that they come out as any other. It spares the server its own spilling.
+                `"parallel"` is `"on"` before PostgreSQL 16.
+            two_phase: Have prepared transactions sent at their PREPARE; they are kept here and come out when they are
+                committed. It cannot be taken back: from then on the slot is one with two_phase. Needs PostgreSQL 15.
+            messages: Have logical messages sent; None: yes, unless there is a heartbeat.
+            origin: `"none"`: only changes that were made on that server, not what was replicated to it. Needs
+                PostgreSQL 16.
             format: How rows are given when events are iterated; the types of this database are added to its catalog,
                 those that are created later too, when a table of a binary stream has one. A type that cannot be decoded
                 is named by one log line then, and its values are bytes.
+            reconnect: Make another connection when this one is lost, and go on where it was; what was handed over does
+                not come again. How long to try, a `Reconnect` says. It needs a permanent slot.
+            heartbeat: Seconds between two logical messages that are written on a session of their own, so that there is
+                WAL also in a database that nobody writes to.
+            confirm_idle: When everything that was handed over is confirmed, confirm also the WAL since, as keepalives
+                tell of it: it has nothing for this stream.
+            feedback: Send status updates by themselves, from a thread (or task) of their own, while the caller does not
+                read.
+            max_memory: How many bytes of transactions under way are kept in memory; beyond that they go to files.
+            spill_directory: Where these files are; None for the system's directory for temporary files.
 
         Returns:
             The stream; a context manager and an iterator of events.
@@ -283,40 +319,109 @@ class Connection:
             SlotLost: When the server has given up WAL that it needs.
             PublicationNotFound: When a publication does not exist.
             PositionError: When `start_lsn` is beyond the server's WAL.
-            ConfigError: When the slot is not one for pgoutput and this database.
+            ConfigError: When the slot is not one for pgoutput and this database, or the server does not know an option.
             ConnectionLost: When the connection broke.
 
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
         """
-        return self._start(
-            slot,
-            [publications] if isinstance(publications, str) else list(publications),
-            start_lsn=start_lsn,
+        options = StreamOptions(
+            slot=slot,
+            publications=[publications] if isinstance(publications, str) else list(publications),
             binary=binary,
-            format=format,
+            streaming=streaming,
+            two_phase=two_phase,
+            messages=heartbeat is None if messages is None else messages,
+            origin=origin,
+            confirm_idle=confirm_idle,
+            feedback=feedback,
+            reconnect=Reconnect() if reconnect is True else reconnect or None,
+            heartbeat=heartbeat,
+            max_memory=max_memory,
+            spill_directory=spill_directory,
         )
+        return self._start(options, start_lsn, format)
 
-    def _start(
-        self, slot: str, publications: list[str], *, start_lsn: int, binary: bool | None, format: RowFormat | None
-    ) -> Stream:
+    def _start(self, options: StreamOptions, start_lsn: int, format: RowFormat | None) -> Stream:
         """Start streaming; the contract is `stream`'s."""
         walsender = self._idle_walsender()
         if self._stream is not None:
-            walsender = self._renewed(slot)
-        self._stream = starting.start(
+            walsender = self._renewed(options.slot)
+        link, format, progress = starting.start(
             walsender,
             self.session(),
             self.database,
-            slot,
-            publications,
+            options,
             start_lsn=start_lsn,
-            binary=binary,
             format=format,
+            progress=None,
             sender_timeout=self._sender_timeout,
             ask=self._another_session,
         )
+
+        def again() -> Link:
+            self._connect_again(progress)
+            link, _, _ = starting.start(
+                self._walsender,
+                self.session(),
+                self.database,
+                options,
+                start_lsn=progress.resume_lsn,
+                format=format,
+                progress=progress,
+                sender_timeout=self._sender_timeout,
+                ask=self._another_session,
+            )
+            return link
+
+        heart = None
+        if options.heartbeat is not None:
+            heart = Heartbeat(options.heartbeat, self._another_session, options.slot)
+        self._stream = Stream(link, format, options, progress, again, heart)
         return self._stream
+
+    def _connect_again(self, progress: Progress) -> None:
+        """New sessions in the place of those that were lost, to any server of the DSN that is the same one."""
+        self._walsender.close()
+        if self._sql is not None:
+            self._sql.close()
+            self._sql = None
+        renewed = Connection.connect(self.dsn, connect_timeout=self._connect_timeout)
+        try:
+            self._check_identity(renewed, progress)
+        except BaseException:
+            renewed.close()
+            raise
+        self._walsender = renewed._walsender
+        self.timeline = renewed.timeline
+        self._sender_timeout = renewed._sender_timeout
+
+    def _check_identity(self, renewed: Connection, progress: Progress) -> None:
+        """Refuse a server whose WAL is not the one that the stream's positions are in."""
+        slot = progress.slot
+        if renewed.system_identifier != self.system_identifier:
+            raise PositionError(
+                f'the stream from slot "{slot}" cannot go on: the server has the system identifier'
+                f" {renewed.system_identifier}, it began on {self.system_identifier}",
+                hint="correct the DSN; to follow another server, take a new slot and a new snapshot there",
+                slot=slot,
+                lsn=progress.resume_lsn,
+            )
+        if renewed.timeline == self.timeline:
+            return
+        switch = None
+        if renewed.timeline > self.timeline:
+            [(_, history)] = renewed._walsender.execute(f"TIMELINE_HISTORY {renewed.timeline}")
+            switch = switch_point(history or "", self.timeline)
+        if switch is None or progress.resume_lsn > switch:
+            place = f"{format_lsn(progress.resume_lsn)} of timeline {self.timeline}"
+            raise PositionError(
+                f'the stream from slot "{slot}" cannot go on: it was at {place}, and the server\'s timeline'
+                f" {renewed.timeline} does not continue that",
+                hint="what was handed over may not exist there: compare the targets, then a new slot and snapshot",
+                slot=slot,
+                lsn=progress.resume_lsn,
+            )
 
     def session(self) -> Session:
         """The ordinary session, for the functions of this package.

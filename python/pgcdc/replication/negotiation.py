@@ -13,11 +13,11 @@ from pgcdc.lsn import format_lsn
 from pgcdc.replication.quoting import identifier, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Literal
+    from collections.abc import Iterable
 
     from pgcdc.protocol import TypeCatalog
     from pgcdc.replication.publication import PublishedTable
+    from pgcdc.replication.stream_options import StreamOptions
 
 __all__ = ["choose_binary", "protocol_version", "start_command"]
 
@@ -25,22 +25,20 @@ logger = logging.getLogger("pgcdc.replication")
 
 
 def protocol_version(server_version: int) -> int:
-    """The version of pgoutput's protocol to ask for.
+    """The version of pgoutput's protocol to ask for: the highest that the server knows.
 
     Args:
         server_version: The server's version as a number: 180004.
 
     Returns:
-        1, which every server speaks and which sends only committed transactions. The highest is 2 on PostgreSQL 14, 3
-        on 15 and 4 since 16; what those add (transactions streamed before their commit, prepared ones) is asked for
-        once there is an assembler for it.
+        2 for PostgreSQL 14, 3 for 15, 4 since 16. What they add comes only when it is asked for besides.
 
     Raises:
         ConfigError: When the server is older than PostgreSQL 14.
     """
     if server_version < 140000:
         raise ConfigError("pgcdc needs PostgreSQL 14 or later", hint="upgrade the server")
-    return 1
+    return 2 if server_version < 150000 else 3 if server_version < 160000 else 4
 
 
 def choose_binary(tables: Iterable[PublishedTable], catalog: TypeCatalog) -> bool:
@@ -72,24 +70,14 @@ def choose_binary(tables: Iterable[PublishedTable], catalog: TypeCatalog) -> boo
     return True
 
 
-def start_command(
-    server_version: int,
-    slot: str,
-    names: Sequence[str],
-    *,
-    start_lsn: int,
-    binary: bool,
-    origin: Literal["any", "none"] | None = None,
-) -> str:
+def start_command(server_version: int, options: StreamOptions, *, start_lsn: int, binary: bool) -> str:
     """Write the START_REPLICATION command.
 
     Args:
         server_version: The server's version as a number.
-        slot: The slot's name.
-        names: The publications' names.
+        options: What is asked for.
         start_lsn: Where to start; the server takes the slot's own position when that is later.
         binary: Whether to ask for binary values.
-        origin: `"none"` leaves out changes that were themselves replicated; None asks for nothing.
 
     Returns:
         The command.
@@ -100,16 +88,24 @@ def start_command(
     Source:
         PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
     """
-    options = {
+    asked = {
         "proto_version": str(protocol_version(server_version)),
-        "publication_names": ",".join(map(identifier, names)),
-        "messages": "true",
+        "publication_names": ",".join(map(identifier, options.publications)),
     }
+    if options.messages:
+        asked["messages"] = "true"
     if binary:
-        options["binary"] = "true"
-    if origin is not None:
+        asked["binary"] = "true"
+    if options.streaming != "off":
+        # Before 16 there is nothing but on, and what comes out in the end is the same.
+        asked["streaming"] = "parallel" if options.streaming == "parallel" and server_version >= 160000 else "on"
+    if options.two_phase:
+        if server_version < 150000:
+            raise ConfigError("two-phase decoding by pgoutput needs PostgreSQL 15", hint="leave two_phase out")
+        asked["two_phase"] = "on"
+    if options.origin is not None:
         if server_version < 160000:
             raise ConfigError("the origin option needs PostgreSQL 16", hint="leave origin out")
-        options["origin"] = origin
-    listed = ", ".join(f"{identifier(name)} {literal(value)}" for name, value in options.items())
-    return f"START_REPLICATION SLOT {identifier(slot)} LOGICAL {format_lsn(start_lsn)} ({listed})"
+        asked["origin"] = options.origin
+    listed = ", ".join(f"{identifier(name)} {literal(value)}" for name, value in asked.items())
+    return f"START_REPLICATION SLOT {identifier(options.slot)} LOGICAL {format_lsn(start_lsn)} ({listed})"

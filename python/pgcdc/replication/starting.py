@@ -16,16 +16,18 @@ from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.protocol import RowFormat
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, add_rows
 from pgcdc.replication import publications, slots
+from pgcdc.replication.link import Link
 from pgcdc.replication.negotiation import choose_binary, start_command
 from pgcdc.replication.new_types import TypeWatch
+from pgcdc.replication.progress import Progress
 from pgcdc.replication.slot import check_slot, lost
 from pgcdc.replication.sqlstate import Doing
-from pgcdc.replication.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pgcdc.replication.session import Session
+    from pgcdc.replication.stream_options import StreamOptions
 
 __all__ = ["start"]
 
@@ -39,16 +41,31 @@ def start(
     walsender: Session,
     session: Session,
     database: str,
-    slot: str,
-    names: Sequence[str],
+    options: StreamOptions,
     *,
     start_lsn: int,
-    binary: bool | None,
     format: RowFormat | None,
+    progress: Progress | None,
     sender_timeout: float,
     ask: Callable[[], Session],
-) -> Stream:
-    """Check everything that can be checked and start a stream; the contract is `Connection.stream`'s."""
+) -> tuple[Link, RowFormat, Progress]:
+    """Check everything that can be checked and start to stream; the contract is `Connection.stream`'s.
+
+    Args:
+        walsender: Streams from here on.
+        session: Asked before.
+        database: The database's name.
+        options: What is asked for.
+        start_lsn: Where to start, 0 for where the slot is.
+        format: How rows are given; learns the database's types.
+        progress: How far a stream is that goes on.
+        sender_timeout: The server's `wal_sender_timeout` in seconds, 0 for none.
+        ask: Makes a session for questions.
+
+    Returns:
+        What was started; the format; how far it is.
+    """
+    slot, names = options.slot, options.publications
     found = slots.state(session, slot)
     if found is None:
         raise SlotNotFound(
@@ -69,11 +86,11 @@ def start(
         format = RowFormat(catalog=catalog)
     else:
         add_rows(format.catalog, types)
-    chosen = binary is None
+    binary = options.binary
     if binary is None:
         binary = choose_binary(publications.tables_of(session, names), catalog)
     doing = Doing(f'streaming from slot "{slot}"', kind="slot", slot=slot, publications=tuple(names))
-    command = start_command(walsender.server_version, slot, names, start_lsn=start_lsn, binary=binary)
+    command = start_command(walsender.server_version, options, start_lsn=start_lsn, binary=binary)
     try:
         walsender.results(command, doing=doing)
     except SlotInUse as error:
@@ -83,8 +100,11 @@ def start(
         if error.sqlstate == "55000" and (now := slots.state(session, slot)) is not None and now.lost:
             raise lost(slot, now) from None
         raise
-    watch = TypeWatch(format.catalog, ask, chosen=chosen) if binary else None
-    return Stream(walsender, doing, binary, format, sender_timeout, floor=max(start_lsn, confirmed), watch=watch)
+    if progress is None:
+        progress = Progress(slot, max(start_lsn, confirmed))
+    watch = TypeWatch(format.catalog, ask, chosen=options.binary is None) if binary else None
+    link = Link(walsender, doing, binary, format, options, progress, sender_timeout, watch)
+    return link, format, progress
 
 
 def _check_start(session: Session, slot: str, start_lsn: int, confirmed: int) -> None:

@@ -1,111 +1,89 @@
-"""A running stream: read batches, answer keepalives, confirm, and end so that what was confirmed is kept.
+"""A running stream: events, batches or whole transactions as they are committed, confirmed by whoever reads them.
 
-Source: PostgreSQL manual, "Streaming Replication Protocol"; server file `replication/walsender.c`.
+The stream outlives its connection where that is wanted: what is known of it is in progress.py, a connection's part of
+it in link_async.py.
+
+Source: PostgreSQL manual, "Streaming Replication Protocol".
 """
 
 from __future__ import annotations
 
 import logging
-from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, Error, PositionError, PublicationNotFound
-from pgcdc.events import (
-    Begin,
-    BeginPrepare,
-    Commit,
-    CommitPrepared,
-    Delete,
-    Insert,
-    Message,
-    Prepare,
-    RollbackPrepared,
-    StreamCommit,
-    StreamPrepare,
-    Truncate,
-    Update,
-)
+from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, SlotInUse
+from pgcdc.events import Begin, Origin
 from pgcdc.lsn import format_lsn
-from pgcdc.protocol import BatchReader, encode_status_update
-from pgcdc.replication import generators
-from pgcdc.replication.generators import Drained
-from pgcdc.replication.libpq import psycopg
-from pgcdc.replication.sqlstate import Doing, connection_lost
+from pgcdc.protocol import Batch
+from pgcdc.replication import waits_async as waits
+from pgcdc.replication.link_async import MAX_BYTES, MAX_MESSAGES, AsyncLink
+from pgcdc.replication.transaction_async import AsyncTransaction, whole_transactions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
     from typing import Self
 
     from pgcdc.events import Event
-    from pgcdc.protocol import Batch, RowFormat
-    from pgcdc.replication.new_types_async import TypeWatch
-    from pgcdc.replication.session_async import AsyncSession
+    from pgcdc.protocol import RowFormat
+    from pgcdc.replication.heartbeat_async import AsyncHeartbeat
+    from pgcdc.replication.progress import Progress
+    from pgcdc.replication.stream_options import StreamOptions
 
 __all__ = ["AsyncStream"]
 
 logger = logging.getLogger("pgcdc.replication")
 
-MAX_BYTES: Final = 1 << 20
-"""About how many bytes one batch may have."""
-MAX_MESSAGES: Final = 10_000
-"""How many messages one batch may have."""
-_STATUS_SECONDS: Final = 10.0
-"""At most so long between two status updates, as PostgreSQL's own walreceiver (`wal_receiver_status_interval`)."""
-_CLOSE_SECONDS: Final = 2.0
-"""How long the server may take to end a stream; it may be in the middle of a large transaction."""
-_SILENCE_SECONDS: Final = 60.0
-"""How long the server may leave a request for a reply unanswered, as `wal_receiver_timeout`."""
+_NOTHING = Batch.of([])
 
 
 class AsyncStream:
-    """Changes as they are committed, in batches or as events, until it is closed.
+    """Changes as they are committed, in batches, as events or by transactions, until it is closed.
 
-    Made by `Connection.stream`. Another thread may call `confirm` and `send_status` while one reads.
+    Made by `AsyncConnection.stream`. Another thread may call `confirm` and `send_status` while one reads.
+
+    Args:
+        link: The connection's part of it.
+        format: How rows are given.
+        options: What was asked for.
+        progress: How far it is.
+        again: Makes another link, after the first was lost.
+        heart: Makes WAL; ends with the stream.
 
     Attributes:
         slot: The slot's name.
-        binary: Whether values come in binary.
         format: How rows are given when events are iterated; its catalog knows the database's types.
-        flushed_lsn: What was confirmed; 0 until something was.
-        questions: How many keepalives have asked for an answer. A server that is being stopped asks, and does not end
-            before everything that it has sent is confirmed.
+        reconnects: How often the connection was made again.
     """
 
     def __init__(
         self,
-        session: AsyncSession,
-        doing: Doing,
-        binary: bool,
+        link: AsyncLink,
         format: RowFormat,
-        sender_timeout: float,
-        *,
-        floor: int,
-        watch: TypeWatch | None = None,
+        options: StreamOptions,
+        progress: Progress,
+        again: Callable[[], Awaitable[AsyncLink]],
+        heart: AsyncHeartbeat | None,
     ) -> None:
-        self.slot = doing.slot or ""
-        self.binary = binary
+        self.slot = options.slot
         self.format = format
-        self.flushed_lsn = 0
-        self.questions = 0
-        self._session = session
-        self._doing = Doing(doing.what, kind="stream", slot=doing.slot, publications=doing.publications)
-        self._reader = BatchReader(format)  # touched by the reading thread only; others see what it left in these three
-        self._received_lsn = 0
-        self._idle_lsn = 0
-        self._in_transaction = False
-        self._floor = floor
-        self._watch = watch
-        self._lock = Lock()
+        self.reconnects = 0
+        self._link = link
+        self._options = options
+        self._progress = progress
+        self._again = again
+        self._heart = heart
+        self._questions = 0
+        self._lost: ConnectionLost | SlotInUse | None = None
+        self._lost_at = 0.0
+        self._attempts = 0
+        self._attempt_due = 0.0
+        self._skip: tuple[int, int] | None = None
+        self._begun_lsn = 0
+        self._unread: Iterator[Event | DecodeError] = iter(())
         self._closed = False
-        self._ended = False
         self._broken = False
-        # A third of the server's patience: one update may be lost in a slow moment and the next still comes in time.
-        self._interval = min(_STATUS_SECONDS, sender_timeout / 3) if sender_timeout > 0 else _STATUS_SECONDS
-        self._patience = sender_timeout
-        self._status_due = monotonic()
-        self._asked_at: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,7 +94,7 @@ class AsyncStream:
         await self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"confirmed {format_lsn(self.flushed_lsn)}"
+        state = "closed" if self.closed else f"confirmed {format_lsn(self.flushed_lsn)}"
         return f"<pgcdc.replication.AsyncStream from slot {self.slot!r}, {state}>"
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -126,31 +104,61 @@ class AsyncStream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
-        async for batch in self.batches():
-            for event in batch.events(self.format):
+        again = False
+        while True:
+            for event in self._unread:  # an iterator: whoever leaves the loop and comes back goes on with the rest
                 if isinstance(event, DecodeError):
                     raise event
-                yield event
+                if isinstance(event, Begin):
+                    # Of a transaction in which the connection was lost, the server sends the beginning again.
+                    again = event.final_lsn == self._begun_lsn
+                    self._begun_lsn = event.final_lsn
+                if not (again and isinstance(event, (Begin, Origin))):
+                    yield event
+            self._unread = iter((await self.read(self._link.interval)).events(self.format))
+
+    @property
+    def binary(self) -> bool:
+        """Whether values come in binary."""
+        return self._link.binary
+
+    @property
+    def questions(self) -> int:
+        """How many keepalives have asked for an answer.
+
+        A server that is being stopped asks, and does not end before everything that it has sent is confirmed.
+        """
+        return self._questions + self._link.questions
 
     @property
     def closed(self) -> bool:
         """Whether the stream is at its end and the connection takes commands again (or is gone)."""
-        return self._closed
+        return self._closed or (self._link.closed and self._lost is None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at present, as far as is known."""
+        return self._lost is None and not self._link.closed
+
+    @property
+    def flushed_lsn(self) -> int:
+        """What the server is told to be durable; 0 until something was confirmed."""
+        return self._progress.told_lsn
 
     @property
     def received_lsn(self) -> int:
         """The highest WAL position that was received; reported as written, never as flushed."""
-        return self._received_lsn
+        return self._progress.received_lsn
 
     @property
     def idle_lsn(self) -> int:
         """Everything up to here was received whole: it may be confirmed once all that was read is durable."""
-        return self._idle_lsn
+        return self._progress.idle_lsn
 
     @property
     def in_transaction(self) -> bool:
         """Whether the last message read left a transaction open."""
-        return self._in_transaction
+        return self._link.in_transaction
 
     async def batches(
         self, *, idle: float | None = None, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES
@@ -163,22 +171,37 @@ class AsyncStream:
             max_messages: How many messages a batch may have.
 
         Yields:
-            Batches.
+            Batches. After a reconnect within a transaction, its Begin comes a second time, but none of its changes.
 
         Raises:
             Error: As `read`.
         """
+        seconds = self._link.interval if idle is None else idle
         while True:
-            batch = await self.read(
-                self._interval if idle is None else idle, max_bytes=max_bytes, max_messages=max_messages
-            )
+            batch = await self.read(seconds, max_bytes=max_bytes, max_messages=max_messages)
             if len(batch) or idle is not None:
                 yield batch
 
-    async def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
-        """Take what has come; wait only when there is nothing. Sends the status updates that are due.
+    async def transactions(self) -> AsyncIterator[AsyncTransaction]:
+        """Transactions as they were committed, for ever, one after the other.
 
-        Call it at least every third of the server's `wal_sender_timeout`, or the server ends the connection.
+        A transaction is read while it is iterated, so one of any size takes little memory; what of it is not iterated
+        is passed over when the next is asked for. A logical message outside of transactions is given as a transaction
+        of its own, with `xid` 0.
+
+        Yields:
+            The transactions; `confirm` takes one that was iterated to its end.
+
+        Raises:
+            ConfigError: When the slot gives prepared transactions at their PREPARE: use `two_phase=True`.
+            DecodeError: In the place of a message that could not be decoded.
+            Error: As `read`.
+        """
+        async for transaction in whole_transactions(aiter(self)):
+            yield transaction
+
+    async def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
+        """Take what has come; wait only when there is nothing.
 
         Args:
             timeout: Seconds to wait for the first message.
@@ -190,7 +213,9 @@ class AsyncStream:
 
         Raises:
             ConfigError: When the stream is closed, or publications contradict each other.
-            ConnectionLost: When the server went away.
+            ConnectionLost: When the server went away, and is not to be reconnected to or did not come back.
+            SlotInUse: When after a reconnect another process has the slot, and does not leave it.
+            PositionError: When what was reconnected to is not the server that it was, or has less WAL.
             PublicationNotFound: When the server says that a publication was missing at this place in the WAL.
             DecodeError: When a frame is not one of the replication protocol.
             ReplicationError: When the server ended the stream otherwise.
@@ -198,102 +223,77 @@ class AsyncStream:
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", XLogData, Primary keepalive message.
         """
-        await self._check_open()
+        self._check_open()
+        deadline = monotonic() + timeout
         try:
-            return await self._read(timeout, max_bytes, max_messages)
+            while True:
+                if self._lost is not None and not await self._connect_again(deadline):
+                    return _NOTHING
+                try:
+                    batch = await self._link.read(max(0.0, deadline - monotonic()), max_bytes, max_messages)
+                except ConnectionLost as error:
+                    self._losing(error)
+                    continue
+                if self._skip is not None and len(batch):
+                    batch = self._unseen(batch, self._skip)
+                if len(batch) or monotonic() >= deadline:
+                    return batch
         except BaseException:
             # Messages may have been taken from libpq and not be handed over (KeyboardInterrupt comes anywhere): reading
             # on would leave a gap that nobody sees.
             self._broken = True
             raise
 
-    async def _read(self, timeout: float, max_bytes: int, max_messages: int) -> Batch:
-        deadline = monotonic() + timeout
-        while True:
-            frames: list[memoryview] = []
-            receiving = generators.receive(self._session.pgconn, frames, max_bytes, max_messages, self._lock)
-            try:
-                state = await self._session.wait(receiving, min(deadline, self._status_due) - monotonic(), self._doing)
-            except ConnectionLost as error:
-                raise self._explained(error) from None
-            if self._session.notices.skipped_publication is not None:
-                raise self._publication_skipped()
-            batch = self._reader.read(frames)
-            if self._watch is not None and len(batch):
-                await self._watch.look(batch)
-            if frames:
-                self._received_lsn = self._reader.received_lsn
-                self._idle_lsn = self._reader.idle_lsn
-                self._in_transaction = self._reader.in_transaction
-                self._asked_at = None
-            self._ended = state is Drained.ENDED
-            if self._ended:
-                if len(batch):
-                    return batch
-                raise await self._end()
-            if self._reader.take_reply_request():
-                self.questions += 1
-                self.send_status()
-            self._send_due()
-            if len(batch) or monotonic() >= deadline:
-                return batch
-
-    def confirm(self, event_or_lsn: Event | int) -> None:
-        """Say that everything up to here is durable; it goes out with the next status update.
+    def confirm(self, durable: Event | AsyncTransaction | int) -> None:
+        """Say that everything up to here is durable; the server is told within a second.
 
         Args:
-            event_or_lsn: A Commit: its transaction and all before. Any other event of a transaction: all transactions
-                before it, not itself. A Message outside transactions: it and all before. Relation, Type and Origin are
-                at no place in the WAL and confirm nothing. An int: that LSN. From a slot with `two_phase`, a Prepare
-                and whatever comes after it say that the changes of the prepared transaction are durable, too: the
-                server sends CommitPrepared without them after a restart.
+            durable: A Commit: its transaction and all before. Any other event of a transaction: all transactions before
+                it, not itself. A Message outside transactions: it and all before. Relation, Type and Origin are at no
+                place in the WAL and confirm nothing. A transaction: it and all before. An int: that LSN. From a slot
+                with `two_phase`, a Prepare and whatever comes after it say that the changes of the prepared transaction
+                are durable, too: the server sends CommitPrepared without them after a restart. (With `two_phase=True`
+                the stream keeps them, and tells the server no more than it may.)
 
         Raises:
             PositionError: When an LSN was not received yet: confirming it would lose what comes before it.
+            ConfigError: When a transaction was not read to its end.
 
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
         """
-        if isinstance(event_or_lsn, int):
-            lsn = event_or_lsn
-            received = max(self._received_lsn, self._floor)
-            if lsn > received:
-                raise PositionError(
-                    f'{format_lsn(lsn)} cannot be confirmed to slot "{self.slot}": only the WAL up to'
-                    f" {format_lsn(received)} was received",
-                    hint="confirm a Commit's end_lsn or the stream's idle_lsn",
+        if isinstance(durable, AsyncTransaction):
+            if durable.end_lsn is None:
+                raise ConfigError(
+                    f"the transaction that commits at {format_lsn(durable.commit_lsn)} was not read to its end",
+                    hint="iterate all of it, then confirm it",
                     slot=self.slot,
-                    lsn=lsn,
+                    lsn=durable.commit_lsn,
                 )
-        else:
-            lsn = min(_durable_lsn(event_or_lsn), self._received_lsn)
-        self.flushed_lsn = max(self.flushed_lsn, lsn)
+            durable = durable.end_lsn
+        self._progress.confirm(durable)
 
     def send_status(self, *, reply_requested: bool = False) -> None:
-        """Send a status update now: received, confirmed, applied.
+        """Send a status update now: received, confirmed, applied. Without a connection it does nothing.
 
         Args:
             reply_requested: Ask the server for a keepalive at once.
 
         Raises:
             ConfigError: When the stream is closed.
-            ConnectionLost: When the connection broke.
+            ConnectionLost: When the connection broke, and is not made again by itself.
 
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
         """
-        if self._closed:
+        if self.closed:
             raise ConfigError(f'the stream from slot "{self.slot}" is closed', hint="start another", slot=self.slot)
-        flushed = self.flushed_lsn
-        update = encode_status_update(max(self._received_lsn, flushed), flushed, flushed, reply_requested)
-        try:
-            with self._lock:
-                self._session.pgconn.put_copy_data(update)
-                # What does not go out at once (the server reads nothing because we read nothing) goes with the next.
-                self._session.pgconn.flush()
-        except psycopg.Error as error:
-            raise self._explained(self._session.lost(self._doing, error)) from None
-        self._status_due = monotonic() + self._interval
+        if self._lost is None:
+            try:
+                self._link.send_status(reply_requested=reply_requested)
+            except ConnectionLost:
+                if self._options.reconnect is None:
+                    raise  # else the next read meets the same
 
     async def close(self) -> None:
         """End the stream: send the last status update, say CopyDone and read until the server has said so too.
@@ -301,114 +301,70 @@ class AsyncStream:
         What was confirmed is then kept by the server, and the connection takes commands again. When the server does
         not answer in two seconds the connection is closed. Closing twice is no error; nothing is raised.
         """
-        if self._closed:
-            return
-        try:
-            if not self._session.closed and not self._ended:
-                self.send_status()
-                await self._say_done()
-            elif self._ended:
-                await self._session.finish_copy(self._doing)
-        except Error as error:
-            logger.debug("the stream from slot %s ended with: %s", self.slot, error)
-            if not self._session.idle:
-                self._session.close()
-        except BaseException:
-            self._session.close()
-            raise
-        finally:
-            self._closed = True
+        self._closed = True
+        if self._heart is not None:
+            self._heart.stop()
+        await self._link.close()
 
-    async def _say_done(self) -> None:
-        """The CopyDone handshake; closes the connection when it takes too long."""
-        deadline = monotonic() + _CLOSE_SECONDS
-        pgconn = self._session.pgconn
-        with self._lock:
-            pgconn.put_copy_end()
-        await self._session.drive(deadline, lambda: generators.flush(pgconn, self._lock), self._doing)
-        ended = False
-        while not ended and (left := deadline - monotonic()) > 0:
-            # What still comes was not confirmed and comes again.
-            receiving = generators.receive(pgconn, [], MAX_BYTES, MAX_MESSAGES, self._lock)
-            ended = await self._session.wait(receiving, left, self._doing) is Drained.ENDED
-        if ended:
-            await self._session.finish_copy(self._doing)
-        else:
-            self._session.close()
+    def _losing(self, error: ConnectionLost) -> None:
+        """The connection is gone; raises when there is to be no other."""
+        self._link.drop()
+        if self._options.reconnect is None:
+            raise error
+        logger.warning("%s; connecting again", error)
+        self._questions += self._link.questions
+        self._link.questions = 0
+        self._lost = error
+        self._lost_at = monotonic()
+        self._attempts = 0
+        self._attempt_due = self._lost_at + self._options.reconnect.pause(0)
+        # What the lost connection has sent of a transaction comes again, from its beginning.
+        self._skip = self._progress.skip
 
-    def _send_due(self) -> None:
-        """Send the status update whose time has come, with the request to answer, so that a dead network is noticed."""
-        now = monotonic()
-        if now < self._status_due:
-            return
-        if self._asked_at is None:
-            self._asked_at = now
-        elif now - self._asked_at > _SILENCE_SECONDS:
-            self._session.close()
-            raise connection_lost(self._doing, f"the server has been silent for {_SILENCE_SECONDS:g} s")
-        self.send_status(reply_requested=True)
+    async def _connect_again(self, deadline: float) -> bool:
+        """Try to get another connection, until the deadline; False when there is none yet."""
+        policy = self._options.reconnect
+        while self._lost is not None and policy is not None:
+            now = monotonic()
+            if now < self._attempt_due:
+                await waits.sleep(max(0.0, min(self._attempt_due, deadline) - now))
+                if monotonic() < self._attempt_due:
+                    return False
+            try:
+                self._link = await self._again()
+            except (ConnectionLost, SlotInUse) as error:
+                # A slot is in use until the server has noticed that its client is gone, which may take its patience.
+                since = monotonic() - self._lost_at
+                if policy.give_up is not None and since > policy.give_up:
+                    raise
+                self._attempts += 1
+                self._lost = error
+                self._attempt_due = monotonic() + policy.pause(self._attempts)
+                logger.warning("%s (attempt %d)", error, self._attempts)
+            else:
+                self._lost = None
+                self.reconnects += 1
+                logger.warning(
+                    "streaming from slot %s goes on after %s", self.slot, format_lsn(self._progress.resume_lsn)
+                )
+        return True
 
-    async def _check_open(self) -> None:
-        if self._ended and not self._closed:
-            raise await self._end()
-        if self._closed or self._broken:
-            how = "is closed" if self._closed else "was interrupted and may have lost messages"
+    def _unseen(self, batch: Batch, skip: tuple[int, int]) -> Batch:
+        """Leave out what was handed over before the connection was lost."""
+        first = batch.first_position
+        if first is not None and (first[0], first[1]) > skip:
+            self._skip = None
+            return batch
+        last = batch.last_position
+        if last is not None and (last[0], last[1]) > skip:
+            self._skip = None
+        return batch.after(skip)
+
+    def _check_open(self) -> None:
+        if self.closed or self._broken:
+            how = "is closed" if self.closed else "was interrupted and may have lost messages"
             raise ConfigError(
                 f'the stream from slot "{self.slot}" {how}',
                 hint="close it and start another: it goes on after what was confirmed",
                 slot=self.slot,
             )
-
-    def _publication_skipped(self) -> PublicationNotFound:
-        """PostgreSQL 18 went on without a publication; the changes that it left out cannot be had again."""
-        said = self._session.notices.skipped_publication
-        return PublicationNotFound(
-            f"{self._doing.what} was stopped because the server leaves changes out: {said}",
-            hint="nothing further was confirmed; changes from before a publication was created cannot be read with it:"
-            " create it, then a new slot with a new snapshot",
-            slot=self.slot,
-            publication=self._doing.publication,
-            sqlstate="55000",
-        )
-
-    async def _end(self) -> Error:
-        """Why the server ended the COPY."""
-        try:
-            await self._session.finish_copy(self._doing)
-        except ConnectionLost as error:
-            return self._explained(error)
-        except Error as error:
-            return error
-        finally:
-            self._closed = True
-        return connection_lost(self._doing, "the server is shutting down")
-
-    def _explained(self, error: ConnectionLost) -> ConnectionLost:
-        """Add the likely reason where the server gave none: it says nothing when it gives up on a silent client."""
-        if error.sqlstate is None and self._patience:
-            error.hint = (
-                "if nothing was read for a while, the server gave up waiting for a status update"
-                f" (wal_sender_timeout is {self._patience:g} s): read more often, or raise it;"
-                " else it crashed or the network was cut; a new connection goes on after what was confirmed"
-            )
-        return error
-
-
-def _durable_lsn(event: Event) -> int:
-    """How far the WAL is done when an event is done; 0 when that is not known.
-
-    A commit record's own start is as safe as its end: a slot confirmed up to there gives the transaction again.
-    """
-    if isinstance(event, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
-        return event.end_lsn
-    if isinstance(event, RollbackPrepared):
-        return event.rollback_end_lsn
-    if isinstance(event, Begin):
-        return event.final_lsn
-    if isinstance(event, BeginPrepare):
-        return event.prepare_lsn
-    if isinstance(event, Message) and not event.transactional:
-        return event.lsn
-    if isinstance(event, (Insert, Update, Delete, Truncate, Message)) and isinstance(event.commit_lsn, int):
-        return event.commit_lsn
-    return 0

@@ -5,6 +5,9 @@ Written by hand, as that is: these two files are all in which the colours differ
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from pgcdc.replication.libpq import conninfo, waiting
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["attempts", "blocking", "connecting", "turn", "wait"]
+__all__ = ["Periodic", "attempts", "blocking", "connecting", "sleep", "turn", "wait"]
 
 T = TypeVar("T")
 
@@ -72,3 +75,46 @@ def blocking(call: Callable[[], None]) -> None:
 
 def turn() -> None:
     """Let others run, who here run by themselves."""
+
+
+def sleep(seconds: float) -> None:
+    """Wait.
+
+    Args:
+        seconds: How long.
+    """
+    time.sleep(seconds)
+
+
+class Periodic:
+    """Calls a method again and again in a thread of its own, until it says no more, is stopped, or its object is gone.
+
+    Args:
+        call: A bound method that returns after how many seconds it wants to be called again, or None. Must not raise.
+        name: The thread's name.
+    """
+
+    def __init__(self, call: Callable[[], float | None], name: str) -> None:
+        self._stopped = threading.Event()
+        # Not the method itself: a stream that nobody holds any more is not to live on because of its thread.
+        method = weakref.WeakMethod(call)
+        self._thread = threading.Thread(target=_repeat, args=(method, self._stopped), name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End it.
+
+        Args:
+            wait: Return only when it is not called any more.
+        """
+        self._stopped.set()
+        if wait and self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+def _repeat(method: weakref.WeakMethod[Callable[[], float | None]], stopped: threading.Event) -> None:
+    seconds: float | None = 0.0
+    while seconds is not None and not stopped.wait(seconds):
+        call = method()
+        seconds = None if call is None else call()
+        del call  # nothing of it is held while it waits

@@ -6,18 +6,19 @@ Written by hand, as that is: these two files are all in which the colours differ
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pgcdc.replication.libpq import conninfo, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
     from types import TracebackType
     from typing import Any, Self
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["Opening", "attempts", "blocking", "connecting", "turn", "wait"]
+__all__ = ["Opening", "Periodic", "attempts", "blocking", "connecting", "sleep", "turn", "wait"]
 
 T = TypeVar("T")
 
@@ -114,3 +115,42 @@ async def blocking(call: Callable[[], None]) -> None:
 async def turn() -> None:
     """Let others run: a loop that always finds something to read would keep them from it."""
     await asyncio.sleep(0)
+
+
+async def sleep(seconds: float) -> None:
+    """Wait.
+
+    Args:
+        seconds: How long.
+    """
+    await asyncio.sleep(seconds)
+
+
+class Periodic:
+    """Calls a method again and again in a task of its own, until it says no more, is stopped, or its object is gone.
+
+    Args:
+        call: A bound method that returns after how many seconds it wants to be called again, or None. Must not raise.
+        name: The task's name.
+    """
+
+    def __init__(self, call: Callable[[], Awaitable[float | None]], name: str) -> None:
+        # Not the method itself: a stream that nobody holds any more is not to live on because of its task.
+        self._task = asyncio.create_task(_repeat(weakref.WeakMethod(call)), name=name)
+
+    def stop(self, *, wait: bool = True) -> None:  # noqa: ARG002 (a task that is cancelled runs no further)
+        """End it.
+
+        Args:
+            wait: As for a thread.
+        """
+        self._task.cancel()
+
+
+async def _repeat(method: weakref.WeakMethod[Callable[[], Awaitable[float | None]]]) -> None:
+    seconds: float | None = 0.0
+    while seconds is not None:
+        await asyncio.sleep(seconds)
+        call = method()
+        seconds = None if call is None else await call()
+        del call  # nothing of it is held while it waits

@@ -1,0 +1,175 @@
+"""How far a stream is: what came, what was handed over, what may be confirmed. It outlives connections.
+
+Source: PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from pgcdc.errors import PositionError
+from pgcdc.events import (
+    Begin,
+    BeginPrepare,
+    Commit,
+    CommitPrepared,
+    Delete,
+    Insert,
+    Message,
+    Prepare,
+    RollbackPrepared,
+    StreamCommit,
+    StreamPrepare,
+    Truncate,
+    Update,
+)
+from pgcdc.lsn import format_lsn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgcdc.events import Event
+    from pgcdc.protocol import Batch
+
+__all__ = ["Progress", "durable_lsn"]
+
+_KEEPALIVE: Final = ord("k")
+_MESSAGE: Final = ord("M")
+_HEADER: Final = 25
+"""Bytes of an XLogData before the message: kind, start, end, time."""
+
+
+class Progress:
+    """How far a stream is.
+
+    Args:
+        slot: The slot's name, for errors.
+        floor: Where the stream began: what is below was durable before.
+
+    Attributes:
+        slot: The slot's name.
+        received_lsn: The highest WAL position that was received.
+        idle_lsn: Everything up to here was received whole, and would not be needed again after a restart from here.
+        flushed_lsn: What was confirmed; 0 until something was.
+        hold_lsn: Nothing is confirmed past this while a prepared transaction is kept here; None when none is.
+        done_lsn: The end of the last transaction, or message outside of one, that was handed over whole.
+        position: The last change that was handed over.
+    """
+
+    def __init__(self, slot: str, floor: int) -> None:
+        self.received_lsn = 0
+        self.idle_lsn = 0
+        self.flushed_lsn = 0
+        self.hold_lsn: int | None = None
+        self.done_lsn = 0
+        self.position: tuple[int, int] | None = None
+        self.slot = slot
+        self._floor = floor
+        self._lock = Lock()  # one thread may confirm while another reads
+        self._owed_lsn = 0  # confirmed up to here, nothing that was handed over waits for it
+
+    @property
+    def told_lsn(self) -> int:
+        """What the server is told: it forgets what is below."""
+        return self.flushed_lsn if self.hold_lsn is None else min(self.flushed_lsn, self.hold_lsn)
+
+    @property
+    def resume_lsn(self) -> int:
+        """Where another connection is to begin: what committed before was handed over whole, or is durable."""
+        done = max(self.done_lsn, self.flushed_lsn, self._floor)
+        return done if self.hold_lsn is None else min(done, self.hold_lsn)
+
+    @property
+    def skip(self) -> tuple[int, int] | None:
+        """What another connection sends again up to this position was handed over before."""
+        if self.position is not None and self.done_lsn > self.position[0]:
+            return self.position[0] + 1, -1  # the whole transaction
+        return self.position
+
+    def handed_over(self, batch: Batch, frames: Sequence[memoryview], *, whole: bool) -> None:
+        """Note what goes to the user.
+
+        Args:
+            batch: The messages.
+            frames: The frames that they came in.
+            whole: Whether no transaction is left open by them.
+        """
+        if (end_lsn := batch.end_lsn) is not None:
+            self.done_lsn = max(self.done_lsn, end_lsn)
+            self._owed_lsn = max(self._owed_lsn, end_lsn)
+        if (position := batch.last_position) is not None:
+            # What comes again after a reconnect is below, and the next connection may be lost while it does.
+            self.position = max(self.position or (0, -1), (position[0], position[1]))
+        # A message outside transactions has no end that another one would not have; only the last can be after it.
+        if whole and (lsn := _last_message(frames)):
+            self.done_lsn = max(self.done_lsn, lsn + 1)
+            self._owed_lsn = max(self._owed_lsn, lsn)
+
+    def rest(self) -> None:
+        """Nothing is in flight: if everything that was handed over is confirmed, so is what keepalives told since."""
+        with self._lock:
+            if self.flushed_lsn >= self._owed_lsn:
+                self.flushed_lsn = max(self.flushed_lsn, self.idle_lsn)
+
+    def confirm(self, event_or_lsn: Event | int) -> None:
+        """Everything up to here is durable; the contract is `AsyncStream.confirm`'s.
+
+        Args:
+            event_or_lsn: An event, or an LSN.
+
+        Raises:
+            PositionError: When an LSN was not received yet.
+        """
+        if isinstance(event_or_lsn, int):
+            lsn = event_or_lsn
+            received = max(self.received_lsn, self._floor)
+            if lsn > received:
+                raise PositionError(
+                    f'{format_lsn(lsn)} cannot be confirmed to slot "{self.slot}": only the WAL up to'
+                    f" {format_lsn(received)} was received",
+                    hint="confirm a Commit's end_lsn or the stream's idle_lsn",
+                    slot=self.slot,
+                    lsn=lsn,
+                )
+        else:
+            lsn = min(durable_lsn(event_or_lsn), self.received_lsn)
+        with self._lock:
+            self.flushed_lsn = max(self.flushed_lsn, lsn)
+
+
+def _last_message(frames: Sequence[memoryview]) -> int:
+    """Where the last message is, if it is a logical one outside of transactions; else 0."""
+    for frame in reversed(frames):
+        if frame[0] == _KEEPALIVE:
+            continue
+        if len(frame) > _HEADER + 1 and frame[_HEADER] == _MESSAGE and not frame[_HEADER + 1] & 1:
+            return int.from_bytes(frame[1:9])
+        return 0
+    return 0
+
+
+def durable_lsn(event: Event) -> int:
+    """How far the WAL is done when an event is done.
+
+    A commit record's own start is as safe as its end: a slot confirmed up to there gives the transaction again.
+
+    Args:
+        event: The event.
+
+    Returns:
+        The LSN; 0 when that is not known.
+    """
+    if isinstance(event, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
+        return event.end_lsn
+    if isinstance(event, RollbackPrepared):
+        return event.rollback_end_lsn
+    if isinstance(event, Begin):
+        return event.final_lsn
+    if isinstance(event, BeginPrepare):
+        return event.prepare_lsn
+    if isinstance(event, Message) and not event.transactional:
+        return event.lsn
+    if isinstance(event, (Insert, Update, Delete, Truncate, Message)) and isinstance(event.commit_lsn, int):
+        return event.commit_lsn
+    return 0

@@ -1,0 +1,115 @@
+"""How far a stream is: over any stream, cut anywhere and confirmed in any way, against a plain list of what is owed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pgcdc
+from pgcdc.events import Commit, Message
+from pgcdc.protocol import BatchReader
+from pgcdc.replication.progress import Progress
+from tests.protocol import wire
+
+STEP = 100
+
+
+def frames_of(kinds: list[str]) -> list[memoryview]:
+    """A stream, item by item: a transaction, a message outside of one, a keepalive."""
+    frames = [wire.xlogdata(wire.relation(1, "t", [("id", 23)]), 0)]
+    for number, kind in enumerate(kinds, 1):
+        lsn = number * STEP
+        if kind == "transaction":
+            inside = [wire.begin(lsn), wire.insert(1, ["1"]), wire.insert(1, ["2"]), wire.commit(lsn, lsn + 50)]
+            frames += [wire.xlogdata(message, lsn + place) for place, message in enumerate(inside)]
+        elif kind == "message":
+            frames.append(wire.xlogdata(wire.message("m", b"x", lsn=lsn, transactional=False), lsn))
+        else:
+            frames.append(wire.keepalive(lsn))
+    return [memoryview(frame) for frame in frames]
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["transaction", "message", "keepalive"]), max_size=12),
+    cuts=st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    confirming=st.lists(st.booleans(), min_size=1, max_size=30),
+)
+def test_never_past_what_is_not_confirmed(kinds: list[str], cuts: list[int], confirming: list[bool]) -> None:
+    frames = frames_of(kinds)
+    reader = BatchReader()
+    progress = Progress("s", 0)
+    owed: list[Commit | Message] = []
+    left = iter([*cuts, *[1] * len(frames)])
+    wants = [*confirming, *[True] * len(frames)]
+    while frames:
+        size = next(left)
+        some, frames = frames[:size], frames[size:]
+        batch = reader.read(some)
+        progress.received_lsn = max(progress.received_lsn, reader.received_lsn)
+        progress.idle_lsn = max(progress.idle_lsn, reader.idle_lsn)
+        if len(batch):
+            progress.handed_over(batch, some, whole=not reader.in_transaction)
+        if not reader.in_transaction:
+            progress.rest()
+        owed += [event for event in batch.events() if isinstance(event, (Commit, Message))]
+        # Whatever keepalives said: the server keeps all of what is owed, and sends it again.
+        if owed:
+            assert progress.told_lsn <= (owed[0].commit_lsn if isinstance(owed[0], Commit) else owed[0].lsn)
+        if owed and wants.pop(0):
+            progress.confirm(owed.pop(0))
+    for event in owed:
+        progress.confirm(event)
+    if not reader.in_transaction:
+        progress.rest()
+        assert progress.told_lsn >= progress.idle_lsn, "nothing is owed, so nothing is held back"
+        assert progress.resume_lsn >= progress.done_lsn
+
+
+@pytest.mark.parametrize("kinds", [["transaction"], ["transaction", "message"], ["message", "transaction"]])
+def test_where_another_connection_begins(kinds: list[str]) -> None:
+    """Behind what was handed over whole, and behind the change that was handed over last."""
+    frames = frames_of([*kinds, "transaction"])
+    reader = BatchReader()
+    progress = Progress("s", 7)
+    assert (progress.resume_lsn, progress.skip) == (7, None)
+    open_lsn = (len(kinds) + 1) * STEP
+    for frame in frames:
+        batch = reader.read([frame])
+        progress.handed_over(batch, [frame], whole=not reader.in_transaction)
+        if batch.last_position is not None and batch.last_position.commit_lsn == open_lsn:
+            assert progress.skip == tuple(batch.last_position)
+            assert open_lsn - STEP < progress.resume_lsn < open_lsn
+    assert progress.resume_lsn == open_lsn + 50
+    assert progress.skip == (open_lsn + 1, -1)
+
+
+def test_what_is_kept_holds_the_confirmation() -> None:
+    progress = Progress("s", 0)
+    progress.received_lsn = 1000
+    progress.hold_lsn = 300
+    progress.confirm(500)
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 300)
+    progress.hold_lsn = None
+    assert (progress.told_lsn, progress.resume_lsn) == (500, 500)
+
+
+def test_what_was_lost_again_while_it_came_again() -> None:
+    """A lower position does not take the place of a higher one."""
+    frames = frames_of(["transaction"])
+    progress = Progress("s", 0)
+    reader = BatchReader()
+    for frame in frames[:4]:
+        progress.handed_over(reader.read([frame]), [frame], whole=False)
+    assert progress.skip == (STEP, 1)
+    again = BatchReader()
+    for frame in frames[:3]:
+        progress.handed_over(again.read([frame]), [frame], whole=False)
+    assert progress.skip == (STEP, 1)
+
+
+def test_above_what_was_received() -> None:
+    progress = Progress("s", 100)
+    progress.confirm(100)
+    with pytest.raises(pgcdc.PositionError, match="only the WAL up to 0/64"):
+        progress.confirm(101)

@@ -1,0 +1,311 @@
+# Made from test_reconnect_async.py by ./dev lint --fix: change that file, not this one.
+"""A stream that gets another connection: whatever ends the first, every row comes once, in order, and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc.events import Begin, Commit, Insert
+from pgcdc.replication.stream_options import Reconnect
+from tests.replication.reading import SECONDS, until
+from tests.replication.streams import confirmed, ids, new_name
+from tests.servers.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pgcdc.replication import Connection, Stream
+    from tests.conftest import Database
+
+SOON = Reconnect(first=0.02, longest=0.2)
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    with pgcdc.connect(database.dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+def slot(connection: Connection, database: Database) -> str:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
+    return connection.create_slot(new_name()).name
+
+
+def read_rows(stream: Stream, count: int, each: Callable[[int], None] = lambda rows: None) -> list[Any]:
+    """Events until so many rows and the end of their transaction have come."""
+    events: list[Any] = []
+    rows = 0
+    deadline = time.monotonic() + SECONDS
+    for event in stream:
+        assert time.monotonic() < deadline, f"only {rows} of {count} rows came"
+        events.append(event)
+        if isinstance(event, Insert):
+            rows += 1
+            each(rows)
+        elif isinstance(event, Commit):
+            stream.confirm(event)
+            if rows >= count:
+                break
+    return events
+
+
+def check(events: list[Any], count: int) -> None:
+    """Every row once and in order, and transactions that begin and end once."""
+    assert ids(events) == list(range(1, count + 1))
+    state = None
+    for event in events:
+        if isinstance(event, Begin):
+            assert state is None
+            state = event.final_lsn
+        elif isinstance(event, Commit):
+            assert state == event.commit_lsn
+            state = None
+        elif isinstance(event, Insert):
+            assert state == event.commit_lsn
+    assert state is None
+
+
+def insert(database: Database, first: int, last: int, size: int = 100) -> None:
+    database.execute(f"INSERT INTO t SELECT i, repeat('x', {size}) FROM generate_series({first}, {last}) i")
+
+
+def test_the_walsender_is_terminated_within_a_transaction(
+    connection: Connection, database: Database, slot: str
+) -> None:
+    for n in range(3):
+        insert(database, n * 10_000 + 1, (n + 1) * 10_000)
+
+    def terminate(rows: int) -> None:
+        if rows in (5000, 20_000, 20_001):
+            database.execute(
+                f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            )
+
+    with connection.stream(slot, ["p"], reconnect=SOON) as stream:
+        check(read_rows(stream, 30_000, terminate), 30_000)
+        assert stream.reconnects >= 2
+        assert stream.connected
+
+
+def test_without_reconnect_it_is_an_error(connection: Connection, database: Database, slot: str) -> None:
+    insert(database, 1, 10)
+    with connection.stream(slot, ["p"]) as stream:
+        database.execute(f"SELECT pg_terminate_backend({connection.backend_pid})")
+        with pytest.raises(pgcdc.ConnectionLost):
+            read_rows(stream, 20)
+        assert stream.closed and not stream.connected
+
+
+def test_a_crash_and_a_restart(connection: Connection, database: Database, slot: str) -> None:
+    """What was confirmed may be forgotten by the server; it does not come again all the same."""
+    insert(database, 1, 5)
+    with connection.stream(slot, ["p"], reconnect=SOON) as stream:
+        events = read_rows(stream, 5)
+        database.server.crash()
+        assert not len(stream.read(0.3))
+        assert not len(stream.read(0.3)), "it comes back to its caller in time"
+        assert not stream.connected and not stream.closed
+        stream.confirm(events[-1])
+        stream.send_status()
+        database.server.start()
+        insert(database, 6, 10)
+        check(events + read_rows(stream, 5), 10)
+        assert stream.reconnects == 1
+        restarting = threading.Thread(target=database.server.restart)  # waits until what it sends is read and confirmed
+        restarting.start()
+        while restarting.is_alive():
+            assert not len(stream.read(0.1))
+        insert(database, 11, 12)
+        events += read_rows(stream, 2)
+        until(lambda: confirmed(database, slot) >= events[-1].end_lsn)
+
+
+def test_streamed_transactions(connection: Connection, database: Database, slot: str) -> None:
+    """What was kept of a transaction under way is thrown away with the connection, and comes again."""
+    with database.server.settings(logical_decoding_work_mem="64kB"), database.connect() as writer:
+        writer.execute("BEGIN")
+        with (
+            pgcdc.connect(database.dsn) as reader,
+            reader.stream(slot, ["p"], streaming="on", reconnect=SOON) as stream,
+        ):
+            writer.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i")
+            insert(database, 10_001, 10_001)
+            first = read_rows(stream, 1)
+            assert ids(first) == [10_001]
+            database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+            writer.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(5001, 6000) i")
+            writer.execute("COMMIT")
+            check(read_rows(stream, 6000), 6000)
+            assert stream.reconnects == 1
+
+
+def test_whole_transactions(connection: Connection, database: Database, slot: str) -> None:
+    insert(database, 1, 20_000)
+    insert(database, 20_001, 20_002)
+    rows: list[int] = []
+    with connection.stream(slot, ["p"], reconnect=SOON) as stream:
+        for transaction in stream.transactions():
+            for change in transaction:
+                assert isinstance(change, Insert)
+                rows.append(change.new.id)
+                if len(rows) == 3000:
+                    database.execute(f"SELECT pg_terminate_backend({connection.backend_pid})")
+            stream.confirm(transaction)
+            if len(rows) >= 20_002:
+                break
+    assert rows == list(range(1, 20_003))
+    assert stream.reconnects == 1
+
+
+@pytest.mark.parametrize("fault", ["close", "reset", "half_close", "cut"])
+def test_the_network(connection: Connection, database: Database, slot: str, fault: str) -> None:
+    insert(database, 1, 20_000, size=500)  # more than sockets and a batch hold
+    with Proxy(database.server.port) as proxy:
+
+        def strike(rows: int) -> None:
+            if rows % 3000 == 0:
+                if fault == "cut":
+                    proxy.cut_after = proxy.cut_after or 100_003  # in the middle of some frame
+                else:
+                    getattr(proxy, fault)()
+
+        dsn = proxy.dsn(database.dsn)
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+            check(read_rows(stream, 20_000, strike), 20_000)
+            assert stream.reconnects >= 1
+        until(lambda: proxy.open == 0)
+
+
+def test_the_network_is_slow(connection: Connection, database: Database, slot: str) -> None:
+    """A byte at a time: no frame is read before it is whole."""
+    insert(database, 1, 20)
+    with Proxy(database.server.port) as proxy:
+        dsn = proxy.dsn(database.dsn)
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"]) as stream:
+            proxy.bite = 1
+            check(read_rows(stream, 20), 20)
+            proxy.bite = None
+
+
+def test_a_black_hole(connection: Connection, database: Database, slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes and nothing is refused: the silence is noticed, and when the network is back the stream goes on."""
+    monkeypatch.setattr("pgcdc.replication.link._SILENCE_SECONDS", 1.0)
+    with database.server.settings(wal_sender_timeout="2s"), Proxy(database.server.port) as proxy:
+        dsn = f"{proxy.dsn(database.dsn)} connect_timeout=1"
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+            insert(database, 1, 5)
+            events = read_rows(stream, 5)
+            proxy.hole = True
+            insert(database, 6, 10)
+            deadline = time.monotonic() + SECONDS
+            while stream.connected:
+                assert time.monotonic() < deadline
+                assert not len(stream.read(0.2))
+            # The slot is in use until the server has lost its patience.
+            proxy.close()
+            proxy.hole = False
+            check(events + read_rows(stream, 5), 10)
+
+
+def test_giving_up(connection: Connection, database: Database, slot: str) -> None:
+    with Proxy(database.server.port) as proxy:
+        dsn = proxy.dsn(database.dsn)
+        policy = Reconnect(first=0.05, longest=0.1, give_up=0.5)
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], reconnect=policy) as stream:
+            proxy.refuse = True
+            proxy.close()
+            began = time.monotonic()
+            with pytest.raises(pgcdc.ConnectionLost):
+                stream.read(20)
+            assert 0.5 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("gone", ["slot", "publication"])
+def test_what_cannot_be_mended_is_raised_at_once(
+    connection: Connection, database: Database, slot: str, gone: str
+) -> None:
+    expected = pgcdc.SlotNotFound if gone == "slot" else pgcdc.PublicationNotFound
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        if gone == "slot":
+            database.execute(f"SELECT pg_drop_replication_slot('{slot}')")
+        else:
+            database.execute("DROP PUBLICATION p")
+        began = time.monotonic()
+        with pytest.raises(expected) as caught:
+            stream.read(20)
+        assert caught.value.hint
+        assert time.monotonic() - began < 5
+        with pytest.raises(pgcdc.ConfigError):
+            stream.read(0)
+
+
+def test_another_consumer_has_the_slot(connection: Connection, database: Database, slot: str) -> None:
+    """It waits for its turn, and never takes the slot by force."""
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        insert(database, 1, 5)
+        events = read_rows(stream, 5)
+        stream.send_status()
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        with connection.stream(slot, ["p"]):
+            assert not len(stream.read(0.5))
+            assert not stream.connected
+        insert(database, 6, 10)
+        check(events + read_rows(stream, 5), 10)
+
+
+def test_another_server_is_refused(connection: Connection, database: Database, slot: str) -> None:
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        reader.system_identifier = "7000000000000000001"
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        with pytest.raises(pgcdc.PositionError, match="system identifier") as caught:
+            stream.read(20)
+        assert caught.value.slot == slot
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        reader.timeline = 7
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        with pytest.raises(pgcdc.PositionError, match="timeline"):
+            stream.read(20)
+
+
+def test_nothing_is_lost_while_writers_write_and_the_network_breaks(
+    connection: Connection, database: Database, slot: str
+) -> None:
+    """Set arithmetic over what the writers wrote: all of it once, in commit order, and nothing that was rolled back."""
+    count = 3 * 60 * 5
+
+    def write(number: int) -> None:
+        with database.connect() as writer:
+            for n in range(60):
+                first = number * 10_000 + n * 5
+                writer.execute(f"INSERT INTO t SELECT {first} + i, repeat('x', 500) FROM generate_series(0, 4) i")
+                writer.execute("BEGIN; INSERT INTO t VALUES (-1); ROLLBACK")
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    with Proxy(database.server.port) as proxy:
+        strikes: list[Callable[[], None]] = [proxy.close, proxy.reset, proxy.half_close]
+
+        def strike(rows: int) -> None:
+            if rows % 100 == 50:
+                strikes[rows // 100 % 3]()
+            elif rows % 100 == 0:
+                proxy.cut_after = 2003
+
+        dsn = proxy.dsn(database.dsn)
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+            for writer in writers:
+                writer.start()
+            events = read_rows(stream, count, strike)
+            assert stream.reconnects >= 1
+    for writer in writers:
+        writer.join()
+    seen = ids(events)
+    assert len(seen) == count and set(seen) == {row[0] for row in database.execute("SELECT id FROM t")}
+    commits = [event.commit_lsn for event in events if isinstance(event, Commit)]
+    assert commits == sorted(commits)

@@ -1,0 +1,230 @@
+# Made from test_transactions_async.py by ./dev lint --fix: change that file, not this one.
+"""Whole transactions: as they are committed, streamed while under way, prepared; and what may be confirmed then."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc.events import Commit, Insert, Message
+from tests.replication.reading import SECONDS, read_commits, read_past, until
+from tests.replication.streams import changes, confirmed, ids, new_name, wal_end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pgcdc.replication import Connection
+    from tests.conftest import Database
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    with pgcdc.connect(database.dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+def slot(connection: Connection, database: Database) -> str:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
+    return connection.create_slot(new_name()).name
+
+
+def test_transactions(connection: Connection, database: Database, slot: str) -> None:
+    database.execute(
+        "INSERT INTO t SELECT i FROM generate_series(1, 30000) i",
+        "SELECT pg_logical_emit_message(false, 'out', 'side')",
+        "INSERT INTO t VALUES (40000), (40001)",
+        "UPDATE t SET note = 'x' WHERE id = 1",
+    )
+    seen: list[tuple[int, int]] = []
+    with connection.stream(slot, ["p"]) as stream:
+        for transaction in stream.transactions():
+            if not seen:
+                with pytest.raises(pgcdc.ConfigError, match="not read to its end"):
+                    stream.confirm(transaction)
+            rows: list[Any] = []
+            for change in transaction:
+                rows.append(change)
+                if len(rows) == 1 and len(seen) == 2:
+                    break  # the rest is passed over
+            seen.append((len(rows), min(transaction.xid, 1)))
+            if len(seen) != 3:
+                stream.confirm(transaction)
+                assert stream.flushed_lsn == transaction.end_lsn
+            assert all(row.commit_lsn == transaction.commit_lsn for row in rows if not isinstance(row, Message))
+            if len(seen) == 4:
+                break
+    assert seen == [(30000, 1), (1, 0), (1, 1), (1, 1)]
+
+
+def test_leaving_a_loop_loses_nothing(connection: Connection, database: Database, slot: str) -> None:
+    """What came in one batch with the event at which the loop was left is given to the next loop."""
+    database.execute("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (3)")
+    seen: list[int] = []
+    with connection.stream(slot, ["p"]) as stream:
+        while len(seen) < 3:
+            for event in stream:
+                if isinstance(event, Insert):
+                    seen.append(event.new.id)
+                    break
+    assert seen == [1, 2, 3]
+
+
+def write_large(database: Database) -> None:
+    """Two large transactions under way at the same time, one with a part that is rolled back, and a third."""
+    with database.connect() as one, database.connect() as two, database.connect() as three:
+        for connection, first in ((one, 10_000), (two, 20_000), (three, 30_000)):
+            connection.execute("BEGIN")
+            connection.execute(f"INSERT INTO t SELECT {first} + i, repeat('x', 100) FROM generate_series(1, 2000) i")
+        one.execute("SAVEPOINT a")
+        one.execute("INSERT INTO t SELECT 15000 + i, repeat('y', 100) FROM generate_series(1, 2000) i")
+        one.execute("ROLLBACK TO a")
+        one.execute("SELECT pg_logical_emit_message(true, 'in', 'side')")
+        database.execute("INSERT INTO t VALUES (1)")
+        two.execute("INSERT INTO t SELECT 25000 + i, repeat('z', 100) FROM generate_series(1, 2000) i")
+        two.execute("COMMIT")
+        three.execute("ROLLBACK")
+        one.execute("COMMIT")
+
+
+@pytest.mark.parametrize("streaming", ["on", "parallel"])
+def test_streamed_transactions_come_as_others_do(
+    connection: Connection, database: Database, slot: str, streaming: Any
+) -> None:
+    other = connection.create_slot(new_name()).name
+    with database.server.settings(logical_decoding_work_mem="64kB"):
+        write_large(database)
+        end = wal_end(database)
+        given: list[list[Any]] = []
+        for name, options in ((slot, {}), (other, {"streaming": streaming, "max_memory": 100_000})):
+            with pgcdc.connect(database.dsn) as reader, reader.stream(name, ["p"], **options) as stream:
+                events = read_past(stream, end)
+                given.append([event for event in events if isinstance(event, (Insert, Message, Commit))])
+                # What was idle before the first of them could be confirmed, and nothing else.
+                assert stream.flushed_lsn < min(event.commit_lsn for event in events if isinstance(event, Commit))
+        query = f"SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = '{other}'"
+        until(lambda: database.execute(query)[0][0] >= 2)
+    whole, streamed = ([event for event in events if not isinstance(event, Commit)] for events in given)
+    assert len(whole) == 1 + 4000 + 2000 + 1
+    assert [event.position for event in streamed] == [event.position for event in whole]
+    assert [event.new.id for event in changes(streamed)] == [event.new.id for event in changes(whole)]
+    commits = [{event.end_lsn for event in events if isinstance(event, Commit)} for events in given]
+    assert commits[1] <= commits[0]  # 14 says empty ones, too
+
+
+def test_a_streamed_transaction_under_way_is_in_flight(connection: Connection, database: Database, slot: str) -> None:
+    """Nothing of it has come out, and keepalives tell of WAL beyond its beginning: that is not confirmed."""
+    with database.server.settings(logical_decoding_work_mem="64kB"), database.connect() as writer:
+        writer.autocommit = True
+        with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], streaming="on") as stream:
+            writer.execute("BEGIN")
+            writer.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i")
+            before = wal_end(database)
+            database.execute("SELECT txid_current()")  # its commit brings all of it to the disk
+            deadline = time.monotonic() + SECONDS
+            while stream.received_lsn < before:
+                assert time.monotonic() < deadline
+                stream.send_status(reply_requested=True)
+                assert not len(stream.read(0.05))
+            assert stream.received_lsn >= before > stream.flushed_lsn
+            writer.execute("COMMIT")
+            assert ids(read_commits(stream, 1)) == list(range(1, 3001))
+
+
+def test_a_transaction_on_its_way_out_is_in_flight(connection: Connection, database: Database, slot: str) -> None:
+    """All of it was received, a part was handed over, and what came before is confirmed."""
+    with database.server.settings(logical_decoding_work_mem="64kB"):
+        database.execute("INSERT INTO t VALUES (1)")
+        with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], streaming="on") as stream:
+            stream.confirm(read_commits(stream, 1)[-1])
+            database.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(2, 5000) i")
+            end = wal_end(database)
+            events: list[Any] = []
+            batches = 0
+            deadline = time.monotonic() + SECONDS
+            while not any(isinstance(event, Commit) for event in events):
+                assert time.monotonic() < deadline
+                stream.send_status(reply_requested=True)
+                batch = stream.read(1)
+                events += batch.events()
+                batches += len(batch) > 0
+                if changes(events):
+                    assert stream.received_lsn >= changes(events)[0].commit_lsn > stream.flushed_lsn
+            assert batches > 2 and ids(events) == list(range(2, 5001))
+            stream.confirm(events[-1])
+            assert read_past(stream, end) == []
+            assert stream.flushed_lsn >= end
+
+
+def test_two_phase(connection: Connection, database: Database, slot: str) -> None:
+    """A prepared transaction comes out when it is committed, also after a restart: nothing is confirmed past it."""
+    if connection.server_version < 150000:
+        with pytest.raises(pgcdc.ConfigError, match="needs PostgreSQL 15"):
+            connection.stream(slot, ["p"], two_phase=True)
+        return
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], two_phase=True) as stream:
+        database.execute("INSERT INTO t VALUES (1)")
+        first = read_commits(stream, 1)
+        stream.confirm(first[-1])
+        database.execute("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'one'", "INSERT INTO t VALUES (3)")
+        second = read_commits(stream, 1)
+        assert ids(second) == [3]
+        stream.confirm(second[-1])
+        assert first[-1].end_lsn <= stream.flushed_lsn < second[-1].commit_lsn
+        stream.send_status()
+        until(lambda: confirmed(database, slot) == stream.flushed_lsn)
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], two_phase=True) as stream:
+        assert ids(read_commits(stream, 1)) == [3]
+        database.execute("COMMIT PREPARED 'one'")
+        last = read_commits(stream, 1)
+        assert ids(last) == [2]
+        stream.confirm(last[-1])
+        assert stream.flushed_lsn == last[-1].end_lsn
+        database.execute("BEGIN; INSERT INTO t VALUES (4); PREPARE TRANSACTION 'two'", "ROLLBACK PREPARED 'two'")
+        assert ids(read_past(stream, wal_end(database))) == []
+
+
+def test_what_is_kept_holds_back_also_after_a_reconnect(connection: Connection, database: Database, slot: str) -> None:
+    """Until the PREPARE has come again, nothing is confirmed past it: it might not come a third time."""
+    if connection.server_version < 150000:
+        with pytest.raises(pgcdc.ConfigError, match="needs PostgreSQL 15"):
+            connection.stream(slot, ["p"], two_phase=True)
+        return
+    with (
+        pgcdc.connect(database.dsn) as reader,
+        reader.stream(slot, ["p"], two_phase=True, reconnect=True) as stream,
+    ):
+        database.execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'one'", "INSERT INTO t VALUES (2)")
+        events = read_commits(stream, 1)
+        assert ids(events) == [2]
+        stream.confirm(events[-1])
+        hold = stream.flushed_lsn
+        for number in (3, 4):
+            database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+            database.execute(f"INSERT INTO t VALUES ({number})")
+            events = read_commits(stream, 1)
+            assert ids(events) == [number]
+            stream.confirm(events[-1])
+            assert stream.flushed_lsn == hold < events[-1].commit_lsn
+            assert confirmed(database, slot) <= hold
+        assert stream.reconnects == 2
+        database.execute("COMMIT PREPARED 'one'")
+        events = read_commits(stream, 1)
+        assert ids(events) == [1]
+        stream.confirm(events[-1])
+        assert stream.flushed_lsn == events[-1].end_lsn
+
+
+def test_prepared_transactions_are_refused_where_nobody_keeps_them(connection: Connection, database: Database) -> None:
+    if connection.server_version < 150000:
+        with pytest.raises(pgcdc.ConfigError, match="needs PostgreSQL 15"):
+            connection.create_slot(new_name(), two_phase=True)
+        return
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+    slot = connection.create_slot(new_name(), two_phase=True).name
+    database.execute("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'one'")
+    with connection.stream(slot, ["p"]) as stream, pytest.raises(pgcdc.ConfigError, match="not committed yet"):
+        next(stream.transactions())
