@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pgcdc
-from pgcdc.events import Commit, Insert, Message
+from pgcdc.events import Begin, Commit, Insert, Message
 from tests.replication.reading_async import SECONDS, read_commits, read_past, until
 from tests.replication.streams import changes, confirmed, ids, new_name, wal_end
 
@@ -211,7 +211,8 @@ async def test_what_is_kept_holds_back_also_after_a_reconnect(
             database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
             database.execute(f"INSERT INTO t VALUES ({number})")
             events = await read_commits(stream, 1)
-            assert ids(events) == [number]
+            assert ids(events) == [number] and isinstance(events[0], Begin)
+            assert [type(event) for event in events].count(Commit) == 1, "nothing of the one before comes again"
             stream.confirm(events[-1])
             assert stream.flushed_lsn == hold < events[-1].commit_lsn
             assert confirmed(database, slot) <= hold
@@ -221,6 +222,36 @@ async def test_what_is_kept_holds_back_also_after_a_reconnect(
         assert ids(events) == [1]
         stream.confirm(events[-1])
         assert stream.flushed_lsn == events[-1].end_lsn
+
+
+async def test_a_rolled_back_prepared_transaction_lets_go_of_nothing_else(
+    connection: AsyncConnection, database: Database, slot: str
+) -> None:
+    """What was committed while it was prepared, and is not confirmed yet, stays unconfirmed when it is gone."""
+    if connection.server_version < 150000:
+        with pytest.raises(pgcdc.ConfigError, match="needs PostgreSQL 15"):
+            await connection.stream(slot, ["p"], two_phase=True)
+        return
+    async with pgcdc.aconnect(database.dsn) as reader, reader.stream(slot, ["p"], two_phase=True) as stream:
+        database.execute("INSERT INTO t VALUES (1)")
+        stream.confirm((await read_commits(stream, 1))[-1])
+        database.execute("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'one'", "INSERT INTO t VALUES (3)")
+        events = await read_commits(stream, 1)
+        assert ids(events) == [3]
+        database.execute("SELECT pg_logical_emit_message(false, 'm', 'side')", "ROLLBACK PREPARED 'one'")
+        database.execute("SELECT txid_current()")
+        end = wal_end(database)
+        (message,) = await read_past(stream, end)
+        assert stream.flushed_lsn <= events[-1].commit_lsn
+        stream.confirm(events[-1])
+        assert await read_past(stream, end) == []
+        database.execute("SELECT txid_current()")
+        assert await read_past(stream, wal_end(database)) == []
+        assert stream.flushed_lsn == events[-1].end_lsn, "the message is not confirmed yet"
+        stream.confirm(message)
+        database.execute("SELECT txid_current()")
+        assert await read_past(stream, wal_end(database)) == []
+        assert stream.flushed_lsn >= end
 
 
 async def test_prepared_transactions_are_refused_where_nobody_keeps_them(

@@ -246,7 +246,7 @@ class Link:
         if self._assembler is not None and self._reader.received_lsn >= self._behind_lsn:
             progress.hold_lsn = self._assembler.hold_lsn
         if len(batch):
-            progress.handed_over(batch, frames, whole=whole)
+            progress.handed_over(batch, frames, whole=whole, assembled=self._assembler is not None)
         if whole and self._options.confirm_idle:
             progress.rest()
 

@@ -87,24 +87,26 @@ class Progress:
             return self.position[0] + 1, -1  # the whole transaction
         return self.position
 
-    def handed_over(self, batch: Batch, frames: Sequence[memoryview], *, whole: bool) -> None:
+    def handed_over(self, batch: Batch, frames: Sequence[memoryview], *, whole: bool, assembled: bool = False) -> None:
         """Note what goes to the user.
 
         Args:
             batch: The messages.
             frames: The frames that they came in.
             whole: Whether no transaction is left open by them.
+            assembled: Whether they come from an assembler.
         """
-        if (end_lsn := batch.end_lsn) is not None:
-            self.done_lsn = max(self.done_lsn, end_lsn)
-            self._owed_lsn = max(self._owed_lsn, end_lsn)
+        if assembled:
+            # What such a batch says of its end is what may be confirmed: nothing past a prepared transaction.
+            end_lsn, message_lsn = _ends(batch)
+        else:
+            # A message outside transactions has no end of its own; only the last can be behind the last transaction.
+            end_lsn, message_lsn = batch.end_lsn or 0, _last_message(frames) if whole else 0
+        self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
+        self.done_lsn = max(self.done_lsn, end_lsn, message_lsn + 1 if message_lsn else 0)
         if (position := batch.last_position) is not None:
             # What comes again after a reconnect is below, and the next connection may be lost while it does.
             self.position = max(self.position or (0, -1), (position[0], position[1]))
-        # A message outside transactions has no end that another one would not have; only the last can be after it.
-        if whole and (lsn := _last_message(frames)):
-            self.done_lsn = max(self.done_lsn, lsn + 1)
-            self._owed_lsn = max(self._owed_lsn, lsn)
 
     def rest(self) -> None:
         """Nothing is in flight: if everything that was handed over is confirmed, so is what keepalives told since."""
@@ -136,6 +138,18 @@ class Progress:
             lsn = min(durable_lsn(event_or_lsn), self.received_lsn)
         with self._lock:
             self.flushed_lsn = max(self.flushed_lsn, lsn)
+
+
+def _ends(batch: Batch) -> tuple[int, int]:
+    """Of a batch of whole transactions: the end of the last, unless it goes on, and where a message behind it is."""
+    position = batch.last_position
+    # What follows the last change has no rows, and is soon read.
+    last = (batch if position is None else batch.after(position)).events()[-1:]
+    if last and isinstance(last[0], Commit):
+        return last[0].end_lsn, 0
+    if last and isinstance(last[0], Message) and not last[0].transactional:
+        return 0, last[0].lsn
+    return 0, 0
 
 
 def _last_message(frames: Sequence[memoryview]) -> int:
