@@ -113,3 +113,40 @@ def test_above_what_was_received() -> None:
     progress.confirm(100)
     with pytest.raises(pgcdc.PositionError, match="only the WAL up to 0/64"):
         progress.confirm(101)
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["transaction", "message"]), min_size=1, max_size=8),
+    cuts=st.lists(st.integers(1, 7), min_size=1, max_size=40),
+    losses=st.lists(st.integers(1, 30), max_size=4),
+)
+def test_nothing_is_handed_over_twice(kinds: list[str], cuts: list[int], losses: list[int]) -> None:
+    """Wherever connections are lost and batches are cut, the next link's stream goes on behind what was handed over."""
+    progress = Progress("s", 0)
+    sizes = iter([*cuts, *[1] * 1000])
+    handed: list[str] = []
+
+    def follow(frames: list[memoryview], count: int) -> None:
+        reader = BatchReader()
+        while frames and count > 0:
+            size = min(next(sizes), count)
+            some, frames, count = frames[:size], frames[size:], count - size
+            batch = reader.read(some)
+            progress.handed_over(batch, some, whole=not reader.in_transaction)
+            handed.extend(kept(progress.unseen(batch)))
+
+    for loss in losses:
+        follow(rest_of(kinds, progress.resume_lsn), loss)
+        progress.lost()
+    follow(rest_of(kinds, progress.resume_lsn), 1000)
+    assert handed == kept(BatchReader().read(frames_of(kinds)))
+
+
+def kept(batch: pgcdc.Batch) -> list[str]:
+    return [str(event) for event in batch.events() if isinstance(event, (pgcdc.Insert, Commit, Message))]
+
+
+def rest_of(kinds: list[str], lsn: int) -> list[memoryview]:
+    """As a server sends it that was asked to begin at an LSN: what commits at or after it."""
+    left = [kind if number * STEP >= lsn else "keepalive" for number, kind in enumerate(kinds, 1)]
+    return [frame for frame in frames_of(left) if frame[0] == ord("w")]

@@ -67,6 +67,7 @@ class Progress:
         self.slot = slot
         self._floor = floor
         self._lock = Lock()  # one thread may confirm while another reads
+        self._again: tuple[int, int] | None = None  # while it comes again
         self._owed_lsn = 0  # confirmed up to here, nothing that was handed over waits for it
 
     @property
@@ -107,6 +108,26 @@ class Progress:
         if (position := batch.last_position) is not None:
             # What comes again after a reconnect is below, and the next connection may be lost while it does.
             self.position = max(self.position or (0, -1), (position[0], position[1]))
+
+    def lost(self) -> None:
+        """The connection is gone: what it has sent of a transaction comes again, from its beginning."""
+        self._again = self.skip
+
+    def unseen(self, batch: Batch) -> Batch:
+        """Leave out what was handed over before the connection was lost.
+
+        Args:
+            batch: What came.
+
+        Returns:
+            What of it is new; of a transaction that was handed over in part its Begin is among that.
+        """
+        if self._again is None or not len(batch):
+            return batch
+        skip, last = self._again, batch.last_position
+        if last is not None and (last[0], last[1]) > skip:
+            self._again = None  # but this one may begin with the end of a transaction that was handed over
+        return batch.after(skip)
 
     def rest(self) -> None:
         """Nothing is in flight: if everything that was handed over is confirmed, so is what keepalives told since."""

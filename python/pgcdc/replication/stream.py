@@ -80,7 +80,6 @@ class Stream:
         self._lost_at = 0.0
         self._attempts = 0
         self._attempt_due = 0.0
-        self._skip: tuple[int, int] | None = None
         self._begun_lsn = 0
         self._unread: Iterator[Event | DecodeError] = iter(())
         self._closed = False
@@ -234,8 +233,7 @@ class Stream:
                 except ConnectionLost as error:
                     self._losing(error)
                     continue
-                if self._skip is not None and len(batch):
-                    batch = self._unseen(batch, self._skip)
+                batch = self._progress.unseen(batch)
                 if len(batch) or monotonic() >= deadline:
                     return batch
         except BaseException:
@@ -318,8 +316,7 @@ class Stream:
         self._lost_at = monotonic()
         self._attempts = 0
         self._attempt_due = self._lost_at + self._options.reconnect.pause(0)
-        # What the lost connection has sent of a transaction comes again, from its beginning.
-        self._skip = self._progress.skip
+        self._progress.lost()
 
     def _connect_again(self, deadline: float) -> bool:
         """Try to get another connection, until the deadline; False when there is none yet."""
@@ -348,17 +345,6 @@ class Stream:
                     "streaming from slot %s goes on after %s", self.slot, format_lsn(self._progress.resume_lsn)
                 )
         return True
-
-    def _unseen(self, batch: Batch, skip: tuple[int, int]) -> Batch:
-        """Leave out what was handed over before the connection was lost."""
-        first = batch.first_position
-        if first is not None and (first[0], first[1]) > skip:
-            self._skip = None
-            return batch
-        last = batch.last_position
-        if last is not None and (last[0], last[1]) > skip:
-            self._skip = None
-        return batch.after(skip)
 
     def _check_open(self) -> None:
         if self.closed or self._broken:
