@@ -49,7 +49,7 @@ def test_never_past_what_is_not_confirmed(kinds: list[str], cuts: list[int], con
         progress.received_lsn = max(progress.received_lsn, reader.received_lsn)
         progress.idle_lsn = max(progress.idle_lsn, reader.idle_lsn)
         if len(batch):
-            progress.handed_over(batch, some, whole=not reader.in_transaction)
+            progress.handed_over(batch)
         if not reader.in_transaction:
             progress.rest()
         owed += [event for event in batch.events() if isinstance(event, (Commit, Message))]
@@ -76,12 +76,12 @@ def test_where_another_connection_begins(kinds: list[str]) -> None:
     open_lsn = (len(kinds) + 1) * STEP
     for frame in frames:
         batch = reader.read([frame])
-        progress.handed_over(batch, [frame], whole=not reader.in_transaction)
+        progress.handed_over(batch)
         if batch.last_position is not None and batch.last_position.commit_lsn == open_lsn:
             assert progress.skip == tuple(batch.last_position)
             assert open_lsn - STEP < progress.resume_lsn < open_lsn
     assert progress.resume_lsn == open_lsn + 50
-    assert progress.skip == (open_lsn + 1, -1)
+    assert progress.skip == (open_lsn + 50, -1)
 
 
 def test_what_is_kept_holds_the_confirmation() -> None:
@@ -100,11 +100,11 @@ def test_what_was_lost_again_while_it_came_again() -> None:
     progress = Progress("s", 0)
     reader = BatchReader()
     for frame in frames[:4]:
-        progress.handed_over(reader.read([frame]), [frame], whole=False)
+        progress.handed_over(reader.read([frame]))
     assert progress.skip == (STEP, 1)
     again = BatchReader()
     for frame in frames[:3]:
-        progress.handed_over(again.read([frame]), [frame], whole=False)
+        progress.handed_over(again.read([frame]))
     assert progress.skip == (STEP, 1)
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_handed_over_twice(kinds: list[str], cuts: list[int], losses:
             size = min(next(sizes), count)
             some, frames, count = frames[:size], frames[size:], count - size
             batch = reader.read(some)
-            progress.handed_over(batch, some, whole=not reader.in_transaction)
+            progress.handed_over(batch)
             handed.extend(kept(progress.unseen(batch)))
 
     for loss in losses:

@@ -142,7 +142,7 @@ class AsyncLink:
         # Of a large transaction that came whole there may be more than one batch.
         if (batch := next(self._whole, _NOTHING)) is not _NOTHING:
             await self._look(batch)
-            self._note(batch, [])
+            self._note(batch)
             self._answer(something=True)
             return batch
         while True:
@@ -161,7 +161,7 @@ class AsyncLink:
                 batch = next(self._whole, _NOTHING)
             await self._look(batch)
             if frames:
-                self._note(batch, frames)
+                self._note(batch)
             self.ended = state is Drained.ENDED
             if self.ended:
                 if len(batch):
@@ -234,7 +234,7 @@ class AsyncLink:
         if self._watch is not None and len(batch):
             await self._watch.look(batch)
 
-    def _note(self, batch: Batch, frames: list[memoryview]) -> None:
+    def _note(self, batch: Batch) -> None:
         """Take down how far it is now."""
         progress = self._progress
         progress.received_lsn = max(progress.received_lsn, self._reader.received_lsn)
@@ -242,11 +242,11 @@ class AsyncLink:
         self._asked_at = None
         self._ask_due = monotonic() + self.interval
         # What is still kept or on its way out is in flight.
-        whole = not self._reader.in_transaction if self._assembler is None else self._assembler.idle
+        whole = not self._reader.in_transaction and (self._assembler is None or self._assembler.idle)
         if self._assembler is not None and self._reader.received_lsn >= self._behind_lsn:
             progress.hold_lsn = self._assembler.hold_lsn
         if len(batch):
-            progress.handed_over(batch, frames, whole=whole, assembled=self._assembler is not None)
+            progress.handed_over(batch, assembled=self._assembler is not None)
         if whole and self._options.confirm_idle:
             progress.rest()
 

@@ -6,7 +6,7 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", Standby status upda
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pgcdc.errors import PositionError
 from pgcdc.events import (
@@ -27,17 +27,10 @@ from pgcdc.events import (
 from pgcdc.lsn import format_lsn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pgcdc.events import Event
     from pgcdc.protocol import Batch
 
 __all__ = ["Progress", "durable_lsn"]
-
-_KEEPALIVE: Final = ord("k")
-_MESSAGE: Final = ord("M")
-_HEADER: Final = 25
-"""Bytes of an XLogData before the message: kind, start, end, time."""
 
 
 class Progress:
@@ -84,25 +77,20 @@ class Progress:
     @property
     def skip(self) -> tuple[int, int] | None:
         """What another connection sends again up to this position was handed over before."""
-        if self.position is not None and self.done_lsn > self.position[0]:
-            return self.position[0] + 1, -1  # the whole transaction
+        if self.done_lsn > (self.position or (0, 0))[0]:
+            return self.done_lsn, -1  # whatever it was, it was whole, and the next one commits behind it
         return self.position
 
-    def handed_over(self, batch: Batch, frames: Sequence[memoryview], *, whole: bool, assembled: bool = False) -> None:
+    def handed_over(self, batch: Batch, *, assembled: bool = False) -> None:
         """Note what goes to the user.
 
         Args:
             batch: The messages.
-            frames: The frames that they came in.
-            whole: Whether no transaction is left open by them.
-            assembled: Whether they come from an assembler.
+            assembled: Whether they come from an assembler: what such a batch says of its end is what may be confirmed,
+                nothing past a prepared transaction.
         """
-        if assembled:
-            # What such a batch says of its end is what may be confirmed: nothing past a prepared transaction.
-            end_lsn, message_lsn = _ends(batch)
-        else:
-            # A message outside transactions has no end of its own; only the last can be behind the last transaction.
-            end_lsn, message_lsn = batch.end_lsn or 0, _last_message(frames) if whole else 0
+        end_lsn = _end(batch) if assembled else batch.end_lsn or 0
+        message_lsn = _last_message(batch)
         self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
         self.done_lsn = max(self.done_lsn, end_lsn, message_lsn + 1 if message_lsn else 0)
         if (position := batch.last_position) is not None:
@@ -161,26 +149,19 @@ class Progress:
             self.flushed_lsn = max(self.flushed_lsn, lsn)
 
 
-def _ends(batch: Batch) -> tuple[int, int]:
-    """Of a batch of whole transactions: the end of the last, unless it goes on, and where a message behind it is."""
+def _end(batch: Batch) -> int:
+    """The end of the last transaction that ends in a batch of whole ones; 0 when none does behind the last change."""
     position = batch.last_position
     # What follows the last change has no rows, and is soon read.
-    last = (batch if position is None else batch.after(position)).events()[-1:]
-    if last and isinstance(last[0], Commit):
-        return last[0].end_lsn, 0
-    if last and isinstance(last[0], Message) and not last[0].transactional:
-        return 0, last[0].lsn
-    return 0, 0
+    rest = batch if position is None else batch.after(position)
+    return max((event.end_lsn for event in rest.events() if isinstance(event, Commit)), default=0)
 
 
-def _last_message(frames: Sequence[memoryview]) -> int:
-    """Where the last message is, if it is a logical one outside of transactions; else 0."""
-    for frame in reversed(frames):
-        if frame[0] == _KEEPALIVE:
-            continue
-        if len(frame) > _HEADER + 1 and frame[_HEADER] == _MESSAGE and not frame[_HEADER + 1] & 1:
-            return int.from_bytes(frame[1:9])
-        return 0
+def _last_message(batch: Batch) -> int:
+    """Where the last logical message outside of transactions is; 0 when there is none."""
+    for event in reversed(batch.select(actions=("message",)).events()):
+        if isinstance(event, Message) and not event.transactional:
+            return event.lsn
     return 0
 
 
