@@ -13,6 +13,7 @@ from pgcdc.replication.progress import Progress
 from tests.protocol import wire
 
 STEP = 100
+NOTHING = pgcdc.Batch.of([])
 
 
 def frames_of(kinds: list[str]) -> list[memoryview]:
@@ -92,6 +93,20 @@ def test_what_is_kept_holds_the_confirmation() -> None:
     assert (progress.told_lsn, progress.resume_lsn) == (300, 300)
     progress.hold_lsn = None
     assert (progress.told_lsn, progress.resume_lsn) == (500, 500)
+
+
+def test_what_was_prepared_holds_until_it_is_confirmed() -> None:
+    """It was prepared at 300 and came out, with its commit at 1000; another was committed before and is confirmed."""
+    progress = Progress("s", 0)
+    progress.handed_over(BatchReader().read(frames_of(["keepalive"] * 9 + ["transaction"])), hold=300)
+    progress.confirm(500)
+    assert progress.told_lsn == 300
+    progress.handed_over(NOTHING, hold=400)
+    assert progress.told_lsn == 300
+    progress.handed_over(NOTHING)
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 1050)
+    progress.confirm(1050)
+    assert progress.told_lsn == 1050
 
 
 def test_what_was_lost_again_while_it_came_again() -> None:

@@ -193,12 +193,12 @@ def test_the_network_is_slow(connection: Connection, database: Database, slot: s
             proxy.bite = None
 
 
-def test_a_black_hole(connection: Connection, database: Database, slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_black_hole(connection: Connection, database: Database, slot: str) -> None:
     """Nothing comes and nothing is refused: the silence is noticed, and when the network is back the stream goes on."""
-    monkeypatch.setattr("pgcdc.replication.link._SILENCE_SECONDS", 1.0)
+    options: dict[str, Any] = {"reconnect": SOON, "receive_timeout": 1.0}
     with database.server.settings(wal_sender_timeout="2s"), Proxy(database.server.port) as proxy:
         dsn = f"{proxy.dsn(database.dsn)} connect_timeout=1"
-        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        with pgcdc.connect(dsn) as reader, reader.stream(slot, ["p"], **options) as stream:
             insert(database, 1, 5)
             events = read_rows(stream, 5)
             proxy.hole = True
@@ -226,17 +226,23 @@ def test_giving_up(connection: Connection, database: Database, slot: str) -> Non
             assert 0.5 <= time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("gone", ["slot", "publication"])
+@pytest.mark.parametrize("gone", ["slot", "publication", "slot made again"])
 def test_what_cannot_be_mended_is_raised_at_once(
     connection: Connection, database: Database, slot: str, gone: str
 ) -> None:
-    expected = pgcdc.SlotNotFound if gone == "slot" else pgcdc.PublicationNotFound
+    expected = {"slot": pgcdc.SlotNotFound, "publication": pgcdc.PublicationNotFound}.get(gone, pgcdc.PositionError)
     with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
         database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
         if gone == "slot":
             database.execute(f"SELECT pg_drop_replication_slot('{slot}')")
-        else:
+        elif gone == "publication":
             database.execute("DROP PUBLICATION p")
+        else:
+            database.execute(
+                f"SELECT pg_drop_replication_slot('{slot}')",
+                "INSERT INTO t VALUES (1)",  # this is lost
+                f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')",
+            )
         began = time.monotonic()
         with pytest.raises(expected) as caught:
             stream.read(20)
@@ -244,6 +250,12 @@ def test_what_cannot_be_mended_is_raised_at_once(
         assert time.monotonic() - began < 5
         with pytest.raises(pgcdc.ConfigError):
             stream.read(0)
+
+
+def test_a_temporary_slot_cannot_be_reconnected_to(connection: Connection, slot: str) -> None:
+    name = connection.create_slot(new_name(), temporary=True).name
+    with pytest.raises(pgcdc.ConfigError, match="temporary"):
+        connection.stream(name, ["p"], reconnect=True)
 
 
 def test_another_consumer_has_the_slot(connection: Connection, database: Database, slot: str) -> None:

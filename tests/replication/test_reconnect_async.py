@@ -192,14 +192,12 @@ async def test_the_network_is_slow(connection: AsyncConnection, database: Databa
             proxy.bite = None
 
 
-async def test_a_black_hole(
-    connection: AsyncConnection, database: Database, slot: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_black_hole(connection: AsyncConnection, database: Database, slot: str) -> None:
     """Nothing comes and nothing is refused: the silence is noticed, and when the network is back the stream goes on."""
-    monkeypatch.setattr("pgcdc.replication.link_async._SILENCE_SECONDS", 1.0)
+    options: dict[str, Any] = {"reconnect": SOON, "receive_timeout": 1.0}
     with database.server.settings(wal_sender_timeout="2s"), Proxy(database.server.port) as proxy:
         dsn = f"{proxy.dsn(database.dsn)} connect_timeout=1"
-        async with pgcdc.aconnect(dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        async with pgcdc.aconnect(dsn) as reader, reader.stream(slot, ["p"], **options) as stream:
             insert(database, 1, 5)
             events = await read_rows(stream, 5)
             proxy.hole = True
@@ -227,17 +225,23 @@ async def test_giving_up(connection: AsyncConnection, database: Database, slot: 
             assert 0.5 <= time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("gone", ["slot", "publication"])
+@pytest.mark.parametrize("gone", ["slot", "publication", "slot made again"])
 async def test_what_cannot_be_mended_is_raised_at_once(
     connection: AsyncConnection, database: Database, slot: str, gone: str
 ) -> None:
-    expected = pgcdc.SlotNotFound if gone == "slot" else pgcdc.PublicationNotFound
+    expected = {"slot": pgcdc.SlotNotFound, "publication": pgcdc.PublicationNotFound}.get(gone, pgcdc.PositionError)
     async with pgcdc.aconnect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
         database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
         if gone == "slot":
             database.execute(f"SELECT pg_drop_replication_slot('{slot}')")
-        else:
+        elif gone == "publication":
             database.execute("DROP PUBLICATION p")
+        else:
+            database.execute(
+                f"SELECT pg_drop_replication_slot('{slot}')",
+                "INSERT INTO t VALUES (1)",  # this is lost
+                f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')",
+            )
         began = time.monotonic()
         with pytest.raises(expected) as caught:
             await stream.read(20)
@@ -245,6 +249,12 @@ async def test_what_cannot_be_mended_is_raised_at_once(
         assert time.monotonic() - began < 5
         with pytest.raises(pgcdc.ConfigError):
             await stream.read(0)
+
+
+async def test_a_temporary_slot_cannot_be_reconnected_to(connection: AsyncConnection, slot: str) -> None:
+    name = (await connection.create_slot(new_name(), temporary=True)).name
+    with pytest.raises(pgcdc.ConfigError, match="temporary"):
+        await connection.stream(name, ["p"], reconnect=True)
 
 
 async def test_another_consumer_has_the_slot(connection: AsyncConnection, database: Database, slot: str) -> None:

@@ -273,6 +273,7 @@ class Connection:
         heartbeat: float | None = None,
         confirm_idle: bool = True,
         feedback: bool = True,
+        receive_timeout: float = 60.0,
         max_memory: int = 1 << 25,
         spill_directory: str | None = None,
     ) -> Stream:
@@ -307,6 +308,8 @@ class Connection:
                 tell of it: it has nothing for this stream.
             feedback: Send status updates by themselves, from a thread (or task) of their own, while the caller does not
                 read.
+            receive_timeout: Seconds that the server may leave a request for an answer unanswered, until the connection
+                is taken for lost.
             max_memory: How many bytes of transactions under way are kept in memory; beyond that they go to files.
             spill_directory: Where these files are; None for the system's directory for temporary files.
 
@@ -335,6 +338,7 @@ class Connection:
             origin=origin,
             confirm_idle=confirm_idle,
             feedback=feedback,
+            receive_timeout=receive_timeout,
             reconnect=Reconnect() if reconnect is True else reconnect or None,
             heartbeat=heartbeat,
             max_memory=max_memory,
@@ -413,14 +417,14 @@ class Connection:
         if renewed.timeline > self.timeline:
             [(_, history)] = renewed._walsender.execute(f"TIMELINE_HISTORY {renewed.timeline}")
             switch = switch_point(history or "", self.timeline)
-        if switch is None or progress.resume_lsn > switch:
-            place = f"{format_lsn(progress.resume_lsn)} of timeline {self.timeline}"
+        if switch is None or progress.reached_lsn > switch:
+            place = f"{format_lsn(progress.reached_lsn)} of timeline {self.timeline}"
             raise PositionError(
                 f'the stream from slot "{slot}" cannot go on: it was at {place}, and the server\'s timeline'
                 f" {renewed.timeline} does not continue that",
                 hint="what was handed over may not exist there: compare the targets, then a new slot and snapshot",
                 slot=slot,
-                lsn=progress.resume_lsn,
+                lsn=progress.reached_lsn,
             )
 
     def session(self) -> Session:

@@ -275,6 +275,7 @@ class AsyncConnection:
         heartbeat: float | None = None,
         confirm_idle: bool = True,
         feedback: bool = True,
+        receive_timeout: float = 60.0,
         max_memory: int = 1 << 25,
         spill_directory: str | None = None,
     ) -> Opening[AsyncStream]:
@@ -309,6 +310,8 @@ class AsyncConnection:
                 tell of it: it has nothing for this stream.
             feedback: Send status updates by themselves, from a thread (or task) of their own, while the caller does not
                 read.
+            receive_timeout: Seconds that the server may leave a request for an answer unanswered, until the connection
+                is taken for lost.
             max_memory: How many bytes of transactions under way are kept in memory; beyond that they go to files.
             spill_directory: Where these files are; None for the system's directory for temporary files.
 
@@ -337,6 +340,7 @@ class AsyncConnection:
             origin=origin,
             confirm_idle=confirm_idle,
             feedback=feedback,
+            receive_timeout=receive_timeout,
             reconnect=Reconnect() if reconnect is True else reconnect or None,
             heartbeat=heartbeat,
             max_memory=max_memory,
@@ -415,14 +419,14 @@ class AsyncConnection:
         if renewed.timeline > self.timeline:
             [(_, history)] = await renewed._walsender.execute(f"TIMELINE_HISTORY {renewed.timeline}")
             switch = switch_point(history or "", self.timeline)
-        if switch is None or progress.resume_lsn > switch:
-            place = f"{format_lsn(progress.resume_lsn)} of timeline {self.timeline}"
+        if switch is None or progress.reached_lsn > switch:
+            place = f"{format_lsn(progress.reached_lsn)} of timeline {self.timeline}"
             raise PositionError(
                 f'the stream from slot "{slot}" cannot go on: it was at {place}, and the server\'s timeline'
                 f" {renewed.timeline} does not continue that",
                 hint="what was handed over may not exist there: compare the targets, then a new slot and snapshot",
                 slot=slot,
-                lsn=progress.resume_lsn,
+                lsn=progress.reached_lsn,
             )
 
     async def session(self) -> AsyncSession:

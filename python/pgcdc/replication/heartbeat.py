@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import Error
 from pgcdc.replication import waits
+from pgcdc.replication.libpq import psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ class Heartbeat:
         try:
             with self._ask() as session:
                 session.execute(f"SELECT pg_catalog.pg_logical_emit_message(false, '{PREFIX}', '')")
-        except Error as error:
+        except (Error, psycopg.Error) as error:  # psycopg's when the walsender beside it is just being made again
             # The stream does not depend on it, and meets by itself whatever is wrong with the server.
             if not self._failed:
                 logger.warning("no heartbeat could be written for slot %s: %s", self._slot, error)

@@ -45,8 +45,6 @@ _CONFIRM_SECONDS: Final = 1.0
 """How soon a confirmation goes out while nobody reads."""
 _CLOSE_SECONDS: Final = 2.0
 """How long the server may take to end a stream; it may be in the middle of a large transaction."""
-_SILENCE_SECONDS: Final = 60.0
-"""How long the server may leave a request for a reply unanswered, as `wal_receiver_timeout`."""
 _PRESSED_SECONDS: Final = 5.0
 """How long a server that is being stopped may ask for confirmations that do not come, until it is let go."""
 _PRESSED_QUESTIONS: Final = 20
@@ -93,6 +91,7 @@ class AsyncLink:
         self.ended = False
         # A third of the server's patience: one update may be lost in a slow moment and the next still comes in time.
         self.interval = min(STATUS_SECONDS, sender_timeout / 3) if sender_timeout > 0 else STATUS_SECONDS
+        self.interval = min(self.interval, options.receive_timeout / 3)
         self._session = session
         self._doing = Doing(doing.what, kind="stream", slot=doing.slot, publications=doing.publications)
         self._options = options
@@ -106,6 +105,7 @@ class AsyncLink:
         self._whole: Iterator[Batch] = iter(())
         # What the link before this one has kept is kept here only when it has come again.
         self._behind_lsn = progress.received_lsn
+        self._level = not self._behind_lsn
         self._watch = watch
         self._patience = sender_timeout
         self._lock = Lock()
@@ -145,6 +145,8 @@ class AsyncLink:
             self._note(batch)
             self._answer(something=True)
             return batch
+        if self._assembler is not None:
+            self._note(_NOTHING)  # now nothing of what was received is still to come out
         while True:
             frames: list[memoryview] = []
             receiving = generators.receive(self._session.pgconn, frames, max_bytes, max_messages, self._lock)
@@ -161,6 +163,8 @@ class AsyncLink:
                 batch = next(self._whole, _NOTHING)
             await self._look(batch)
             if frames:
+                self._asked_at = None
+                self._ask_due = monotonic() + self.interval
                 self._note(batch)
             self.ended = state is Drained.ENDED
             if self.ended:
@@ -235,18 +239,22 @@ class AsyncLink:
             await self._watch.look(batch)
 
     def _note(self, batch: Batch) -> None:
-        """Take down how far it is now."""
-        progress = self._progress
-        progress.received_lsn = max(progress.received_lsn, self._reader.received_lsn)
-        progress.idle_lsn = max(progress.idle_lsn, self._reader.idle_lsn)
-        self._asked_at = None
-        self._ask_due = monotonic() + self.interval
-        # What is still kept or on its way out is in flight.
-        whole = not self._reader.in_transaction and (self._assembler is None or self._assembler.idle)
-        if self._assembler is not None and self._reader.received_lsn >= self._behind_lsn:
-            progress.hold_lsn = self._assembler.hold_lsn
-        if len(batch):
-            progress.handed_over(batch, assembled=self._assembler is not None)
+        """Take down how far it is with this."""
+        progress, reader, assembler = self._progress, self._reader, self._assembler
+        if assembler is None:
+            progress.handed_over(batch, received=reader.received_lsn, idle=reader.idle_lsn)
+            whole = not reader.in_transaction
+        else:
+            hold = assembler.hold_lsn
+            # Whatever was received: what the assembler has not given out yet is not there for the user.
+            whole = assembler.idle and not reader.in_transaction
+            received = idle = 0
+            if whole or not len(batch):
+                received, idle = reader.received_lsn, reader.idle_lsn
+                self._level = self._level or received >= self._behind_lsn
+            if not self._level and progress.hold_lsn is not None:
+                hold = progress.hold_lsn if hold is None else min(hold, progress.hold_lsn)
+            progress.handed_over(batch, received=received, idle=idle, hold=hold, assembled=True)
         if whole and self._options.confirm_idle:
             progress.rest()
 
@@ -273,9 +281,10 @@ class AsyncLink:
             # With the request to answer, so that a dead network is noticed.
             if self._asked_at is None:
                 self._asked_at = now
-            elif now - self._asked_at > _SILENCE_SECONDS:
+            elif now - self._asked_at > self._options.receive_timeout:
                 self.drop()
-                raise connection_lost(self._doing, f"the server has been silent for {_SILENCE_SECONDS:g} s")
+                silent = f"the server has been silent for {self._options.receive_timeout:g} s"
+                raise connection_lost(self._doing, silent)
             self._ask_due = now + self.interval
             self.send_status(reply_requested=True)
         elif now >= self._status_due:
@@ -283,15 +292,16 @@ class AsyncLink:
 
     def _send(self, reply_requested: bool) -> None:
         """Put a status update on its way; also called by what beats."""
-        told = self._progress.told_lsn
-        update = encode_status_update(max(self._progress.received_lsn, told), told, told, reply_requested)
         with self._lock:
+            # In here, so that two threads do not tell it in the wrong order: a server may go back to what is told last.
+            told = self._progress.told_lsn
+            update = encode_status_update(max(self._progress.received_lsn, told), told, told, reply_requested)
             self._session.pgconn.put_copy_data(update)
             # What does not go out at once (the server reads nothing because we read nothing) goes out with the next.
             self._session.pgconn.flush()
-        self._told_lsn = told
-        self._status_at = monotonic()
-        self._status_due = self._status_at + self.interval
+            self._told_lsn = told
+            self._status_at = monotonic()
+            self._status_due = self._status_at + self.interval
 
     async def _beat(self) -> float | None:
         """Send what is due while nobody reads.

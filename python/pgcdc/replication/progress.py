@@ -1,5 +1,7 @@
 """How far a stream is: what came, what was handed over, what may be confirmed. It outlives connections.
 
+One thread reads, others may confirm and send status updates: what belongs together changes under one lock.
+
 Source: PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
 """
 
@@ -42,10 +44,10 @@ class Progress:
 
     Attributes:
         slot: The slot's name.
-        received_lsn: The highest WAL position that was received.
-        idle_lsn: Everything up to here was received whole, and would not be needed again after a restart from here.
+        received_lsn: The highest WAL position that was received, and of which nothing is still to come out.
+        idle_lsn: Everything up to here was handed over whole, and would not be needed again after a restart from here.
         flushed_lsn: What was confirmed; 0 until something was.
-        hold_lsn: Nothing is confirmed past this while a prepared transaction is kept here; None when none is.
+        hold_lsn: Where the oldest transaction was prepared that is kept here; None when none is.
         done_lsn: The end of the last transaction, or message outside of one, that was handed over whole.
         position: The last change that was handed over.
     """
@@ -59,14 +61,26 @@ class Progress:
         self.position: tuple[int, int] | None = None
         self.slot = slot
         self._floor = floor
-        self._lock = Lock()  # one thread may confirm while another reads
+        self._lock = Lock()
         self._again: tuple[int, int] | None = None  # while it comes again
         self._owed_lsn = 0  # confirmed up to here, nothing that was handed over waits for it
+        self._ended_lsn = 0  # of the last transaction that was handed over
+        # Of prepared transactions that came out: where they were prepared, and where that is confirmed.
+        self._came_out: list[tuple[int, int]] = []
 
     @property
     def told_lsn(self) -> int:
-        """What the server is told: it forgets what is below."""
-        return self.flushed_lsn if self.hold_lsn is None else min(self.flushed_lsn, self.hold_lsn)
+        """What the server is told: it forgets what is below.
+
+        Of a transaction that was prepared below, it would send no more than that it was committed. So nothing past a
+        PREPARE is told before the transaction is confirmed as committed.
+        """
+        with self._lock:
+            self._came_out = [held for held in self._came_out if held[1] > self.flushed_lsn]
+            holds = [lsn for lsn, _ in self._came_out]
+            if self.hold_lsn is not None:
+                holds.append(self.hold_lsn)
+            return min(self.flushed_lsn, *holds) if holds else self.flushed_lsn
 
     @property
     def resume_lsn(self) -> int:
@@ -75,27 +89,47 @@ class Progress:
         return done if self.hold_lsn is None else min(done, self.hold_lsn)
 
     @property
+    def reached_lsn(self) -> int:
+        """Up to here there must be the same WAL wherever the stream goes on."""
+        return max(self.done_lsn, self.flushed_lsn, self._floor, self.position[0] if self.position else 0)
+
+    @property
     def skip(self) -> tuple[int, int] | None:
         """What another connection sends again up to this position was handed over before."""
         if self.done_lsn > (self.position or (0, 0))[0]:
             return self.done_lsn, -1  # whatever it was, it was whole, and the next one commits behind it
         return self.position
 
-    def handed_over(self, batch: Batch, *, assembled: bool = False) -> None:
+    def handed_over(
+        self, batch: Batch, *, received: int = 0, idle: int = 0, hold: int | None = None, assembled: bool = False
+    ) -> None:
         """Note what goes to the user.
 
         Args:
-            batch: The messages.
-            assembled: Whether they come from an assembler: what such a batch says of its end is what may be confirmed,
-                nothing past a prepared transaction.
+            batch: The messages; there may be none.
+            received: The highest WAL position of which nothing is still to come out.
+            idle: Everything up to here was handed over whole.
+            hold: Where the oldest transaction was prepared that is kept; None when none is.
+            assembled: Whether the messages come from an assembler: what such a batch says of its end is what may be
+                confirmed, nothing past a prepared transaction.
         """
-        end_lsn = _end(batch) if assembled else batch.end_lsn or 0
-        message_lsn = _last_message(batch)
-        self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
-        self.done_lsn = max(self.done_lsn, end_lsn, message_lsn + 1 if message_lsn else 0)
-        if (position := batch.last_position) is not None:
-            # What comes again after a reconnect is below, and the next connection may be lost while it does.
-            self.position = max(self.position or (0, -1), (position[0], position[1]))
+        end_lsn = message_lsn = 0
+        if len(batch):
+            end_lsn = _end(batch) if assembled else batch.end_lsn or 0
+            message_lsn = _last_message(batch)
+        with self._lock:
+            self._ended_lsn = max(self._ended_lsn, end_lsn)
+            self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
+            self.done_lsn = max(self.done_lsn, end_lsn, message_lsn + 1 if message_lsn else 0)
+            self.received_lsn = max(self.received_lsn, received, end_lsn, message_lsn)
+            self.idle_lsn = max(self.idle_lsn, idle)
+            if (position := batch.last_position) is not None:
+                # What comes again after a reconnect is below, and the next connection may be lost while it does.
+                self.position = max(self.position or (0, -1), (position[0], position[1]))
+            if self.hold_lsn is not None and (hold is None or hold > self.hold_lsn):
+                # It came out, or was rolled back; whatever came out since it was prepared ends here at the latest.
+                self._came_out.append((self.hold_lsn, self._ended_lsn))
+            self.hold_lsn = hold
 
     def lost(self) -> None:
         """The connection is gone: what it has sent of a transaction comes again, from its beginning."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pgcdc.errors import Error, PositionError, SlotInUse, SlotNotFound
+from pgcdc.errors import ConfigError, Error, PositionError, SlotInUse, SlotNotFound
 from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.protocol import RowFormat
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, add_rows
@@ -78,6 +78,22 @@ async def start(
     if found.lost:
         raise lost(slot, found)
     confirmed = found.confirmed_flush_lsn or 0
+    if options.reconnect is not None and found.temporary:
+        raise ConfigError(
+            f'the stream from slot "{slot}" cannot reconnect: a temporary slot lasts only as long as its session',
+            hint="use a permanent slot, or leave reconnect out",
+            slot=slot,
+        )
+    if progress is not None and confirmed > start_lsn:
+        # The server would go on there without a word.
+        raise PositionError(
+            f'the stream from slot "{slot}" cannot go on at {format_lsn(start_lsn)}: the slot is at'
+            f" {format_lsn(confirmed)}, and not by what this stream confirmed",
+            hint="another client used the slot, or it was dropped and created again: changes in between are missing;"
+            " take a new snapshot, or start another stream where the slot is",
+            slot=slot,
+            lsn=start_lsn,
+        )
     await _check_start(session, slot, start_lsn, confirmed)
     await publications.check_publications(session, names)
     types = await session.execute(CATALOG_SQL)

@@ -12,7 +12,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, SlotInUse
+from pgcdc.errors import ConfigError, ConnectionLost, DecodeError, Error, SlotInUse
 from pgcdc.events import Begin, Origin
 from pgcdc.lsn import format_lsn
 from pgcdc.protocol import Batch
@@ -80,6 +80,7 @@ class AsyncStream:
         self._attempts = 0
         self._attempt_due = 0.0
         self._begun_lsn = 0
+        self._repeated = False
         self._unread: Iterator[Event | DecodeError] = iter(())
         self._closed = False
         self._broken = False
@@ -103,16 +104,15 @@ class AsyncStream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
-        again = False
         while True:
             for event in self._unread:  # an iterator: whoever leaves the loop and comes back goes on with the rest
                 if isinstance(event, DecodeError):
                     raise event
                 if isinstance(event, Begin):
                     # Of a transaction in which the connection was lost, the server sends the beginning again.
-                    again = event.final_lsn == self._begun_lsn
+                    self._repeated = event.final_lsn == self._begun_lsn
                     self._begun_lsn = event.final_lsn
-                if not (again and isinstance(event, (Begin, Origin))):
+                if not (self._repeated and isinstance(event, (Begin, Origin))):
                     yield event
             self._unread = iter((await self.read(self._link.interval)).events(self.format))
 
@@ -151,7 +151,10 @@ class AsyncStream:
 
     @property
     def idle_lsn(self) -> int:
-        """Everything up to here was received whole: it may be confirmed once all that was read is durable."""
+        """Everything up to here was read whole: it may be confirmed once all that `read` and `batches` gave is durable.
+
+        While events or transactions are iterated, some of what was read is still to come.
+        """
         return self._progress.idle_lsn
 
     @property
@@ -185,8 +188,8 @@ class AsyncStream:
         """Transactions as they were committed, for ever, one after the other.
 
         A transaction is read while it is iterated, so one of any size takes little memory; what of it is not iterated
-        is passed over when the next is asked for. A logical message outside of transactions is given as a transaction
-        of its own, with `xid` 0.
+        is passed over when the next is asked for, of this call or of another. A logical message outside of transactions
+        is given as a transaction of its own, with `xid` 0.
 
         Yields:
             The transactions; `confirm` takes one that was iterated to its end.
@@ -196,7 +199,7 @@ class AsyncStream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
-        async for transaction in whole_transactions(aiter(self)):
+        async for transaction in whole_transactions(self.__aiter__):
             yield transaction
 
     async def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
@@ -333,11 +336,15 @@ class AsyncStream:
                 # A slot is in use until the server has noticed that its client is gone, which may take its patience.
                 since = monotonic() - self._lost_at
                 if policy.give_up is not None and since > policy.give_up:
+                    self._lost = None
                     raise
                 self._attempts += 1
                 self._lost = error
                 self._attempt_due = monotonic() + policy.pause(self._attempts)
                 logger.warning("%s (attempt %d)", error, self._attempts)
+            except Error:
+                self._lost = None  # it is at its end: another attempt would meet the same
+                raise
             else:
                 self._lost = None
                 self.reconnects += 1

@@ -58,6 +58,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
         origin: Which changes come, by where they were made.
         confirm_idle: Whether what keepalives tell is confirmed when nothing else is in flight.
         feedback: Whether status updates go out by themselves.
+        receive_timeout: How many seconds a request for an answer may be left unanswered.
         reconnect: How to get another connection; None for not at all.
         heartbeat: Seconds between two messages that are written only to make WAL; None for none.
         max_memory: How many bytes of unfinished transactions are kept in memory.
@@ -73,6 +74,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     origin: Literal["any", "none"] | None = None
     confirm_idle: bool = True
     feedback: bool = True
+    receive_timeout: float = 60.0
     reconnect: Reconnect | None = None
     heartbeat: float | None = None
     max_memory: int = 1 << 25
@@ -83,6 +85,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
             raise ConfigError(f"streaming={self.streaming!r} is none of off, on, parallel", hint="choose one of them")
         if self.origin not in (None, "any", "none"):
             raise ConfigError(f"origin={self.origin!r} is neither any nor none", hint="choose one of them")
+        if not self.receive_timeout > 0:
+            raise ConfigError(f"receive_timeout={self.receive_timeout!r} is not above 0", hint="give it in seconds")
 
     @property
     def assembled(self) -> bool:

@@ -5,13 +5,26 @@ Source: PostgreSQL manual, "Logical Replication Message Formats".
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeAlias
 
 from pgcdc.errors import ConfigError
-from pgcdc.events import Begin, Commit, Delete, Insert, Message, Origin, Relation, Truncate, Type, Update
+from pgcdc.events import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    Message,
+    Origin,
+    Relation,
+    StreamAbort,
+    Truncate,
+    Type,
+    Update,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from datetime import datetime
 
     from pgcdc.events import Event
@@ -19,23 +32,24 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTransaction", "whole_transactions"]
 
 TransactionChange: TypeAlias = "Insert | Update | Delete | Truncate | Message"
+Events: TypeAlias = "Callable[[], AsyncGenerator[Event, None]]"
 
 
 class AsyncTransaction:
-    """One transaction: iterate its row changes, truncates and logical messages, once.
+    """One transaction: iterate its row changes, truncates and logical messages, once. Who left goes on with the rest.
 
     Args:
         xid: The transaction's id.
         commit_lsn: Where its commit record begins.
         commit_time: When it was committed; None of a message outside of transactions.
-        events: The stream; what is after this transaction is left to others.
+        events: Goes on with the stream, where it was left; what is after this transaction is left to others.
 
     Attributes:
         origin: Where it was made, if it was replicated to this server; None else. Known when it is iterated.
         end_lsn: What `confirm` says; None until it was iterated to its end.
     """
 
-    def __init__(self, xid: int, commit_lsn: int, commit_time: datetime | None, events: AsyncIterator[Event]) -> None:
+    def __init__(self, xid: int, commit_lsn: int, commit_time: datetime | None, events: Events) -> None:
         self.xid = xid
         self.commit_lsn = commit_lsn
         self.commit_time = commit_time
@@ -48,24 +62,26 @@ class AsyncTransaction:
 
     async def __aiter__(self) -> AsyncIterator[TransactionChange]:
         """The changes, as they come."""
-        while self.end_lsn is None:
-            event = await anext(self._events)
-            if isinstance(event, Commit):
-                self.end_lsn = event.end_lsn
-            elif isinstance(event, Message) and not event.transactional:
-                self.end_lsn = event.lsn
-                yield event
-            elif isinstance(event, (Insert, Update, Delete, Truncate, Message)):
-                yield event
-            elif isinstance(event, Origin):
-                self.origin = event.name
+        if self.end_lsn is not None:
+            return
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                if isinstance(event, Commit):
+                    self.end_lsn = event.end_lsn
+                    return
+                if isinstance(event, Message) and not event.transactional:
+                    self.end_lsn = event.lsn
+                if isinstance(event, (Insert, Update, Delete, Truncate, Message)):
+                    yield event
+                elif isinstance(event, Origin):
+                    self.origin = event.name
 
 
-async def whole_transactions(events: AsyncIterator[Event]) -> AsyncIterator[AsyncTransaction]:
+async def whole_transactions(events: Events) -> AsyncIterator[AsyncTransaction]:
     """Cut events into transactions.
 
     Args:
-        events: The stream.
+        events: Goes on with the stream, where it was left.
 
     Yields:
         The transactions; each is passed over to its end before the next.
@@ -73,22 +89,44 @@ async def whole_transactions(events: AsyncIterator[Event]) -> AsyncIterator[Asyn
     Raises:
         ConfigError: When one comes that is not committed yet.
     """
-    async for event in events:
-        if isinstance(event, (Relation, Type)):
-            continue  # said for who decodes
-        if isinstance(event, Begin):
-            transaction = AsyncTransaction(event.xid, event.final_lsn, event.commit_time, events)
-        elif isinstance(event, Message):
-            transaction = AsyncTransaction(0, event.lsn, None, _only(event))
-        else:
-            raise ConfigError(
-                f"a {type(event).__name__} is of a transaction that is not committed yet",
-                hint="start the stream with two_phase=True: then prepared transactions come when they are committed",
-            )
+    while True:
+        async with aclosing(events()) as coming:
+            async for event in coming:
+                if isinstance(event, Begin):
+                    transaction = AsyncTransaction(event.xid, event.final_lsn, event.commit_time, events)
+                    break
+                if isinstance(event, Message) and not event.transactional:
+                    transaction = AsyncTransaction(0, event.lsn, None, _Only(event))
+                    break
+                if not _passed_over(event):
+                    raise ConfigError(
+                        f"a {type(event).__name__} is of a transaction that is not committed yet",
+                        hint="start the stream with two_phase=True: then prepared transactions come when they are"
+                        " committed",
+                    )
+            else:
+                return
         yield transaction
         async for _ in transaction:
             pass
 
 
-async def _only(event: Event) -> AsyncIterator[Event]:
-    yield event
+def _passed_over(event: Event) -> bool:
+    """Whether an event before a transaction is of no matter.
+
+    Relations and types are said for who decodes. A Stream Abort alone is of a transaction of which nothing was sent.
+    What else is of a committed transaction is the rest of one that was left.
+    """
+    if isinstance(event, (Insert, Update, Delete, Truncate, Message)):
+        return isinstance(event.commit_lsn, int)
+    return isinstance(event, (Relation, Type, StreamAbort, Origin, Commit))
+
+
+class _Only:
+    """A stream of one event."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    async def __call__(self) -> AsyncGenerator[Event, None]:
+        yield self._event
