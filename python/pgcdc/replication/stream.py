@@ -22,7 +22,7 @@ from pgcdc.replication.link import MAX_BYTES, MAX_MESSAGES, Link
 from pgcdc.replication.transaction import Transaction, whole_transactions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -98,7 +98,7 @@ class Stream:
         state = "closed" if self.closed else f"confirmed {format_lsn(self.flushed_lsn)}"
         return f"<pgcdc.replication.Stream from slot {self.slot!r}, {state}>"
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Generator[Event, None]:
         """Every message as an event, for ever.
 
         Raises:

@@ -21,7 +21,7 @@ from pgcdc.replication.link_async import MAX_BYTES, MAX_MESSAGES, AsyncLink
 from pgcdc.replication.transaction_async import AsyncTransaction, whole_transactions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -97,7 +97,7 @@ class AsyncStream:
         state = "closed" if self.closed else f"confirmed {format_lsn(self.flushed_lsn)}"
         return f"<pgcdc.replication.AsyncStream from slot {self.slot!r}, {state}>"
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
         """Every message as an event, for ever.
 
         Raises:
