@@ -19,8 +19,12 @@ from pgcdc.replication.asking_async import acheck_server, aensure_publication, a
 from pgcdc.replication.connection import Connection, connect
 from pgcdc.replication.connection_async import AsyncConnection, aconnect
 from pgcdc.replication.copy_command import SnapshotStale
+from pgcdc.replication.plan import PlanStale, PlanStep, PlanWarning
 from pgcdc.replication.publication import PublishedTable, TableName, parse_table
-from pgcdc.replication.slot import Slot, SlotState
+from pgcdc.replication.publication_definition import Publication, PublicationTable
+from pgcdc.replication.publication_plan import PublicationPlan
+from pgcdc.replication.slot import NewSlot, Slot, SlotState
+from pgcdc.replication.slot_plan import SlotPlan
 from pgcdc.replication.snapshot import Snapshot
 from pgcdc.replication.snapshot_async import AsyncSnapshot
 from pgcdc.replication.stream import Stream
@@ -35,9 +39,17 @@ __all__ = [
     "AsyncStream",
     "AsyncTransaction",
     "Connection",
+    "NewSlot",
+    "PlanStale",
+    "PlanStep",
+    "PlanWarning",
+    "Publication",
+    "PublicationPlan",
+    "PublicationTable",
     "PublishedTable",
     "Reconnect",
     "Slot",
+    "SlotPlan",
     "SlotState",
     "Snapshot",
     "SnapshotStale",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.replication import server, slots, starting
+from pgcdc.replication.administration import Administration
 from pgcdc.replication.heartbeat import Heartbeat
 from pgcdc.replication.session import Session
 from pgcdc.replication.sqlstate import Doing, connection_lost
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pgcdc.protocol import RowFormat
     from pgcdc.replication.link import Link
     from pgcdc.replication.progress import Progress
-    from pgcdc.replication.slot import Slot, SlotState
 
 __all__ = ["Connection", "connect"]
 
@@ -54,7 +54,7 @@ def connect(dsn: str = "", *, connect_timeout: float = 10.0) -> Connection:
     return Connection.connect(dsn, connect_timeout=connect_timeout)
 
 
-class Connection:
+class Connection(Administration):
     """A connection to a server for replication: slots, SQL, and one stream at a time.
 
     It is two sessions, the second made when it is first needed. The walsender takes replication commands only, never
@@ -174,88 +174,6 @@ class Connection:
             PostgreSQL manual, "Message Flow", Simple Query.
         """
         return self.session().execute(sql)
-
-    def create_slot(
-        self,
-        name: str,
-        *,
-        temporary: bool = False,
-        failover: bool = False,
-        two_phase: bool = False,
-        if_not_exists: bool = False,
-        export_snapshot: bool = False,
-        timeout: float = 60.0,
-    ) -> Slot:
-        """Create a replication slot for pgoutput.
-
-        The server waits until every transaction that has written so far is at its end. When it fails, for whatever
-        reason, no slot is left.
-
-        Args:
-            name: The slot's name: letters a to z, digits, underscores.
-            temporary: Drop it when this connection ends.
-            failover: Have it synchronised to standbys; needs PostgreSQL 17.
-            two_phase: Decode prepared transactions at PREPARE; needs PostgreSQL 15.
-            if_not_exists: Return the existing slot (with `created` false and no snapshot) instead of an error.
-            export_snapshot: Export a snapshot of the consistent point. It lasts until the next replication command on
-                this connection (another slot created or dropped, a stream); SQL does not end it.
-            timeout: Seconds to wait for open transactions.
-
-        Returns:
-            The slot.
-
-        Raises:
-            ConfigError: When the name cannot be, the slot exists (unless `if_not_exists`), there is no free slot, the
-                server's wal_level is not logical or it does not know an option, or a stream is open.
-            ReplicationError: When `timeout` passed; the sentence names the transactions that held it up.
-            ConnectionLost: When the connection broke.
-
-        Source:
-            PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT.
-        """
-        return slots.create(
-            self._idle_walsender(),
-            self.session(),
-            name,
-            self.database,
-            temporary=temporary,
-            failover=failover,
-            two_phase=two_phase,
-            if_not_exists=if_not_exists,
-            export_snapshot=export_snapshot,
-            timeout=timeout,
-        )
-
-    def drop_slot(self, name: str, *, if_exists: bool = False) -> None:
-        """Drop a replication slot.
-
-        Args:
-            name: The slot's name.
-            if_exists: Whether a missing slot is no error.
-
-        Raises:
-            SlotNotFound: When there is no such slot.
-            SlotInUse: When a process streams from it.
-            ConfigError: When a stream is open on this connection.
-
-        Source:
-            PostgreSQL manual, "Streaming Replication Protocol", DROP_REPLICATION_SLOT.
-        """
-        slots.drop(self._idle_walsender(), self.session(), name, if_exists=if_exists)
-
-    def slot(self, name: str) -> SlotState | None:
-        """Look at a replication slot.
-
-        Args:
-            name: The slot's name.
-
-        Returns:
-            Its state, None when there is no such slot.
-
-        Source:
-            PostgreSQL manual, "pg_replication_slots".
-        """
-        return slots.state(self.session(), name)
 
     def stream(
         self,

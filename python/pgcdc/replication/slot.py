@@ -8,15 +8,27 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from pgcdc.errors import ConfigError, SlotLost
+from pgcdc.errors import ConfigError, SlotLost, SlotNotFound
 from pgcdc.lsn import parse_lsn
 from pgcdc.replication.quoting import literal
 
-__all__ = ["PLUGIN", "Slot", "SlotState", "check_name", "check_slot", "create_options", "existing", "lost", "state_of"]
+__all__ = [
+    "PLUGIN",
+    "NewSlot",
+    "Slot",
+    "SlotState",
+    "check_name",
+    "check_slot",
+    "existing",
+    "lost",
+    "missing",
+    "state_of",
+]
 
 PLUGIN: Final = "pgoutput"
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
@@ -39,6 +51,22 @@ class Slot(msgspec.Struct, frozen=True):
     created: bool
 
 
+class NewSlot(msgspec.Struct, frozen=True):
+    """A slot that is wanted; what it is like is said at `Connection.create_slot`.
+
+    Attributes:
+        name: Its name.
+        failover: Whether it is synchronised to standbys (17+).
+        two_phase: Whether prepared transactions are decoded at PREPARE (15+).
+        temporary: Whether it goes away with the connection.
+    """
+
+    name: str
+    failover: bool = False
+    two_phase: bool = False
+    temporary: bool = False
+
+
 class SlotState(msgspec.Struct, frozen=True):
     """A row of `pg_replication_slots`; what a version does not have is None or False.
 
@@ -58,6 +86,15 @@ class SlotState(msgspec.Struct, frozen=True):
         invalidation_reason: Why it was invalidated (17+).
         failover: Whether it is to be synchronised to standbys (17+).
         synced: Whether it was synchronised from the primary (17+).
+        inactive_since: Since when no process streams from it, where none does (17+).
+        two_phase_at: From which LSN on prepared transactions are decoded at PREPARE (18+).
+        xmin: The oldest transaction whose rows VACUUM has to leave for it; None for a logical slot.
+        catalog_xmin: The same for rows of the catalog: an old one lets the catalog grow.
+        lag_bytes: WAL since `confirmed_flush_lsn`, whether there is anything in it for this slot or not; None for a
+            physical slot.
+        lag_seconds: How old the WAL just behind `confirmed_flush_lsn` is at least: 0.0 when there is none, None when it
+            cannot be known. See `Connection.slot`.
+        held_bytes: WAL since `restart_lsn`, which the server keeps for this slot; None when it keeps none.
     """
 
     name: str
@@ -75,6 +112,13 @@ class SlotState(msgspec.Struct, frozen=True):
     invalidation_reason: str | None
     failover: bool
     synced: bool
+    inactive_since: datetime | None = None
+    two_phase_at: int | None = None
+    xmin: int | None = None
+    catalog_xmin: int | None = None
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    held_bytes: int | None = None
 
     @property
     def lost(self) -> bool:
@@ -100,6 +144,11 @@ class _Row(msgspec.Struct):
     invalidation_reason: str | None = None
     failover: bool | None = None
     synced: bool | None = None
+    inactive_since: datetime | None = None
+    two_phase_at: str | None = None
+    xmin: str | None = None
+    catalog_xmin: str | None = None
+    wal_end: str | None = None
 
 
 def check_name(name: str) -> None:
@@ -136,8 +185,8 @@ def state_of(document: str) -> SlotState:
         temporary=row.temporary,
         active=row.active,
         active_pid=row.active_pid,
-        restart_lsn=None if row.restart_lsn is None else parse_lsn(row.restart_lsn),
-        confirmed_flush_lsn=None if row.confirmed_flush_lsn is None else parse_lsn(row.confirmed_flush_lsn),
+        restart_lsn=_lsn(row.restart_lsn),
+        confirmed_flush_lsn=_lsn(row.confirmed_flush_lsn),
         wal_status=row.wal_status,
         safe_wal_size=row.safe_wal_size,
         two_phase=bool(row.two_phase),
@@ -145,7 +194,21 @@ def state_of(document: str) -> SlotState:
         invalidation_reason=row.invalidation_reason,
         failover=bool(row.failover),
         synced=bool(row.synced),
+        inactive_since=row.inactive_since,
+        two_phase_at=_lsn(row.two_phase_at),
+        xmin=None if row.xmin is None else int(row.xmin),
+        catalog_xmin=None if row.catalog_xmin is None else int(row.catalog_xmin),
+        lag_bytes=_behind(row.confirmed_flush_lsn, row.wal_end),
+        held_bytes=_behind(row.restart_lsn, row.wal_end),
     )
+
+
+def _lsn(text: str | None) -> int | None:
+    return None if text is None else parse_lsn(text)
+
+
+def _behind(lsn: str | None, end: str | None) -> int | None:
+    return None if lsn is None or end is None else max(parse_lsn(end) - parse_lsn(lsn), 0)
 
 
 def check_slot(found: SlotState, database: str) -> None:
@@ -194,6 +257,23 @@ def lost(slot: str, found: SlotState) -> SlotLost:
     )
 
 
+def missing(slot: str) -> SlotNotFound:
+    """The exception for a slot that is not there.
+
+    Args:
+        slot: Its name.
+
+    Returns:
+        The exception, to be raised.
+    """
+    return SlotNotFound(
+        f'slot "{slot}" does not exist',
+        hint=f'connection.create_slot("{slot}"), or correct the name: SELECT slot_name FROM pg_replication_slots;',
+        slot=slot,
+        sqlstate="42704",
+    )
+
+
 def existing(found: SlotState, database: str) -> Slot:
     """Take a slot that was there before for the one that is wanted.
 
@@ -209,30 +289,3 @@ def existing(found: SlotState, database: str) -> Slot:
     """
     check_slot(found, database)
     return Slot(found.name, found.confirmed_flush_lsn or 0, None, created=False)
-
-
-def create_options(server_version: int, failover: bool, two_phase: bool, export_snapshot: bool) -> str:
-    """Write the options of CREATE_REPLICATION_SLOT, in the form that the version reads.
-
-    Args:
-        server_version: The server's version as a number.
-        failover: Whether it is synchronised to standbys.
-        two_phase: Whether prepared transactions are decoded at PREPARE.
-        export_snapshot: Whether it exports a snapshot.
-
-    Returns:
-        The options.
-
-    Raises:
-        ConfigError: When the version does not know one.
-    """
-    if failover and server_version < 170000:
-        raise ConfigError("failover slots need PostgreSQL 17", hint="leave failover out")
-    if two_phase and server_version < 150000:
-        raise ConfigError("two-phase decoding by pgoutput needs PostgreSQL 15", hint="leave two_phase out")
-    if server_version < 150000:
-        return "EXPORT_SNAPSHOT" if export_snapshot else "NOEXPORT_SNAPSHOT"
-    options = [f"SNAPSHOT {literal('export' if export_snapshot else 'nothing')}"]
-    options += ["TWO_PHASE"] if two_phase else []
-    options += ["FAILOVER"] if failover else []
-    return f"({', '.join(options)})"

@@ -1,8 +1,11 @@
 # Made from slots_async.py by ./dev lint --fix: change that file, not this one.
-"""Replication slots: created so that a failure leaves none behind, looked at, dropped.
+"""Replication slots: created so that a failure leaves none behind, looked at, dropped; moved and copied.
+
+A temporary slot belongs to the session that made it: only that one can move it or stream from it. That is the walsender
+here, also for the functions of SQL, of which it runs those that leave nothing of a table or publication in its caches.
 
 Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_SLOT, DROP_REPLICATION_SLOT;
-"pg_replication_slots".
+"pg_replication_slots"; "Replication Management Functions"; server file `slotfuncs.c`.
 """
 
 # ruff: noqa: S608 (walsenders take no parameters: values are written into SQL by quoting.py)
@@ -16,16 +19,39 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pgcdc.errors import Error, ReplicationError, SlotInUse, SlotNotFound
-from pgcdc.lsn import parse_lsn
-from pgcdc.replication.quoting import identifier, literal
+from pgcdc.lsn import format_lsn, parse_lsn
+from pgcdc.replication.quoting import literal
 from pgcdc.replication.session import Session, Slow, StatementTimeout
-from pgcdc.replication.slot import PLUGIN, Slot, SlotState, check_name, create_options, existing, state_of
+from pgcdc.replication.slot import (
+    PLUGIN,
+    NewSlot,
+    Slot,
+    SlotState,
+    check_name,
+    check_slot,
+    existing,
+    lost,
+    missing,
+    state_of,
+)
+from pgcdc.replication.slot_plan import check_room
+from pgcdc.replication.slot_sql import advance_command, ages_sql, create_command, drop_command, states_sql, with_age
 from pgcdc.replication.sqlstate import Doing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["create", "drop", "in_use", "make_room", "state"]
+__all__ = [
+    "advance",
+    "copy",
+    "create",
+    "drop",
+    "in_use",
+    "make_room",
+    "state",
+    "states",
+    "with_ages",
+]
 
 logger = logging.getLogger("pgcdc.replication")
 _SLOW_SECONDS: Final = 2.0
@@ -42,11 +68,43 @@ def state(session: Session, name: str) -> SlotState | None:
     Returns:
         What the server says about it, None when there is no such slot.
     """
-    sql = f"SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots s WHERE slot_name = {literal(name)}"
-    rows = session.execute(sql, doing=Doing(f'looking at slot "{name}"', slot=name))
+    rows = session.execute(states_sql(name), doing=Doing(f'looking at slot "{name}"', slot=name))
     if not rows:
         return None
     return state_of(rows[0][0] or "")
+
+
+def states(session: Session) -> list[SlotState]:
+    """Look at all slots of the server; the contract is `Connection.slots`'."""
+    rows = session.execute(states_sql(), doing=Doing("looking at the slots"))
+    return [state_of(row[0] or "") for row in rows]
+
+
+def with_ages(session: Session, found: Sequence[SlotState]) -> list[SlotState]:
+    """Find out how old the WAL is that slots lack; the contract is `Connection.slot`'s.
+
+    Args:
+        session: A connection to any database of the server.
+        found: Slots, as they were just looked at.
+
+    Returns:
+        The same with `lag_seconds`, where the role may look.
+    """
+    ages: dict[str, float] = {}
+    segment_size = 1 << 24
+    behind = [slot for slot in found if slot.lag_bytes and slot.confirmed_flush_lsn is not None]
+    if behind:
+        doing = Doing("looking at the files of the WAL")
+        [(may, size)] = session.execute(
+            "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE'),"
+            " pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
+            doing=doing,
+        )
+        segment_size = int(size or segment_size)
+        if may == "t":
+            rows = session.execute(ages_sql(behind, segment_size), doing=doing)
+            ages = {name or "": float(age or 0) for name, age in rows}
+    return [with_age(slot, ages, segment_size) for slot in found]
 
 
 def create(
@@ -66,9 +124,8 @@ def create(
     check_name(name)
     if if_not_exists and (found := state(session, name)) is not None:
         return existing(found, database)
-    options = create_options(walsender.server_version, failover, two_phase, export_snapshot)
-    kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
-    command = f"CREATE_REPLICATION_SLOT {identifier(name)} {kind} {PLUGIN} {options}"
+    wanted = NewSlot(name, failover=failover, two_phase=two_phase, temporary=temporary)
+    command = create_command(wanted, walsender.server_version, export_snapshot=export_snapshot)
     doing = Doing(f'creating slot "{name}"', kind="slot", slot=name)
 
     def held_up() -> None:
@@ -101,12 +158,70 @@ def drop(walsender: Session, session: Session, name: str, *, if_exists: bool) ->
     """Drop a slot; the arguments are those of `Connection.drop_slot`."""
     doing = Doing(f'dropping slot "{name}"', kind="slot", slot=name)
     try:
-        walsender.execute(f"DROP_REPLICATION_SLOT {identifier(name)}", doing=doing)
+        walsender.execute(drop_command(name), doing=doing)
     except SlotNotFound:
         if not if_exists:
             raise
     except SlotInUse as error:
         raise in_use(session, name, error) from None
+
+
+def advance(walsender: Session | None, session: Session, name: str, lsn: int, database: str, *, timeout: float) -> int:
+    """Move a slot forward; the contract is `Connection.advance_slot`'s."""
+    found = _usable(session, name, database)
+    check_room(found, lsn)
+    runner = session
+    if walsender is not None and found.temporary and found.active_pid == walsender.pgconn.backend_pid:
+        runner = walsender
+    sql = advance_command(name, lsn)
+    doing = Doing(f'advancing slot "{name}"', kind="slot", slot=name)
+    try:
+        [(reached,)] = runner.execute(sql, timeout=timeout, doing=doing)
+    except SlotInUse as error:
+        raise in_use(session, name, error) from None
+    except StatementTimeout:
+        raise ReplicationError(
+            f'advancing slot "{name}" to {format_lsn(lsn)} did not end within {timeout:g} s',
+            hint="the server reads all WAL in between: give it a longer timeout; what it has done so far may count",
+            slot=name,
+            lsn=lsn,
+        ) from None
+    return parse_lsn(reached or "")
+
+
+def copy(runner: Session, session: Session, source: str, name: str, database: str, *, temporary: bool) -> Slot:
+    """Copy a slot; the contract is `Connection.copy_slot`'s."""
+    check_name(name)
+    # Asked first: a slot of another database would become one of this database, at a position that means nothing here.
+    _usable(session, source, database)
+    doing = Doing(f'copying slot "{source}" to "{name}"', kind="slot", slot=name)
+    kind = str(temporary).lower()
+    sql = (
+        "SELECT lsn FROM pg_catalog.pg_copy_logical_replication_slot("
+        f"{literal(source)}, {literal(name)}, {kind}, {literal(PLUGIN)})"
+    )
+    try:
+        [(lsn,)] = runner.execute(sql, doing=doing)
+    except Error as error:
+        if error.sqlstate == "42710":
+            error.hint = f"choose another name, or SELECT pg_drop_replication_slot({literal(name)});"
+        elif error.sqlstate == "42704":
+            raise missing(source) from None
+        elif error.sqlstate == "53400":
+            error.hint = make_room(session)
+        raise
+    return Slot(name, parse_lsn(lsn or ""), None, created=True)
+
+
+def _usable(session: Session, name: str, database: str) -> SlotState:
+    """A slot of ours that still has its WAL."""
+    found = state(session, name)
+    if found is None:
+        raise missing(name)
+    check_slot(found, database)
+    if found.lost:
+        raise lost(name, found)
+    return found
 
 
 def in_use(session: Session, name: str, error: SlotInUse) -> SlotInUse:

@@ -1,0 +1,226 @@
+# Made from publication_changes_async.py by ./dev lint --fix: change that file, not this one.
+"""Publications read as they are defined, and changed by a plan: all of it in one transaction, or nothing.
+
+Source: PostgreSQL manual, "CREATE PUBLICATION", "ALTER PUBLICATION", "DROP PUBLICATION".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pgcdc.errors import ConfigError, Error, PublicationNotFound, ReplicationError
+from pgcdc.replication.plan import PlanStale
+from pgcdc.replication.publication_catalog import (
+    OWN_XID,
+    RowFilter,
+    TableFacts,
+    facts_from,
+    facts_sql,
+    filter_from,
+    filter_sql,
+    publications_from,
+    publications_sql,
+)
+from pgcdc.replication.publication_definition import Publication, check_publication
+from pgcdc.replication.publication_plan import (
+    PublicationPlan,
+    check_tables,
+    plan_drop,
+    plan_publication,
+    same,
+    with_filters,
+)
+from pgcdc.replication.session import StatementTimeout
+from pgcdc.replication.sqlstate import Doing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgcdc.replication.session import Session
+
+__all__ = ["apply", "plan", "plan_to_drop", "read", "read_all"]
+
+
+def read(session: Session, name: str) -> Publication | None:
+    """Read a publication; the contract is `Connection.publication`'s."""
+    sql = publications_sql(session.server_version, name)
+    found = publications_from(session.execute(sql, doing=_looking(name)))
+    return found[0] if found else None
+
+
+def read_all(session: Session) -> list[Publication]:
+    """Read all publications; the contract is `Connection.publications`'."""
+    sql = publications_sql(session.server_version)
+    return publications_from(session.execute(sql, doing=Doing("looking at publications")))
+
+
+def plan(session: Session, wanted: Publication) -> PublicationPlan:
+    """Plan a publication; the contract is `Connection.plan_publication`'s."""
+    check_publication(wanted, session.server_version)
+    found = read(session, wanted.name)
+    facts = _facts(session, found, wanted)
+    check_tables(wanted, facts)
+    _check_schemas(session, wanted)
+    filters = _filters(session, wanted)
+    wanted = with_filters(wanted, filters)
+    steps, warnings = plan_publication(found, wanted, facts, filters, session.server_version)
+    return PublicationPlan(wanted.name, wanted, found, steps, warnings, _seen(facts))
+
+
+def plan_to_drop(session: Session, name: str) -> PublicationPlan:
+    """Plan to drop a publication; the contract is `Connection.plan_drop_publication`'s."""
+    found = read(session, name)
+    if found is None:
+        raise PublicationNotFound(
+            f'publication "{name}" does not exist',
+            hint="correct the name: SELECT pubname FROM pg_publication;",
+            publication=name,
+        )
+    steps, warnings = plan_drop(found)
+    return PublicationPlan(name, None, found, steps, warnings, "")
+
+
+def apply(session: Session, planned: PublicationPlan, timeout: float) -> None:
+    """Do what was planned; the contract is `Connection.apply`'s."""
+    if not planned.steps:
+        return
+    if not session.idle:
+        raise ConfigError(
+            "a transaction is open on this connection, and a plan is applied in one of its own",
+            hint="end it, or use another connection",
+            publication=planned.publication,
+        )
+    deadline = monotonic() + timeout
+    try:
+        session.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", doing=_changing(planned))
+        _check_unchanged(session, planned)
+        for step in planned.steps:
+            _run(session, planned, step.command, deadline, timeout)
+        _check_outcome(session, planned)
+        session.execute("COMMIT", doing=_changing(planned))
+    except BaseException:
+        _roll_back(session)
+        raise
+
+
+def _roll_back(session: Session) -> None:
+    """End a transaction after an error; another error would say less than the first."""
+    with suppress(Error):
+        if not session.closed and not session.idle:
+            session.execute("ROLLBACK")
+
+
+def _run(session: Session, planned: PublicationPlan, command: str, deadline: float, timeout: float) -> None:
+    try:
+        session.execute(command, timeout=max(deadline - monotonic(), 0.001), doing=_changing(planned))
+    except StatementTimeout:
+        raise ReplicationError(
+            f'changing publication "{planned.publication}" did not end within {timeout:g} s, and nothing was changed',
+            hint="something holds a lock on one of its tables (an index that is being built, VACUUM, another command"
+            " like this): wait for it, or give a longer timeout",
+            publication=planned.publication,
+        ) from None
+    except Error as error:
+        if error.sqlstate == "42501":
+            commands = " ".join(f"{step.command};" for step in planned.steps)
+            error.hint = (
+                f"let the owner of the publication and the tables, or a superuser, run: BEGIN; {commands} COMMIT;"
+            )
+        raise
+
+
+def _check_unchanged(session: Session, planned: PublicationPlan) -> None:
+    """Refuse a plan that was made for something else than what is there now."""
+    found = read(session, planned.publication)
+    rows = () if found is None else found.catalog_rows
+    if rows != (() if planned.found is None else planned.found.catalog_rows):
+        raise _stale(planned, "it was changed since the plan was made")
+    if planned.wanted is not None and _seen(_facts(session, found, planned.wanted)) != planned.tables_seen:
+        raise _stale(planned, "a table that it concerns was changed since the plan was made")
+
+
+def _check_outcome(session: Session, planned: PublicationPlan) -> None:
+    """Refuse when somebody else's change, committed meanwhile, is part of what came of it."""
+    found = read(session, planned.publication)
+    if planned.wanted is None or found is None:
+        expected = planned.wanted is None and found is None
+    else:
+        [(own,)] = session.execute(OWN_XID)
+        before = () if planned.found is None else planned.found.catalog_rows
+        theirs = [row for row in found.catalog_rows if row not in before and str(row[1]) != own]
+        expected = same(found, planned.wanted) and not theirs
+    if not expected:
+        raise _stale(planned, "somebody else changed it at the same time")
+
+
+def _stale(planned: PublicationPlan, why: str) -> PlanStale:
+    return PlanStale(
+        f'the plan for publication "{planned.publication}" is not applied: {why}',
+        hint="make another plan, and look at it again",
+        publication=planned.publication,
+    )
+
+
+def _facts(session: Session, found: Publication | None, wanted: Publication) -> list[TableFacts]:
+    concerned: Sequence[Publication] = [wanted] if found is None else [found, wanted]
+    return facts_from(session.execute(facts_sql(concerned), doing=_looking(wanted.name)))
+
+
+def _seen(facts: Sequence[TableFacts]) -> str:
+    """A fingerprint of what a plan was made for, so that a plan need not carry all tables of a database."""
+    # Names of a database in SQL_ASCII may hold what is no text; repr writes it is written in source.
+    return hashlib.sha256(repr([msgspec.structs.astuple(fact) for fact in facts]).encode()).hexdigest()
+
+
+def _check_schemas(session: Session, wanted: Publication) -> None:
+    rows = session.execute("SELECT nspname FROM pg_catalog.pg_namespace") if wanted.schemas else []
+    for schema in wanted.schemas:
+        if (schema,) not in rows:
+            raise ConfigError(
+                f'schema "{schema}" does not exist',
+                hint="correct the name (letters are not folded), or create the schema",
+                publication=wanted.name,
+                sqlstate="3F000",
+            )
+
+
+def _filters(session: Session, wanted: Publication) -> dict[str, RowFilter]:
+    """How the server reads the row filters of a publication; without those that it cannot be asked for here."""
+    filters = {}
+    for table in wanted.tables:
+        if table.where is None:
+            continue
+        doing = Doing(
+            f"reading the row filter of {table.table}",
+            publications=(wanted.name,),
+            table=table.table,
+            schema=table.name[0],
+        )
+        if not session.idle:
+            break
+        try:
+            filters[table.table] = filter_from(session.execute(filter_sql(table), timeout=_FILTER_SECONDS, doing=doing))
+        except Error as error:
+            _roll_back(session)
+            if error.sqlstate not in _CANNOT_ASK and not isinstance(error, StatementTimeout):
+                raise
+    return filters
+
+
+_FILTER_SECONDS = 5.0
+"""How long a lock on the table may keep a plan waiting before it is made without having looked at the filter."""
+_CANNOT_ASK = frozenset({"42501", "25006", "0LP01"})
+"""The role may not read the table or make temporary ones, or this is a standby."""
+
+
+def _looking(name: str) -> Doing:
+    return Doing(f'looking at publication "{name}"', publications=(name,))
+
+
+def _changing(planned: PublicationPlan) -> Doing:
+    return Doing(f'changing publication "{planned.publication}"', publications=(planned.publication,))
