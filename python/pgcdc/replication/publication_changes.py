@@ -126,6 +126,10 @@ def _run(session: Session, planned: PublicationPlan, command: str, deadline: flo
             publication=planned.publication,
         ) from None
     except Error as error:
+        if error.sqlstate == "0A000" and " WHERE (" in command:
+            error.hint = (
+                "a row filter may have columns, constants, and immutable operators and functions of PostgreSQL's own"
+            )
         if error.sqlstate == "42501":
             commands = " ".join(f"{step.command};" for step in planned.steps)
             error.hint = (

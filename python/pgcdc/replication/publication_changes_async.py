@@ -125,6 +125,10 @@ async def _run(session: AsyncSession, planned: PublicationPlan, command: str, de
             publication=planned.publication,
         ) from None
     except Error as error:
+        if error.sqlstate == "0A000" and " WHERE (" in command:
+            error.hint = (
+                "a row filter may have columns, constants, and immutable operators and functions of PostgreSQL's own"
+            )
         if error.sqlstate == "42501":
             commands = " ".join(f"{step.command};" for step in planned.steps)
             error.hint = (
