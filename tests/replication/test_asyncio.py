@@ -13,6 +13,9 @@ from pgcdc.events import Insert
 from pgcdc.replication import (
     AsyncConnection,
     AsyncSnapshot,
+    PlanStale,
+    Publication,
+    PublicationTable,
     acheck_server,
     aensure_publication,
     apublished_tables,
@@ -156,6 +159,38 @@ async def test_others_get_their_turn(connection: AsyncConnection, newest_databas
             batches += 1
         turning.cancel()
     assert turns >= batches > 100
+
+
+async def test_slots_and_publications(connection: AsyncConnection, newest_database: Database) -> None:
+    """What the tests of slots, publications and plans say of the synchronous connection, in short."""
+    newest_database.execute(TABLE[0], "CREATE TABLE u (id int PRIMARY KEY)")
+    plan = await connection.plan_publication(Publication("p", [PublicationTable("t", where="id > 1")]))
+    await connection.apply(plan)
+    with pytest.raises(PlanStale):
+        await connection.apply(plan)
+    found = await connection.publication("p")
+    assert found is not None and found.tables == (PublicationTable("t", where="(id > 1)"),)
+    more = await connection.plan_publication(Publication("p", [*found.tables, PublicationTable("u")]))
+    assert [warning.kind for warning in more.warnings] == ["snapshot_needed"]
+    slot, dropped = [(await connection.create_slot(new_name())).name for _ in range(2)]
+    newest_database.execute("INSERT INTO t VALUES (2)")
+    async with connection.stream(slot, ["p"]) as stream:
+        assert ids(await read_commits(stream, 1)) == [2]
+        copy = await connection.copy_slot(slot, new_name())
+        state = await connection.slot(copy.name)
+        assert state is not None and state.lag_bytes and state.lag_seconds is not None
+    end = await connection.advance_slot(copy.name, (state.confirmed_flush_lsn or 0) + state.lag_bytes)
+    assert end > copy.consistent_point
+    temporary = await connection.copy_slot(slot, new_name(), temporary=True)
+    assert await connection.advance_slot(temporary.name, end) == end
+    wanted = await connection.plan_slots(create=[new_name()], advance={slot: end}, drop=[dropped])
+    assert len(wanted.steps) == 3
+    await connection.apply(wanted)
+    assert {slot, copy.name, temporary.name, wanted.create[0].name} <= {s.name for s in await connection.slots()}
+    with pytest.raises(PlanStale):
+        await connection.apply(wanted)
+    await connection.apply(await connection.plan_drop_publication("p"))
+    assert await connection.publications() == []
 
 
 async def test_a_snapshot(connection: AsyncConnection, newest_database: Database) -> None:

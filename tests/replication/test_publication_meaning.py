@@ -51,8 +51,7 @@ def refused(writer: psycopg.Connection[Any]) -> set[str]:
     for action, statement in (("update", "UPDATE t SET c = c"), ("delete", "DELETE FROM t")):
         try:
             writer.execute(statement)
-        except psycopg.Error as error:
-            assert error.sqlstate in ("55000", "42P10"), error
+        except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference):
             actions.add(action)
     return actions
 

@@ -267,4 +267,16 @@ def test_a_lost_slot(postgres_lossy: Database) -> None:
         assert "new snapshot" in (caught.value.hint or "")
         with pytest.raises(pgcdc.SlotLost):
             pgcdc.replication.check_server(connection, slot=name)
+        for use in (
+            lambda: connection.advance_slot(name, 0),
+            lambda: connection.copy_slot(name, new_name()),
+            lambda: connection.plan_slots(create=[name]),
+        ):
+            with pytest.raises(pgcdc.SlotLost):
+                use()
+        plan = connection.plan_slots(drop=[name], create=[name])
+        assert plan.warnings == (), "there is nothing left to lose"
+        connection.apply(plan)
+        again = connection.slot(name)
+        assert again is not None and not again.lost
         connection.drop_slot(name)

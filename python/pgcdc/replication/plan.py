@@ -84,16 +84,16 @@ def size(count: int) -> str:
         count: Bytes.
 
     Returns:
-        `712 bytes`, `3.4 MB`: in steps of 1024, as `pg_size_pretty` has them.
+        `712 bytes`, `3.4 MB`: in steps of 1024, with the letters of `pg_size_pretty`.
     """
-    if count < 10240:
+    if count < 1024:
         return f"{count} bytes"
-    amount = float(count)
+    amount = count / 1024
     for unit in ("kB", "MB", "GB"):
-        amount /= 1024
-        if amount < 10240:
+        if amount < 1024:
             return f"{amount:.1f} {unit}"
-    return f"{amount / 1024:.1f} TB"
+        amount /= 1024
+    return f"{amount:.1f} TB"
 
 
 def printed(about: str, steps: Sequence[PlanStep], warnings: Sequence[PlanWarning]) -> str:
