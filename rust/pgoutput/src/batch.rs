@@ -1,11 +1,13 @@
 //! A run of raw messages with what is known of each: relation, transaction, index, LSN. Nothing is decoded here.
+//!
+//! Over 400 lines because a batch, what builds it and what reads a stream into it share what nobody else is to see.
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::frame::Frame;
-use crate::message::{Message, kind};
+use crate::message::{Message, NewRow, kind};
 use crate::session::{Origin, Place, Session, Shape, Transaction, fields_at, parse};
 
 /// `(commit_lsn, index)`: the place of a change in the order of all changes.
@@ -112,6 +114,12 @@ impl Batch {
         Message::parse_ahead(self.bytes(record), record.streamed)
     }
 
+    /// A message in a single step, where it is one of those that most are.
+    #[inline]
+    pub(crate) fn new_row_ahead(&self, record: &Record) -> Option<NewRow<'_>> {
+        if record.streamed { None } else { NewRow::ahead(self.bytes(record)) }
+    }
+
     /// The size of all messages in bytes.
     pub fn nbytes(&self) -> usize {
         self.records.iter().map(|record| record.bytes.len()).sum()
@@ -209,7 +217,42 @@ impl Builder {
     }
 
     /// Add the next message of a stream.
+    #[inline]
     pub fn push(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) {
+        if !self.push_next_row(session, bytes, lsn) {
+            self.push_observed(session, bytes, lsn);
+        }
+    }
+
+    /// Add a row of the relation and the transaction that the one before it was of; false, with nothing done, for all else.
+    #[inline]
+    fn push_next_row(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) -> bool {
+        let Content { shapes, transactions, .. } = &self.content;
+        let (Some(&kind), Some((shape, transaction))) = (bytes.first(), session.next_row(bytes)) else { return false };
+        let (Some(last), Some(number)) = (shapes.last(), shapes.len().checked_sub(1)) else { return false };
+        if !Arc::ptr_eq(last, shape) || transactions.last() != Some(transaction) {
+            return false;
+        }
+        let transaction = transactions.len().checked_sub(1);
+        let start = self.content.bytes.len();
+        self.content.bytes.extend_from_slice(bytes);
+        self.records.push(Record {
+            number: self.records.len(),
+            bytes: start..self.content.bytes.len(),
+            lsn,
+            kind,
+            shape: Some(number),
+            relations: None,
+            transaction,
+            index: Some(session.take_index()),
+            end_lsn: None,
+            streamed: false,
+            malformed: false,
+        });
+        true
+    }
+
+    fn push_observed(&mut self, session: &mut Session, bytes: &[u8], lsn: u64) {
         let place = session.observe(bytes);
         self.push_placed(bytes, lsn, &place);
     }

@@ -264,6 +264,27 @@ pub enum Message<'a> {
     StreamPrepare(Prepared<'a>),
 }
 
+/// What most messages are: an Insert, or an Update with nothing of the old row, outside of streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewRow<'a> {
+    /// Whether it is an Insert.
+    pub is_insert: bool,
+    /// The table's OID.
+    pub relation_oid: u32,
+    /// The row, not walked yet ([`Tuple::ahead`]).
+    pub new: Tuple<'a>,
+}
+
+impl<'a> NewRow<'a> {
+    /// Read one in a single step; None for all other messages and for what is malformed.
+    #[inline]
+    pub(crate) fn ahead(bytes: &'a [u8]) -> Option<Self> {
+        let &[kind @ (kind::INSERT | kind::UPDATE), o0, o1, o2, o3, b'N', ref row @ ..] = bytes else { return None };
+        let relation_oid = u32::from_be_bytes([o0, o1, o2, o3]);
+        Some(Self { is_insert: kind == kind::INSERT, relation_oid, new: Tuple::ahead_of(row)? })
+    }
+}
+
 /// Whether inside a stream a transaction's id comes after this kind.
 pub fn has_xid(kind: u8) -> bool {
     matches!(

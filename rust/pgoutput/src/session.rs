@@ -6,6 +6,8 @@
 //! Relations of streamed transactions are kept for each of them, as the server keeps book of what it has sent: they are in
 //! force for the others only from the commit on, never if the transaction is rolled back.
 //!
+//! Over 400 lines because each kind of message moves the same state.
+//!
 //! Source: server file `replication/pgoutput/pgoutput.c` (`maybe_send_schema`, `cleanup_rel_sync_cache`).
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -189,10 +191,29 @@ impl Session {
         Place { malformed: message.is_err(), ..self.place() }
     }
 
+    /// The relation and the transaction of a row, where there is nothing else to be said of it: no stream, no origin, and
+    /// the relation is the one that came last. Takes note of nothing; `take_index` does.
+    #[inline]
+    pub(crate) fn next_row(&self, bytes: &[u8]) -> Option<(&Arc<Shape>, &Transaction)> {
+        let (Block::Transaction(Some(transaction)), None, Some(last)) = (&self.block, &self.origin, &self.last) else {
+            return None;
+        };
+        let &[kind::INSERT | kind::UPDATE | kind::DELETE, o0, o1, o2, o3, ..] = bytes else { return None };
+        (last.relation.oid == u32::from_be_bytes([o0, o1, o2, o3])).then_some((last, transaction))
+    }
+
+    /// Count a change, and give its number among those of its transaction.
+    #[inline]
+    pub(crate) fn take_index(&mut self) -> i64 {
+        let index = self.next_index;
+        self.next_index = index.saturating_add(1);
+        index
+    }
+
     fn change(&mut self, shape: Option<Arc<Shape>>, truncated: Vec<Option<Arc<Shape>>>) -> Place {
         let place = self.place();
-        let index = place.transaction.map(|_| self.next_index);
-        self.next_index = self.next_index.saturating_add(1);
+        let number = self.take_index();
+        let index = place.transaction.map(|_| number);
         Place { shape, truncated, index, ..place }
     }
 

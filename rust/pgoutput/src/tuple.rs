@@ -104,6 +104,14 @@ impl<'a> Tuple<'a> {
         Ok(Self { count, bytes })
     }
 
+    /// Likewise of the bytes that it begins with; None when the number of columns is not there or negative.
+    #[inline]
+    pub(crate) fn ahead_of(bytes: &'a [u8]) -> Option<Self> {
+        let (count, bytes) = bytes.split_first_chunk()?;
+        let count = usize::try_from(i16::from_be_bytes(*count)).ok()?;
+        Some(Self { count, bytes })
+    }
+
     /// The number of columns.
     pub fn len(&self) -> usize {
         self.count

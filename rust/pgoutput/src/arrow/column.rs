@@ -73,7 +73,7 @@ pub enum Values {
 #[derive(Debug)]
 pub struct Column {
     pub(super) values: Values,
-    nulls: NullBufferBuilder,
+    pub(super) nulls: NullBufferBuilder,
     /// How many values at the end are no NULLs, which is not written into `nulls` yet: bits cost more than numbers.
     pub(super) present: usize,
     /// Whether each string is looked at when it comes; else all are, when the column is whole.
@@ -81,6 +81,13 @@ pub struct Column {
 }
 
 impl Column {
+    /// Make room for so many bytes of strings.
+    pub fn reserve_bytes(&mut self, bytes: usize) {
+        if let Values::Utf8(_, data) = &mut self.values {
+            data.reserve(bytes);
+        }
+    }
+
     /// An empty column of a type, with room for so many values. Strings are checked to be UTF-8 one by one if `checked`,
     /// else all at once by `finish`, which costs less and does not say which one it was.
     pub fn new(data_type: &DataType, room: usize, checked: bool) -> Self {
@@ -205,15 +212,14 @@ impl Column {
         Ok(())
     }
 
-    /// Append a string of two parts, both ASCII and of a known length, to a column of strings.
+    /// Append a string that is ASCII and of a known length to a column of strings.
     ///
     /// # Errors
     /// When the column gets too large.
     #[inline]
-    pub fn push_ascii<const N: usize, const M: usize>(&mut self, first: [u8; N], second: [u8; M]) -> Result<()> {
+    pub fn push_ascii<const N: usize>(&mut self, text: &[u8; N]) -> Result<()> {
         if let Values::Utf8(offsets, data) = &mut self.values {
-            data.extend_from_slice(&first);
-            data.extend_from_slice(&second);
+            data.extend_from_slice(text);
             offsets.push(i32::try_from(data.len()).map_err(|_| LARGE)?);
             self.is_present();
         }

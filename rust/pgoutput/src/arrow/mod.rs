@@ -16,7 +16,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
 use crate::json::Scratch;
-use crate::message::{Message, Old};
+use crate::message::{Message, NewRow, Old};
 use crate::relation::Relation;
 use crate::row::{Cells, Failed, Refused, Role, cells, old_cells};
 use crate::tuple::Tuple;
@@ -159,15 +159,22 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// The relation and the rows that are being filled for it.
+    #[inline]
     fn rows(&mut self, shape: Option<usize>, oid: u32, offset: usize) -> Result<(&'a Relation, usize), Refused> {
         let unknown = Refused::UnknownRelation { oid, offset };
         let number = shape.ok_or(unknown)?;
         let batch = self.batch;
         let relation = &batch.shapes().get(number).ok_or(unknown)?.relation;
-        let known = self.by_shape.get(number).copied().flatten();
-        if let Some(place) = known {
-            return Ok((relation, place));
-        }
+        let place = match self.by_shape.get(number) {
+            Some(&Some(place)) => place,
+            _ => self.begin_rows(relation, number),
+        };
+        Ok((relation, place))
+    }
+
+    /// Which of the tables the rows of a shape go to that had none before.
+    #[cold]
+    fn begin_rows(&mut self, relation: &'a Relation, number: usize) -> usize {
         let room = self.counts.get(number).copied().unwrap_or(0);
         let rows = Rows::new(relation, self.catalog, self.text, room, self.checked);
         let current = self.current.get(&rows.table).copied();
@@ -186,11 +193,16 @@ impl<'a> Writer<'a> {
         if let Some(by_shape) = self.by_shape.get_mut(number) {
             *by_shape = Some(place);
         }
-        Ok((relation, place))
+        place
     }
 
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
         let batch = self.batch;
+        if !self.checked
+            && let Some(row) = batch.new_row_ahead(record)
+        {
+            return self.new_row(record, row);
+        }
         let message = if self.checked { batch.message(record)? } else { batch.message_ahead(record)? };
         match message {
             Message::Insert { relation_oid, new, .. } => self.row(record, *b"insert", relation_oid, Some(new), None),
@@ -242,8 +254,17 @@ impl<'a> Writer<'a> {
     fn begin<const N: usize>(&mut self, record: &Record, action: [u8; N], place: usize) -> Result<(), Refused> {
         let refused = |invalid: Invalid| Refused::Value { reason: invalid.0, column: usize::MAX, offset: 0 };
         let Some(rows) = self.tables.get_mut(place) else { return Ok(()) };
-        rows.action.push_ascii(action, []).map_err(refused)?;
+        rows.action.push_ascii(&action).map_err(refused)?;
         rows.place.push(self.batch, record)
+    }
+
+    /// Most rows: nothing of the old one beside them.
+    #[inline]
+    fn new_row(&mut self, record: &Record, row: NewRow<'a>) -> Result<(), Refused> {
+        let (_, place) = self.rows(record.shape, row.relation_oid, record.fields_at())?;
+        self.begin(record, if row.is_insert { *b"insert" } else { *b"update" }, place)?;
+        let Some(rows) = self.tables.get_mut(place) else { return Ok(()) };
+        rows.push_new(row.new, &mut self.scratch)
     }
 
     fn row(

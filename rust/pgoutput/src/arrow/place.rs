@@ -18,12 +18,17 @@ pub struct Place {
     last: Option<Last>,
 }
 
+/// How long a position is.
+const POSITION: usize = 25;
+
 /// The transaction that came last, whose changes follow one another.
 #[derive(Debug)]
 struct Last {
+    /// Its number among those of the batch.
+    number: usize,
     transaction: Transaction,
-    /// What its positions begin with.
-    head: [u8; 17],
+    /// The position of a change of it: only the end differs from one to the next.
+    position: [u8; POSITION],
     /// How many of its changes are not written into `commit_lsn` and `commit_time` yet.
     count: usize,
 }
@@ -41,8 +46,9 @@ impl Place {
 
     /// None so far, with room for so many.
     pub fn new(room: usize) -> Self {
-        let [position, commit_lsn, commit_time] =
+        let [mut position, commit_lsn, commit_time] =
             Self::types().map(|(_, data_type)| Column::new(&data_type, room, false));
+        position.reserve_bytes(room.saturating_mul(POSITION));
         Self { position, commit_lsn, commit_time, last: None }
     }
 
@@ -52,27 +58,35 @@ impl Place {
     /// When the commit time is later than Arrow's timestamps reach.
     #[inline]
     pub fn push(&mut self, batch: &Batch, record: &Record) -> Result<(), Refused> {
-        let (Some(transaction), Some(index)) = (batch.transaction(record), record.index) else {
-            return self.push_unknown();
-        };
-        if self.last.as_ref().is_none_or(|last| last.transaction != transaction) {
-            self.begin(transaction)?;
+        let (Some(number), Some(index)) = (record.transaction, record.index) else { return self.push_unknown() };
+        if self.last.as_ref().is_none_or(|last| last.number != number) {
+            let Some(transaction) = batch.transaction(record) else { return self.push_unknown() };
+            self.begin(number, transaction)?;
         }
         let Some(last) = &mut self.last else { return Ok(()) };
         last.count = last.count.saturating_add(1);
-        match position_tail(index) {
-            Some(tail) => self.position.push_ascii(last.head, tail).map_err(refused),
-            None => self.position.push_bytes(&position_text((transaction.commit_lsn, index))).map_err(refused),
+        let tail = last.position.last_chunk_mut();
+        match (position_tail(index), tail) {
+            (Some(tail), Some(place)) => {
+                *place = tail;
+                self.position.push_ascii(&last.position).map_err(refused)
+            }
+            _ => self.position.push_bytes(&position_text((last.transaction.commit_lsn, index))).map_err(refused),
         }
     }
 
-    fn begin(&mut self, transaction: Transaction) -> Result<(), Refused> {
+    #[cold]
+    fn begin(&mut self, number: usize, transaction: Transaction) -> Result<(), Refused> {
         self.flush()?;
         // An instant that cannot be had is refused at the change that has it.
         if let Some(time) = transaction.commit_time {
             self.commit_time.push_instant(time, 0).map_err(refused)?;
         }
-        self.last = Some(Last { transaction, head: position_head(transaction.commit_lsn), count: 0 });
+        let mut position = [b'0'; POSITION];
+        for (place, byte) in position.iter_mut().zip(position_head(transaction.commit_lsn)) {
+            *place = byte;
+        }
+        self.last = Some(Last { number, transaction, position, count: 0 });
         Ok(())
     }
 

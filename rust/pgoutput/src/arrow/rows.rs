@@ -15,7 +15,8 @@ use crate::catalog::Catalog;
 use crate::json::Scratch;
 use crate::relation::Relation;
 use crate::row::{Cell, Cells, NOT_WHOLE, Refused};
-use crate::value::Invalid;
+use crate::tuple::{Datum, Tuple};
+use crate::value::{Format, Invalid};
 
 /// `schema.table`; a name with a full stop or quote in it is quoted, so that no two tables are called the same.
 fn table_name(relation: &Relation) -> String {
@@ -112,7 +113,7 @@ impl<'a> Rows<'a> {
             has_old: NullBufferBuilder::new(room),
             without_old: 0,
             columns: plans.iter().map(column).collect(),
-            waiting: Vec::new(),
+            waiting: Vec::with_capacity(room.saturating_mul(plans.len()).min(MOST_CELLS)),
             plans,
             keys,
         }
@@ -151,6 +152,44 @@ impl<'a> Rows<'a> {
         }
         let mut cells = again;
         self.push_unset(|_| cells.next() == Some(Cell::Unset))
+    }
+
+    /// A row with nothing of the old one beside it, not walked yet.
+    #[inline]
+    pub fn push_new(&mut self, row: Tuple<'a>, scratch: &mut Scratch) -> Result<(), Refused> {
+        let width = self.plans.len();
+        let start = self.waiting.len();
+        if start.saturating_add(width) > MOST_CELLS {
+            self.flush(scratch)?;
+            return self.push_new(row, scratch);
+        }
+        // Room for all of them at once: asked for cell by cell it costs as much as the cells.
+        self.waiting.resize(start.saturating_add(width), Cell::Unset);
+        let mut columns = row.columns();
+        let mut missing = false;
+        for place in self.waiting.get_mut(start..).unwrap_or_default() {
+            *place = match columns.next() {
+                Some(Datum::Binary(bytes)) => Cell::Value(Format::Binary, bytes),
+                Some(Datum::Text(bytes)) => Cell::Value(Format::Text, bytes),
+                Some(Datum::Null) => Cell::Null,
+                Some(Datum::Unchanged) => {
+                    missing = true;
+                    continue;
+                }
+                None => return Err(NOT_WHOLE),
+            };
+        }
+        if row.len() != width || !columns.is_at_end() {
+            return Err(NOT_WHOLE);
+        }
+        if missing {
+            let mut columns = row.columns();
+            self.push_unset(|_| columns.next() == Some(Datum::Unchanged))?;
+        } else {
+            self.complete = self.complete.saturating_add(1);
+        }
+        self.without_old = self.without_old.saturating_add(1);
+        Ok(())
     }
 
     /// Put the cells that wait into their columns.
