@@ -231,6 +231,42 @@ def test_columns_that_were_not_sent_are_left_out() -> None:
     assert [one.get("old") for one in lines] == [None, {"id": 1, "v": "before", "w": "x"}, {"id": 1}, {"id": 2}]
 
 
+def test_names_of_any_length() -> None:
+    """Short names are copied another way than long ones; so are they beside values, nulls and what was not sent."""
+    names = [("n" * length, 23) for length in range(1, 64)]
+    values: list[wire.Field] = [(None, UNSET, "7")[length % 3] for length in range(1, 64)]
+    stream = [wire.relation(1, "t", names), wire.update(1, values)]
+    expected = {
+        name: value and int(value) for (name, _), value in zip(names, values, strict=True) if value is not UNSET
+    }
+    assert json.loads(Decoder().to_json(stream))["new"] == expected
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.sampled_from('aé日😀"\\\n\x01')).map(str.encode) | st.binary(max_size=12),
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_lines_together_are_what_they_are_alone(rows: list[tuple[bytes, str]]) -> None:
+    """Whether strings are UTF-8 is looked at for all lines at once: one that is not changes nothing in the others."""
+    relation = wire.relation(1, "t", [("v", 25), ("doc", 3802)])
+    stream = [
+        wire.insert(1, [raw, b"\x01" + json.dumps(document, ensure_ascii=False).encode()]) for raw, document in rows
+    ]
+    for envelope in ("plain", "debezium"):
+        together = Decoder().to_json([relation, *stream], envelope=envelope)
+        assert together == b"".join(Decoder().to_json([relation, row], envelope=envelope) for row in stream)
+        for line, (raw, document) in zip(together.splitlines(), rows, strict=True):
+            found = json.loads(line)["new" if envelope == "plain" else "after"]
+            assert found["v"].encode("utf-8", "surrogateescape") == raw
+            assert (found["doc"] if envelope == "plain" else json.loads(found["doc"])) == document
+
+
 def test_user_defined_types_by_a_catalog() -> None:
     """A decoder uses its own catalog, a batch the one it is given."""
     catalog = TypeCatalog()

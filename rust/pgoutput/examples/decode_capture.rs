@@ -1,6 +1,6 @@
 //! Decodes a capture again and again: what the instruction counts of `tests/test_instructions.py` and a profiler look at.
 //!
-//! `decode_capture WORK FILE ROUNDS`, where WORK is `batch`, `parse`, `json` or `arrow`; the format of the file is in
+//! `decode_capture WORK FILE ROUNDS`, where WORK is `batch`, `parse`, `json`, `debezium` or `arrow`; the format of the file is in
 //! `tests/golden/README.md`. Prints the number of changes, and the nanoseconds that the fastest round took for each.
 #[cfg(feature = "arrow")]
 use std::collections::BTreeSet;
@@ -54,6 +54,12 @@ fn work(name: &str, messages: &[&[u8]], catalog: &Catalog) -> Option<()> {
                 }
             }
             "batch" => drop(black_box(batch(&mut session, messages))),
+            "debezium" => {
+                let options = json::debezium::Options::default();
+                drop(black_box(
+                    json::lines(&batch(&mut session, messages), catalog, Envelope::Debezium(&options)).ok()?,
+                ));
+            }
             "json" => drop(black_box(json::lines(&batch(&mut session, messages), catalog, Envelope::Plain).ok()?)),
             #[cfg(feature = "arrow")]
             "arrow" => drop(black_box(arrow::parts(&batch(&mut session, messages), catalog, &BTreeSet::new()).ok()?)),
@@ -88,6 +94,6 @@ fn main() -> ExitCode {
     if done.is_some() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("usage: decode_capture batch|parse|json|arrow FILE ROUNDS");
+    eprintln!("usage: decode_capture batch|parse|json|debezium|arrow FILE ROUNDS");
     ExitCode::FAILURE
 }

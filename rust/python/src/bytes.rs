@@ -17,14 +17,35 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Whether an object has bytes.
-    pub fn check(object: &Bound<'_, PyAny>) -> PyResult<()> {
-        if object.is_instance_of::<PyBytes>() { Ok(()) } else { PyBuffer::<u8>::get(object).map(drop) }
-    }
-
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+/// Likewise, but kept: `bytes` as it is, a copy of anything else with a buffer.
+pub enum Held<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Copied(Vec<u8>),
+}
+
+impl<'py> Held<'py> {
+    pub fn of(object: Bound<'py, PyAny>) -> PyResult<Self> {
+        match object.cast_into::<PyBytes>() {
+            Ok(bytes) => Ok(Self::Bytes(bytes)),
+            Err(error) => {
+                let object = error.into_inner();
+                PyBuffer::<u8>::get(&object)?.to_vec(object.py()).map(Self::Copied)
+            }
+        }
+    }
+
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
             Self::Copied(bytes) => bytes,
         }
     }

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::bytes::Bytes;
+use crate::bytes::Held;
 use crate::catalog::TypeCatalog;
 use crate::debezium::Asked;
 use crate::error::{About, exception};
@@ -22,22 +22,19 @@ pub fn lsns_of(lsns: Option<&Bound<'_, PyAny>>, length: usize) -> PyResult<Vec<u
 }
 
 /// Messages that are in hand already, as one batch; with as many LSNs, if any.
-pub fn batch_of<'py>(
+pub fn batch_of(
     session: &mut Session,
-    messages: &Bound<'py, PyAny>,
+    messages: &Bound<'_, PyAny>,
     lsns: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Batch> {
-    // Each is looked at when it comes: what is no message at all may go on without end.
-    let looked_at =
-        |message: PyResult<Bound<'py, PyAny>>| message.and_then(|message| Bytes::check(&message).map(|()| message));
-    let messages = messages.try_iter()?.map(looked_at).collect::<PyResult<Vec<_>>>()?;
+    // All of them, before the session takes note of the first. Each is looked at when it comes: what is no message at all
+    // may go on without end.
+    let messages = messages.try_iter()?.map(|message| Held::of(message?)).collect::<PyResult<Vec<_>>>()?;
     let mut lsns = lsns_of(lsns, messages.len())?.into_iter();
-    // All of them, before the session takes note of the first.
-    let bytes = messages.iter().map(Bytes::of).collect::<PyResult<Vec<_>>>()?;
-    let size = bytes.iter().map(|bytes| bytes.as_slice().len()).sum();
-    let mut builder = Builder::with_capacity(bytes.len(), size);
-    for bytes in &bytes {
-        builder.push(session, bytes.as_slice(), lsns.next().unwrap_or(0));
+    let size = messages.iter().map(|message| message.as_slice().len()).sum();
+    let mut builder = Builder::with_capacity(messages.len(), size);
+    for message in &messages {
+        builder.push(session, message.as_slice(), lsns.next().unwrap_or(0));
     }
     Ok(builder.finish())
 }

@@ -3,20 +3,23 @@
 //! Each value is written once, from the bytes that came into the bytes that go. What the lines look like is in the
 //! documentation of `Batch.to_json` (`_pgoutput.pyi`).
 pub mod debezium;
+mod name;
 mod plain;
 mod text;
 mod value;
 
 use crate::batch::{Batch, Position, Record};
 use crate::catalog::Catalog;
-use crate::message::{Message, Old};
+use crate::message::{Message, NewRow, Old};
 use crate::oid::Kind;
 use crate::relation::Relation;
 use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
 use crate::session::{Shape, Transaction};
 use crate::tuple::Tuple;
+use crate::value::digits::integer;
 use crate::value::{Format, Invalid};
 
+use name::Name;
 pub use value::{Scratch, write as write_value};
 
 /// What is around the rows.
@@ -34,10 +37,21 @@ pub enum Envelope<'a> {
 /// # Errors
 /// The first change that cannot be written.
 pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result<Vec<u8>, Failed> {
-    if let Envelope::Debezium(options) = envelope {
-        return debezium::lines(batch, catalog, options);
+    let write = |is_utf8_later| match envelope {
+        Envelope::Plain => plain_lines(batch, catalog, is_utf8_later),
+        Envelope::Debezium(options) => debezium::lines(batch, catalog, options, is_utf8_later),
+    };
+    // All strings are looked at together. Where one is not UTF-8, each is looked at the second time: what is not becomes
+    // surrogates.
+    match write(true) {
+        Ok(lines) if simdutf8::basic::from_utf8(&lines).is_err() => write(false),
+        written => written,
     }
+}
+
+fn plain_lines(batch: &Batch, catalog: &Catalog, is_utf8_later: bool) -> Result<Vec<u8>, Failed> {
     let mut writer = Writer::new(batch, catalog);
+    writer.scratch.is_utf8_later = is_utf8_later;
     for (record, change) in batch.records().iter().enumerate().filter(|(_, record)| record.is_change()) {
         writer.change(change).map_err(|refused| Failed { record, refused })?;
     }
@@ -47,19 +61,13 @@ pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result
 /// The columns of one relation, prepared: rows as objects.
 #[derive(Debug)]
 pub struct Columns {
-    /// `,"name":` and what its bytes are.
-    columns: Vec<(Vec<u8>, Kind)>,
+    columns: Vec<(Name, Kind)>,
 }
 
 impl Columns {
     /// Prepare those of a relation.
     pub fn new(relation: &Relation, catalog: &Catalog) -> Self {
-        let column = |column: &crate::relation::Column| {
-            let mut name = vec![b','];
-            text::string(&mut name, &column.name);
-            name.push(b':');
-            (name, catalog.kind(column.type_oid))
-        };
+        let column = |column: &crate::relation::Column| (Name::of(&column.name), catalog.kind(column.type_oid));
         Self { columns: relation.columns.iter().map(column).collect() }
     }
 
@@ -80,14 +88,14 @@ impl Columns {
             let Some((name, kind)) = columns.next() else { return Ok(()) };
             match cell {
                 Cell::Value(format, bytes) => {
-                    out.extend_from_slice(name);
+                    name.write(out);
                     if !(format == Format::Binary && plain::write(out, kind, bytes, scratch)) {
                         write_value(out, kind, format, bytes, scratch)
                             .map_err(|invalid| Refused::value(invalid, number, bytes, message))?;
                     }
                 }
                 Cell::Null => {
-                    out.extend_from_slice(name);
+                    name.write(out);
                     out.extend_from_slice(b"null");
                 }
                 Cell::Unset => {}
@@ -126,13 +134,22 @@ struct Writer<'a> {
     transaction: Option<Written>,
 }
 
+/// What each line ends with.
+const END: &[u8] = b"}\n";
+
+/// `,"position":"`
+const POSITION: &[u8] = b",\"position\":\"";
+
+/// Where in `Written::place` the part of the position is that differs: behind that and what `position_head` gives.
+const TAIL_AT: usize = POSITION.len().saturating_add(17);
+
 /// The fields that all changes of a transaction have alike, written.
 struct Written {
+    /// The transaction's number among those of the batch.
+    number: usize,
     transaction: Transaction,
-    /// `,"position":"` and what comes before its index.
-    position: Vec<u8>,
-    /// From the end of the position to the number after `"index":`
-    lsn: Vec<u8>,
+    /// From `,"position":"` to the number after `"index":`, with the last position that was written.
+    place: Vec<u8>,
     /// `,"commit_time":"…"`
     time: Vec<u8>,
 }
@@ -176,10 +193,6 @@ pub(crate) fn position_text((commit_lsn, index): Position) -> Vec<u8> {
     text
 }
 
-fn number(out: &mut Vec<u8>, number: i64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
 fn flag(out: &mut Vec<u8>, name: &[u8], value: bool) {
     out.extend_from_slice(name);
     out.extend_from_slice(if value { b"true" } else { b"false" });
@@ -190,18 +203,18 @@ fn instant_refused(invalid: Invalid) -> Refused {
 }
 
 impl Written {
-    fn new(transaction: Transaction, scratch: &mut Scratch) -> Result<Self, Refused> {
-        let mut position = b",\"position\":\"".to_vec();
-        position.extend_from_slice(&position_head(transaction.commit_lsn));
-        let mut lsn = b"\",\"commit_lsn\":\"".to_vec();
-        lsn_text(&mut lsn, transaction.commit_lsn);
-        lsn.extend_from_slice(b"\",\"index\":");
+    fn new(number: usize, transaction: Transaction, scratch: &mut Scratch) -> Result<Self, Refused> {
+        let mut place = POSITION.to_vec();
+        place.extend_from_slice(&position_text((transaction.commit_lsn, 0)));
+        place.extend_from_slice(b"\",\"commit_lsn\":\"");
+        lsn_text(&mut place, transaction.commit_lsn);
+        place.extend_from_slice(b"\",\"index\":");
         let mut time = Vec::new();
         if let Some(microseconds) = transaction.commit_time {
             time.extend_from_slice(b",\"commit_time\":");
             value::write_instant(&mut time, microseconds, scratch).map_err(instant_refused)?;
         }
-        Ok(Self { transaction, position, lsn, time })
+        Ok(Self { number, transaction, place, time })
     }
 }
 
@@ -224,9 +237,17 @@ impl<'a> Writer<'a> {
     /// One change. It is read while it is written; where that fails it is read again with all checks, to say what is wrong.
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
         let start = self.out.len();
-        let written = match self.batch.message_ahead(record) {
-            Ok(message) => self.write(record, message),
-            Err(error) => Err(error.into()),
+        let written = match self.batch.new_row_ahead(record) {
+            Some(NewRow { is_insert, relation_oid, new }) => {
+                let action = if is_insert { Action::Insert } else { Action::Update };
+                let written = self.row(record, action, relation_oid, Some(new), None);
+                self.out.extend_from_slice(END);
+                written
+            }
+            None => match self.batch.message_ahead(record) {
+                Ok(message) => self.write(record, message),
+                Err(error) => Err(error.into()),
+            },
         };
         if written.is_err() {
             self.out.truncate(start);
@@ -275,7 +296,7 @@ impl<'a> Writer<'a> {
             }
             _ => {}
         }
-        self.out.extend_from_slice(b"}\n");
+        self.out.extend_from_slice(END);
         Ok(())
     }
 
@@ -315,24 +336,27 @@ impl<'a> Writer<'a> {
 
     /// `position`, `commit_lsn`, `index`, `commit_time`, where they are known.
     fn place(&mut self, record: &Record) -> Result<(), Refused> {
-        let (Some(transaction), Some(index)) = (self.batch.transaction(record), record.index) else { return Ok(()) };
-        let written = match &mut self.transaction {
-            Some(written) if written.transaction == transaction => written,
-            last => last.insert(Written::new(transaction, &mut self.scratch)?),
-        };
+        let (Some(number), Some(index)) = (record.transaction, record.index) else { return Ok(()) };
+        if self.transaction.as_ref().is_none_or(|written| written.number != number) {
+            let Some(transaction) = self.batch.transaction(record) else { return Ok(()) };
+            self.transaction = Some(Written::new(number, transaction, &mut self.scratch)?);
+        }
+        let Some(written) = &mut self.transaction else { return Ok(()) };
         let out = &mut self.out;
-        match position_tail(index) {
-            Some(tail) => {
-                out.extend_from_slice(&written.position);
-                out.extend_from_slice(&tail);
+        let rest = written.place.get_mut(TAIL_AT..).unwrap_or_default();
+        match (position_tail(index), rest.split_first_chunk_mut()) {
+            (Some(tail), Some((place, _))) => {
+                *place = tail;
+                out.extend_from_slice(&written.place);
             }
-            None => {
-                out.extend_from_slice(b",\"position\":\"");
-                out.extend_from_slice(&position_text((transaction.commit_lsn, index)));
+            // More digits than there is room for.
+            (_, rest) => {
+                out.extend_from_slice(POSITION);
+                out.extend_from_slice(&position_text((written.transaction.commit_lsn, index)));
+                out.extend_from_slice(rest.map_or(&[], |(_, rest)| rest));
             }
         }
-        out.extend_from_slice(&written.lsn);
-        number(out, index);
+        integer(out, index);
         out.extend_from_slice(&written.time);
         Ok(())
     }

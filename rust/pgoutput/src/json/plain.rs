@@ -1,15 +1,17 @@
 //! The values that most columns hold, from their binary form, without a step in between.
 //!
 //! What is written is what `value::write` writes, which the tests compare; it has the words for all that is refused here.
-use super::text::{embed, string};
+use super::text::{embed, string_of};
 use super::value::{Scratch, instant, uuid};
 use crate::oid::{Kind, Scalar};
 use crate::value::calendar::{YEARS_1_TO_9999, civil};
+use crate::value::digits::integer;
 use crate::value::list::List;
 use crate::value::numeric;
 
 /// Write a value; false, with nothing written, where it is another type or has to be looked at more closely.
-#[inline]
+#[allow(clippy::inline_always, reason = "for most columns a call costs as much as the value")]
+#[inline(always)]
 pub fn write(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8], scratch: &mut Scratch) -> bool {
     match kind {
         Kind::Scalar(scalar) => write_scalar(out, *scalar, bytes, scratch),
@@ -21,17 +23,18 @@ pub fn write(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8], scratch: &mut Scratch
     }
 }
 
-#[inline]
+#[allow(clippy::inline_always, reason = "likewise")]
+#[inline(always)]
 fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut Scratch) -> bool {
     match scalar {
-        Scalar::Text => string(out, bytes),
+        Scalar::Text => string_of(out, bytes, scratch.is_utf8_later),
         Scalar::Int4 => {
             let Ok(bytes) = bytes.try_into() else { return false };
-            out.extend_from_slice(itoa::Buffer::new().format(i32::from_be_bytes(bytes)).as_bytes());
+            integer(out, i32::from_be_bytes(bytes).into());
         }
         Scalar::Int8 => {
             let Ok(bytes) = bytes.try_into() else { return false };
-            out.extend_from_slice(itoa::Buffer::new().format(i64::from_be_bytes(bytes)).as_bytes());
+            integer(out, i64::from_be_bytes(bytes));
         }
         Scalar::Bool => match bytes {
             [0] => out.extend_from_slice(b"false"),
@@ -73,7 +76,7 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut S
         }
         Scalar::Jsonb => {
             let Some((1, json)) = bytes.split_first() else { return false };
-            return embed(out, json, &mut scratch.stack).is_ok();
+            return embed(out, json, &mut scratch.stack, scratch.is_utf8_later).is_ok();
         }
         _ => return false,
     }
@@ -81,6 +84,7 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut S
 }
 
 /// An array of one dimension that begins at 1, or an empty one.
+#[inline(never)]
 fn write_list(out: &mut Vec<u8>, scalar: Scalar, bytes: &[u8], scratch: &mut Scratch) -> bool {
     let start = out.len();
     let written = write_elements(out, scalar, bytes, scratch).is_some();

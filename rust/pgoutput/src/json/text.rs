@@ -1,5 +1,6 @@
 //! Characters: JSON strings, hexadecimal, and JSON that is embedded as it is.
 use crate::value::Invalid;
+use crate::value::digits::append_first;
 
 /// Eight bytes at a time, as eight lanes of one number: each byte of this is 1.
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -46,33 +47,50 @@ fn special(lanes: u64) -> u64 {
     (control | quote | backslash) & HIGH
 }
 
-/// Whether a text can stand between quotes as it is, and is ASCII.
+/// Whether a text can stand between quotes as it is; if `ascii`, only one that is ASCII.
 #[inline]
-fn is_simple(bytes: &[u8]) -> bool {
+fn is_simple(bytes: &[u8], ascii: bool) -> bool {
     let look = |lanes: &[u8; 8]| {
         let lanes = u64::from_le_bytes(*lanes);
-        special(lanes) | lanes & HIGH
+        special(lanes) | if ascii { lanes & HIGH } else { 0 }
     };
     let Some(last) = bytes.last_chunk() else {
-        return bytes.iter().all(|&byte| is_plain(byte) && byte.is_ascii());
+        return match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            (Some(first), Some(last)) => {
+                let [first, last] = [first, last].map(|four| u64::from(u32::from_le_bytes(*four)));
+                look(&(first | last << 32).to_le_bytes()) == 0
+            }
+            _ => bytes.iter().all(|&byte| is_plain(byte) && (!ascii || byte.is_ascii())),
+        };
     };
     // The last lanes overlap those before them. No early exit, so that the compiler looks at several at once.
     bytes.as_chunks().0.iter().fold(look(last), |seen, lanes| seen | look(lanes)) == 0
 }
 
-/// Where the first byte is that cannot stand in a string as it is: a control character, a quote or a backslash.
+/// A string with its quotes, where nothing in it is escaped; whether it is UTF-8 is not looked at. False, with nothing
+/// written, for others.
 #[inline]
-fn first_special(bytes: &[u8]) -> Option<usize> {
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    for (number, lanes) in chunks.iter().enumerate() {
-        let found = special(u64::from_le_bytes(*lanes));
-        if found != 0 {
-            let lane = usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
-            return Some(number.saturating_mul(8).saturating_add(lane));
-        }
+pub fn simple_string(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    if !is_simple(bytes, false) {
+        return false;
     }
-    let place = rest.iter().position(|&byte| !is_plain(byte))?;
-    Some(bytes.len().saturating_sub(rest.len()).saturating_add(place))
+    out.reserve(bytes.len().saturating_add(2));
+    out.push(b'"');
+    out.extend_from_slice(bytes);
+    out.push(b'"');
+    true
+}
+
+/// A string with its quotes, as [`string`] writes it, but that nobody looks whether it is UTF-8 if `is_utf8_later`.
+#[inline]
+pub fn string_of(out: &mut Vec<u8>, bytes: &[u8], is_utf8_later: bool) {
+    if !is_utf8_later {
+        string(out, bytes);
+    } else if !simple_string(out, bytes) {
+        out.push(b'"');
+        escaped(out, bytes);
+        out.push(b'"');
+    }
 }
 
 /// A string with its quotes.
@@ -81,7 +99,7 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
 pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len().saturating_add(2));
     out.push(b'"');
-    if is_simple(bytes) {
+    if is_simple(bytes, true) {
         out.extend_from_slice(bytes);
     } else if let Ok(text) = std::str::from_utf8(bytes) {
         escaped(out, text.as_bytes());
@@ -103,24 +121,41 @@ fn foreign(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
-    while let Some(place) = first_special(rest) {
-        let (plain, after) = rest.split_at(place.min(rest.len()));
-        out.extend_from_slice(plain);
-        let Some((&byte, after)) = after.split_first() else { return };
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                hexadecimal(out, &[byte]);
-            }
+    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
+        let found = special(u64::from_le_bytes(*chunk));
+        if found == 0 {
+            out.extend_from_slice(chunk);
+            rest = after;
+            continue;
         }
+        let lane = usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
+        append_first(out, chunk, lane);
+        let Some((&byte, after)) = rest.get(lane..).and_then(<[u8]>::split_first) else { return };
+        escape(out, byte);
         rest = after;
     }
-    out.extend_from_slice(rest);
+    for &byte in rest {
+        if is_plain(byte) {
+            out.push(byte);
+        } else {
+            escape(out, byte);
+        }
+    }
+}
+
+/// A byte that cannot stand in a string as it is.
+#[inline]
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        _ => {
+            out.extend_from_slice(b"\\u00");
+            hexadecimal(out, &[byte]);
+        }
+    }
 }
 
 /// Two digits for each byte.
@@ -159,14 +194,14 @@ fn upper_half(half: u64) -> [u8; 8] {
 }
 
 /// JSON text as it is, but that a line break between its parts becomes a space, and a byte that is not UTF-8 becomes a
-/// lone surrogate.
+/// lone surrogate; `is_utf8_later` where somebody else looks for such bytes.
 ///
 /// # Errors
 /// When it is not one whole JSON value.
-pub fn embed(out: &mut Vec<u8>, json: &[u8], stack: &mut Vec<u8>) -> Result<(), Invalid> {
-    check(json, stack).ok_or(Invalid("not JSON"))?;
+pub fn embed(out: &mut Vec<u8>, json: &[u8], stack: &mut Vec<u8>, is_utf8_later: bool) -> Result<(), Invalid> {
+    let has_breaks = check(json, stack).ok_or(Invalid("not JSON"))?;
     let start = out.len();
-    if std::str::from_utf8(json).is_ok() {
+    if is_utf8_later || std::str::from_utf8(json).is_ok() {
         out.extend_from_slice(json);
     } else {
         for chunk in json.utf8_chunks() {
@@ -174,10 +209,9 @@ pub fn embed(out: &mut Vec<u8>, json: &[u8], stack: &mut Vec<u8>) -> Result<(), 
             foreign(out, chunk.invalid());
         }
     }
-    let written = out.get_mut(start..).unwrap_or_default();
     // In a valid string there is none.
-    if memchr::memchr2(b'\n', b'\r', written).is_some() {
-        for byte in written {
+    if has_breaks {
+        for byte in out.get_mut(start..).unwrap_or_default() {
             if matches!(byte, b'\n' | b'\r') {
                 *byte = b' ';
             }
@@ -186,80 +220,112 @@ pub fn embed(out: &mut Vec<u8>, json: &[u8], stack: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// Whether this is one whole JSON value. Not recursive: nesting as deep as anybody likes costs one byte a level.
+/// Whether there are line breaks in a text, if it is one whole JSON value. Not recursive: nesting as deep as anybody likes
+/// costs one byte a level.
 ///
 /// Source: RFC 8259; server file `common/jsonapi.c`.
-fn check(text: &[u8], stack: &mut Vec<u8>) -> Option<()> {
+fn check(text: &[u8], stack: &mut Vec<u8>) -> Option<bool> {
     stack.clear();
-    let mut rest = space(text);
+    let mut breaks = false;
+    // What closes the innermost object or array; what closes those around it is on the stack.
+    let mut close = None;
+    let mut rest = text;
     loop {
         let (&first, after) = rest.split_first()?;
         rest = match first {
-            b'{' => match space(after) {
+            b'"' => string_end(after)?,
+            b'{' => match spaces(after, &mut breaks) {
                 [b'}', after @ ..] => after,
                 members => {
-                    stack.push(b'}');
-                    rest = key(members)?;
+                    stack.extend(close.replace(b'}'));
+                    rest = key(members, &mut breaks)?;
                     continue;
                 }
             },
-            b'[' => match space(after) {
+            b'[' => match spaces(after, &mut breaks) {
                 [b']', after @ ..] => after,
                 elements => {
-                    stack.push(b']');
+                    stack.extend(close.replace(b']'));
                     rest = elements;
                     continue;
                 }
             },
-            b'"' => string_end(after)?,
             b't' => after.strip_prefix(b"rue")?,
             b'f' => after.strip_prefix(b"alse")?,
             b'n' => after.strip_prefix(b"ull")?,
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                rest = spaces(rest, &mut breaks);
+                continue;
+            }
             _ => number_end(rest)?,
         };
         loop {
-            rest = space(rest);
-            rest = match (stack.last(), rest.split_first()) {
-                (None, None) => return Some(()),
-                (Some(close), Some((byte, after))) if close == byte => {
-                    stack.pop();
-                    after
-                }
+            rest = match (close, rest.split_first()) {
+                (None, None) => return Some(breaks),
                 (Some(b'}'), Some((b',', after))) => {
-                    rest = key(space(after))?;
+                    rest = key(one_space(after), &mut breaks)?;
                     break;
                 }
                 (Some(_), Some((b',', after))) => {
-                    rest = space(after);
+                    rest = one_space(after);
                     break;
                 }
+                (Some(closing), Some((&byte, after))) if closing == byte => {
+                    close = stack.pop();
+                    after
+                }
+                (_, Some((b' ' | b'\t' | b'\n' | b'\r', _))) => spaces(rest, &mut breaks),
                 _ => return None,
             };
         }
     }
 }
 
-fn space(text: &[u8]) -> &[u8] {
+/// What follows a space, where there is one: as jsonb prints itself, one stands between its parts. Who comes next looks
+/// for others.
+#[inline]
+fn one_space(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b" ").unwrap_or(text)
+}
+
+/// What follows all spaces and line breaks, and whether there were any of the latter.
+fn spaces<'a>(text: &'a [u8], breaks: &mut bool) -> &'a [u8] {
     let mut rest = text;
-    while let [b' ' | b'\t' | b'\n' | b'\r', after @ ..] = rest {
+    while let [byte @ (b' ' | b'\t' | b'\n' | b'\r'), after @ ..] = rest {
+        *breaks |= matches!(byte, b'\n' | b'\r');
         rest = after;
     }
     rest
 }
 
 /// A member's name and colon; gives what follows.
-fn key(text: &[u8]) -> Option<&[u8]> {
-    let after = string_end(text.strip_prefix(b"\"")?)?;
-    space(after).strip_prefix(b":").map(space)
+#[inline]
+fn key<'a>(text: &'a [u8], breaks: &mut bool) -> Option<&'a [u8]> {
+    let name = match text {
+        [b'"', name @ ..] => name,
+        _ => spaces(text, breaks).strip_prefix(b"\"")?,
+    };
+    match string_end(name)? {
+        [b':', after @ ..] => Some(one_space(after)),
+        after => spaces(after, breaks).strip_prefix(b":"),
+    }
 }
 
 /// What follows a string whose first quote was read.
+#[inline]
 fn string_end(text: &[u8]) -> Option<&[u8]> {
-    let mut rest = text;
+    match next_special(text)? {
+        (b'"', after) => Some(after),
+        (byte, after) => escapes_end(byte, after),
+    }
+}
+
+/// Likewise from its first escape on.
+#[inline(never)]
+fn escapes_end(byte: u8, after: &[u8]) -> Option<&[u8]> {
+    let (mut byte, mut after) = (byte, after);
     loop {
-        let simple = first_special(rest)?;
-        let (&byte, after) = rest.get(simple..)?.split_first()?;
-        rest = match (byte, after) {
+        let rest = match (byte, after) {
             (b'"', after) => return Some(after),
             (b'\\', [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', after @ ..]) => after,
             (b'\\', [b'u', after @ ..]) => {
@@ -268,7 +334,24 @@ fn string_end(text: &[u8]) -> Option<&[u8]> {
             }
             _ => return None,
         };
+        (byte, after) = next_special(rest)?;
     }
+}
+
+/// The first control character, quote or backslash, and what follows it.
+#[inline]
+fn next_special(text: &[u8]) -> Option<(u8, &[u8])> {
+    let mut rest = text;
+    while let Some((lanes, after)) = rest.split_first_chunk::<8>() {
+        let found = special(u64::from_le_bytes(*lanes));
+        if found != 0 {
+            let lane = usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
+            return rest.get(lane..)?.split_first().map(|(&byte, after)| (byte, after));
+        }
+        rest = after;
+    }
+    let place = rest.iter().position(|&byte| !is_plain(byte))?;
+    rest.get(place..)?.split_first().map(|(&byte, after)| (byte, after))
 }
 
 fn digits(text: &[u8]) -> &[u8] {

@@ -1,8 +1,9 @@
 //! One value as JSON, the same from its text and its binary form.
-use super::text::{bytea, embed, lower_eight, string};
+use super::text::{bytea, embed, lower_eight, string, string_of};
 use crate::oid::{Array, Kind, Scalar};
 use crate::value::array::{self, Dimension};
 use crate::value::calendar::{Date, Time};
+use crate::value::digits::{append_first, eight, integer, natural};
 use crate::value::print::{decode_numbers, print};
 use crate::value::{Format, Invalid, Result, Value, composite, decode, hstore, number, vector};
 
@@ -14,6 +15,9 @@ pub struct Scratch {
     #[cfg(feature = "arrow")]
     pub(crate) text: Vec<u8>,
     pub(super) stack: Vec<u8>,
+    /// Whether strings and jsonb are written without a look at whether they are UTF-8: who set this looks at all that was
+    /// written, at once.
+    pub(super) is_utf8_later: bool,
     ends: Vec<usize>,
 }
 
@@ -45,7 +49,7 @@ fn write_rare(out: &mut Vec<u8>, kind: &Kind, format: Format, bytes: &[u8], scra
             let mut separator = b'[';
             let written = decode_numbers(*scalar, format, bytes, |number| {
                 out.push(std::mem::replace(&mut separator, b','));
-                out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+                integer(out, number);
                 Ok::<(), Invalid>(())
             });
             end(out, separator, b"[", b']');
@@ -122,8 +126,8 @@ fn write_float(out: &mut Vec<u8>, number: f64) {
 
 fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
     match decode(scalar, format, bytes, &mut scratch.value)? {
-        Value::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-        Value::Text(text) => string(out, text),
+        Value::Int(number) => integer(out, number),
+        Value::Text(text) => string_of(out, text, scratch.is_utf8_later),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Float(number) => write_float(out, number),
@@ -142,9 +146,9 @@ fn write_scalar(out: &mut Vec<u8>, scalar: Scalar, format: Format, bytes: &[u8],
             out.push(b'Z');
         }),
         Value::Uuid(bytes) => quoted(out, |out| uuid(out, bytes)),
-        Value::Json(json) => embed(out, json, &mut scratch.stack)?,
+        Value::Json(json) => embed(out, json, &mut scratch.stack, scratch.is_utf8_later)?,
         Value::Bytes(bytes) if scalar != Scalar::Ewkb => bytea(out, &bytes),
-        Value::Natural(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        Value::Natural(number) => natural(out, number),
         // As PostgreSQL prints them, in which there is nothing that JSON would escape either.
         Value::Lsn(_)
         | Value::Interval(_)
@@ -181,30 +185,43 @@ fn pair(value: u32) -> [u8; 2] {
     [b'0' | high, b'0' | low]
 }
 
+/// Three numbers as one, of two digits each but for the first.
+#[inline]
+pub(super) fn three(first: u32, second: u8, third: u8) -> u32 {
+    first.wrapping_mul(10_000).wrapping_add(u32::from(second).wrapping_mul(100)).wrapping_add(third.into())
+}
+
 /// `2024-02-29`
-fn date(out: &mut Vec<u8>, date: Date) {
+#[inline]
+fn date_text(date: Date) -> [u8; 10] {
     // A date that is no PgText has a year from 1 to 9999.
     let year = u32::try_from(date.year).unwrap_or(0);
-    let ([y1, y2], [y3, y4]) = (pair(year / 100), pair(year));
-    let ([m1, m2], [d1, d2]) = (pair(date.month.into()), pair(date.day.into()));
-    out.extend_from_slice(&[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]);
+    let [y1, y2, y3, y4, m1, m2, d1, d2] = eight(three(year, date.month, date.day));
+    [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]
 }
 
-/// `12:30:00`, or `12:30:00.500000` where there is a fraction.
+/// `12:30:00.500000`, of which the first eight count where there is no fraction.
+#[inline]
+fn time_text(time: Time) -> ([u8; 15], usize) {
+    let [_, _, h1, h2, m1, m2, s1, s2] = eight(three(time.hour.into(), time.minute, time.second));
+    let [_, _, f1, f2, f3, f4, f5, f6] = eight(time.microsecond);
+    let text = [h1, h2, b':', m1, m2, b':', s1, s2, b'.', f1, f2, f3, f4, f5, f6];
+    (text, if time.microsecond == 0 { 8 } else { 15 })
+}
+
+fn date(out: &mut Vec<u8>, date: Date) {
+    out.extend_from_slice(&date_text(date));
+}
+
 fn time(out: &mut Vec<u8>, time: Time) {
-    let [h1, h2] = pair(time.hour.into());
-    let ([m1, m2], [s1, s2]) = (pair(time.minute.into()), pair(time.second.into()));
-    out.extend_from_slice(&[h1, h2, b':', m1, m2, b':', s1, s2]);
-    let fraction = time.microsecond;
-    if fraction != 0 {
-        let ([f1, f2], [f3, f4], [f5, f6]) = (pair(fraction / 10_000), pair(fraction / 100), pair(fraction));
-        out.extend_from_slice(&[b'.', f1, f2, f3, f4, f5, f6]);
-    }
+    let (text, length) = time_text(time);
+    append_first(out, &text, length);
 }
 
+#[inline]
 pub(super) fn instant(out: &mut Vec<u8>, day: Date, clock: Time) {
-    date(out, day);
-    out.push(b'T');
+    let [y1, y2, y3, y4, d1, m1, m2, d2, t1, t2] = date_text(day);
+    out.extend_from_slice(&[y1, y2, y3, y4, d1, m1, m2, d2, t1, t2, b'T']);
     time(out, clock);
 }
 
@@ -227,16 +244,18 @@ fn zone(out: &mut Vec<u8>, east: i32) {
 }
 
 /// Five groups of hexadecimal digits.
+#[inline]
 pub(super) fn uuid(out: &mut Vec<u8>, bytes: [u8; 16]) {
     let [first, second, third, fourth] = bytes.as_chunks::<4>().0 else { return };
     let eight = |chunk: &[u8; 4]| lower_eight(u32::from_be_bytes(*chunk));
-    out.extend_from_slice(&eight(first));
-    for chunk in [second, third] {
-        let [a, b, c, d, rest @ ..] = eight(chunk);
-        out.extend_from_slice(&[b'-', a, b, c, d, b'-']);
-        out.extend_from_slice(&rest);
-    }
-    out.extend_from_slice(&eight(fourth));
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = eight(first);
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = eight(second);
+    let [c0, c1, c2, c3, c4, c5, c6, c7] = eight(third);
+    let [d0, d1, d2, d3, d4, d5, d6, d7] = eight(fourth);
+    out.extend_from_slice(&[
+        a0, a1, a2, a3, a4, a5, a6, a7, b'-', b0, b1, b2, b3, b'-', b4, b5, b6, b7, b'-', c0, c1, c2, c3, b'-', c4, c5,
+        c6, c7, d0, d1, d2, d3, d4, d5, d6, d7,
+    ]);
 }
 
 /// The text of an instant in microseconds since 2000-01-01 UTC, with its quotes.
@@ -283,7 +302,7 @@ fn write_array(out: &mut Vec<u8>, array: &Array, format: Format, bytes: &[u8], s
                 if number > 0 {
                     out.push(b',');
                 }
-                out.extend_from_slice(itoa::Buffer::new().format(dimension.lower_bound).as_bytes());
+                integer(out, dimension.lower_bound.into());
             }
             out.extend_from_slice(b"],\"elements\":");
             nest(out, dimensions, &mut elements);

@@ -12,6 +12,7 @@ pub mod calendar;
 pub mod composite;
 pub mod datetime;
 pub mod datetime_text;
+pub(crate) mod digits;
 pub mod geometry;
 pub mod hstore;
 pub mod instant;

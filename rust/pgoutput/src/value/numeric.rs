@@ -5,7 +5,7 @@
     clippy::arithmetic_side_effects,
     reason = "operands come from 16-bit fields and are computed in i32, or are checked in i128"
 )]
-use super::{Format, Invalid, Result, Value};
+use super::{Format, Invalid, Result, Value, digits};
 use crate::cursor::Cursor;
 
 const NEGATIVE: u16 = 0x4000;
@@ -198,35 +198,46 @@ pub fn scaled_small(bytes: &[u8], scale: u8) -> Option<i64> {
     Some(if sign == NEGATIVE { -units } else { units })
 }
 
-/// Write the numbers that most are as `numeric_out` prints them: their units, and the point where the display scale has it.
-/// False, with nothing written, for all others (as [`scaled_small`]), which `binary` writes or refuses.
+/// Write the numbers that most are as `numeric_out` prints them: in binary, below `10^16` and with at most eight digits
+/// behind the point. False, with nothing written, for all others and for what is malformed, which `binary` writes or
+/// refuses.
 #[inline]
 pub fn write_small(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
-    // A display scale that takes both bytes would have zeros for pages.
-    let Some(&[_, _, _, _, sign, _, 0, scale]) = bytes.first_chunk::<8>() else { return false };
-    let Some(units) = scaled_small(bytes, scale) else { return false };
-    if units == 0 && sign != 0 {
+    let Some((&[c0, c1, w0, w1, s0, s1, 0, scale @ 0..=8], groups)) = bytes.split_first_chunk::<8>() else {
+        return false;
+    };
+    let (groups, left) = groups.as_chunks::<2>();
+    let sign = u16::from_be_bytes([s0, s1]);
+    // The groups of the powers 3 to -2 of 10,000; what is not sent is zero.
+    let mut places = [0_u16; 6];
+    let first = usize::try_from(3 - i32::from(i16::from_be_bytes([w0, w1])));
+    let Some(places_sent) = first.ok().and_then(|first| places.get_mut(first..)) else { return false };
+    let whole = usize::from(u16::from_be_bytes([c0, c1])) == groups.len() && left.is_empty();
+    if !whole || groups.len() > places_sent.len() || !matches!(sign, 0 | NEGATIVE) {
         return false;
     }
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(units.unsigned_abs()).as_bytes();
-    let scale = usize::from(scale);
-    if units < 0 {
+    for (place, group) in places_sent.iter_mut().zip(groups) {
+        *place = u16::from_be_bytes(*group);
+    }
+    if places.iter().any(|&group| group > 9999) {
+        return false;
+    }
+    let (whole, fraction) = places.split_at(4);
+    let together = |groups: &[u16]| groups.iter().fold(0, |number: u64, &group| number * 10_000 + u64::from(group));
+    let natural = together(whole);
+    let fraction = digits::lanes(u32::try_from(together(fraction)).unwrap_or(0));
+    // Digits behind the display scale; and a negative zero, which there is none of.
+    let surplus = fraction.checked_shr(u32::from(scale) * 8).unwrap_or(0);
+    if surplus != 0 || sign != 0 && natural == 0 && fraction == 0 {
+        return false;
+    }
+    if sign != 0 {
         out.push(b'-');
     }
-    match digits.len().checked_sub(scale).and_then(|whole| digits.split_at_checked(whole)) {
-        Some((whole, fraction)) if !whole.is_empty() => {
-            out.extend_from_slice(whole);
-            if scale > 0 {
-                out.push(b'.');
-                out.extend_from_slice(fraction);
-            }
-        }
-        _ => {
-            out.extend_from_slice(b"0.");
-            out.resize(out.len().saturating_add(scale.saturating_sub(digits.len())), b'0');
-            out.extend_from_slice(digits);
-        }
+    digits::natural(out, natural);
+    if scale > 0 {
+        let [d1, d2, d3, d4, d5, d6, d7, d8] = fraction.to_le_bytes().map(|digit| digit | b'0');
+        digits::append_first(out, &[b'.', d1, d2, d3, d4, d5, d6, d7, d8], 1 + usize::from(scale));
     }
     true
 }

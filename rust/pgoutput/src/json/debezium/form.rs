@@ -7,7 +7,7 @@ use super::moment::Moment;
 use super::rare;
 use super::{Decimals, Options, Times};
 use crate::catalog::{Catalog, Definition};
-use crate::json::text::string;
+use crate::json::text::{string, string_of};
 use crate::json::{Scratch, plain, write_value};
 use crate::oid::{Kind, Scalar, Shape};
 use crate::value::array::{self, Dimension};
@@ -205,7 +205,7 @@ impl Form {
             Self::Moment(moment) => moment.write(out, format, bytes, scratch),
             Self::Document(scalar) => match decode(*scalar, format, bytes, &mut scratch.value)? {
                 Value::Json(text) => {
-                    string(out, text);
+                    string_of(out, text, scratch.is_utf8_later);
                     Ok(())
                 }
                 _ => Err(Invalid("not JSON")),

@@ -13,11 +13,12 @@ mod rare;
 
 use std::collections::HashMap;
 
+use super::name::Name;
 use super::{Scratch, text};
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
 use crate::copy::SNAPSHOT_INDEX;
-use crate::message::{Message, Old};
+use crate::message::{Message, NewRow, Old};
 use crate::relation;
 use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
 use crate::session::{Shape, Transaction};
@@ -72,8 +73,14 @@ pub struct Options {
 ///
 /// # Errors
 /// The first change that cannot be written.
-pub fn lines(batch: &Batch, catalog: &Catalog, options: &Options) -> Result<Vec<u8>, Failed> {
+pub(super) fn lines(
+    batch: &Batch,
+    catalog: &Catalog,
+    options: &Options,
+    is_utf8_later: bool,
+) -> Result<Vec<u8>, Failed> {
     let mut writer = Writer::new(batch, catalog, options);
+    writer.scratch.is_utf8_later = is_utf8_later;
     for (record, change) in batch.records().iter().enumerate().filter(|(_, record)| record.is_change()) {
         writer.change(change).map_err(|refused| Failed { record, refused })?;
     }
@@ -82,8 +89,7 @@ pub fn lines(batch: &Batch, catalog: &Catalog, options: &Options) -> Result<Vec<
 
 /// What is prepared for one column that is written.
 struct Column {
-    /// `,"name":`
-    name: Vec<u8>,
+    name: Name,
     /// None when it is left out.
     form: Option<Form>,
     /// Whether it is part of the key by which a changed row is another row.
@@ -113,13 +119,10 @@ impl<'a> Plan<'a> {
         let qualified = [relation.schema.as_slice(), &relation.name].join(b".".as_slice());
         let key = options.keys.get(&qualified).or_else(|| options.keys.get(&relation.name));
         let column = |column: &relation::Column| {
-            let mut name = vec![b','];
-            text::string(&mut name, &column.name);
-            name.push(b':');
             // Under REPLICA IDENTITY FULL every column is marked.
             let marked = column.is_key && !relation.is_full();
             Column {
-                name,
+                name: Name::of(&column.name),
                 form: Form::of(column.type_oid, column.type_modifier, catalog, options),
                 is_key: key.map_or(marked, |key| key.contains(&column.name)),
             }
@@ -153,7 +156,7 @@ impl<'a> Plan<'a> {
         let is_whole = cells.each(|number, cell| {
             let Some(column) = columns.next() else { return Ok(()) };
             let Some(form) = &column.form else { return Ok(()) };
-            out.extend_from_slice(&column.name);
+            column.name.write(out);
             match cell {
                 Cell::Value(format, bytes) => form
                     .write(out, format, bytes, scratch)
@@ -208,9 +211,12 @@ impl<'a> Writer<'a> {
     /// One change. It is read while it is written; where that fails it is read again with all checks, to say what is wrong.
     fn change(&mut self, record: &Record) -> Result<(), Refused> {
         let start = self.out.len();
-        let written = match self.batch.message_ahead(record) {
-            Ok(message) => self.write(record, message),
-            Err(error) => Err(error.into()),
+        let written = match self.batch.new_row_ahead(record) {
+            Some(row) => self.new_row(record, row),
+            None => match self.batch.message_ahead(record) {
+                Ok(message) => self.write(record, message),
+                Err(error) => Err(error.into()),
+            },
         };
         if written.is_err() {
             self.out.truncate(start);
@@ -218,6 +224,18 @@ impl<'a> Writer<'a> {
             return self.write(record, message);
         }
         Ok(())
+    }
+
+    /// Most rows: nothing of the old one beside them.
+    fn new_row(&mut self, record: &Record, NewRow { is_insert, relation_oid, new }: NewRow<'_>) -> Result<(), Refused> {
+        let plan = plan(record, relation_oid)?;
+        let after = cells(&self.shape(plan)?.relation, new, Role::New { old: None })?;
+        let op = match is_insert {
+            true if record.index == Some(SNAPSHOT_INDEX) => b'r',
+            true => b'c',
+            false => b'u',
+        };
+        self.row(record, plan, op, None, Some(after))
     }
 
     fn write(&mut self, record: &Record, message: Message<'_>) -> Result<(), Refused> {

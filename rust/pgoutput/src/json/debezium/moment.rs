@@ -7,8 +7,10 @@
 )]
 use crate::json::Scratch;
 use crate::json::text::string;
+use crate::json::value::three;
 use crate::oid::Scalar;
 use crate::value::calendar::{Date, civil};
+use crate::value::digits::eight;
 use crate::value::{Format, Invalid, Result, Value, decode, instant};
 
 /// Days from 1970-01-01 to 2000-01-01, from where PostgreSQL counts.
@@ -140,12 +142,9 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 fn text(out: &mut Vec<u8>, microseconds: i64, digits: Option<usize>) {
     let (day, clock) = civil(microseconds);
     if let (0..=9999, Some(6)) = (day.year, digits) {
-        let year = day.year.unsigned_abs();
-        let ([y1, y2], [y3, y4], [m1, m2]) = (pair(year / 100), pair(year), pair(day.month.into()));
-        let ([d1, d2], [h1, h2]) = (pair(day.day.into()), pair(clock.hour.into()));
-        let ([n1, n2], [s1, s2]) = (pair(clock.minute.into()), pair(clock.second.into()));
-        let fraction = clock.microsecond;
-        let ([f1, f2], [f3, f4], [f5, f6]) = (pair(fraction / 10_000), pair(fraction / 100), pair(fraction));
+        let [y1, y2, y3, y4, m1, m2, d1, d2] = eight(three(day.year.unsigned_abs(), day.month, day.day));
+        let [_, _, h1, h2, n1, n2, s1, s2] = eight(three(clock.hour.into(), clock.minute, clock.second));
+        let [_, _, f1, f2, f3, f4, f5, f6] = eight(clock.microsecond);
         out.extend_from_slice(&[
             b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.', f1, f2,
             f3, f4, f5, f6, b'Z', b'"',
