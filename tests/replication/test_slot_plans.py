@@ -275,6 +275,22 @@ def test_how_much_it_frees(connection: Connection, database: Database) -> None:
     assert "MB of WAL, at the next checkpoint" in str(both)
 
 
+def test_how_much_it_frees_for_who_may_not_look_at_checkpoints(connection: Connection, database: Database) -> None:
+    name = connection.create_slot(new_name()).name
+    role = new_name("r")
+    revoke = "REVOKE EXECUTE ON FUNCTION pg_control_checkpoint() FROM PUBLIC"
+    database.execute(f"CREATE ROLE {role} LOGIN REPLICATION", revoke, "INSERT INTO t VALUES (1)")
+    try:
+        with pgcdc.connect(database.server.dsn(database.name, user=role)) as other:
+            known = connection.plan_slots(drop=[name])
+            plan = other.plan_slots(drop=[name])
+            assert plan.frees_bytes >= known.frees_bytes
+            other.apply(plan)
+    finally:
+        database.execute(f"DROP ROLE {role}")
+    assert connection.slot(name) is None
+
+
 def test_who_is_in_the_way(connection: Connection, database: Database) -> None:
     name = connection.create_slot(new_name()).name
     idle = connection.create_slot(new_name()).name

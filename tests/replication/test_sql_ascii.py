@@ -6,6 +6,7 @@ import msgspec
 import psycopg
 
 import pgcdc
+from pgcdc.replication import Publication, PublicationTable
 from tests.pipeline.running import running, until
 from tests.pipeline.targets import Recorder
 from tests.servers.postgres import PostgresServer
@@ -29,6 +30,14 @@ def test_bytes_that_are_not_utf_8_go_through(postgres: PostgresServer) -> None:
                 connection.execute(rb"INSERT INTO orders VALUES (2, E'\xff')")
                 until(lambda: len(sink.changes) == 2, "both rows")
             pipeline.destroy()
+            with pgcdc.connect(dsn) as replication:
+                lists = replication.server_version >= 150000
+                table = PublicationTable("orders", ["id", "\udcf6l"] if lists else None, "id > 0" if lists else None)
+                plan = replication.plan_publication(Publication("p\udcff", [table, PublicationTable("t\udce9")]))
+                replication.apply(plan)
+                found = replication.publication("p\udcff")
+                assert found is not None and [t.table for t in found.tables] == ["public.orders", "public.t\udce9"]
+                assert not replication.plan_publication(found).steps
         rows = [msgspec.structs.astuple(change.new) for change in sink.changes]
         assert rows == [(1, "a\udce9"), (2, "\udcff")]
         assert [column.name for column in sink.changes[0].relation.columns] == ["id", "\udcf6l"]

@@ -15,6 +15,7 @@ from pgcdc.lsn import parse_lsn
 from pgcdc.replication import slots
 from pgcdc.replication.plan import PlanStale
 from pgcdc.replication.slot_plan import SlotPlan, changed, plan_slots
+from pgcdc.replication.slot_sql import WAL_END
 from pgcdc.replication.sqlstate import Doing
 
 if TYPE_CHECKING:
@@ -36,8 +37,14 @@ def plan(
 ) -> SlotPlan:
     """Plan slots; the contract is `Connection.plan_slots`'."""
     states = slots.states(session)
-    sql = "SELECT redo_lsn FROM pg_catalog.pg_control_checkpoint()"
-    [(redo_lsn,)] = session.execute(sql, doing=Doing("looking at the last checkpoint"))
+    doing = Doing("looking at the last checkpoint")
+    try:
+        [(redo_lsn,)] = session.execute("SELECT redo_lsn FROM pg_catalog.pg_control_checkpoint()", doing=doing)
+    except Error as error:
+        if error.sqlstate != "42501":
+            raise
+        # Without the right to look: it is not behind the end of the WAL, and what is freed is said to be "at most".
+        [(redo_lsn,)] = session.execute(f"SELECT {WAL_END}", doing=doing)
     return plan_slots(
         states,
         create,

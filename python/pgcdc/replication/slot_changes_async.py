@@ -14,6 +14,7 @@ from pgcdc.lsn import parse_lsn
 from pgcdc.replication import slots_async as slots
 from pgcdc.replication.plan import PlanStale
 from pgcdc.replication.slot_plan import SlotPlan, changed, plan_slots
+from pgcdc.replication.slot_sql import WAL_END
 from pgcdc.replication.sqlstate import Doing
 
 if TYPE_CHECKING:
@@ -35,8 +36,14 @@ async def plan(
 ) -> SlotPlan:
     """Plan slots; the contract is `AsyncConnection.plan_slots`'."""
     states = await slots.states(session)
-    sql = "SELECT redo_lsn FROM pg_catalog.pg_control_checkpoint()"
-    [(redo_lsn,)] = await session.execute(sql, doing=Doing("looking at the last checkpoint"))
+    doing = Doing("looking at the last checkpoint")
+    try:
+        [(redo_lsn,)] = await session.execute("SELECT redo_lsn FROM pg_catalog.pg_control_checkpoint()", doing=doing)
+    except Error as error:
+        if error.sqlstate != "42501":
+            raise
+        # Without the right to look: it is not behind the end of the WAL, and what is freed is said to be "at most".
+        [(redo_lsn,)] = await session.execute(f"SELECT {WAL_END}", doing=doing)
     return plan_slots(
         states,
         create,

@@ -9,6 +9,7 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", CREATE_REPLICATION_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,7 @@ from pgcdc.replication.quoting import identifier, literal, literals
 from pgcdc.replication.slot import PLUGIN, NewSlot, SlotState
 
 __all__ = [
+    "WAL_END",
     "advance_command",
     "ages_sql",
     "create_command",
@@ -27,6 +29,13 @@ __all__ = [
     "wal_file",
     "with_age",
 ]
+
+
+WAL_END: Final = (
+    "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+    " ELSE pg_catalog.pg_current_wal_insert_lsn() END"
+)
+"""Where the WAL ends, on a primary and on a standby."""
 
 
 def states_sql(name: str | None = None) -> str:
@@ -40,9 +49,7 @@ def states_sql(name: str | None = None) -> str:
     """
     condition = "" if name is None else f" WHERE slot_name = {literal(name)}"
     return (
-        "SELECT pg_catalog.to_jsonb(s) || pg_catalog.jsonb_build_object('wal_end', CASE"
-        " WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
-        " ELSE pg_catalog.pg_current_wal_insert_lsn() END)"
+        f"SELECT pg_catalog.to_jsonb(s) || pg_catalog.jsonb_build_object('wal_end', {WAL_END})"
         f" FROM pg_catalog.pg_replication_slots s{condition} ORDER BY slot_name"
     )
 
