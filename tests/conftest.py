@@ -143,6 +143,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--all", action="store_true", help="nothing may skip: a missing server is an error (so it is with CI=true)"
     )
+    group.addoption("--faults", action="store_true", help="the tests of faults take their time: more of everything")
     group.addoption("--soak", action="store_true", help="ten million rows where a hundred thousand do")
 
 

@@ -11,7 +11,7 @@ import selectors
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -35,6 +35,7 @@ class Proxy:
         refuse: Whether new connections are ended at once.
         bite: At most so many bytes at a time go to the client; None for as they come.
         cut_after: After so many bytes more to the client, connections are ended in the middle; None for never.
+        cut_by: How, for which there is a method of this name.
     """
 
     def __init__(self, port: int) -> None:
@@ -42,6 +43,7 @@ class Proxy:
         self.refuse = False
         self.bite: int | None = None
         self.cut_after: int | None = None
+        self.cut_by: Literal["close", "reset", "half_close"] = "close"
         self._server = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -49,7 +51,7 @@ class Proxy:
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._left: dict[socket.socket, bytes] = {}
         self._clients: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a cut ends connections while data is passed on
         self._stopping = False
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -87,6 +89,7 @@ class Proxy:
         """Say to the clients that nothing more will come; what they send still reaches the server."""
         with self._lock:
             for client in self._clients:
+                self._left.pop(client, None)
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_WR)
                 self._stop_reading(self._pairs[client])
@@ -164,7 +167,7 @@ class Proxy:
             self.cut_after -= sent
             if self.cut_after <= 0:
                 self.cut_after = None
-                self._forget(target)
+                getattr(self, self.cut_by)()
         return sent > 0
 
     def _end(self, *, reset: bool) -> None:

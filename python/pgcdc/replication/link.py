@@ -117,6 +117,7 @@ class Link:
         self._asked_at: float | None = None
         self._pressed_at = 0.0
         self._pressed = 0
+        self._failed: ConnectionLost | None = None
         self._beating = waits.Periodic(self._beat, f"pgcdc-{doing.slot}-status") if options.feedback else None
 
     @property
@@ -135,6 +136,8 @@ class Link:
         Returns:
             What came; an empty batch when nothing did.
         """
+        if self._failed is not None:
+            raise self._failed
         if self.ended:
             raise self.end()
         deadline = monotonic() + timeout
@@ -143,7 +146,7 @@ class Link:
         if (batch := next(self._whole, _NOTHING)) is not _NOTHING:
             self._look(batch)
             self._note(batch)
-            self._answer(something=True)
+            self._answer_with(batch)
             return batch
         if self._assembler is not None:
             self._note(_NOTHING)  # now nothing of what was received is still to come out
@@ -171,7 +174,7 @@ class Link:
                 if len(batch):
                     return batch
                 raise self.end()
-            self._answer(something=len(batch) > 0)
+            self._answer_with(batch)
             if len(batch) or monotonic() >= deadline:
                 return batch
 
@@ -257,6 +260,15 @@ class Link:
             progress.handed_over(batch, received=received, idle=idle, hold=hold, assembled=True)
         if whole and self._options.confirm_idle:
             progress.rest()
+
+    def _answer_with(self, batch: Batch) -> None:
+        """Answer what was asked; when that fails, what was taken down as handed over is handed over first."""
+        try:
+            self._answer(something=len(batch) > 0)
+        except ConnectionLost as error:
+            if not len(batch):
+                raise
+            self._failed = error
 
     def _answer(self, something: bool) -> None:
         """Answer what was asked, and send what is due."""

@@ -1,0 +1,145 @@
+"""The consumer's process is killed, stopped, or stands still under load (faults F1, F2 and F17)."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pgcdc
+from tests.faults.judge import Delivered, Writers, judge, make_tables, until
+from tests.replication.streams import confirmed, new_name
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Consumer:
+    """The program consumer.py as a process."""
+
+    def __init__(self, database: Database, slot: str, log: Path, *options: str) -> None:
+        self._errors = log.with_suffix(".errors").open("ab")
+        program = [sys.executable, "-W", "error", "-m", "tests.faults.consumer", database.dsn, slot, str(log), *options]
+        self.process = subprocess.Popen(
+            program,
+            cwd=REPOSITORY,
+            env={"PYTHONPATH": f"{REPOSITORY / 'python'}:{REPOSITORY}", "PATH": ""},
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "running\n", log.with_suffix(".errors").read_text()[-3000:]
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal, wait for the end, give the exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Wait for the end, and give the exit code."""
+        try:
+            return self.process.wait(seconds)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._errors.close()
+
+
+def logged(log: Path) -> list[Delivered]:
+    """What the program has kept, whole lines only."""
+    text = log.read_text() if log.exists() else ""
+    delivered = []
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        end_lsn, commit_lsn, rows = line.split()
+        pairs = [row.split(":") for row in rows.split(",")]
+        delivered.append(
+            Delivered(int(commit_lsn), int(end_lsn), [(int(number), int(batch)) for number, batch in pairs])
+        )
+    return delivered
+
+
+def follow(writers: Writers, log: Path) -> threading.Thread:
+    """Let writers go on as the program does."""
+
+    def run() -> None:
+        known = 0
+        while not writers.done:
+            for _ in range(count := max(0, len(logged(log)) - known)):
+                writers.seen()
+            known += count
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def has_all(writers: Writers, log: Path) -> bool:
+    """Whether all that was committed is in the log."""
+    return writers.committed.keys() <= {batch for one in logged(log) for _, batch in one.rows}
+
+
+def test_killed_and_stopped(database: Database, tmp_path: Path, long: bool) -> None:
+    """With a position of its own nothing comes twice; after SIGTERM and SIGINT all that it has is confirmed."""
+    make_tables(database)
+    with pgcdc.connect(database.dsn) as connection:
+        slot = connection.create_slot(new_name()).name
+    log = tmp_path / "log"
+    free = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
+    chosen = random.Random(database.server.version)
+    with Writers(database, 400 if long else 60) as writers:
+        following = follow(writers, log)
+        for number in [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT] * (5 if long else 1):
+            consumer = Consumer(database, slot, log)
+            wanted = len(logged(log)) + chosen.randint(1, 12)
+            until(lambda wanted=wanted: len(logged(log)) >= wanted)  # type: ignore[misc]
+            began = time.monotonic()
+            assert consumer.end(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+            if number != signal.SIGKILL:
+                assert time.monotonic() - began < 15  # 5 and the end of an interpreter on a busy machine
+                assert confirmed(database, slot) >= logged(log)[-1].end_lsn
+            until(lambda: database.execute(free))
+        consumer = Consumer(database, slot, log)
+        try:
+            until(lambda: writers.done and has_all(writers, log), 90)
+        finally:
+            assert consumer.end(signal.SIGTERM) == 0
+        following.join()
+    judge(database, writers, logged(log))
+
+
+def test_standing_still(newest_database: Database, tmp_path: Path, long: bool) -> None:
+    """SIGSTOP for longer than wal_sender_timeout: the server gives up, and the program comes back by itself."""
+    database = newest_database
+    make_tables(database)
+    with pgcdc.connect(database.dsn) as connection:
+        slot = connection.create_slot(new_name()).name
+    log = tmp_path / "log"
+    free = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
+    with database.server.settings(wal_sender_timeout="1s"), Writers(database, 400 if long else 40) as writers:
+        following = follow(writers, log)
+        consumer = Consumer(database, slot, log)
+        try:
+            for _ in range(5 if long else 1):
+                wanted = len(logged(log)) + 5
+                until(lambda wanted=wanted: len(logged(log)) >= wanted)  # type: ignore[misc]
+                consumer.process.send_signal(signal.SIGSTOP)
+                until(lambda: database.execute(free))
+                consumer.process.send_signal(signal.SIGCONT)
+            until(lambda: writers.done and has_all(writers, log), 90)
+        finally:
+            consumer.process.send_signal(signal.SIGCONT)
+            assert consumer.end(signal.SIGTERM) == 0
+        following.join()
+    judge(database, writers, logged(log))
