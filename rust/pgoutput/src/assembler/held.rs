@@ -11,6 +11,8 @@ use crate::session::{Place, Shape};
 
 /// Changes are kept in blocks of about this size, in bytes: what is written to a file, and read from it, at once.
 const BLOCK: usize = 256 * 1024;
+/// So much of the latest changes is held back, in bytes, and the last of them.
+const LATEST: usize = 16 * 1024;
 /// What comes before a message's relations and bytes, in bytes.
 const HEADER: usize = 21;
 /// What a sub-transaction that was rolled back costs in memory, in bytes.
@@ -84,11 +86,30 @@ fn append(blocks: &mut VecDeque<Vec<u8>>, size: usize, write: impl FnOnce(&mut V
 #[derive(Debug)]
 struct Mark {
     lsn: u64,
-    /// The highest id that had been seen when it came.
+    /// The highest id of which a change stands before it for certain.
+    before: u32,
+    /// The highest id of which a change may stand before it.
     seen: u32,
     /// The id of the change that came after it.
     after: Option<u32>,
     in_doubt: bool,
+}
+
+/// The last changes that came, while it may turn out that a logical message stands before them.
+///
+/// The server sorts what sub-transactions did by LSN, and that of a logical message is the end of its WAL record: mostly
+/// where the next record begins, which is the LSN of the changes in that one. So it may come behind those, if another
+/// sub-transaction made them (server functions `logicalmsg_decode`, `ReorderBufferIterCompare`).
+#[derive(Debug)]
+struct Latest {
+    /// Of all of them; 0 where that is not known.
+    lsn: u64,
+    /// The id of the (sub-)transaction that made them; None when there are none.
+    xid: Option<u32>,
+    /// The highest id that was seen before them.
+    before: u32,
+    /// Themselves as they are kept, if their LSN is known.
+    bytes: Vec<u8>,
 }
 
 /// The LSN that a logical message says of itself, by which it is known.
@@ -122,6 +143,7 @@ pub(super) struct Held<F> {
     aborted: HashSet<u32>,
     /// The highest id of a sub-transaction that a change was seen of.
     seen: u32,
+    latest: Latest,
     marks: Vec<Mark>,
     /// The LSNs of logical messages that were rolled back.
     lost: HashSet<u64>,
@@ -142,6 +164,7 @@ impl<F: File> Held<F> {
             shapes: Shapes::default(),
             aborted: HashSet::new(),
             seen: xid,
+            latest: Latest { lsn: 0, xid: None, before: xid, bytes: Vec::new() },
             marks: Vec::new(),
             lost: HashSet::new(),
             has_waste: false,
@@ -151,7 +174,8 @@ impl<F: File> Held<F> {
     /// What of it is in memory, in bytes.
     pub fn memory(&self) -> usize {
         let ids = self.aborted.len().saturating_add(self.lost.len()).saturating_add(self.marks.len());
-        self.memory.saturating_add(ids.saturating_mul(ABORTED)).saturating_add(self.shapes.memory())
+        let ids = ids.saturating_mul(ABORTED).saturating_add(self.latest.bytes.capacity());
+        self.memory.saturating_add(ids).saturating_add(self.shapes.memory())
     }
 
     /// What of it could be written to a file, in bytes.
@@ -188,34 +212,75 @@ impl<F: File> Held<F> {
             // A change that ends before its xid does is not known to have been rolled back.
             _ => (self.xid, [bytes, &[]]),
         };
-        if place.streamed {
-            self.mark(kind, xid, &parts);
+        let is_change = place.streamed && matches!(kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE);
+        let is_early = place.streamed && kind == kind::MESSAGE && xid == self.xid && self.mark(&parts.concat());
+        if is_change {
+            self.change(xid, lsn);
+        } else if !is_early {
+            self.settle();
         }
         let parts = if kind == kind::RELATION && place.shape.is_some() { [&[][..]; 2] } else { parts };
         let mut numbers = Vec::new();
         numbers.extend(place.shape.as_ref().map(|shape| self.shapes.number(Some(shape))));
         numbers.extend(place.truncated.iter().map(|shape| self.shapes.number(shape.as_ref())));
+        if is_change && lsn != 0 {
+            // A WAL record has no more than a page of rows, but what a row takes has hardly a limit.
+            if self.latest.bytes.len() > LATEST {
+                self.put_latest();
+            }
+            return write(&mut self.latest.bytes, xid, lsn, place.malformed, &numbers, &parts);
+        }
         let size = bytes.len().saturating_add(numbers.len().saturating_mul(4));
         let grown = append(&mut self.blocks, size, |block| write(block, xid, lsn, place.malformed, &numbers, &parts));
         self.memory = self.memory.saturating_add(grown);
     }
 
-    /// What a message in a stream tells of the logical messages before it, and of itself if it is one.
-    fn mark(&mut self, kind: u8, xid: u32, parts: &[&[u8]; 2]) {
-        if kind == kind::MESSAGE && xid == self.xid {
-            if let Some(lsn) = message_lsn(&parts.concat()) {
-                self.marks.push(Mark { lsn, seen: self.seen, after: None, in_doubt: false });
+    /// A logical message came in a stream. True when it stands before the latest changes.
+    fn mark(&mut self, message: &[u8]) -> bool {
+        let Some(lsn) = message_lsn(message) else { return false };
+        let Latest { lsn: latest_lsn, xid, before, .. } = self.latest;
+        let is_early = xid.is_some() && latest_lsn != 0 && latest_lsn == lsn;
+        if is_early {
+            if xid != Some(self.xid) {
+                self.marks.push(Mark { lsn, before, seen: before, after: xid, in_doubt: false });
             }
-        } else if has_xid(kind) {
-            // Followed by a change of the whole transaction it stood in no sub-transaction that is still open.
-            let is_settled = |mark: &mut Mark| mark.after.is_none() && !mark.in_doubt && xid == self.xid;
-            while self.marks.pop_if(is_settled).is_some() {}
-            for mark in self.marks.iter_mut().rev().take_while(|mark| mark.after.is_none()) {
-                mark.after = Some(xid);
-            }
-            if is_older(self.seen, xid) {
-                self.seen = xid;
-            }
+        } else {
+            let before = if xid.is_some() && latest_lsn == 0 { before } else { self.seen };
+            self.marks.push(Mark { lsn, before, seen: self.seen, after: None, in_doubt: false });
+        }
+        is_early
+    }
+
+    /// A change came in a stream: what it tells of the logical messages before it.
+    fn change(&mut self, xid: u32, lsn: u64) {
+        if self.latest.xid != Some(xid) || self.latest.lsn != lsn {
+            self.settle();
+            (self.latest.xid, self.latest.lsn, self.latest.before) = (Some(xid), lsn, self.seen);
+        }
+        // Followed by a change of the whole transaction it stood in no sub-transaction that is still open.
+        let is_settled = |mark: &mut Mark| mark.after.is_none() && !mark.in_doubt && xid == self.xid;
+        while self.marks.pop_if(is_settled).is_some() {}
+        for mark in self.marks.iter_mut().rev().take_while(|mark| mark.after.is_none()) {
+            mark.after = Some(xid);
+        }
+        if is_older(self.seen, xid) {
+            self.seen = xid;
+        }
+    }
+
+    /// No logical message that is still to come stands before the latest changes.
+    fn settle(&mut self) {
+        self.latest.xid = None;
+        self.put_latest();
+    }
+
+    fn put_latest(&mut self) {
+        let latest = std::mem::take(&mut self.latest.bytes);
+        if !latest.is_empty() {
+            let grown = append(&mut self.blocks, latest.len(), |block| block.extend_from_slice(&latest));
+            self.memory = self.memory.saturating_add(grown);
+            self.latest.bytes = latest;
+            self.latest.bytes.clear();
         }
     }
 
@@ -224,14 +289,16 @@ impl<F: File> Held<F> {
     /// a roll-back is sent at once, and may overtake what the server still keeps.) One of which nothing was seen may have
     /// begun on either side, unless a change between the two is still there.
     pub fn abort(&mut self, subxid: u32) {
+        self.settle();
         self.has_waste |= self.aborted.insert(subxid);
         // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
-        while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.seen, subxid)) {
+        while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.before, subxid)) {
             self.lost.insert(mark.lsn);
             self.has_waste = true;
         }
-        let is_next = |mark: &&mut Mark| mark.after.is_none_or(|after| after == subxid);
-        for mark in self.marks.iter_mut().rev().take_while(is_next) {
+        let is_doubtful =
+            |mark: &&mut Mark| !is_older(mark.seen, subxid) || mark.after.is_none_or(|after| after == subxid);
+        for mark in self.marks.iter_mut().rev().take_while(is_doubtful) {
             mark.in_doubt = true;
         }
     }
@@ -304,6 +371,7 @@ impl<F: File> Held<F> {
     /// # Errors
     /// When the file cannot be read again.
     pub fn rewind(&mut self) -> std::result::Result<(), F::Error> {
+        self.settle();
         self.file.as_mut().map_or(Ok(()), File::rewind)
     }
 

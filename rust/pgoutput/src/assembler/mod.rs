@@ -433,10 +433,15 @@ impl<S: Storage> Assembler<S> {
         held.keep(bytes, lsn, place);
         self.spillable = self.spillable.saturating_add(held.spillable().saturating_sub(before));
         self.shapes = self.shapes.saturating_add(held.shapes_memory().saturating_sub(shapes_before));
-        let half = self.max_memory / 2;
-        if self.shapes > half.max(SHAPES) {
+        if self.shapes > (self.max_memory / 2).max(SHAPES) {
             return Err(Cause::Shapes { xid, memory: self.shapes });
         }
+        self.make_room()
+    }
+
+    /// Keep to `max_memory`.
+    fn make_room(&mut self) -> Result<(), S::Error> {
+        let half = self.max_memory / 2;
         while self.spillable > self.max_memory.saturating_sub(self.shapes.min(half)) {
             self.spill()?;
         }
@@ -475,7 +480,10 @@ impl<S: Storage> Assembler<S> {
                 if xid == subxid {
                     drop(self.close(false, xid));
                 } else if let Some(held) = self.streams.get_mut(&xid) {
+                    let before = held.spillable();
                     held.abort(subxid);
+                    self.spillable = self.spillable.saturating_add(held.spillable().saturating_sub(before));
+                    self.make_room()?;
                 }
             }
             Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time } => {

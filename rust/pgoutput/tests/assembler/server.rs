@@ -145,8 +145,15 @@ impl Server {
     }
 
     fn change_one(&mut self, running: &mut Running, which: u8, how: u8) {
-        let lsn = self.tick();
         let xid = running.saved.last().map_or(running.xid, |(ids, _)| ids[0]);
+        let is_row = |change: &&Change| change.xid == xid && change.lsn == self.lsn && change.table.is_some();
+        let goes_on = how % 64 < 4 && running.unsent.last().filter(is_row).is_some();
+        let lsn = match how % 8 {
+            // Rows that are written together are one record; the LSN of a logical message is the end of its own.
+            _ if goes_on => self.lsn,
+            7 => self.tick() + 8,
+            _ => self.tick(),
+        };
         let oid = u32::from(which) % TABLES + 1;
         let columns = *running.altered.get(&oid).unwrap_or(&self.tables[&oid]);
         let text = format!("{how} {lsn}").repeat(usize::from(how / 64 + 1));
@@ -211,7 +218,16 @@ impl Server {
             }
         }
         let mut told = std::mem::take(&mut running.told);
-        for change in std::mem::take(&mut running.unsent) {
+        let mut unsent = std::mem::take(&mut running.unsent);
+        // It sorts by LSN, and where these are the same as it comes.
+        for number in (0..unsent.len()).rev() {
+            let rows = unsent[number + 1..].iter().take_while(|row| row.lsn == unsent[number].lsn).count();
+            if rows > 0 && unsent[number].table.is_none() && unsent[number].xid != unsent[number + 1].xid {
+                let behind = usize::try_from(unsent[number].lsn / 8).unwrap() % (rows + 1);
+                unsent[number..=number + behind].rotate_left(1);
+            }
+        }
+        for change in unsent {
             if let Some(relation) = self.introduce(change.table, &mut told) {
                 let type_ = bytes(&Message::Type { xid: None, oid: 16400, schema: b"s", name: b"mood" });
                 self.send(in_stream(&type_, change.xid), 0);
