@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from pgcdc.errors import ConfigError, DecodeError, InvalidValue
-from pgcdc.events import Change, Delete, Insert, Update
+from pgcdc.events import Begin, Change, Delete, Insert, Update
 from pgcdc.protocol import Decoder, RowFormat, TypeCatalog
 from tests.protocol import wire
 
@@ -353,3 +353,15 @@ def test_match_reads_like_the_manual() -> None:
     assert said == [(1, "new")]
     change: Change[Order] = decoded(decoder, wire.insert(1, ["2", "new", None]))
     assert isinstance(change, Insert)
+
+
+def test_a_whole_copydata_frame_is_told_from_a_message() -> None:
+    """The likeliest mistake of who has a replication cursor that does not cut frames."""
+    frame = wire.xlogdata(wire.begin(), 7)
+    with pytest.raises(DecodeError, match="unknown message kind 'w'") as caught:
+        Decoder().decode(frame)
+    assert "first 25 bytes" in (caught.value.hint or "")
+    assert isinstance(Decoder().decode(frame[25:]), Begin)
+    with pytest.raises(DecodeError, match="unknown message kind '!'") as caught:
+        Decoder().decode(b"!")
+    assert caught.value.hint is None

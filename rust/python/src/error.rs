@@ -127,6 +127,11 @@ pub fn exception(py: Python<'_>, failure: Failure, about: &About<'_>) -> PyResul
             facts.set_item("reason", error.reason.to_string())?;
             facts.set_item("field", error.field)?;
             facts.set_item("offset", error.offset)?;
+            if let pgoutput::Reason::UnknownKind(b'w' | b'k') = error.reason {
+                let hint = "this looks like a CopyData frame; the message in one that begins with w is what follows its \
+                            first 25 bytes";
+                facts.set_item("hint", hint)?;
+            }
             (&imports.decode_error, format!("{name}{at}: {error}"))
         }
         Failure::UnknownRelation { oid, offset } => {

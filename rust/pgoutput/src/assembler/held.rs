@@ -401,3 +401,15 @@ impl<F: File> Held<F> {
 pub(super) fn next<'a>(cursor: &mut Cursor<'a>) -> Option<Result<Kept<'a>>> {
     (!cursor.rest().is_empty()).then(|| Kept::parse(cursor))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_older;
+
+    #[test]
+    fn transaction_ids_begin_anew() {
+        for (one, other) in [(700, 701), (u32::MAX, 3), (u32::MAX - 5, u32::MAX), (u32::MAX, 1 << 30)] {
+            assert!(is_older(one, other) && !is_older(other, one) && !is_older(one, one), "{one} {other}");
+        }
+    }
+}
