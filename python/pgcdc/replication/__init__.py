@@ -1,9 +1,7 @@
 """The source: connections, slots, publications, streams and snapshots, on psycopg's libpq.
 
 with connect(dsn) as connection:
-    tables = published_tables(connection, ["shop"])
-    slot = connection.create_slot("shop", export_snapshot=True)
-    with Snapshot(dsn, slot, tables, Catalog.load(connection)) as snapshot:
+    with connection.snapshot("shop", ["shop"]) as snapshot:
         for batch in snapshot.batches(): ...
     with connection.stream("shop", ["shop"]) as stream:
         for batch in stream.batches(): ...
@@ -27,6 +25,8 @@ from pgcdc.replication.slot import NewSlot, Slot, SlotState
 from pgcdc.replication.slot_plan import SlotPlan
 from pgcdc.replication.snapshot import Snapshot
 from pgcdc.replication.snapshot_async import AsyncSnapshot
+from pgcdc.replication.snapshot_plan import SnapshotPart
+from pgcdc.replication.snapshot_progress import SnapshotProgress, TableProgress
 from pgcdc.replication.stream import Stream
 from pgcdc.replication.stream_async import AsyncStream
 from pgcdc.replication.stream_options import Reconnect
@@ -52,9 +52,12 @@ __all__ = [
     "SlotPlan",
     "SlotState",
     "Snapshot",
+    "SnapshotPart",
+    "SnapshotProgress",
     "SnapshotStale",
     "Stream",
     "TableName",
+    "TableProgress",
     "Transaction",
     "acheck_server",
     "aconnect",

@@ -16,6 +16,8 @@ from pgcdc.replication import server, slots, starting
 from pgcdc.replication.administration import Administration
 from pgcdc.replication.heartbeat import Heartbeat
 from pgcdc.replication.session import Session
+from pgcdc.replication.snapshot import Snapshot, take_snapshot
+from pgcdc.replication.snapshot_plan import SPLIT_BYTES
 from pgcdc.replication.sqlstate import Doing, connection_lost
 from pgcdc.replication.stream import Stream
 from pgcdc.replication.stream_options import Reconnect, StreamOptions
@@ -174,6 +176,52 @@ class Connection(Administration):
             PostgreSQL manual, "Message Flow", Simple Query.
         """
         return self.session().execute(sql)
+
+    def snapshot(
+        self,
+        slot: str | None,
+        publications: Sequence[str],
+        *,
+        failover: bool = False,
+        connections: int = 2,
+        split_bytes: int = SPLIT_BYTES,
+        timeout: float = 60.0,
+    ) -> Snapshot:
+        """Make a slot, and take all rows that publications publish, as they are at its consistent point.
+
+        A stream from that slot then gives exactly what was changed since. The snapshot needs no lock but ACCESS SHARE,
+        and that for each table only while it is copied.
+
+        Args:
+            slot: The name of the slot that is made; it stays, also when the rows are not read to the end. None: a
+                temporary one that is gone with the snapshot.
+            publications: The names of publications; they must exist.
+            failover: As for `create_slot`.
+            connections: How many connections share the snapshot, at most.
+            split_bytes: Larger tables are cut into ranges of about so many bytes, which several connections can copy.
+            timeout: As for `create_slot`.
+
+        Returns:
+            The snapshot; a context manager. This connection must take no replication command before it is entered.
+
+        Raises:
+            PublicationNotFound: When a publication does not exist.
+            ConfigError: When a limit cannot be; besides, as `create_slot`.
+            ReplicationError: As `create_slot`.
+            ConnectionLost: When the connection broke.
+
+        Source:
+            PostgreSQL manual, "Snapshot Synchronization Functions".
+        """
+        return take_snapshot(
+            self,
+            slot,
+            publications,
+            failover=failover,
+            connections=connections,
+            split_bytes=split_bytes,
+            timeout=timeout,
+        )
 
     def stream(
         self,

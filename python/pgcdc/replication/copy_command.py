@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgcdc.replication.publication import PublishedTable
+    from pgcdc.replication.snapshot_plan import Piece
 
 __all__ = ["SnapshotStale", "copy_command"]
 
@@ -24,12 +25,13 @@ class SnapshotStale(ReplicationError):
     """The snapshot cannot be copied as it was: begin again with a new slot and its snapshot."""
 
 
-def copy_command(table: PublishedTable, text_columns: Sequence[bool]) -> str:
-    """Write the COPY of one table as its publications publish it.
+def copy_command(table: PublishedTable, text_columns: Sequence[bool], piece: Piece | None = None) -> str:
+    """Write the COPY of one table, or of a piece of it, as its publications publish it.
 
     Args:
         table: The table.
         text_columns: For each column whether it is wanted as text, because its binary form cannot be had or read.
+        piece: What of it; None for all.
 
     Returns:
         The statement.
@@ -37,10 +39,17 @@ def copy_command(table: PublishedTable, text_columns: Sequence[bool]) -> str:
     Source:
         PostgreSQL manual, "COPY"; server function `copy_table` in `replication/logical/tablesync.c`.
     """
-    source = qualified(table.schema, table.name)
+    leaf = None if piece is None else piece.source
+    source = qualified(*(leaf or (table.schema, table.name)))
     names = [identifier(column.name) for column in table.relation.columns]
+    conditions = [f"({table.row_filter})"] if table.row_filter is not None else []
+    if piece is not None and piece.first_block is not None:
+        # Items of a block count from 1. The server reads the blocks of such a range and no others.
+        conditions.append(f"ctid >= '({piece.first_block},0)'::pg_catalog.tid")
+        if piece.end_block is not None:
+            conditions.append(f"ctid < '({piece.end_block},0)'::pg_catalog.tid")
     # The plain form takes neither partitioned tables nor generated columns, and no condition.
-    plain = not (table.partitioned or table.generated or table.row_filter is not None or any(text_columns))
+    plain = not (table.partitioned or table.generated or conditions or any(text_columns))
     if plain and names:
         return f"COPY {source} ({', '.join(names)}) TO STDOUT (FORMAT binary)"
     # concat() gives what the type's output function gives; a cast to text differs for bool, bpchar and inet. It makes
@@ -49,6 +58,6 @@ def copy_command(table: PublishedTable, text_columns: Sequence[bool]) -> str:
         f"CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.concat({name}) END" if as_text else name
         for name, as_text in zip(names, text_columns, strict=True)
     )
-    only = "" if table.partitioned else "ONLY "
-    where = f" WHERE {table.row_filter}" if table.row_filter is not None else ""
+    only = "" if table.partitioned and leaf is None else "ONLY "
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"COPY (SELECT {wanted} FROM {only}{source}{where}) TO STDOUT (FORMAT binary)"

@@ -25,7 +25,18 @@ from pgcdc.replication.libpq import pq, psycopg, waiting
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["COPY_STATES", "Connecting", "Drained", "Lock", "Waiting", "collect", "connect", "flush", "receive"]
+__all__ = [
+    "COPY_STATES",
+    "Connecting",
+    "Drained",
+    "Lock",
+    "Waiting",
+    "at_once",
+    "collect",
+    "connect",
+    "flush",
+    "receive",
+]
 
 T = TypeVar("T")
 Lock: TypeAlias = AbstractContextManager[object]
@@ -178,6 +189,28 @@ def receive(
         if state is Drained.DRY and frames and len(frames) == before:
             return Drained.DRY
     return state
+
+
+def at_once(receiving: Waiting[Drained]) -> Drained:
+    """Drive `receive` without a wait: where it would, it is told that there may be something, once.
+
+    Args:
+        receiving: What `receive` gave.
+
+    Returns:
+        What it returned; `Drained.DRY` when there was nothing.
+
+    Raises:
+        psycopg.Error: As `receive`.
+    """
+    try:
+        next(receiving)
+        receiving.send(READY_READ)
+    except StopIteration as stopped:
+        drained: Drained = stopped.value
+        return drained
+    receiving.close()
+    return Drained.DRY
 
 
 def _drain(pgconn: PGconn, frames: list[memoryview], max_bytes: int, max_frames: int) -> tuple[Drained, int]:

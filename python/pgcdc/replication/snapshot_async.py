@@ -1,76 +1,173 @@
-"""The initial copy: every published row as it was at the slot's consistent point, nothing missing and nothing twice.
+"""The snapshot of published tables: every row as it was at the slot's consistent point, nothing missing, nothing twice.
 
-The copy runs in the snapshot that the slot exported, so the stream begins exactly where it ends. One thing escapes a
-snapshot: a table that was rewritten between the export and the copy is empty in it. So the tables' files, taken down
-before the slot was made, are compared under the lock that the copy holds.
+The copy runs in the snapshot that the slot exported, so the stream begins exactly where it ends. Several connections
+share it: each copies one piece of a table after the other, and one loop reads from whichever has something. One thing
+escapes a snapshot: a table that was rewritten between the export and the copy is empty in it. So the tables' files,
+taken down before the slot was made, are compared under the lock that the copy holds.
 
 Source: PostgreSQL manual, "Snapshot Synchronization Functions", "COPY", Binary Format.
 """
 
-# ruff: noqa: S608 (walsenders take no parameters: values are written into SQL by quoting.py)
-
 from __future__ import annotations
 
-from contextlib import aclosing
+import logging
+from contextlib import suppress
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
-from pgcdc.errors import ConfigError, DecodeError, Error
-from pgcdc.lsn import format_lsn
-from pgcdc.protocol import CopyReader, RowFormat
-from pgcdc.replication import publications_async as publications
-from pgcdc.replication.copy_command import SnapshotStale, copy_command
-from pgcdc.replication.libpq import pq
-from pgcdc.replication.quoting import identifier, literal, qualified
+from pgcdc.errors import ConfigError, Error
+from pgcdc.protocol import Catalog, RowFormat
+from pgcdc.protocol.catalog import CATALOG_SQL
+from pgcdc.replication import waits_async as waits
+from pgcdc.replication.copy_command import SnapshotStale
+from pgcdc.replication.publications_async import tables_of
 from pgcdc.replication.session_async import AsyncSession
-from pgcdc.replication.sqlstate import Doing
+from pgcdc.replication.snapshot_plan import (
+    SPLIT_BYTES,
+    SnapshotPart,
+    TablePlan,
+    Work,
+    check_limits,
+    leaves_sql,
+    plan_tables,
+)
+from pgcdc.replication.snapshot_progress import Meter, SnapshotProgress
+from pgcdc.replication.snapshot_session_async import AsyncSnapshotSession
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
     from pgcdc.protocol import Batch, TypeCatalog
+    from pgcdc.replication.connection_async import AsyncConnection
     from pgcdc.replication.publication import PublishedTable
     from pgcdc.replication.slot import Slot
 
-__all__ = ["AsyncSnapshot", "SnapshotStale"]
+__all__ = ["AsyncSnapshot", "SnapshotStale", "take_snapshot"]
+
+logger = logging.getLogger("pgcdc.replication")
 
 MAX_BYTES: Final = 1 << 20
 """About how many bytes one batch may have."""
 MAX_ROWS: Final = 10_000
 """How many rows one batch may have."""
+LOCK_TIMEOUT: Final = 100
+"""Milliseconds that an attempt to lock a table may last; meanwhile nothing else is read."""
+_READ_SECONDS: Final = 0.1
+"""The longest single wait."""
 
-# The table is not there any more, or not the column, or not as it was: the copy does not belong to the slot.
-_CHANGED_UNDER_US: Final = frozenset({"42P01", "42703", "3F000", "42704"})
+
+async def take_snapshot(
+    connection: AsyncConnection,
+    slot: str | None,
+    publications: Sequence[str],
+    *,
+    failover: bool,
+    connections: int,
+    split_bytes: int,
+    timeout: float,
+) -> AsyncSnapshot:
+    """Make a slot and the snapshot of what publications publish; the contract is `AsyncConnection.snapshot`'s.
+
+    Args:
+        connection: Makes the slot.
+        slot: As there, as all that follow.
+        publications: Likewise.
+        failover: Likewise.
+        connections: Likewise.
+        split_bytes: Likewise.
+        timeout: Likewise.
+
+    Returns:
+        The snapshot, not yet entered.
+    """
+    check_limits(connections, split_bytes)
+    session = await connection.session()
+    # Both before the slot: the shapes and files of the tables are what the copy is compared with.
+    tables = await tables_of(session, [publications] if isinstance(publications, str) else publications)
+    catalog = Catalog.of(await session.execute(CATALOG_SQL))
+    made = await connection.create_slot(
+        slot or f"pgcdc_snapshot_{token_hex(8)}",
+        temporary=slot is None,
+        failover=failover,
+        export_snapshot=True,
+        timeout=timeout,
+    )
+
+    async def undo() -> None:
+        await connection.drop_slot(made.name, if_exists=True)
+
+    return AsyncSnapshot(
+        connection.dsn,
+        made,
+        tables,
+        catalog,
+        connections=connections,
+        split_bytes=split_bytes,
+        beside=session,
+        undo=undo,
+        keep_slot=slot is not None,
+    )
 
 
 class AsyncSnapshot:
     """The rows of published tables in the snapshot that a slot exported.
 
+    `AsyncConnection.snapshot` makes the slot and this.
+
     Args:
-        dsn: As for `connect`; a connection of its own is made, that is no walsender.
-        slot: What `Connection.create_slot(…, export_snapshot=True)` returned. That connection must take no
+        dsn: As for `aconnect`; connections of its own are made, that are no walsenders.
+        slot: What `AsyncConnection.create_slot(…, export_snapshot=True)` returned. That connection must take no
             replication command until this one has been entered.
-        tables: What `published_tables` returned *before* the slot was created.
+        tables: What `apublished_tables` returned *before* the slot was created.
         catalog: What is known of user-defined types: columns of other types are copied as text.
+        connections: How many connections share the snapshot, at most: as many as there is something to do for.
+        split_bytes: Larger tables are cut into ranges of about so many bytes, which several connections can copy.
+        beside: A session to the server that has the slot, where the DSN has several.
+        undo: Drops the slot; called when the snapshot cannot be entered.
+        keep_slot: Whether the slot stays when the snapshot is left; else `undo` is called then.
+
+    Attributes:
+        slot: The slot; all rows have its consistent point as their LSN.
+        tables: The tables.
 
     Raises:
-        ConfigError: When the slot has exported no snapshot.
+        ConfigError: When the slot has exported no snapshot, or a limit cannot be.
     """
 
-    def __init__(self, dsn: str, slot: Slot, tables: Sequence[PublishedTable], catalog: TypeCatalog) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        slot: Slot,
+        tables: Sequence[PublishedTable],
+        catalog: TypeCatalog,
+        *,
+        connections: int = 1,
+        split_bytes: int = SPLIT_BYTES,
+        beside: AsyncSession | None = None,
+        undo: Callable[[], Awaitable[None]] | None = None,
+        keep_slot: bool = True,
+    ) -> None:
+        check_limits(connections, split_bytes)
         if slot.snapshot_name is None:
             raise ConfigError(
                 f'slot "{slot.name}" has exported no snapshot',
                 hint="create it with export_snapshot=True",
                 slot=slot.name,
             )
+        self.slot = slot
+        self.tables = list(tables)
         self._dsn = dsn
-        self._slot = slot
-        self._snapshot_name = slot.snapshot_name
-        self._tables = list(tables)
-        self._catalog = catalog
-        self._session: AsyncSession | None = None
+        self._format = RowFormat(catalog=catalog)
+        self._connections = connections
+        self._split_bytes = split_bytes
+        self._beside = beside
+        self._undo = undo
+        self._keep_slot = keep_slot
+        self._sessions: list[AsyncSnapshotSession] = []
+        self._plans: list[TablePlan] = []
+        self._meter = Meter()
 
     async def __aenter__(self) -> Self:
         """Connect and import the snapshot; the connection that exported it may be used again afterwards.
@@ -80,122 +177,191 @@ class AsyncSnapshot:
             ConfigError: When the server refuses this role, database or host.
             ConnectionLost: When there is no server, or it went away.
         """
-        session = await AsyncSession.connect(self._dsn, replication=False)
-        doing = Doing(f'importing the snapshot of slot "{self._slot.name}"', slot=self._slot.name)
         try:
-            await session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", doing=doing)
-            await session.execute(f"SET TRANSACTION SNAPSHOT {literal(self._snapshot_name)}", doing=doing)
-        except Error as error:
-            session.close()
-            if error.sqlstate in ("22023", "42704", "55000"):
-                raise SnapshotStale(
-                    f'the snapshot exported by slot "{self._slot.name}" is gone: it lasts only until the next'
-                    " replication command on the connection that created the slot",
-                    hint="drop the slot and begin again",
-                    slot=self._slot.name,
-                    sqlstate=error.sqlstate,
-                ) from None
-            raise
+            first = await self._another(self._beside)
+            sql = leaves_sql(self.tables)
+            sizes = [] if sql is None else await first.session.execute(sql)
+            self._plans = plan_tables(self.tables, sizes, self._split_bytes)
+            wanted = min(self._connections, sum(len(plan.pieces) for plan in self._plans))
+            # All of them import before the first COPY: what is imported holds even if the exporter goes on or away.
+            while len(self._sessions) < wanted:
+                try:
+                    await self._another(first.session)
+                except SnapshotStale:
+                    raise
+                except Error as error:
+                    logger.warning("the snapshot is taken by %d connections only: %s", len(self._sessions), error)
+                    break
         except BaseException:
-            session.close()
+            self.close()
+            await self._drop()
             raise
-        self._session = session
+        self._meter.begin(self._plans)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+        if not self._keep_slot:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        """Leave no slot behind; the error that led here is the one to tell."""
+        if self._undo is not None:
+            with suppress(Error):
+                await self._undo()
 
     def close(self) -> None:
-        """End the transaction and the connection. Closing twice is no error."""
-        if self._session is not None:
-            self._session.close()
+        """End the transactions and the connections. Closing twice is no error."""
+        for one in self._sessions:
+            one.close()
 
-    async def batches(self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> AsyncIterator[Batch]:
-        """Copy one table after the other.
+    @property
+    def lsn(self) -> int:
+        """The snapshot's LSN: what committed below it is in the rows, what committed there or above is not."""
+        return self.slot.consistent_point
+
+    def progress(self) -> SnapshotProgress:
+        """How far it is; from any thread.
+
+        Returns:
+            Frozen numbers.
+        """
+        return self._meter.read()
+
+    async def batches(self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> AsyncGenerator[Batch, None]:
+        """Copy all tables: one after the other by one connection, else several of them and several ranges at a time.
 
         Args:
-            max_bytes: About how many bytes a batch may have.
+            max_bytes: About how many bytes a batch may have. So many are kept for each connection.
             max_rows: How many rows a batch may have.
 
         Yields:
             Batches of Inserts with position `(consistent_point, -1)`, each of one table.
 
         Raises:
-            SnapshotStale: When a table was rewritten, dropped or changed since `published_tables`.
+            SnapshotStale: When a table was rewritten, dropped or changed since `apublished_tables`.
             ConfigError: When the role may not read a table, or row security would hide rows of it.
-            ConnectionLost: When the connection broke.
+            ConnectionLost: When a connection broke.
             ReplicationError: When the server refused otherwise.
 
         Source:
             PostgreSQL manual, "COPY", Binary Format.
         """
-        for table in self._tables:
-            async for batch in self._copy(table, max_bytes, max_rows):
-                yield batch
+        async for part in self.parts(max_bytes=max_bytes, max_rows=max_rows):
+            if part.error is not None:
+                raise part.error
+            if part.batch is not None:
+                yield part.batch
 
-    async def _copy(self, table: PublishedTable, max_bytes: int, max_rows: int) -> AsyncIterator[Batch]:
-        """Copy one table, and make sure that it is the one that was published."""
-        if self._session is None:
-            raise ConfigError("the snapshot is not open", hint="use it as a context manager", slot=self._slot.name)
-        name = f"{table.schema}.{table.name}"
-        doing = Doing(f"copying table {name}", slot=self._slot.name, table=name, schema=table.schema)
-        text_columns = [
-            not (sends and self._catalog.knows(column.type_oid))
-            for column, sends in zip(table.relation.columns, table.binary_columns, strict=True)
-        ]
-        try:
-            # Takes the lock (ACCESS SHARE) that COPY takes too: nobody can rewrite the table from here on.
-            await self._compare(self._session, table, doing)
-            reader = CopyReader(
-                table.relation,
-                self._slot.consistent_point,
-                text_columns if any(text_columns) else None,
-                RowFormat(catalog=self._catalog),
-            )
-            command = copy_command(table, text_columns)
-            copying = self._session.copy_out(command, max_bytes=max_bytes, max_frames=max_rows, doing=doing)
-            async with aclosing(copying) as lists:
-                async for frames in lists:
-                    batch = reader.read(frames)
-                    if len(batch):
-                        yield batch
-            if not reader.finished:
-                raise DecodeError(f"the copy of table {name} has no end", reason="no trailer", table=name)
-            # Leaves can be attached and detached beside that lock.
-            await self._compare(self._session, table, doing)
-        except SnapshotStale:
-            raise
-        except Error as error:
-            if error.sqlstate in _CHANGED_UNDER_US:
-                raise self._stale(table, "dropped or changed") from error
-            raise
+    async def parts(
+        self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS
+    ) -> AsyncGenerator[SnapshotPart, None]:
+        """Likewise, but say also which table is finished, and go on with the others when one is stale.
 
-    async def _compare(self, session: AsyncSession, table: PublishedTable, doing: Doing) -> None:
-        """Refuse a table whose files or columns are not those of before the slot.
+        Args:
+            max_bytes: As for `batches`.
+            max_rows: As for `batches`.
 
-        The catalog is seen as it is now, not as it was at the snapshot: the description of a query's columns and
-        `pg_relation_filenode` look into the server's caches, not into the tables of the catalog.
+        Yields:
+            The parts.
+
+        Raises:
+            Error: As `batches`, but for `SnapshotStale`.
         """
-        columns = table.relation.columns
-        only = "" if table.partitioned else "ONLY "
-        source = f"{only}{qualified(table.schema, table.name)}"
-        probe = f"SELECT {', '.join(identifier(column.name) for column in columns)} FROM {source} LIMIT 0"
-        (described,) = (r for r in await session.results(probe, doing=doing) if r.status == pq.ExecStatus.TUPLES_OK)
-        now = [(described.ftype(n), described.fmod(n)) for n in range(described.nfields)]
-        if now != table.described_types:
-            raise self._stale(table, "changed")
-        if await publications.storage(session, table) != table.storage:
-            raise self._stale(table, "rewritten")
+        if not self._sessions or any(one.copying for one in self._sessions):
+            raise ConfigError(
+                "the snapshot is not open, or is being read already",
+                hint="use it as a context manager, and read it once",
+                slot=self.slot.name,
+            )
+        work = Work(self._plans)
+        while True:
+            for one in self._sessions:
+                if not one.copying:
+                    async for part in self._begin(one, work):
+                        yield part
+            copying = [one for one in self._sessions if one.copying]
+            if not copying and not work.left:
+                return
+            if not copying:
+                await waits.sleep(_READ_SECONDS)
+                continue
+            came = False
+            for one in copying:
+                if one.take(max_bytes, max_rows):
+                    came = True
+                    async for part in self._taken(one, work):
+                        yield part
+            if came:
+                await waits.turn()
+            else:
+                await waits.readable([one.socket for one in copying], _READ_SECONDS)
 
-    def _stale(self, table: PublishedTable, what: str) -> SnapshotStale:
-        name = f"{table.schema}.{table.name}"
-        return SnapshotStale(
-            f'table {name} was {what} after slot "{self._slot.name}" had exported its snapshot at'
-            f" {format_lsn(self._slot.consistent_point)}",
-            hint="drop the slot, and begin again with a new one",
-            slot=self._slot.name,
-            table=name,
-            lsn=self._slot.consistent_point,
-        )
+    async def _another(self, beside: AsyncSession | None) -> AsyncSnapshotSession:
+        session = await AsyncSession.connect(self._dsn, replication=False, beside=beside)
+        one = AsyncSnapshotSession(session, self.slot, self._format, LOCK_TIMEOUT)
+        self._sessions.append(one)
+        try:
+            return await one.enter()
+        except BaseException:
+            self._sessions.remove(one)
+            one.close()
+            raise
+
+    async def _begin(self, one: AsyncSnapshotSession, work: Work) -> AsyncGenerator[SnapshotPart, None]:
+        """Give a connection something to do; tell what became of tables over it."""
+        while (task := work.take(one.table)) is not None:
+            place, piece = task
+            table = self._plans[place].table
+            try:
+                begun = await (one.end(table) if piece is None else one.begin(table, piece))
+            except SnapshotStale as error:
+                await one.unlock()
+                yield self._stale(place, work, error)
+                continue
+            if not begun:
+                if work.refused(place, piece):
+                    logger.warning(
+                        "table %s.%s is locked by somebody, or somebody waits to lock it: it is copied when it is not",
+                        table.schema,
+                        table.name,
+                    )
+            elif piece is None:
+                yield self._finished(place)
+            else:
+                self._meter.turn(place, "copying")
+                return
+        # Nothing to do: nobody has to wait for this connection.
+        if one.table is not None:
+            await one.unlock()
+
+    async def _taken(self, one: AsyncSnapshotSession, work: Work) -> AsyncGenerator[SnapshotPart, None]:
+        """What a connection has taken, as parts."""
+        assert one.table is not None
+        table = one.table
+        place = work.place_of(table)
+        try:
+            batch, last = await one.batch()
+        except SnapshotStale as error:
+            await one.unlock()
+            if place not in work.stale:
+                yield self._stale(place, work, error)
+            return
+        if place not in work.stale:
+            self._meter.received(place, len(batch), one.received)
+            if len(batch):
+                yield SnapshotPart(table, "rows", batch)
+            if last:
+                self._meter.piece_done(place)
+                work.done(place)
+
+    def _finished(self, place: int) -> SnapshotPart:
+        self._meter.turn(place, "finished")
+        return SnapshotPart(self._plans[place].table, "finished")
+
+    def _stale(self, place: int, work: Work, error: SnapshotStale) -> SnapshotPart:
+        work.drop(place)
+        self._meter.turn(place, "stale")
+        return SnapshotPart(self._plans[place].table, "stale", error=error)

@@ -5,6 +5,7 @@ Written by hand, as that is: these two files are all in which the colours differ
 
 from __future__ import annotations
 
+import selectors
 import threading
 import time
 import weakref
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from pgcdc.replication.libpq import conninfo, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["Periodic", "attempts", "blocking", "connecting", "sleep", "turn", "wait"]
+__all__ = ["Periodic", "attempts", "blocking", "connecting", "readable", "sleep", "turn", "wait"]
 
 T = TypeVar("T")
 
@@ -71,6 +72,19 @@ def blocking(call: Callable[[], None]) -> None:
         call: The call.
     """
     call()
+
+
+def readable(sockets: Collection[int], seconds: float) -> None:
+    """Wait until one of several sockets can be read.
+
+    Args:
+        sockets: The sockets.
+        seconds: How long to wait at most.
+    """
+    with selectors.DefaultSelector() as selector:
+        for socket in sockets:
+            selector.register(socket, selectors.EVENT_READ)
+        selector.select(seconds)
 
 
 def turn() -> None:

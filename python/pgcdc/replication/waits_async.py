@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pgcdc.replication.libpq import conninfo, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping
     from types import TracebackType
     from typing import Any, Self
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["Opening", "Periodic", "attempts", "blocking", "connecting", "sleep", "turn", "wait"]
+__all__ = ["Opening", "Periodic", "attempts", "blocking", "connecting", "readable", "sleep", "turn", "wait"]
 
 T = TypeVar("T")
 
@@ -110,6 +111,25 @@ async def blocking(call: Callable[[], None]) -> None:
         call: The call.
     """
     await asyncio.to_thread(call)
+
+
+async def readable(sockets: Collection[int], seconds: float) -> None:
+    """Wait until one of several sockets can be read.
+
+    Args:
+        sockets: The sockets.
+        seconds: How long to wait at most.
+    """
+    loop = asyncio.get_running_loop()
+    one = asyncio.Event()
+    try:
+        for socket in sockets:
+            loop.add_reader(socket, one.set)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(one.wait(), seconds)
+    finally:
+        for socket in sockets:
+            loop.remove_reader(socket)
 
 
 async def turn() -> None:
