@@ -256,12 +256,15 @@ class Snapshot:
             if part.batch is not None:
                 yield part.batch
 
-    def parts(self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> Generator[SnapshotPart, None]:
+    def parts(
+        self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS, idle: Callable[[], None] | None = None
+    ) -> Generator[SnapshotPart, None]:
         """Likewise, but say also which table is finished, and go on with the others when one is stale.
 
         Args:
             max_bytes: As for `batches`.
             max_rows: As for `batches`.
+            idle: Called now and then while nothing comes, because a table is locked, say; it may raise.
 
         Yields:
             The parts.
@@ -285,6 +288,8 @@ class Snapshot:
             if not copying and not work.left:
                 return
             if not copying:
+                if idle is not None:
+                    idle()
                 waits.sleep(_READ_SECONDS)
                 continue
             came = False
@@ -296,6 +301,8 @@ class Snapshot:
             if came:
                 waits.turn()
             else:
+                if idle is not None:
+                    idle()
                 waits.readable([one.socket for one in copying], _READ_SECONDS)
 
     def _another(self, beside: Session | None) -> SnapshotSession:

@@ -256,13 +256,14 @@ class AsyncSnapshot:
                 yield part.batch
 
     async def parts(
-        self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS
+        self, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS, idle: Callable[[], None] | None = None
     ) -> AsyncGenerator[SnapshotPart, None]:
         """Likewise, but say also which table is finished, and go on with the others when one is stale.
 
         Args:
             max_bytes: As for `batches`.
             max_rows: As for `batches`.
+            idle: Called now and then while nothing comes, because a table is locked, say; it may raise.
 
         Yields:
             The parts.
@@ -286,6 +287,8 @@ class AsyncSnapshot:
             if not copying and not work.left:
                 return
             if not copying:
+                if idle is not None:
+                    idle()
                 await waits.sleep(_READ_SECONDS)
                 continue
             came = False
@@ -297,6 +300,8 @@ class AsyncSnapshot:
             if came:
                 await waits.turn()
             else:
+                if idle is not None:
+                    idle()
                 await waits.readable([one.socket for one in copying], _READ_SECONDS)
 
     async def _another(self, beside: AsyncSession | None) -> AsyncSnapshotSession:

@@ -73,6 +73,29 @@ class SnapshotProgress(msgspec.Struct, frozen=True):
         """How many tables are finished."""
         return sum(table.state == "finished" for table in self.tables)
 
+    def __str__(self) -> str:
+        of = "" if self.rows_expected is None else f" of about {max(self.rows, self.rows_expected):,}"
+        parts = [
+            f"{self.finished} of {len(self.tables)} tables",
+            f"{self.rows:,}{of} rows",
+            f"{self.nbytes / 1e6:,.0f} MB",
+            f"{self.rows_per_second:,.0f} rows/s",
+        ]
+        if self.done == 1:
+            parts.append(f"in {_span(self.seconds)}")
+        elif self.seconds_left is not None:
+            parts.append(f"about {_span(self.seconds_left)} left")
+        return f"{int(self.done * 100)} %: {', '.join(parts)}"
+
+
+def _span(seconds: float) -> str:
+    """A length of time, for people."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
 
 class _Count:
     """What is counted of one table."""
