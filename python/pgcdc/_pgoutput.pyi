@@ -505,6 +505,12 @@ class Batch:
         Args:
             position: `(commit_lsn, index)`.
         """
+    def up_to(self, position: tuple[int, int]) -> Batch:
+        """Only the messages that `after` leaves out.
+
+        Args:
+            position: `(commit_lsn, index)`.
+        """
     @staticmethod
     def truncation(relations: Sequence[Relation], lsn: int) -> Batch:
         """A batch of one Truncate at the start of an initial copy, for targets that must be emptied first.

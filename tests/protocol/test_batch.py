@@ -240,7 +240,14 @@ def test_after_a_position() -> None:
     for cut, position in enumerate(everything):
         rest = [left for left in positions(batch.after(position)) if isinstance(left, Position)]
         assert rest == everything[cut + 1 :]
+        assert [left for left in positions(batch.up_to(position)) if isinstance(left, Position)] == everything[
+            : cut + 1
+        ]
     assert positions(batch.after((0, 0))) == positions(batch)
+    for commit_lsn in (0, 1000, 1001, 2**63):
+        for index in (-1, 0, 3):
+            cut_here = (commit_lsn, index)
+            assert len(batch.after(cut_here)) + len(batch.up_to(cut_here)) == len(batch), "each message is on one side"
     assert [left for left in positions(batch.after((2**63, 0))) if isinstance(left, Position)] == []
     late = batch.after((1000, 4))
     assert not [event for event in late.events() if isinstance(event, Commit) and event.commit_lsn < 1000]

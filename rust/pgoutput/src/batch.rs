@@ -189,7 +189,16 @@ impl Batch {
 
     /// Only what comes after a position: changes above it, and other messages of transactions that did not commit below.
     pub fn after(&self, position: Position) -> Self {
-        self.keep(|record| match (self.position(record), self.transaction(record)) {
+        self.keep(|record| self.is_after(record, position))
+    }
+
+    /// What `after` leaves out.
+    pub fn up_to(&self, position: Position) -> Self {
+        self.keep(|record| !self.is_after(record, position))
+    }
+
+    fn is_after(&self, record: &Record, position: Position) -> bool {
+        match (self.position(record), self.transaction(record)) {
             (Some(own), _) => own > position,
             (None, Some(transaction)) => transaction.commit_lsn >= position.0,
             // A logical message outside transactions stands in the stream where it was written; where a streamed or
@@ -198,7 +207,7 @@ impl Batch {
                 Ok(Message::Message { transactional: false, lsn, .. }) => lsn >= position.0,
                 _ => true,
             },
-        })
+        }
     }
 }
 

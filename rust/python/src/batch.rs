@@ -308,6 +308,10 @@ impl Batch {
         self.cut(self.inner.after(position))
     }
 
+    fn up_to(&self, position: (u64, i64)) -> Self {
+        self.cut(self.inner.up_to(position))
+    }
+
     #[staticmethod]
     fn truncation(py: Python<'_>, relations: &Bound<'_, PyAny>, lsn: u64) -> PyResult<Self> {
         let shapes = relations.try_iter()?.map(|one| shape_of(py, &one?)).collect::<PyResult<Vec<_>>>()?;
