@@ -103,8 +103,9 @@ class SqliteMirror:
         if isinstance(change, Truncate):
             for relation in change.relations:
                 connection.execute("DELETE FROM rows WHERE relation = ?", (relation.name,))
-            if change.index == -1:  # before a new initial copy: what was logged was of another one
-                connection.execute("DELETE FROM log")
+                if change.index == -1:  # before a new copy: what was logged was of another one
+                    connection.execute("DELETE FROM log WHERE relation = ?", (relation.name,))
+            if change.index == -1:
                 return
             key, table = None, ",".join(relation.name for relation in change.relations)
         else:

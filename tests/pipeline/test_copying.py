@@ -57,10 +57,16 @@ def test_no_such_table_leaves_nothing(orders: Database) -> None:
     assert left_behind(orders) == ([], [], 0)
 
 
-def test_a_copy_that_fails_half_way_leaves_its_mark_alone(orders: Database) -> None:
-    """One consumer got rows, the other refuses: no slot stays, and the next start empties what the first one got."""
+def test_a_copy_that_fails_half_way_goes_on_where_it_was(orders: Database) -> None:
+    """One consumer got all rows, the other refuses: the first one keeps them, and gets what was changed since."""
     refusing, taking = Recorder(), Recorder()
-    fails_on_write(refusing)
+
+    def refuse(batch: pgcdc.Batch) -> None:
+        query = "SELECT 1 FROM pgcdc.positions WHERE consumer = 'other' AND snapshot = 'done'"
+        until(lambda: bool(orders.execute(query)), "it is stored that the other one has all rows")
+        raise pgcdc.SinkRejected("no room for such a row")
+
+    refusing.write = refuse  # type: ignore[method-assign]
 
     def both(one: Recorder, other: Recorder) -> pgcdc.Pipeline:
         pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders"])
@@ -71,12 +77,37 @@ def test_a_copy_that_fails_half_way_leaves_its_mark_alone(orders: Database) -> N
     with pytest.raises(pgcdc.SinkRejected, match="no room for such a row"):
         both(refusing, taking).run()
     assert taking.actions == ["insert"]
-    assert left_behind(orders) == ([], [], 2)
+    assert left_behind(orders) == (["pgcdc_shop"], ["pgcdc_shop"], 2)
     orders.execute("DELETE FROM orders", "INSERT INTO orders VALUES (7, 'other')")
     fine = Recorder()
     run_once(orders, both(fine, taking))
     assert fine.actions == ["truncate", "insert"]
-    assert taking.actions == ["insert", "truncate", "insert"]
+    assert taking.actions == ["insert", "delete", "insert"]
+
+
+def test_a_copy_that_fails_before_anybody_has_a_table_leaves_its_mark_alone(orders: Database) -> None:
+    """No slot stays, and the next start empties what was got."""
+    taking = Recorder()
+    write = taking.write
+
+    def take_once(batch: pgcdc.Batch) -> None:
+        taking.write = refuse  # type: ignore[method-assign]
+        write(batch)
+
+    def refuse(batch: pgcdc.Batch) -> None:
+        raise pgcdc.SinkRejected("no room for such a row")
+
+    taking.write = take_once  # type: ignore[method-assign]
+    orders.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(2, 60000) g")
+    with pytest.raises(pgcdc.SinkRejected, match="no room for such a row"):
+        shop(orders, taking).run()
+    assert 0 < len(taking.changes) < 60000
+    assert left_behind(orders) == ([], [], 1)
+    orders.execute("DELETE FROM orders WHERE id > 1")
+    taking.write = write  # type: ignore[method-assign]
+    taking.changes.clear()
+    run_once(orders, shop(orders, taking))
+    assert taking.actions == ["truncate", "insert"]
 
 
 def test_a_stop_during_the_copy_leaves_no_slot(orders: Database) -> None:
@@ -134,7 +165,7 @@ def test_a_table_rewritten_while_the_slot_is_made_is_copied_again(orders: Databa
     assert run.error is None
     assert sink.actions[-3:] == ["truncate", "insert", "insert"]
     assert [change.new.id for change in sink.changes[-2:]] == [1, 2]
-    assert slots(orders) == ["pgcdc_shop"]
+    until(lambda: slots(orders) == ["pgcdc_shop"], "the temporary slot is gone")
 
 
 def test_a_stop_while_the_slot_is_made_leaves_nothing(orders: Database) -> None:

@@ -94,7 +94,7 @@ class Writers:
 class Program:
     """The pipeline's process."""
 
-    def __init__(self, database: Database, folder: Path, *arguments: str) -> None:
+    def __init__(self, database: Database, folder: Path, *arguments: str, module: str = "killed_pipeline") -> None:
         self._errors = (folder / "stderr.log").open("ab")
         self.process = subprocess.Popen(
             [
@@ -102,7 +102,7 @@ class Program:
                 "-W",
                 "error",
                 "-m",
-                "tests.pipeline.killed_pipeline",
+                f"tests.pipeline.{module}",
                 database.dsn,
                 str(folder),
                 *arguments,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +45,8 @@ class PositionStoreContract:
             row("a", position=Position(2**64 - 1, 7), through_lsn=2**63 + 5, timeline=2**32 - 1, epoch=2**40),
             row("b", position=Position(5, -1), snapshot="begun"),
             row("c", snapshot="none"),
+            row("d", snapshot="begun", tables={}),
+            row("e", tables={2**32 - 1: 2**64 - 1, 16384: 0}),
         ]
         store.move("shop", [Move(None, stored) for stored in rows])
         assert store.load("shop") == {stored.consumer: stored for stored in rows}
@@ -125,6 +128,40 @@ class TestSqlitePositions(PositionStoreContract):
         (tmp_path / "text.db").write_text("not a database, but some text that is long enough to look at")
         with pytest.raises(ConfigError, match="cannot be used"):
             SqlitePositions(tmp_path / "text.db").open()
+
+
+OLD_COLUMNS = (
+    "pipeline text, consumer text, epoch bigint, snapshot text, commit_lsn {lsn}, change_index bigint,"
+    " through_lsn {lsn}, slot text, system_identifier text, timeline bigint, fingerprint text,"
+    " {more} PRIMARY KEY (pipeline, consumer)"
+)
+OLD_ROW = "'shop', 'search', 1, 'done', NULL, NULL, '0/64', 'pgcdc_shop', '7710345756932548491', 1, 'b62579c013551807'"
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "positions.db") as connection:
+        connection.execute(f"CREATE TABLE positions ({OLD_COLUMNS.format(lsn='text', more='')})")
+        connection.execute(f"INSERT INTO positions VALUES ({OLD_ROW})")
+    connection.close()
+    for _ in range(2):
+        store = SqlitePositions(tmp_path / "positions.db")
+        store.open()
+        assert store.load("shop") == {"search": row()}
+        store.close()
+
+
+def test_a_table_of_an_earlier_version_goes_on(newest_database: Database) -> None:
+    more = "updated_at timestamptz NOT NULL DEFAULT now(),"
+    newest_database.execute(
+        "CREATE SCHEMA pgcdc",
+        f"CREATE TABLE pgcdc.positions ({OLD_COLUMNS.format(lsn='pg_lsn', more=more)})",
+        f"INSERT INTO pgcdc.positions VALUES ({OLD_ROW})",
+    )
+    for _ in range(2):
+        store = PostgresPositions(newest_database.dsn)
+        store.open()
+        assert store.load("shop") == {"search": row()}
+        store.close()
 
 
 class TestPostgresPositions(PositionStoreContract):

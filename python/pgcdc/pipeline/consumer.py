@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 from pgcdc.errors import PositionError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure, retry
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane
+from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Rows
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import GaveUp, HandlerFailed, Target
 from pgcdc.protocol import Batch
@@ -80,7 +80,7 @@ class Consumer:
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
                 self._skip = None
-            else:
+            elif isinstance(item, Rows):
                 await self._deliver(item.batch)
             self.lane.done()
 
@@ -107,8 +107,6 @@ class Consumer:
                 f" {format_lsn(item.server_lsn)}: it was filled from another server, or the server was set back",
                 own,
             )
-        if stored.snapshot == "begun":
-            return
         skip = Position(stored.through_lsn, SNAPSHOT_INDEX)
         if stored.position is not None:
             if self._target.keeps_position and (own is None or own < stored.position):

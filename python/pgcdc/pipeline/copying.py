@@ -1,37 +1,85 @@
-"""The initial copy: a new slot, the rows as of its consistent point to every consumer, and the stored marks around it.
+"""Copies of existing rows: how a snapshot's rows get to consumers, and the first copy of all, which makes the slot.
 
-`begun` is stored before the slot exists, `done` only when every consumer has everything durably. A process that dies in
-between leaves a slot that the next start recognises by that mark as its own and of no use. A start that fails, or is
-stopped, drops what it has made.
+What is stored around it: `begun` before the slot exists; the slot's consistent point as `through_lsn` when it does;
+each table when all its rows are durable in a consumer; `done` when a consumer has all its tables. A process that dies
+before any table was finished leaves a slot that the next start recognises as of no use. After that, finished tables
+stay, and the others are taken again in a snapshot of their own while the stream runs (joining.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 
-from pgcdc.errors import Error
-from pgcdc.lsn import Position
+import msgspec
+
+from pgcdc.errors import Error, ReplicationError
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane
+from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, TableEnd
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.protocol import Catalog
-from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, SnapshotStale, connect
+from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, connect
 
-__all__ = ["InitialCopy"]
+__all__ = ["ATTEMPTS", "InitialCopy", "hand_over"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
 ATTEMPTS = 3
-"""How often a copy begins again because a table was rewritten while it ran."""
+"""How often a table is taken again because it was rewritten while it was copied."""
+
+
+def hand_over(
+    snapshot: Snapshot,
+    missing: Mapping[str, Collection[int]],
+    lanes: Mapping[str, Lane],
+    fanout: Fanout,
+    wait: Callable[[Callable[[], bool]], None],
+    *,
+    again: Collection[str],
+) -> ReplicationError | None:
+    """Hand the rows of a snapshot over to those that lack them, and wait until they are durable.
+
+    Args:
+        snapshot: The snapshot; it has been entered.
+        missing: The tables, by OID, that each consumer lacks.
+        lanes: The lanes by consumer.
+        fanout: Hands over to these lanes.
+        wait: Waits for the shared condition until a predicate holds, or raises when the run is being stopped.
+        again: Consumers that may have some of the rows from before.
+
+    Returns:
+        Why a table could not be copied, when one could not; it is as it was before.
+    """
+    takers = {name: lanes[name] for name in missing}
+    for name, lane in takers.items():
+        relations = [table.relation for table in snapshot.tables if table.relation.oid in missing[name]]
+        lane.offer(CopyBegin(relations, snapshot.lsn, name in again))
+    stale: ReplicationError | None = None
+    with closing(snapshot.parts(idle=lambda: wait(lambda: True))) as parts:
+        for part in parts:
+            oid = part.table.relation.oid
+            to = [lane for name, lane in takers.items() if oid in missing[name]]
+            if part.batch is not None:
+                fanout.send(part.batch, 0, only=to)
+            elif part.error is not None:
+                logger.warning("it is copied again: %s", part.error)
+                stale = part.error
+            else:
+                for lane in to:
+                    lane.offer(TableEnd(oid, snapshot.lsn))
+    for lane in takers.values():
+        lane.offer(CopyEnd())
+    wait(lambda: all(lane.copied for lane in takers.values()))
+    return stale
 
 
 class InitialCopy:
-    """The initial copy of one run; used in the source's thread.
+    """The first copy of one run; used in the source's thread.
 
     Args:
         settings: The pipeline's.
@@ -40,6 +88,7 @@ class InitialCopy:
         fanout: Hands batches over to the lanes.
         ledger: What is stored.
         wait: Waits for the shared condition until a predicate holds, or raises when the run is being stopped.
+        watch: Told each snapshot that is taken, and None when it is over.
     """
 
     def __init__(
@@ -50,6 +99,7 @@ class InitialCopy:
         fanout: Fanout,
         ledger: Ledger,
         wait: Callable[[Callable[[], bool]], None],
+        watch: Callable[[Snapshot | None], None],
     ) -> None:
         self._settings = settings
         self._subscriptions = subscriptions
@@ -57,6 +107,7 @@ class InitialCopy:
         self._fanout = fanout
         self._ledger = ledger
         self._wait = wait
+        self._watch = watch
 
     def take(
         self,
@@ -67,7 +118,7 @@ class InitialCopy:
         *,
         again: bool,
     ) -> None:
-        """Make the slot, copy, and store that it is done.
+        """Make the slot, copy, and store what is done; a table that was rewritten meanwhile is left out.
 
         Args:
             connection: The replication connection; it must not be used otherwise while the copy goes on.
@@ -77,76 +128,98 @@ class InitialCopy:
             again: Whether something of an earlier copy may be in the targets.
 
         Raises:
-            SnapshotStale: When a table was rewritten during each of three copies.
-            Error: Whatever else made it impossible; the slot does not exist then.
+            SnapshotStale: When nothing but the copy was wanted, and a table was rewritten during each of three.
+            Error: Whatever else made it impossible; the slot does not exist then, unless a table was finished.
         """
         settings = self._settings
         if connection.slot(settings.slot) is not None:
             connection.drop_slot(settings.slot)
+        names = [name for name, subscription in self._subscriptions.items() if subscription.copies]
         for attempt in range(1, ATTEMPTS + 1):
             # The shapes and files of the tables are taken before the slot is made: the copy compares with them.
             tables, fingerprint = published()
-            self._store("begun", server, 0, fingerprint)
             if attempt == 1:
+                self._ledger.complete = complete = wanted(self._subscriptions, tables)
+                self._store(server, fingerprint)
                 self._begin(server)
             slot: Slot | None = None
             try:
                 slot = connection.create_slot(
-                    settings.slot, temporary=settings.snapshot == "only", export_snapshot=self._copies
+                    settings.slot, temporary=settings.snapshot == "only", export_snapshot=bool(names)
                 )
-                if self._copies:
-                    self._copy(slot, tables, catalog, again=again or attempt > 1)
-                self._store("done", server, slot.consistent_point, fingerprint)
-                return
-            except BaseException as error:
-                if slot is not None:
+                if attempt == 1:
+                    self._store_slot(slot.consistent_point)
+                missing = {name: set(complete[name]) - set(self._lanes[name].tables) for name in names}
+                stale = None
+                if names:
+                    # Of a second attempt, all that there is may be there already.
+                    stale = self._copy(slot, tables, catalog, missing, again=names if again or attempt > 1 else ())
+                self._ledger.save(final=True)
+                for name in names:
+                    if not missing[name] - self._lanes[name].tables.keys():
+                        self._lanes[name].complete()
+            except BaseException:
+                if slot is not None and not any(lane.tables for lane in self._lanes.values()):
+                    # From here on nothing of it is stored, though consumers go on with what they have.
+                    self._ledger.given_up = True
                     self._drop(connection)
-                if isinstance(error, SnapshotStale) and attempt < ATTEMPTS:
-                    logger.warning("the initial copy begins again: %s", error)
-                    continue
                 raise
-
-    @property
-    def _copies(self) -> bool:
-        return any(subscription.copies for subscription in self._subscriptions.values())
+            if stale is None or settings.snapshot != "only":
+                return
+            if attempt == ATTEMPTS:
+                raise stale
+            connection.drop_slot(settings.slot)
 
     def _begin(self, server: Server) -> None:
         stored = self._ledger.stored
         for name, lane in self._lanes.items():
+            lane.incomplete = self._subscriptions[name].copies
             lane.offer(Begin(stored[name], server.end_lsn, exact=True))
 
-    def _copy(self, slot: Slot, tables: Sequence[PublishedTable], catalog: Catalog, *, again: bool) -> None:
-        lanes = [self._lanes[name] for name, subscription in self._subscriptions.items() if subscription.copies]
-        relations = [table.relation for table in tables]
-        for lane in lanes:
-            lane.offer(CopyBegin(relations, slot.consistent_point, again))
-        with Snapshot(self._settings.dsn, slot, tables, catalog) as snapshot:
-            for batch in snapshot.batches():
-                self._fanout.send(batch, 0, only=lanes)
-        for lane in lanes:
-            lane.offer(CopyEnd())
-        self._wait(lambda: all(lane.copied for lane in lanes))
+    def _copy(
+        self,
+        slot: Slot,
+        tables: Sequence[PublishedTable],
+        catalog: Catalog,
+        missing: Mapping[str, Collection[int]],
+        *,
+        again: Collection[str],
+    ) -> ReplicationError | None:
+        lacking = {oid for oids in missing.values() for oid in oids}
+        taken = [table for table in tables if table.relation.oid in lacking]
+        settings = self._settings
+        with Snapshot(settings.dsn, slot, taken, catalog, connections=settings.snapshot_connections) as snapshot:
+            self._watch(snapshot)
+            return hand_over(snapshot, missing, self._lanes, self._fanout, self._wait, again=again)
 
-    def _store(self, mark: str, server: Server, lsn: int, fingerprint: str) -> None:
+    def _store(self, server: Server, fingerprint: str) -> None:
+        """Before there is a slot."""
         rows = []
         stored = self._ledger.stored
         for name, subscription in self._subscriptions.items():
             old = stored.get(name)
-            state = "begun" if mark == "begun" else "done" if subscription.copies else "none"
-            position: Position | None = None if mark == "begun" else self._lanes[name].position
             rows.append(
                 StoredPosition(
                     consumer=name,
                     epoch=0 if old is None else old.epoch,
-                    snapshot=state,  # type: ignore[arg-type]
-                    position=position,
-                    through_lsn=lsn,
+                    snapshot="begun",
+                    position=None,
+                    through_lsn=0,
                     slot=self._settings.slot,
                     system_identifier=server.system_identifier,
                     timeline=server.timeline,
                     fingerprint=fingerprint,
+                    tables={} if subscription.copies else None,
                 )
             )
+        self._ledger.put(rows)
+
+    def _store_slot(self, lsn: int) -> None:
+        """There is one: everything from its consistent point on can be had."""
+        rows = []
+        for row in self._ledger.stored.values():
+            state = row.snapshot if self._subscriptions[row.consumer].copies else "none"
+            rows.append(msgspec.structs.replace(row, through_lsn=lsn, snapshot=state))
         self._ledger.put(rows)
 
     def _drop(self, connection: Connection) -> None:
@@ -161,6 +234,23 @@ class InitialCopy:
             except Error as error:
                 # The mark "begun" is stored: the next start drops it. The error that led here is the one to raise.
                 logger.warning("slot %r of an unfinished initial copy is left behind: %s", name, error)
+
+
+def wanted(subscriptions: Mapping[str, Subscription], tables: Sequence[PublishedTable]) -> dict[str, frozenset[int]]:
+    """Find which tables each consumer that copies is to have.
+
+    Args:
+        subscriptions: The consumers by name.
+        tables: The published tables.
+
+    Returns:
+        OIDs by consumer.
+    """
+    return {
+        name: frozenset(table.relation.oid for table in tables if (table.schema, table.name) in subscription.tables)
+        for name, subscription in subscriptions.items()
+        if subscription.copies
+    }
 
 
 def forget_unused(ledger: Ledger, lanes: Mapping[str, Lane]) -> None:

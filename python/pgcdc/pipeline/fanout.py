@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from pgcdc.errors import SchemaError
-from pgcdc.lsn import SNAPSHOT_INDEX
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.queue import Lane, Rows
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.protocol import Batch
@@ -31,15 +31,44 @@ class Fanout:
         wait: Callable[[Callable[[], bool]], None],
         renamed: Callable[[Table, Table], None],
     ) -> None:
-        groups: dict[tuple[frozenset[Table], frozenset[str] | None], list[Lane]] = {}
-        for name, subscription in subscriptions.items():
-            groups.setdefault((subscription.tables, subscription.actions), []).append(lanes[name])
-        self._groups = groups
+        self._subscriptions = subscriptions
+        self._lanes = lanes
         self._wait = wait
         self._renamed = renamed
-        self._wanted = frozenset(table for tables, _ in groups for table in tables)
+        self._wanted = frozenset(table for one in subscriptions.values() for table in one.tables)
+        self._attached = {name: subscription.tables for name, subscription in subscriptions.items()}
+        self._after: dict[Lane, Position] = {}
+        self._groups = self._grouped()
         self._names: dict[int, Table] = {}
         self._renamed_below = 0
+
+    def _grouped(self) -> dict[tuple[Set[Table], Set[str] | None], list[Lane]]:
+        groups: dict[tuple[Set[Table], Set[str] | None], list[Lane]] = {}
+        for name, tables in self._attached.items():
+            groups.setdefault((tables, self._subscriptions[name].actions), []).append(self._lanes[name])
+        return groups
+
+    def attach(self, name: str, after: Position | None = None, *, without: Collection[Table] = ()) -> None:
+        """Hand over to a consumer from now on.
+
+        Args:
+            name: The consumer.
+            after: It has everything up to here already.
+            without: Tables of it that are left out: it does not have their rows yet.
+        """
+        self._attached[name] = self._subscriptions[name].tables - frozenset(without)
+        if after is not None:
+            self._after[self._lanes[name]] = after
+        self._groups = self._grouped()
+
+    def detach(self, name: str) -> None:
+        """Hand nothing more over to a consumer.
+
+        Args:
+            name: The consumer.
+        """
+        del self._attached[name]
+        self._groups = self._grouped()
 
     def know(self, tables: Sequence[PublishedTable], renamed_below: int) -> None:
         """Remember which table has which name, so that a rename is seen.
@@ -51,6 +80,11 @@ class Fanout:
         """
         self._names = {table.relation.oid: (table.relation.schema, table.relation.name) for table in tables}
         self._renamed_below = renamed_below
+
+    @property
+    def names(self) -> Mapping[int, Table]:
+        """What each published table is called now."""
+        return self._names
 
     def send(self, batch: Batch, through_lsn: int, *, only: Collection[Lane] | None = None) -> None:
         """Hand one batch over to everybody who wants something of it; waits for room where there is none.
@@ -71,15 +105,24 @@ class Fanout:
             for lane in lanes:
                 if only is not None and lane not in only:
                     continue
-                if not selected.changes_count:
+                part = self._without_known(lane, selected) if lane in self._after else selected
+                if not part.changes_count:
                     lane.advance(through_lsn)
                     continue
-                rows = Rows(selected, through_lsn, nbytes)
+                rows = Rows(part, through_lsn, nbytes)
                 if not lane.offer(rows):
                     full.append((lane, rows))
         # Those that have room are served first; only then is the slowest one waited for.
         for lane, rows in full:
             self._wait(lambda lane=lane, rows=rows: lane.offer(rows))  # type: ignore[misc]
+
+    def _without_known(self, lane: Lane, batch: Batch) -> Batch:
+        """What a lane that was attached later has not had yet."""
+        after = self._after[lane]
+        last = batch.last_position
+        if last is not None and last > after:
+            del self._after[lane]  # positions go up: nothing that comes later is known
+        return batch.after(after)
 
     def _names_now(self, batch: Batch) -> Mapping[Table, Set[Table]] | None:
         """Find what the tables are called now for each name in a batch; None when nothing was ever renamed.

@@ -7,7 +7,7 @@ be confirmed up to the lowest `through_lsn` among them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -29,6 +29,11 @@ class Ledger:
         pipeline: The pipeline's name.
         store: Where positions are kept.
         lanes: The run's lanes by consumer.
+
+    Attributes:
+        fingerprint: That of this run.
+        complete: For each consumer that copies, all its tables: when it has them, its copy is done.
+        given_up: Set when what was copied is of no use any more; it is not stored then.
     """
 
     def __init__(self, pipeline: str, store: PositionStore, lanes: Mapping[str, Lane]) -> None:
@@ -39,6 +44,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._opened = False
         self.fingerprint = ""
+        self.complete: Mapping[str, Collection[int]] = {}
+        self.given_up = False
 
     def open(self) -> dict[str, StoredPosition]:
         """Open the store and read what is in it."""
@@ -89,16 +96,23 @@ class Ledger:
         moves = []
         for name, lane in self._lanes.items():
             stored = self._stored.get(name)
-            if stored is None or stored.snapshot == "begun":
-                continue  # The copy's end is written by whoever ends it, for all consumers at once.
+            if stored is None or (stored.snapshot == "begun" and (self.given_up or not stored.through_lsn)):
+                continue  # Of a copy that is given up, or whose slot is not made yet, there is nothing to go on from.
+            # The tables first: when one is finished there, all its rows are in what is read afterwards.
+            tables = None if stored.tables is None else {**stored.tables, **lane.tables}
             position, through_lsn = lane.position, lane.through_lsn
             new = msgspec.structs.replace(
-                stored, position=position or stored.position, through_lsn=max(stored.through_lsn, through_lsn)
+                stored,
+                position=position or stored.position,
+                through_lsn=max(stored.through_lsn, through_lsn),
+                tables=tables,
             )
+            if new.snapshot == "begun" and tables is not None and tables.keys() >= set(self.complete.get(name, ())):
+                new = msgspec.structs.replace(new, snapshot="done")
             if new.position != stored.position:
                 # Only now: an index that was counted under other options stays marked as such until there is a new one.
                 new = msgspec.structs.replace(new, fingerprint=self.fingerprint)
-            if not new.same_place(stored):
+            if new != stored:
                 moves.append(Move(stored, new))
         return moves
 
@@ -109,7 +123,7 @@ class Ledger:
 
     def _confirmable(self) -> int:
         rows = [self._stored.get(name) for name in self._lanes]
-        return min((0 if row is None or row.snapshot == "begun" else row.through_lsn for row in rows), default=0)
+        return min((0 if row is None else row.through_lsn for row in rows), default=0)
 
     def close(self) -> None:
         """Close the store."""
@@ -121,4 +135,8 @@ class Ledger:
 
 def _matters(move: Move) -> bool:
     previous, new = move.previous, move.next
-    return previous is None or previous.position != new.position or new.through_lsn - previous.through_lsn >= QUIET_STEP
+    return (
+        previous is None
+        or (previous.position, previous.tables, previous.snapshot) != (new.position, new.tables, new.snapshot)
+        or new.through_lsn - previous.through_lsn >= QUIET_STEP
+    )

@@ -40,7 +40,11 @@ class Pipeline(Registration):
         slot: The slot's name; made with the initial copy. Default: likewise.
         snapshot: When existing rows are copied: `"initial"`: at the first start; `"never"`; `"always"`: at every start;
             `"only"`: copy and return, with a temporary slot and no stored positions; `"when_needed"`: as initial, and
-            again when the slot was lost or dropped.
+            again when the slot was lost or dropped. A table or consumer that is added later gets its rows while the
+            stream goes on, except with `"never"`.
+        snapshot_connections: How many connections copy existing rows, at most.
+        show_progress: Draw a bar on stderr while they are copied, where that is a terminal and the extra `cli` is
+            there. Elsewhere, and without it, lines of the log "pgcdc.snapshot" say how far it is.
         positions: Where positions are kept. Default: the table `pgcdc.positions` in the source database.
         max_rows_in_flight: How many changes may wait for each consumer, at most.
         max_bytes_in_flight: How many bytes of raw messages may wait for each consumer, at most.
@@ -58,6 +62,8 @@ class Pipeline(Registration):
         publication: str | None = None,
         slot: str | None = None,
         snapshot: SnapshotMode = "initial",
+        snapshot_connections: int = 2,
+        show_progress: bool = False,
         positions: PositionStore | None = None,
         max_rows_in_flight: int = 20_000,
         max_bytes_in_flight: int = 16 * 1024 * 1024,
@@ -69,6 +75,8 @@ class Pipeline(Registration):
             publication=publication,
             slot=slot,
             snapshot=snapshot,
+            snapshot_connections=snapshot_connections,
+            show_progress=show_progress,
             max_rows_in_flight=max_rows_in_flight,
             max_bytes_in_flight=max_bytes_in_flight,
         )

@@ -6,7 +6,8 @@ wakes up after another one took its pipeline over finds another epoch than its o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -27,13 +28,14 @@ __all__ = [
 ]
 
 COLUMNS = (
-    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint"
+    "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint,"
+    " tables"
 )
 """The columns of a table of positions, beside the pipeline's name, in the order of `to_row` and `from_row`."""
 
 SnapshotState: TypeAlias = Literal["begun", "done", "none"]
-"""`begun`: the initial copy has not reached every consumer, so the slot is of no use yet; `done`: it has; `none`: this
-consumer takes part in no initial copy."""
+"""`begun`: some table's rows have never reached this consumer whole; `done`: at one time all have; `none`: this
+consumer takes part in no copy of existing rows."""
 
 
 class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,15 +44,18 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         consumer: The consumer's name.
         epoch: How many times an owner took the pipeline; a higher one wins.
-        snapshot: How far the initial copy is.
+        snapshot: How far the copy of existing rows is.
         position: The last change that is durable in the consumer; None before the first.
         through_lsn: How far the WAL is done for this consumer: every transaction that committed below it is durable in
-            the consumer or was none of its business.
+            the consumer or was none of its business. 0 until the slot exists.
         slot: The slot that the LSNs belong to.
         system_identifier: The cluster that the LSNs belong to.
         timeline: The timeline that the LSNs belong to.
         fingerprint: Of everything that decides which changes the server sends. The index in `position` counts only
             under the same fingerprint.
+        tables: The tables, by OID, whose rows are durable in the consumer as of a snapshot, and that snapshot's LSN:
+            what committed at or above it came, or comes, by the stream. None: nothing of that kind is known or wanted,
+            every table comes by the stream alone.
     """
 
     consumer: str
@@ -62,6 +67,7 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     system_identifier: str
     timeline: int
     fingerprint: str
+    tables: Mapping[int, int] | None = None
 
     def same_place(self, other: StoredPosition) -> bool:
         """Whether both have the same epoch, position and `through_lsn`: what a compare-and-set compares."""
@@ -144,6 +150,7 @@ def to_row(stored: StoredPosition) -> tuple[object, ...]:
         stored.system_identifier,
         stored.timeline,
         stored.fingerprint,
+        None if stored.tables is None else json.dumps({oid: format_lsn(lsn) for oid, lsn in stored.tables.items()}),
     )
 
 
@@ -156,7 +163,10 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
     Returns:
         What is stored.
     """
-    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint = row
+    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint, text = (
+        row
+    )
+    tables = None if text is None else {int(oid): parse_lsn(lsn) for oid, lsn in json.loads(text).items()}
     return StoredPosition(
         consumer=consumer,
         epoch=epoch,
@@ -167,6 +177,7 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
         system_identifier=system_identifier,
         timeline=timeline,
         fingerprint=fingerprint,
+        tables=tables,
     )
 
 

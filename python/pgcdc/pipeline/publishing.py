@@ -11,7 +11,7 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, PublishedTable, ensure_publication, published_tables
 from pgcdc.replication.quoting import identifier, literal, qualified
 
-__all__ = ["BEGIN_ANEW", "Published", "drop", "make", "published"]
+__all__ = ["BEGIN_ANEW", "Published", "drop", "extend", "make", "published"]
 
 BEGIN_ANEW = (
     "changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes it and takes a"
@@ -54,6 +54,20 @@ def make(connection: Connection, settings: Settings) -> bool:
     return True
 
 
+def extend(connection: Connection, settings: Settings) -> None:
+    """Add the pipeline's tables that its publication lacks, if a pipeline of this name has made it.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+
+    Raises:
+        ConfigError: When a table does not exist or the role may not publish it.
+    """
+    if _is_ours(connection, settings):
+        ensure_publication(connection, settings.publication, settings.tables)
+
+
 def drop(connection: Connection, settings: Settings) -> None:
     """Drop the publication if a pipeline of this name has made it.
 
@@ -61,17 +75,21 @@ def drop(connection: Connection, settings: Settings) -> None:
         connection: A replication connection.
         settings: The pipeline's.
     """
-    found = connection.execute(
-        "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"  # noqa: S608 (quoted)
-        f" WHERE pubname = {literal(settings.publication)}"
-    )
-    if found == [(_mark(settings),)]:
+    if _is_ours(connection, settings):
         connection.execute(f"DROP PUBLICATION IF EXISTS {identifier(settings.publication)}")
 
 
 def _mark(settings: Settings) -> str:
     # In the catalog, so that destroy() knows years later whose the publication is.
     return f"made by pgcdc for pipeline {settings.name!r}"
+
+
+def _is_ours(connection: Connection, settings: Settings) -> bool:
+    found = connection.execute(
+        "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"  # noqa: S608 (quoted)
+        f" WHERE pubname = {literal(settings.publication)}"
+    )
+    return found == [(_mark(settings),)]
 
 
 def _exists(connection: Connection, settings: Settings) -> bool:
@@ -107,7 +125,7 @@ def published(connection: Connection, settings: Settings) -> Published:
             raise ConfigError(
                 f"table {schema}.{name} is not published by {settings.publication!r} under this name",
                 hint=f"ALTER PUBLICATION {identifier(settings.publication)} ADD TABLE {qualified(schema, name)};"
-                " (it brings changes from then on, not the rows that exist);"
+                " (its rows are copied at the next start);"
                 " a partitioned table also needs publish_via_partition_root = true",
                 publication=settings.publication,
                 table=f"{schema}.{name}",

@@ -18,7 +18,7 @@ from pgcdc.lsn import Position
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.protocol import Batch
 
-__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Rows"]
+__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Rows", "TableEnd"]
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Begin:
 
 @dataclass
 class CopyBegin:
-    """The initial copy begins.
+    """A copy of existing rows begins.
 
     Attributes:
         relations: The tables that will be copied.
-        lsn: The consistent point.
-        again: Whether a copy that did not end came before it.
+        lsn: The snapshot's LSN.
+        again: Whether something of an earlier copy of them may be in the target.
     """
 
     relations: Sequence[Relation]
@@ -53,8 +53,21 @@ class CopyBegin:
 
 
 @dataclass
+class TableEnd:
+    """All rows of one table were handed over.
+
+    Attributes:
+        oid: The table.
+        lsn: The LSN of the snapshot that they were in.
+    """
+
+    oid: int
+    lsn: int
+
+
+@dataclass
 class CopyEnd:
-    """Everything of the initial copy was handed over."""
+    """Everything of the copy was handed over."""
 
 
 @dataclass
@@ -76,7 +89,7 @@ class Rows:
 MERGED_ROWS = 1000
 """Batches that wait are handed over together up to so many rows: enough for a write's fixed cost to be spread thin."""
 
-Item: TypeAlias = Begin | CopyBegin | CopyEnd | Rows
+Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Rows
 
 
 class Lane:
@@ -89,6 +102,11 @@ class Lane:
         max_bytes: So many bytes of raw messages may be kept in memory by it, likewise.
         loop: The event loop that the consumer's task runs on.
         progressed: Called, from any thread and without the lock, after the lane moved on.
+
+    Attributes:
+        tables: The tables, by OID, whose rows are durable in the consumer, and the LSN of the snapshot that they came
+            with.
+        incomplete: Whether the consumer lacks rows of some table, so that it is not as far as `through_lsn` says.
     """
 
     def __init__(
@@ -107,6 +125,8 @@ class Lane:
         self.rows = 0
         self.bytes = 0
         self.copied = False
+        self.incomplete = False
+        self.tables: dict[int, int] = {}
         self._items: deque[Item] = deque()
         self._working: Item | None = None
         self._condition = condition
@@ -155,6 +175,11 @@ class Lane:
             if last is not None or through_lsn <= self.through_lsn:
                 return
             self.through_lsn = through_lsn
+        self._progressed()
+
+    def complete(self) -> None:
+        """Say that the consumer has the rows of all its tables."""
+        self.incomplete = False
         self._progressed()
 
     def close(self) -> None:
@@ -235,8 +260,13 @@ class Lane:
             elif isinstance(item, Begin):
                 self.position = item.stored.position
                 self.through_lsn = item.stored.through_lsn
+                self.tables = dict(item.stored.tables or {})
             elif isinstance(item, CopyBegin):
                 self.copied = False
+            elif isinstance(item, TableEnd):
+                # Whoever is given a table's rows has everything that committed before them.
+                self.through_lsn = max(self.through_lsn, item.lsn)
+                self.tables = self.tables | {item.oid: item.lsn}
             elif isinstance(item, CopyEnd):
                 self.copied = True
             self._condition.notify_all()

@@ -141,7 +141,7 @@ class Run:
         """Tell those who wait how far every consumer is; from any thread."""
         if self._waiters.waiting:
             with self._condition:
-                lowest = min(lane.through_lsn for lane in self._lanes.values())
+                lowest = min(0 if lane.incomplete else lane.through_lsn for lane in self._lanes.values())
             self._waiters.reached(lowest)
 
     async def _keep(self, worker: Worker) -> None:
@@ -246,6 +246,7 @@ class Run:
             confirmed_lsn=self._source.confirmed_lsn,
             binary=self._source.binary,
             lag=max(0, received - done),
+            snapshot=self._source.snapshot,
         )
         return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
 

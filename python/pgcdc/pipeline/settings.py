@@ -30,6 +30,8 @@ class Settings:
         publication: The publication's name.
         slot: The slot's name.
         snapshot: When existing rows are copied.
+        snapshot_connections: How many connections copy them, at most.
+        show_progress: Whether to draw a bar meanwhile.
         max_rows_in_flight: For each consumer.
         max_bytes_in_flight: For each consumer.
     """
@@ -40,6 +42,8 @@ class Settings:
     publication: str
     slot: str
     snapshot: SnapshotMode
+    snapshot_connections: int
+    show_progress: bool
     max_rows_in_flight: int
     max_bytes_in_flight: int
 
@@ -52,6 +56,8 @@ def check_settings(
     publication: str | None,
     slot: str | None,
     snapshot: str,
+    snapshot_connections: int,
+    show_progress: bool,
     max_rows_in_flight: int,
     max_bytes_in_flight: int,
 ) -> Settings:
@@ -64,6 +70,8 @@ def check_settings(
         publication: None: `pgcdc_` and the pipeline's name.
         slot: Likewise.
         snapshot: One of `SnapshotMode`.
+        snapshot_connections: At least 1.
+        show_progress: See `Settings`.
         max_rows_in_flight: At least 1.
         max_bytes_in_flight: At least 1.
 
@@ -84,6 +92,8 @@ def check_settings(
         raise ConfigError(
             f"snapshot={snapshot!r} does not exist", hint=f"it is one of {', '.join(map(repr, get_args(SnapshotMode)))}"
         )
+    if snapshot_connections < 1:
+        raise ConfigError("snapshot_connections must be at least 1")
     if max_rows_in_flight < 1 or max_bytes_in_flight < 1:
         raise ConfigError("the limits of what is in flight must be at least 1")
     slot = f"pgcdc_{name}" if slot is None else slot
@@ -100,6 +110,8 @@ def check_settings(
         publication=f"pgcdc_{name}" if publication is None else publication,
         slot=slot,
         snapshot=snapshot,  # type: ignore[arg-type]
+        snapshot_connections=snapshot_connections,
+        show_progress=show_progress,
         max_rows_in_flight=max_rows_in_flight,
         max_bytes_in_flight=max_bytes_in_flight,
     )

@@ -2,6 +2,8 @@
 
 Nothing that a handler does can keep it from answering the server in time: when a consumer's lane is full it stops
 reading, and goes on sending status updates.
+
+Over 400 lines, because starting, copying, resuming and stopping are one life.
 """
 
 from __future__ import annotations
@@ -10,9 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-
-import msgspec
+from contextlib import ExitStack, suppress
 
 from pgcdc.errors import ConfigError, DecodeError, Error, PublicationNotFound
 from pgcdc.events import (
@@ -26,21 +26,31 @@ from pgcdc.events import (
     StreamStop,
 )
 from pgcdc.pipeline import publishing
-from pgcdc.pipeline.copying import InitialCopy
+from pgcdc.pipeline.copying import InitialCopy, wanted
 from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.joining import Joining
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Begin, Lane
 from pgcdc.pipeline.settings import Settings
-from pgcdc.pipeline.start import Server, decide, look_at, written_lsn
+from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.protocol import Batch, Catalog, RowFormat
-from pgcdc.replication import Connection, PublishedTable, Stream, check_server, connect
+from pgcdc.replication import (
+    Connection,
+    PublishedTable,
+    Snapshot,
+    SnapshotProgress,
+    Stream,
+    check_server,
+    connect,
+)
 from pgcdc.replication.session import Session
+from pgcdc.replication.snapshot_view import SnapshotView
 
 __all__ = ["Source"]
 
@@ -127,6 +137,9 @@ class Source:
         self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed)
         self._connection: Connection | None = None
         self._stream: Stream | None = None
+        self._joining: Joining | None = None
+        self._snapshot: Snapshot | None = None
+        self._view = ExitStack()
         self._stopping = False
         self._interrupted = False
         self._finishing = False
@@ -161,6 +174,8 @@ class Source:
         with self._condition:
             self._stopping = self._finishing = True
             self._condition.notify_all()
+        if self._joining is not None:
+            self._joining.end(timeout / 2)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -191,6 +206,12 @@ class Source:
         """Whether values come in binary; None before the stream."""
         stream = self._stream
         return None if stream is None else stream.binary
+
+    @property
+    def snapshot(self) -> SnapshotProgress | None:
+        """How far the copy of existing rows is; None while there is none."""
+        snapshot = self._snapshot
+        return None if snapshot is None else snapshot.progress()
 
     # In the thread.
 
@@ -232,10 +253,13 @@ class Source:
             if settings.snapshot == "only":
                 return
         else:
+            publishing.extend(connection, settings)
             published = publishing.published(connection, settings)
             self._fanout.know(published.all_tables, written_lsn(connection))
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
+            self._ledger.complete = wanted(self._subscriptions, published.tables)
             self._resume(stored, server, published.fingerprint, joined_at)
+        self._join(stored, catalog, copied=copying)
         through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
         # Types that are created from here on become known to all who decode with this catalog.
         format = RowFormat(catalog=catalog)
@@ -258,12 +282,16 @@ class Source:
         self.phase = "snapshot"
         made = publishing.make(connection, self._settings)
         try:
-            copy = InitialCopy(self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait)
+            copy = InitialCopy(
+                self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait, self._watch
+            )
             copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
         except BaseException:
-            if made:
+            if made and not any(lane.tables for lane in self._lanes.values()):
                 self._unpublish(connection)
             raise
+        finally:
+            self._watch(None)
         if made and self._settings.snapshot == "only":
             self._unpublish(connection)
         self.unfinished_copy = False
@@ -289,26 +317,46 @@ class Source:
                 logger.warning("publication %r is left behind: %s", self._settings.publication, error)
 
     def _resume(self, stored: Mapping[str, StoredPosition], server: Server, fingerprint: str, joined_at: int) -> None:
-        rows = []
-        for name in self._subscriptions:
-            row = stored.get(name)
-            if row is None:
-                row = StoredPosition(
-                    consumer=name,
-                    epoch=0,
-                    snapshot="none",
-                    position=None,
-                    through_lsn=joined_at,
-                    slot=self._settings.slot,
-                    system_identifier=server.system_identifier,
-                    timeline=server.timeline,
-                    fingerprint=fingerprint,
-                )
-            rows.append(msgspec.structs.replace(row, timeline=server.timeline))
+        complete = self._ledger.complete
+        rows = rows_to_resume(self._settings, self._subscriptions, stored, server, fingerprint, joined_at, complete)
         self._ledger.fingerprint = fingerprint
         self._ledger.put(rows)
         for name, row in self._ledger.stored.items():
             self._lanes[name].offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+
+    def _join(self, stored: Mapping[str, StoredPosition], catalog: Catalog, *, copied: bool) -> None:
+        """Whoever lacks tables gets their rows while the stream goes on."""
+        missing = tables_missing(self._ledger.stored, self._ledger.complete)
+        if not missing:
+            return
+        self._joining = Joining(
+            self._settings,
+            {name: self._subscriptions[name] for name in missing},
+            {name: self._lanes[name] for name in missing},
+            missing,
+            {name for name in missing if self._ledger.stored[name].tables},
+            missing if copied else stored,
+            self._fanout,
+            catalog,
+            self._formats.renamed,
+            self._condition,
+            lambda: self._stopping,
+            self._watch,
+            self._joined,
+        )
+        self._joining.start()
+
+    def _joined(self, reason: BaseException | None) -> None:
+        if reason is not None:
+            self._ended(reason)
+
+    def _watch(self, snapshot: Snapshot | None) -> None:
+        """Show how far a snapshot is, until it is told of None; by whoever takes it."""
+        self._snapshot = snapshot
+        self._view.close()
+        if snapshot is not None:
+            bar = None if self._settings.show_progress else False
+            self._view.enter_context(SnapshotView(snapshot.progress, f"pipeline {self._settings.name!r}", bar=bar))
 
     def _pump(self, stream: Stream) -> None:
         with suppress(Stopped):
@@ -318,6 +366,8 @@ class Source:
                     raise self._not_committed()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 self._fanout.send(batch, stream.idle_lsn)
+                if self._joining is not None:
+                    self._joining.sent(batch, stream.idle_lsn, self._wait)
                 self._confirm(stream)
                 self.asked = stream.questions
                 if self._waiters.waiting and not len(batch):

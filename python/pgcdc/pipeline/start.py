@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from pgcdc.errors import ConfigError, Error, PositionError, SlotLost, SlotNotFound
 from pgcdc.lsn import format_lsn, parse_lsn
@@ -15,7 +17,7 @@ from pgcdc.replication import Connection, SlotState
 from pgcdc.replication.session import Session
 from pgcdc.replication.timeline import switch_point
 
-__all__ = ["Decision", "Server", "decide", "look_at"]
+__all__ = ["Decision", "Server", "decide", "look_at", "rows_to_resume", "tables_missing", "written_lsn"]
 
 Decision: TypeAlias = Literal["fresh", "again", "adopt", "resume"]
 """`fresh`: nothing is there; `again`: what is there is of no use any more; `adopt`: a slot without positions, taken as
@@ -127,7 +129,7 @@ def decide(
         raise _unknown_slot(settings, slot)
     _check_origin(settings, stored, server)
     _check_consumers(settings, subscriptions, stored)
-    if settings.snapshot == "always" or any(row.snapshot == "begun" for row in stored.values()):
+    if settings.snapshot == "always" or _of_no_use(stored, slot):
         return "again"
     try:
         if slot is None:
@@ -137,9 +139,85 @@ def decide(
         if settings.snapshot == "when_needed":
             return "again"
         raise
-    _check_newcomers(settings, subscriptions, stored)
     _check_positions(settings, stored, slot, server)
     return "resume"
+
+
+def _of_no_use(stored: Mapping[str, StoredPosition], slot: SlotState | None) -> bool:
+    """Whether all that there is, is a first copy that cannot be gone on with."""
+    states = {row.snapshot for row in stored.values()}
+    if "begun" not in states or "done" in states:
+        return False
+    # Killed between the slot's making and its storing, or before any table was finished: begin again.
+    return slot is None or slot.lost or not any(row.tables and row.through_lsn for row in stored.values())
+
+
+def rows_to_resume(
+    settings: Settings,
+    subscriptions: Collection[str],
+    stored: Mapping[str, StoredPosition],
+    server: Server,
+    fingerprint: str,
+    joined_at: int,
+    complete: Mapping[str, Collection[int]],
+) -> list[StoredPosition]:
+    """What is stored when a run goes on, also for consumers that are new.
+
+    Args:
+        settings: The pipeline's.
+        subscriptions: The names of the consumers registered now.
+        stored: What was stored.
+        server: What the server said.
+        fingerprint: That of what the server sends now.
+        joined_at: Up to where the slot is confirmed.
+        complete: For each consumer that copies, the OIDs of all its tables.
+
+    Returns:
+        One for each consumer.
+    """
+    rows = []
+    for name in subscriptions:
+        row = stored.get(name)
+        wanted = complete.get(name)
+        if row is None:
+            row = StoredPosition(
+                consumer=name,
+                epoch=0,
+                snapshot="none" if wanted is None else "begun",
+                position=None,
+                through_lsn=joined_at,
+                slot=settings.slot,
+                system_identifier=server.system_identifier,
+                timeline=server.timeline,
+                fingerprint=fingerprint,
+                tables=None if wanted is None else {},
+            )
+        elif row.snapshot != "none" and wanted is not None:
+            # Of positions that an earlier version has stored, it is known only that the copy was done.
+            had = dict.fromkeys(wanted, 0) if row.tables is None else row.tables
+            # A table that a consumer gives up is one that it lacks when it wants it again.
+            row = msgspec.structs.replace(row, tables={oid: lsn for oid, lsn in had.items() if oid in wanted})
+        rows.append(msgspec.structs.replace(row, timeline=server.timeline))
+    return rows
+
+
+def tables_missing(
+    stored: Mapping[str, StoredPosition], complete: Mapping[str, Collection[int]]
+) -> dict[str, set[int]]:
+    """Find who lacks the rows of which tables.
+
+    Args:
+        stored: What is stored, by consumer.
+        complete: For each consumer that copies, the OIDs of all its tables.
+
+    Returns:
+        OIDs by consumer; those that lack nothing are left out.
+    """
+    missing = {}
+    for name, row in stored.items():
+        if row.tables is not None and (oids := set(complete.get(name, ())) - row.tables.keys()):
+            missing[name] = oids
+    return missing
 
 
 _ANEW = "call Pipeline.destroy() once: the next start takes a new initial copy"
@@ -237,20 +315,6 @@ def _check_consumers(
             slot=settings.slot,
             lsn=stored[gone[0]].through_lsn,
         )
-
-
-def _check_newcomers(
-    settings: Settings, subscriptions: Sequence[Subscription], stored: Mapping[str, StoredPosition]
-) -> None:
-    for subscription in subscriptions:
-        if subscription.name not in stored and subscription.copies:
-            raise PositionError(
-                f"consumer {subscription.name!r} is new in pipeline {settings.name!r}, whose initial copy is over:"
-                " it would never get the rows that exist already",
-                hint='register it with snapshot="never" to get changes from now on; or empty all targets and'
-                f" {_ANEW} for all consumers; or give it a pipeline of its own",
-                slot=settings.slot,
-            )
 
 
 def _check_positions(settings: Settings, stored: Mapping[str, StoredPosition], slot: SlotState, server: Server) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from pgcdc.lsn import Position
 from pgcdc.pipeline.consumer import ConsumerState
+from pgcdc.replication import SnapshotProgress
 
 __all__ = ["ConsumerStatistics", "Phase", "PipelineStatistics", "SourceStatistics"]
 
@@ -45,6 +46,8 @@ class SourceStatistics(msgspec.Struct, frozen=True):
         confirmed_lsn: How far it was confirmed to the server.
         binary: Whether values come in binary; None before the stream.
         lag: Bytes of WAL between what was received and what the slowest consumer has done.
+        snapshot: How far the copy of existing rows is: of the first copy, or of what is copied for consumers and tables
+            that joined later, while the phase is `"streaming"`. None while nothing is copied.
     """
 
     phase: Phase
@@ -52,6 +55,7 @@ class SourceStatistics(msgspec.Struct, frozen=True):
     confirmed_lsn: int
     binary: bool | None
     lag: int
+    snapshot: SnapshotProgress | None = None
 
 
 class PipelineStatistics(msgspec.Struct, frozen=True):
