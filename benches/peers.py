@@ -118,12 +118,17 @@ def wal2json(workload: Workload) -> list[str]:
     file = CACHE / f"{stem(workload)}-wal2json.json"
     if not file.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_capture(workload, _plugin())), encoding="utf-8")
+        file.write_text(json.dumps(_capture(workload, wal2json_plugin())), encoding="utf-8")
     payloads: list[str] = json.loads(file.read_text(encoding="utf-8"))
     return payloads
 
 
-def _plugin() -> Path:
+def wal2json_plugin() -> Path:
+    """The plugin, from Debian's package, fetched once.
+
+    Raises:
+        Unavailable: When it cannot be had.
+    """
     plugins = list(CACHE.glob("wal2json/**/wal2json.so"))
     if not plugins:
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import tomllib
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,22 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PACKAGES = ("msgspec", "psycopg", "pypgoutput", "pytest-benchmark")
+PACKAGES = ("msgspec", "psycopg", "psycopg-binary", "psycopg2-binary", "pypgoutput", "pytest-benchmark")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        about: A sentence about it.
+        table: The table, in Markdown.
+    """
+
+    title: str
+    about: str
+    table: str
 
 
 @dataclass(frozen=True)
@@ -112,20 +127,30 @@ def _processor() -> str:
     return f"{os.cpu_count()} x {model or 'unknown processor'}"
 
 
-def markdown(title: str, what: str, found: list[Line], about: dict[str, str], notes: list[str]) -> str:
-    """The table and everything that is needed to read it."""
-    tables = []
+def sections(found: list[Line]) -> list[Section]:
+    """A section for each workload of lines that were measured by pytest-benchmark."""
+    made = []
     for workload in dict.fromkeys(line.workload for line in found):
-        name, _, about_it = workload.partition(": ")
+        name, _, about = workload.partition(": ")
         table = _table([line for line in found if line.workload == workload])
-        tables += [f"## {name[:1].upper()}{name[1:]}", f"{about_it[:1].upper()}{about_it[1:]}.", table]
+        made.append(Section(f"{name[:1].upper()}{name[1:]}", f"{about[:1].upper()}{about[1:]}.", table))
+    return made
+
+
+def reading(found: list[Line]) -> str:
+    """How the tables of such lines are read."""
     rounds = min((line.rounds for line in found), default=0)
-    facts_ = [f"- {name}: {value}" for name, value in about.items()]
-    read = (
+    return (
         f"Medians of {rounds} rounds of CPU time (`time.process_time`); x NAME: how many times as much NAME takes, "
         "the median of the ratios within each round; "
         "spread: from the first to the third quarter, in percent of the median."
     )
+
+
+def markdown(title: str, what: str, found: list[Section], read: str, about: dict[str, str], notes: list[str]) -> str:
+    """The tables and everything that is needed to read them."""
+    tables = [part for section in found for part in (f"## {section.title}", section.about, section.table)]
+    facts_ = [f"- {name}: {value}" for name, value in about.items()]
     parts = [f"# {title}", what, *tables, read]
     parts += [f"Skipped: {note}." for note in notes]
     return "\n\n".join([*parts, "\n".join(facts_)]) + "\n"
@@ -135,23 +160,35 @@ def _table(found: list[Line]) -> str:
     yardsticks = list(dict.fromkeys(name for line in found for name in line.ratios))
     compared = [f"x {name}" for name in yardsticks]
     header = ["values", "contestant", "CPU ns/row", "rows/s a core", *compared, "spread"]
-    rows = [header, ["---", "---", *("---:" for _ in header[2:])]]
+    rows = []
     for line in sorted(found, key=lambda line: (line.form != "text", line.form != "binary", line.nanoseconds)):
         ratios = [f"{line.ratios[name]:.2f}" if name in line.ratios else "" for name in yardsticks]
         rate = f"{1e9 / line.nanoseconds:,.0f}"
         rows.append([line.form, line.contestant, f"{line.nanoseconds:,.0f}", rate, *ratios, f"{line.spread:.0f} %"])
+    return aligned(header, rows, left=2)
+
+
+def aligned(header: list[str], rows: list[list[str]], left: int) -> str:
+    """A table in Markdown whose source can be read, too.
+
+    Args:
+        header: The names of its columns.
+        rows: Its cells.
+        left: So many columns are text, the others numbers.
+    """
+    rows = [header, ["---" if number < left else "---:" for number in range(len(header))], *rows]
     widths = [max(len(row[number]) for row in rows) for number in range(len(header))]
     table = []
     for row in rows:
         cells = []
         for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
             fill = "-" if cell.startswith("--") else " "
-            cells.append(cell.ljust(width, fill) if number < 2 else cell.rjust(width, fill))
+            cells.append(cell.ljust(width, fill) if number < left else cell.rjust(width, fill))
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)
 
 
-def save(name: str, text: str, found: list[Line], about: dict[str, str]) -> Path:
+def save(name: str, text: str, found: list[dict[str, Any]], about: dict[str, str]) -> Path:
     """Keep a result in `benches/results/`, named by its date.
 
     Returns:
@@ -160,6 +197,6 @@ def save(name: str, text: str, found: list[Line], about: dict[str, str]) -> Path
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{about['date'][:10]}-{name}.md"
     path.write_text(text, encoding="utf-8")
-    data = {**about, "lines": [asdict(line) for line in found]}
+    data = {**about, "lines": found}
     path.with_suffix(".json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
