@@ -25,6 +25,8 @@ __all__ = [
     "CopyReader",
     "DebeziumEnvelope",
     "Decoder",
+    "Frames",
+    "Libpq",
     "RowFormat",
     "TypeCatalog",
     "encode_message",
@@ -707,6 +709,53 @@ class ArrowTable:
         """
 
 @final
+class Libpq:
+    """Two functions of a libpq that is loaded, for `Frames.take`.
+
+    Args:
+        get_copy_data: The address of `PQgetCopyData`. A wrong one crashes the process.
+        free_memory: The address of `PQfreemem`.
+
+    Raises:
+        ValueError: When an address is 0.
+    """
+
+    def __new__(cls, get_copy_data: int, free_memory: int) -> Libpq: ...
+
+@final
+class Frames:
+    """Payloads of CopyData in one piece of memory, for a reader; a sequence of bytes for everybody else."""
+
+    def __new__(cls) -> Frames: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> bytes: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def append(self, frame: bytes | bytearray | memoryview) -> None:
+        """Put one payload behind the others."""
+    def take(self, libpq: Libpq, connection: int, max_bytes: int, max_frames: int) -> int:
+        """Take the payloads that libpq holds, without waiting and without an object for each.
+
+        Args:
+            libpq: The library that the connection belongs to.
+            connection: The address of a `PGconn` that no other thread uses meanwhile. A wrong one crashes the process.
+            max_bytes: Stop when so many bytes are there.
+            max_frames: Stop when so many payloads are there.
+
+        Returns:
+            What PQgetCopyData said last: 0 when nothing more has come so far, -1 when the server ended the COPY, -2 for
+            an error that libpq can tell; 1 when a limit was reached.
+
+        Raises:
+            ValueError: When the connection is 0.
+
+        Source:
+            libpq: PQgetCopyData, PQfreemem.
+        """
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they have together."""
+
+@final
 class BatchReader:
     """CopyData frames of one replication stream to batches; keeps relations, transactions and what keepalives said.
 
@@ -718,7 +767,7 @@ class BatchReader:
     """
 
     def __new__(cls, format: RowFormat | None = None) -> BatchReader: ...
-    def read(self, frames: Sequence[bytes | bytearray | memoryview]) -> Batch:
+    def read(self, frames: Frames | Sequence[bytes | bytearray | memoryview]) -> Batch:
         """Take the payloads of some CopyData frames (XLogData or keepalive), in order.
 
         Args:
@@ -855,7 +904,7 @@ class CopyReader:
         text_columns: Sequence[bool] | None = None,
         format: RowFormat | None = None,
     ) -> CopyReader: ...
-    def read(self, frames: Sequence[bytes | bytearray | memoryview]) -> Batch:
+    def read(self, frames: Frames | Sequence[bytes | bytearray | memoryview]) -> Batch:
         """Take some CopyData payloads, cut anywhere.
 
         Raises:

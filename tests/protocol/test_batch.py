@@ -16,7 +16,7 @@ import pytest
 from pgcdc.errors import ConfigError, DecodeError, UnknownRelation
 from pgcdc.events import Commit, Insert, Message, Relation, Truncate
 from pgcdc.lsn import Position
-from pgcdc.protocol import Batch, BatchReader, Decoder, RowFormat, TypeCatalog, encode_status_update
+from pgcdc.protocol import Batch, BatchReader, Decoder, Frames, RowFormat, TypeCatalog, encode_status_update
 from tests.protocol import wire
 from tests.protocol.captures import ALL, IDS, capture
 from tests.reference import plain
@@ -434,3 +434,32 @@ def test_dropping_batches_gives_their_memory_back() -> None:
     finally:
         gc.enable()
         gc.collect()
+
+
+@pytest.mark.parametrize(("version", "form"), ALL, ids=IDS)
+def test_frames_in_one_piece_of_memory_are_read_as_a_list_is(version: int, form: str) -> None:
+    listed = [wire.xlogdata(message, lsn) for lsn, message in capture(version, form)]
+    listed[len(listed) // 2 :] = [wire.keepalive(1 << 40, reply=True), *listed[len(listed) // 2 :]]
+    pieces = Frames()
+    for frame in listed:
+        pieces.append(frame)
+    assert list(pieces) == listed
+    assert [pieces[number] for number in range(len(pieces))] == listed
+    assert pieces.nbytes == sum(map(len, listed))
+    with pytest.raises(IndexError):
+        pieces[len(listed)]
+    one, other = BatchReader(), BatchReader()
+    assert repr(one.read(pieces).events()) == repr(other.read(listed).events())
+    assert (one.received_lsn, one.idle_lsn) == (other.received_lsn, other.idle_lsn)
+    assert one.take_reply_request()
+
+
+def test_a_bad_frame_among_pieces_is_told_as_in_a_list() -> None:
+    for bad in (b"", b"x", b"w1234"):
+        pieces = Frames()
+        pieces.append(bad)
+        with pytest.raises(DecodeError) as one:
+            BatchReader().read(pieces)
+        with pytest.raises(DecodeError) as other:
+            BatchReader().read([bad])
+        assert str(one.value) == str(other.value)

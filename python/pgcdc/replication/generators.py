@@ -20,10 +20,12 @@ from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from pgcdc.replication.libpq import pq, psycopg, waiting
+from pgcdc.replication.libpq import pq, psycopg, take, waiting
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
+
+    from pgcdc.protocol import Frames
 
 __all__ = [
     "COPY_STATES",
@@ -144,7 +146,7 @@ def collect(pgconn: PGconn, results: list[PGresult], lock: Lock = nullcontext())
 
 def receive(
     pgconn: PGconn,
-    frames: list[memoryview],
+    frames: Frames,
     max_bytes: int,
     max_frames: int,
     lock: Lock = nullcontext(),  # noqa: B008
@@ -155,40 +157,40 @@ def receive(
 
     Args:
         pgconn: A connection in COPY OUT or COPY BOTH.
-        frames: Where payloads are put.
-        max_bytes: Stop after this many bytes.
-        max_frames: Stop after this many payloads.
+        frames: Where payloads are put, behind those that are there.
+        max_bytes: Stop when so many bytes are there.
+        max_frames: Stop when so many payloads are there.
         lock: Held around libpq calls.
 
     Returns:
-        Why it stopped. With `Drained.DRY` and no frames the wait timed out.
+        Why it stopped. With `Drained.DRY` and nothing new the wait timed out.
 
     Raises:
         psycopg.Error: When the connection broke and nothing that came before is left to hand over.
 
     Source:
-        libpq: PQgetCopyData.
+        libpq: PQconsumeInput, PQgetCopyData.
     """
+    begun = len(frames)
     with lock:
-        state, size = _drain(pgconn, frames, max_bytes, max_frames)
-    while state is Drained.DRY:
-        if not frames:
+        said = take(pgconn, frames, max_bytes, max_frames)
+    while said == 0:
+        before = len(frames)
+        if before == begun:
             ready = yield READ
             if not ready:
                 return Drained.DRY
-        before = len(frames)
         with lock:
             try:
                 pgconn.consume_input()
+                said = take(pgconn, frames, max_bytes, max_frames)
             except psycopg.Error:
-                if frames:
+                if len(frames) > begun:
                     return Drained.DRY  # whole frames first; the next call meets the error again
                 raise
-            state, more = _drain(pgconn, frames, max_bytes - size, max_frames)
-        size += more
-        if state is Drained.DRY and frames and len(frames) == before:
+        if said == 0 and len(frames) == before > begun:
             return Drained.DRY
-    return state
+    return Drained.FULL if said > 0 else Drained.ENDED
 
 
 def at_once(receiving: Waiting[Drained]) -> Drained:
@@ -211,20 +213,3 @@ def at_once(receiving: Waiting[Drained]) -> Drained:
         return drained
     receiving.close()
     return Drained.DRY
-
-
-def _drain(pgconn: PGconn, frames: list[memoryview], max_bytes: int, max_frames: int) -> tuple[Drained, int]:
-    """Take what libpq holds already: the state and how many bytes were taken."""
-    get_copy_data = pgconn.get_copy_data
-    append = frames.append
-    room = max_frames - len(frames)
-    size = 0
-    while room > 0 and size < max_bytes:
-        length, payload = get_copy_data(1)
-        if length > 0:
-            append(payload)
-            size += length
-            room -= 1
-        else:
-            return (Drained.DRY if length == 0 else Drained.ENDED), size
-    return Drained.FULL, size

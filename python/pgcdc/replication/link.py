@@ -16,10 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ConnectionLost, Error, PublicationNotFound
-from pgcdc.protocol import Assembler, Batch, BatchReader, encode_status_update
+from pgcdc.protocol import Assembler, Batch, BatchReader, Frames, encode_status_update
 from pgcdc.replication import generators, waits
 from pgcdc.replication.generators import Drained
 from pgcdc.replication.libpq import psycopg
+from pgcdc.replication.pace import Pace
 from pgcdc.replication.sqlstate import Doing, connection_lost
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Link:
         self._watch = watch
         self._patience = sender_timeout
         self._lock = Lock()
+        self._pace = Pace()
         now = monotonic()
         self._status_due = now
         self._status_at = 0.0
@@ -151,7 +153,10 @@ class Link:
         if self._assembler is not None:
             self._note(_NOTHING)  # now nothing of what was received is still to come out
         while True:
-            frames: list[memoryview] = []
+            now = monotonic()
+            if (pause := min(self._pace.pause(now), deadline - now)) > 0:
+                waits.sleep(pause)
+            frames = Frames()
             receiving = generators.receive(self._session.pgconn, frames, max_bytes, max_messages, self._lock)
             try:
                 until = min(deadline, self._status_due, self._ask_due)
@@ -160,6 +165,7 @@ class Link:
                 raise self._explained(error) from None
             if self._session.notices.skipped_publication is not None:
                 raise self._publication_skipped()
+            self._pace.read(monotonic(), len(frames), more=state is Drained.FULL)
             batch = self._reader.read(frames)
             if self._assembler is not None:
                 self._whole = self._assembler.read(*_messages(frames))
@@ -344,7 +350,7 @@ class Link:
         ended = False
         while not ended and (left := deadline - monotonic()) > 0:
             # What still comes was not confirmed and comes again.
-            receiving = generators.receive(pgconn, [], MAX_BYTES, MAX_MESSAGES, self._lock)
+            receiving = generators.receive(pgconn, Frames(), MAX_BYTES, MAX_MESSAGES, self._lock)
             ended = self._session.wait(receiving, left, self._doing) is Drained.ENDED
         if ended:
             self._session.finish_copy(self._doing)
@@ -375,7 +381,7 @@ class Link:
         return error
 
 
-def _messages(frames: list[memoryview]) -> tuple[list[memoryview], list[int]]:
+def _messages(frames: Frames) -> tuple[list[bytes], list[int]]:
     """What is in XLogData frames, and where it begins in the WAL."""
     data = [frame for frame in frames if frame[0] == _XLOGDATA]
     return [frame[_HEADER:] for frame in data], [int.from_bytes(frame[1:9]) for frame in data]

@@ -21,7 +21,7 @@ from pgcdc.replication.settings import pin
 from pgcdc.replication.sqlstate import NOBODY, RUNNING, Doing, Who, connection_lost
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
@@ -259,45 +259,6 @@ class AsyncSession:
                 return True
             if deadline is not None and monotonic() >= deadline:
                 return False
-
-    async def copy_out(
-        self, sql: str, *, max_bytes: int, max_frames: int, doing: Doing
-    ) -> AsyncGenerator[list[memoryview], None]:
-        """Run a COPY … TO STDOUT and give its payloads in bounded lists.
-
-        Args:
-            sql: The COPY statement.
-            max_bytes: A list ends when it holds so many bytes.
-            max_frames: A list ends when it holds so many payloads.
-            doing: What this is for, for errors.
-
-        Yields:
-            Payloads of CopyData messages.
-
-        Raises:
-            Error: As `execute`; also when the COPY fails half way.
-        """
-        await self.results(sql, doing=doing)
-        finished = False
-        try:
-            ended = False
-            while not ended:
-                frames: list[memoryview] = []
-                size = 0
-                # Several rounds for one list: rows come in small portions, and the decoder likes many at once.
-                while not ended and size < max_bytes and len(frames) < max_frames:
-                    some: list[memoryview] = []
-                    receiving = generators.receive(self.pgconn, some, max_bytes - size, max_frames - len(frames))
-                    ended = await self.wait(receiving, _SLICE_SECONDS, doing) is generators.Drained.ENDED
-                    frames += some
-                    size += sum(map(len, some))
-                if frames:
-                    yield frames
-            finished = True
-            await self.finish_copy(doing)
-        finally:
-            if not finished:
-                self.close()  # rows nobody wants are still on their way; a new connection costs less than reading them
 
     async def finish_copy(self, doing: Doing) -> None:
         """Take the results after a COPY has ended.

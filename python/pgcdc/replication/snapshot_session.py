@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import DecodeError, Error
 from pgcdc.lsn import format_lsn
-from pgcdc.protocol import CopyReader
+from pgcdc.protocol import CopyReader, Frames
 from pgcdc.replication import generators, publications
 from pgcdc.replication.copy_command import SnapshotStale, copy_command
 from pgcdc.replication.libpq import pq, psycopg
@@ -65,8 +65,7 @@ class SnapshotSession:
         self._slot = slot
         self._format = format
         self._lock_timeout = lock_timeout
-        self._frames: list[memoryview] = []
-        self._size = 0
+        self._frames = Frames()
         self._ended = False
         self._reader: CopyReader | None = None
         self._doing = Doing("copying", slot=slot.name)
@@ -176,17 +175,14 @@ class SnapshotSession:
         Raises:
             ConnectionLost: When the connection broke.
         """
-        if not self._ended and self._size < max_bytes and len(self._frames) < max_rows:
-            some: list[memoryview] = []
-            left = (max_bytes - self._size, max_rows - len(self._frames))
+        frames = self._frames
+        if not self._ended and frames.nbytes < max_bytes and len(frames) < max_rows:
             try:
-                drained = generators.at_once(generators.receive(self.session.pgconn, some, *left))
+                drained = generators.at_once(generators.receive(self.session.pgconn, frames, max_bytes, max_rows))
             except psycopg.Error as error:
                 raise self.session.lost(self._doing, error) from None
             self._ended = drained is generators.Drained.ENDED
-            self._frames += some
-            self._size += sum(map(len, some))
-        return self._ended or self._size >= max_bytes or len(self._frames) >= max_rows
+        return self._ended or frames.nbytes >= max_bytes or len(frames) >= max_rows
 
     def batch(self) -> tuple[Batch, bool]:
         """Make a batch of what was taken; after the last one the piece is over.
@@ -201,8 +197,8 @@ class SnapshotSession:
         """
         assert self._reader is not None and self.table is not None
         reader = self._reader
-        frames, self._frames = self._frames, []
-        self.received, self._size = self._size, 0
+        frames, self._frames = self._frames, Frames()
+        self.received = frames.nbytes
         batch = reader.read(frames)
         if self._ended:
             self._reader = None

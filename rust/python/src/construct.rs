@@ -1,4 +1,4 @@
-//! The only unsafe code: a few things that CPython's C API does and pyo3's safe API does slowly or not at all.
+//! Unsafe code, as in frames.rs and nowhere else: a few things that CPython's C API does and pyo3's safe API does slowly or not at all.
 #![allow(unsafe_code, reason = "each block says why it is sound")]
 use std::sync::atomic::{AtomicI64, Ordering};
 

@@ -6,6 +6,7 @@
 //! | `batch` | `Batch`: a run of raw messages |
 //! | `assembler` | `Assembler`: streamed and prepared transactions to batches as protocol 1 has them |
 //! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
+//! | `frames` | `Frames`: what was received and is not read yet; taken from libpq (unsafe code) |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
 //! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
@@ -16,7 +17,7 @@
 //! | `row` | one tuple to one row, one value to one object |
 //! | `plain` | the same for the values that most columns hold |
 //! | `rare` | the same for values that few tables have, and those that are made of others |
-//! | `construct` | the only unsafe code: calls that the safe API makes slowly or not at all |
+//! | `construct` | unsafe code: calls that the safe API makes slowly or not at all |
 //! | `exclusive` | objects that belong to one call at a time |
 //! | `bytes` | what Python hands over, as a slice |
 //! | `imports` | the Python objects that all of these use |
@@ -38,6 +39,7 @@ mod event;
 mod exclusive;
 mod format;
 mod formats;
+mod frames;
 mod imports;
 mod plain;
 mod rare;
@@ -66,6 +68,8 @@ mod _pgoutput {
     use crate::encode::encode_message;
     #[pymodule_export]
     use crate::format::RowFormat;
+    #[pymodule_export]
+    use crate::frames::{Frames, Libpq};
     #[pymodule_export]
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]

@@ -13,6 +13,7 @@ use crate::bytes::Bytes;
 use crate::error::{config_error, frame_error};
 use crate::exclusive::{changing, reading};
 use crate::format::RowFormat;
+use crate::frames::Frames;
 
 /// Read some payloads, one after the other, into one batch.
 fn read(
@@ -21,6 +22,14 @@ fn read(
     format: Option<&Arc<Py<RowFormat>>>,
     mut one: impl FnMut(&[u8], &mut Builder) -> pgoutput::error::Result<()>,
 ) -> PyResult<Batch> {
+    if let Ok(frames) = frames.cast::<Frames>() {
+        let frames = reading(frames)?;
+        let mut builder = Builder::with_capacity(frames.count(), frames.size());
+        for frame in frames.iter() {
+            one(frame, &mut builder).map_err(|error| frame_error(py, error, frame))?;
+        }
+        return Ok(Batch::new(builder.finish(), format.cloned()));
+    }
     let mut builder = Builder::default();
     for frame in frames.try_iter()? {
         let frame = frame?;
