@@ -34,6 +34,7 @@ class Task(msgspec.Struct, frozen=True):
         binary: The form of the values.
         streaming: Whether large transactions come before they are committed.
         latency: Whether each row says when it was written, in a column `at`, and how old it is then is measured.
+        connections: How many share a snapshot.
     """
 
     client: str
@@ -44,6 +45,7 @@ class Task(msgspec.Struct, frozen=True):
     binary: bool = True
     streaming: Literal["off", "on"] = "off"
     latency: bool = False
+    connections: int = 1
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -281,6 +283,44 @@ def wal2json(task: Task) -> Taken:
     )
 
 
+def snapshot(task: Task) -> Taken:
+    """The rows of a snapshot, decoded."""
+    return _snapshot(task, lambda batch: len(batch.changes()))
+
+
+def snapshot_arrow(task: Task) -> Taken:
+    """The same as Arrow tables."""
+    return _snapshot(task, lambda batch: sum(table.num_rows for table in batch.to_arrow().values()))
+
+
+def snapshot_raw(task: Task) -> Taken:
+    """The same, not decoded."""
+    return _snapshot(task, lambda batch: batch.changes_count)
+
+
+def _snapshot(task: Task, work: Callable[[Any], int]) -> Taken:
+    import pgcdc
+
+    with pgcdc.connect(task.dsn) as connection:
+        meter = Meter()
+        with connection.snapshot(None, [task.publication], connections=task.connections) as snapshot:
+            rows = sum(work(batch) for batch in snapshot.batches())
+        return meter.taken(rows)
+
+
+def copy(task: Task) -> Taken:
+    """`COPY … (FORMAT binary)` through psycopg 3, not decoded, on one connection."""
+    import psycopg
+
+    with psycopg.connect(task.dsn) as connection, connection.cursor() as cursor:
+        meter = Meter()
+        rows = -1  # the trailer is a payload of its own, the header comes with the first row
+        with cursor.copy("COPY orders TO STDOUT (FORMAT binary)") as payloads:
+            for _ in payloads:
+                rows += 1
+        return meter.taken(rows)
+
+
 CLIENTS: dict[str, Callable[[Task], Taken]] = {
     "batches": pgcdc_batches,
     "events": pgcdc_events,
@@ -292,6 +332,10 @@ CLIENTS: dict[str, Callable[[Task], Taken]] = {
     "transformer": transformer,
     "pure": pure,
     "wal2json": wal2json,
+    "snapshot": snapshot,
+    "snapshot_arrow": snapshot_arrow,
+    "snapshot_raw": snapshot_raw,
+    "copy": copy,
 }
 
 if __name__ == "__main__":

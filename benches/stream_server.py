@@ -261,12 +261,12 @@ class Watched:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def watch(source: Source, slot: str, command: list[str], environment: dict[str, str] | None = None) -> Watched:
+def watch(source: Source, slot: str | None, command: list[str], environment: dict[str, str] | None = None) -> Watched:
     """Run a program that reads a slot, to its end.
 
     Args:
         source: The server.
-        slot: What it reads.
+        slot: What it reads; None for a program that does not, whose server's time is not looked at.
         command: The program.
         environment: More for its environment.
 
@@ -298,13 +298,13 @@ def watch(source: Source, slot: str, command: list[str], environment: dict[str, 
     return watched
 
 
-def _look(source: Source, slot: str, client: int, watched: Watched, stopped: threading.Event) -> None:
+def _look(source: Source, slot: str | None, client: int, watched: Watched, stopped: threading.Event) -> None:
     """Look at the client's memory and the walsender's time until both are gone."""
     walsender: int | None = None
     while True:
         ended = stopped.wait(_LOOK_SECONDS)
         watched.rss_peak = max(watched.rss_peak, memory("VmHWM", client))
-        if walsender is None:
+        if walsender is None and slot is not None:
             walsender = source.walsender(slot)
         if walsender is not None:
             # Nanoseconds; /proc/PID/stat counts hundredths of a second.

@@ -322,7 +322,7 @@ def test_what_is_kept_is_bounded(newest: Connection, newest_database: Database) 
     with newest.snapshot(None, ["p"], connections=4, split_bytes=32 * BLOCK) as snapshot:
         for batch in snapshot.batches(max_bytes=20_000, max_rows=1000):
             assert batch.nbytes < 20_000 + 1_000
-            assert all(one._size < 20_000 + 1_000 for one in snapshot._sessions)
+            assert all(one._frames.nbytes < 20_000 + 1_000 for one in snapshot._sessions)
 
 
 def test_progress(newest: Connection, newest_database: Database) -> None:
