@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from pgcdc import Batch
-from pgcdc.pipeline.queue import MERGED_ROWS, CopyEnd, Item, Lane, Rows
+from pgcdc.pipeline.queue import MERGED_ROWS, CopyBegin, CopyEnd, Item, Lane, Rows, TableEnd
 from tests.protocol import wire
 
 TABLE = wire.relation(1, "t", [("id", 23)])
@@ -97,3 +97,19 @@ async def test_no_room_is_no() -> None:
     assert not queue.offer(rows(200))
     queue.done()
     assert queue.offer(rows(200))
+
+
+async def test_a_copy_is_over_when_it_was_taken_and_not_before() -> None:
+    """Also the second one of a lane, before anything of it was taken: the first one's end is not its own."""
+    queue = lane()
+    for lsn in (500, 900):
+        for item in (CopyBegin([], lsn, again=False), TableEnd(lsn, lsn), CopyEnd()):
+            assert queue.offer(item)
+            assert not queue.copied
+        for _ in range(3):
+            assert not queue.copied
+            await taken(queue)
+            queue.done()
+        assert queue.copied
+        assert queue.tables[lsn] == lsn
+        assert queue.through_lsn == lsn, "who has a table's rows has all that committed before them"

@@ -157,6 +157,8 @@ class Lane:
                     return False
                 self.rows += rows
                 self.bytes += size
+            elif isinstance(item, CopyBegin):
+                self.copied = False  # not when it is done: an earlier copy would be taken for this one until then
             self._items.append(item)
             self._wake()
             return True
@@ -261,8 +263,6 @@ class Lane:
                 self.position = item.stored.position
                 self.through_lsn = item.stored.through_lsn
                 self.tables = dict(item.stored.tables or {})
-            elif isinstance(item, CopyBegin):
-                self.copied = False
             elif isinstance(item, TableEnd):
                 # Whoever is given a table's rows has everything that committed before them.
                 self.through_lsn = max(self.through_lsn, item.lsn)
