@@ -751,6 +751,15 @@ class Frames:
         Source:
             libpq: PQgetCopyData, PQfreemem.
         """
+    def messages(self) -> tuple[list[bytes], list[int]]:
+        """The messages in XLogData payloads, and where each begins in the WAL; keepalives are left out.
+
+        Raises:
+            DecodeError: When a payload is neither XLogData nor keepalive or is cut short.
+
+        Source:
+            PostgreSQL manual, "Streaming Replication Protocol", XLogData.
+        """
     @property
     def nbytes(self) -> int:
         """How many bytes they have together."""

@@ -6,6 +6,7 @@ Over 400 lines, because a batch has many readers and each of its promises has a 
 from __future__ import annotations
 
 import gc
+import re
 import struct
 from datetime import UTC
 from itertools import pairwise
@@ -446,6 +447,7 @@ def test_frames_in_one_piece_of_memory_are_read_as_a_list_is(version: int, form:
     assert list(pieces) == listed
     assert [pieces[number] for number in range(len(pieces))] == listed
     assert pieces.nbytes == sum(map(len, listed))
+    assert list(zip(*reversed(pieces.messages()), strict=True)) == list(capture(version, form))
     with pytest.raises(IndexError):
         pieces[len(listed)]
     one, other = BatchReader(), BatchReader()
@@ -463,3 +465,5 @@ def test_a_bad_frame_among_pieces_is_told_as_in_a_list() -> None:
         with pytest.raises(DecodeError) as other:
             BatchReader().read([bad])
         assert str(one.value) == str(other.value)
+        with pytest.raises(DecodeError, match=re.escape(str(other.value))):
+            pieces.messages()

@@ -51,9 +51,6 @@ _PRESSED_SECONDS: Final = 5.0
 _PRESSED_QUESTIONS: Final = 20
 """So many questions in that time, with nothing between them, mean that it is being stopped."""
 _NOTHING: Final = Batch.of([])
-_XLOGDATA: Final = ord("w")
-_HEADER: Final = 25
-"""Bytes of an XLogData before the message."""
 _ANSWER_SECONDS: Final = 0.05
 """The least time between two answers that say the same: such a server asks again at once."""
 
@@ -168,7 +165,7 @@ class Link:
             self._pace.read(monotonic(), len(frames), more=state is Drained.FULL)
             batch = self._reader.read(frames)
             if self._assembler is not None:
-                self._whole = self._assembler.read(*_messages(frames))
+                self._whole = self._assembler.read(*frames.messages())
                 batch = next(self._whole, _NOTHING)
             self._look(batch)
             if frames:
@@ -379,9 +376,3 @@ class Link:
                 " what was confirmed"
             )
         return error
-
-
-def _messages(frames: Frames) -> tuple[list[bytes], list[int]]:
-    """What is in XLogData frames, and where it begins in the WAL."""
-    data = [frame for frame in frames if frame[0] == _XLOGDATA]
-    return [frame[_HEADER:] for frame in data], [int.from_bytes(frame[1:9]) for frame in data]

@@ -7,11 +7,13 @@
 #![allow(unsafe_code, reason = "each block says why it is sound")]
 use std::ffi::{c_char, c_int, c_void};
 
+use pgoutput::frame::Frame;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList};
 
 use crate::bytes::Bytes;
+use crate::error::frame_error;
 use crate::exclusive::{changing, reading};
 
 /// `int PQgetCopyData(PGconn *conn, char **buffer, int async)`
@@ -138,6 +140,15 @@ impl Frames {
     #[getter]
     fn nbytes(slf: &Bound<'_, Self>) -> PyResult<usize> {
         Ok(reading(slf)?.size())
+    }
+
+    fn messages<'py>(slf: &Bound<'py, Self>, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyBytes>>, Vec<u64>)> {
+        let message = |frame| match Frame::parse(frame) {
+            Ok(Frame::XLogData { wal_start, payload, .. }) => Some(Ok((PyBytes::new(py, payload), wal_start))),
+            Ok(Frame::Keepalive { .. }) => None,
+            Err(error) => Some(Err(frame_error(py, error, frame))),
+        };
+        reading(slf)?.iter().filter_map(message).collect()
     }
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
