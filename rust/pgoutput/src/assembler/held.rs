@@ -11,8 +11,8 @@ use crate::session::{Place, Shape};
 
 /// Changes are kept in blocks of about this size, in bytes: what is written to a file, and read from it, at once.
 const BLOCK: usize = 256 * 1024;
-/// So much of the latest changes is held back, in bytes, and the last of them.
-const LATEST: usize = 16 * 1024;
+/// No more than this of the latest changes is held back, in bytes: a page, as a WAL record has no more rows than that.
+const LATEST: usize = 8 * 1024;
 /// What comes before a message's relations and bytes, in bytes.
 const HEADER: usize = 21;
 /// What a sub-transaction that was rolled back costs in memory, in bytes.
@@ -214,23 +214,26 @@ impl<F: File> Held<F> {
         };
         let is_change = place.streamed && matches!(kind, kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE);
         let is_early = place.streamed && kind == kind::MESSAGE && xid == self.xid && self.mark(&parts.concat());
+        let is_told = place.streamed && matches!(kind, kind::RELATION | kind::TYPE);
         if is_change {
             self.change(xid, lsn);
-        } else if !is_early {
+        } else if !is_early && !is_told {
             self.settle();
         }
         let parts = if kind == kind::RELATION && place.shape.is_some() { [&[][..]; 2] } else { parts };
         let mut numbers = Vec::new();
         numbers.extend(place.shape.as_ref().map(|shape| self.shapes.number(Some(shape))));
         numbers.extend(place.truncated.iter().map(|shape| self.shapes.number(shape.as_ref())));
-        if is_change && lsn != 0 {
-            // A WAL record has no more than a page of rows, but what a row takes has hardly a limit.
-            if self.latest.bytes.len() > LATEST {
-                self.put_latest();
-            }
-            return write(&mut self.latest.bytes, xid, lsn, place.malformed, &numbers, &parts);
-        }
         let size = bytes.len().saturating_add(numbers.len().saturating_mul(4));
+        // A Relation among them stays in its place.
+        if (is_change && lsn != 0) || (is_told && !self.latest.bytes.is_empty()) {
+            // What a row takes has hardly a limit, so a large one is not held back.
+            if self.latest.bytes.len().saturating_add(size) > LATEST {
+                self.put_latest();
+            } else {
+                return write(&mut self.latest.bytes, xid, lsn, place.malformed, &numbers, &parts);
+            }
+        }
         let grown = append(&mut self.blocks, size, |block| write(block, xid, lsn, place.malformed, &numbers, &parts));
         self.memory = self.memory.saturating_add(grown);
     }

@@ -139,10 +139,21 @@ fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
     // Where the LSNs are the same, the row stands behind the message, and 701 may have begun there; where one is not known, too.
     let at = |(message, _): &Sent, lsn| (message.clone(), lsn);
     let (inside, behind, unknown) = (at(&sub, 20), at(&sub, 30), at(&sub, 0));
-    for rows in [&[&whole, &behind, &behind, &one, &behind][..], &[&whole, &relation, &behind, &one]] {
+    let doubtful: [&[&Sent]; 5] = [
+        &[&whole, &behind, &behind, &one, &behind],
+        &[&whole, &relation, &behind, &one],
+        // Relations come again wherever they are invalidated.
+        &[&whole, &behind, &relation, &behind, &one],
+        &[&whole, &behind, &relation, &one],
+        &[&whole, &behind, &relation, &one, &behind],
+    ];
+    for rows in doubtful {
         assert!(matches!(of(rows, &[701]), Err(Cause::DoubtfulMessage { lsn: 30, .. })));
     }
     assert_eq!(of(&[&whole, &behind, &one], &[]).unwrap(), b"BRIMIC", "in the order of the WAL");
+    let large = (row(Some(701), &vec![b'x'; 100_000]).0, 30);
+    assert_eq!(of(&[&whole, &large, &one], &[]).unwrap(), b"BRIIMC", "not held back");
+    assert!(matches!(of(&[&whole, &large, &one], &[701]), Err(Cause::DoubtfulMessage { lsn: 30, .. })));
     assert_eq!(of(&[&inner, &behind, &one], &[701]).unwrap(), b"BRIC", "702 began in 701");
     assert_eq!(of(&[&whole, &inside, &behind, &one], &[701]).unwrap(), b"BRIC");
     assert_eq!(of(&[&at(&whole, 30), &one, &sub], &[701]).unwrap(), b"BRMIC");
@@ -154,6 +165,21 @@ fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
         vec![abort(703), stream_commit(90)],
     ];
     assert_eq!(all(&overtaken.concat(), 0).unwrap(), b"BRIIMIC");
+}
+
+#[test]
+fn large_rows_of_many_transactions_are_no_more_than_there_is_memory() {
+    let limit = 1 << 20;
+    let mut assembler = Assembler::new(Disk::default(), limit);
+    for xid in 800..840 {
+        let start = (bytes(&Message::StreamStart { xid, first_segment: true }), 10);
+        let rows = [row(Some(xid), &vec![b'x'; 1 << 20]), row(Some(xid), b"small")];
+        let told = (in_stream(&relation(1, 1), xid), 0);
+        assembled(&mut assembler, &[&[start, told][..], &rows, &[stop()]].concat(), 9, |_, _, _| ()).unwrap();
+        let open = assembler.statistics();
+        // And a page of each, which may have to let a logical message pass.
+        assert!(open.memory_bytes <= limit + open.streamed * (1 << 14), "{open:?}");
+    }
 }
 
 #[test]

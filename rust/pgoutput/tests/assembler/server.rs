@@ -146,7 +146,10 @@ impl Server {
 
     fn change_one(&mut self, running: &mut Running, which: u8, how: u8) {
         let xid = running.saved.last().map_or(running.xid, |(ids, _)| ids[0]);
-        let is_row = |change: &&Change| change.xid == xid && change.lsn == self.lsn && change.table.is_some();
+        let table = Some((u32::from(which) % TABLES + 1, 0));
+        let is_row = |change: &&Change| {
+            change.xid == xid && change.lsn == self.lsn && change.table.map(|(oid, _)| (oid, 0)) == table
+        };
         let goes_on = how % 64 < 4 && running.unsent.last().as_ref().is_some_and(is_row);
         let lsn = match how % 8 {
             // Rows that are written together are one record; the LSN of a logical message is the end of its own.
