@@ -1,4 +1,6 @@
 //! Batches in other formats than events: JSON lines. Made without the interpreter, so that other threads can run.
+use std::sync::Mutex;
+
 use pgoutput::batch::{Batch, Builder};
 use pgoutput::json::{self, Envelope};
 use pgoutput::row::Failed;
@@ -53,6 +55,26 @@ pub fn refused(py: Python<'_>, batch: &Batch, failed: Failed) -> PyErr {
     exception(py, failed.refused.into(), &about).unwrap_or_else(|error| error)
 }
 
+/// The memory that lines are made in before they become `bytes`, kept from one batch to the next: given back each time, it
+/// is fetched from the system page by page, which costs more than the lines. One for the process; who comes while it is in
+/// use has memory of their own. Nobody waits for the lock: in a process that was forked while it was held, it stays locked.
+static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// How many bytes are kept at most.
+const MOST_KEPT: usize = 8 << 20;
+
+fn take_kept() -> Vec<u8> {
+    KEPT.try_lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
+}
+
+fn keep(buffer: Vec<u8>) {
+    if let Ok(mut kept) = KEPT.try_lock()
+        && (kept.capacity()..=MOST_KEPT).contains(&buffer.capacity())
+    {
+        *kept = buffer;
+    }
+}
+
 /// All changes as lines of JSON.
 pub fn to_json<'py>(
     py: Python<'py>,
@@ -63,10 +85,14 @@ pub fn to_json<'py>(
     let none = TypeCatalog::default();
     let catalog = catalog.unwrap_or(&none);
     let lines = envelope.with(py, |envelope: Envelope<'_>| {
-        Ok(py.detach(|| catalog.read(|catalog| json::lines(batch, catalog, envelope))))
+        Ok(py.detach(|| catalog.read(|catalog| json::lines_in(take_kept(), batch, catalog, envelope))))
     })?;
     match lines {
-        Ok(lines) => Ok(PyBytes::new(py, &lines)),
+        Ok(lines) => {
+            let bytes = PyBytes::new(py, &lines);
+            keep(lines);
+            Ok(bytes)
+        }
         Err(failed) => Err(refused(py, batch, failed)),
     }
 }

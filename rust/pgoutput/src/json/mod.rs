@@ -37,20 +37,29 @@ pub enum Envelope<'a> {
 /// # Errors
 /// The first change that cannot be written.
 pub fn lines(batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result<Vec<u8>, Failed> {
-    let write = |is_utf8_later| match envelope {
-        Envelope::Plain => plain_lines(batch, catalog, is_utf8_later),
-        Envelope::Debezium(options) => debezium::lines(batch, catalog, options, is_utf8_later),
+    lines_in(Vec::new(), batch, catalog, envelope)
+}
+
+/// Likewise, in the memory of a buffer that the caller has from before: what was in it is gone. To fetch memory for large
+/// batches from the system each time costs more than to write the lines.
+///
+/// # Errors
+/// The first change that cannot be written.
+pub fn lines_in(buffer: Vec<u8>, batch: &Batch, catalog: &Catalog, envelope: Envelope<'_>) -> Result<Vec<u8>, Failed> {
+    let write = |buffer, is_utf8_later| match envelope {
+        Envelope::Plain => plain_lines(buffer, batch, catalog, is_utf8_later),
+        Envelope::Debezium(options) => debezium::lines(buffer, batch, catalog, options, is_utf8_later),
     };
     // All strings are looked at together. Where one is not UTF-8, each is looked at the second time: what is not becomes
     // surrogates.
-    match write(true) {
-        Ok(lines) if simdutf8::basic::from_utf8(&lines).is_err() => write(false),
+    match write(buffer, true) {
+        Ok(lines) if simdutf8::basic::from_utf8(&lines).is_err() => write(lines, false),
         written => written,
     }
 }
 
-fn plain_lines(batch: &Batch, catalog: &Catalog, is_utf8_later: bool) -> Result<Vec<u8>, Failed> {
-    let mut writer = Writer::new(batch, catalog);
+fn plain_lines(buffer: Vec<u8>, batch: &Batch, catalog: &Catalog, is_utf8_later: bool) -> Result<Vec<u8>, Failed> {
+    let mut writer = Writer::new(buffer, batch, catalog);
     writer.scratch.is_utf8_later = is_utf8_later;
     for (record, change) in batch.records().iter().enumerate().filter(|(_, record)| record.is_change()) {
         writer.change(change).map_err(|refused| Failed { record, refused })?;
@@ -132,6 +141,13 @@ struct Writer<'a> {
     scratch: Scratch,
     /// What was written last of a transaction.
     transaction: Option<Written>,
+}
+
+/// A buffer with nothing in it and room for so many bytes.
+fn emptied(mut buffer: Vec<u8>, room: usize) -> Vec<u8> {
+    buffer.clear();
+    buffer.reserve(room);
+    buffer
 }
 
 /// What each line ends with.
@@ -219,7 +235,7 @@ impl Written {
 }
 
 impl<'a> Writer<'a> {
-    fn new(batch: &'a Batch, catalog: &Catalog) -> Self {
+    fn new(buffer: Vec<u8>, batch: &'a Batch, catalog: &Catalog) -> Self {
         let plan = |shape: &'a std::sync::Arc<Shape>| {
             let mut table = b"\"schema\":".to_vec();
             text::string(&mut table, &shape.relation.schema);
@@ -229,7 +245,7 @@ impl<'a> Writer<'a> {
                 .map(|action| [format!("{{\"action\":\"{action}\",").as_bytes(), &table].concat());
             Plan { shape, table, heads, columns: Columns::new(&shape.relation, catalog) }
         };
-        let out = Vec::with_capacity(batch.nbytes().saturating_mul(2));
+        let out = emptied(buffer, batch.nbytes().saturating_mul(2));
         let plans = batch.shapes().iter().map(plan).collect();
         Self { batch, plans, out, scratch: Scratch::default(), transaction: None }
     }

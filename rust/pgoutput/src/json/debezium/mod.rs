@@ -14,7 +14,7 @@ mod rare;
 use std::collections::HashMap;
 
 use super::name::Name;
-use super::{Scratch, text};
+use super::{Scratch, emptied, text};
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
 use crate::copy::SNAPSHOT_INDEX;
@@ -69,17 +69,18 @@ pub struct Options {
     pub now: Option<i64>,
 }
 
-/// Write all changes of a batch.
+/// Write all changes of a batch, in the memory of a buffer.
 ///
 /// # Errors
 /// The first change that cannot be written.
 pub(super) fn lines(
+    buffer: Vec<u8>,
     batch: &Batch,
     catalog: &Catalog,
     options: &Options,
     is_utf8_later: bool,
 ) -> Result<Vec<u8>, Failed> {
-    let mut writer = Writer::new(batch, catalog, options);
+    let mut writer = Writer::new(buffer, batch, catalog, options);
     writer.scratch.is_utf8_later = is_utf8_later;
     for (record, change) in batch.records().iter().enumerate().filter(|(_, record)| record.is_change()) {
         writer.change(change).map_err(|refused| Failed { record, refused })?;
@@ -195,7 +196,7 @@ fn plan(record: &Record, oid: u32) -> Result<usize, Refused> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(batch: &'a Batch, catalog: &Catalog, options: &'a Options) -> Self {
+    fn new(buffer: Vec<u8>, batch: &'a Batch, catalog: &Catalog, options: &'a Options) -> Self {
         let plans: Vec<_> = batch.shapes().iter().map(|shape| Plan::new(shape, catalog, options)).collect();
         // Most of a line is what is around its values.
         let fixed = |record: &Record| {
@@ -203,7 +204,7 @@ impl<'a> Writer<'a> {
             plan.map_or(0, |plan| plan.fixed).saturating_add(AROUND)
         };
         let fixed: usize = batch.records().iter().filter(|record| record.is_change()).map(fixed).sum();
-        let out = Vec::with_capacity(batch.nbytes().saturating_add(fixed));
+        let out = emptied(buffer, batch.nbytes().saturating_add(fixed));
         let (scratch, around) = Default::default();
         Self { batch, options, plans, out, scratch, around, commit_time: None }
     }
