@@ -1,0 +1,90 @@
+"""Large transactions: bounded memory, whole, in order; many at once, of which half are rolled back (fault F14)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+import pgcdc
+from tests.faults.judge import Noted, judge, make_tables, read
+from tests.faults.test_process import Consumer
+from tests.replication.streams import new_name
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+def test_one_large_transaction(newest_database: Database, tmp_path: Path, streaming: str, long: bool) -> None:
+    """Measured in a process of its own: what it takes from the first row on."""
+    rows = 1_000_000 if long else 50_000
+    database = newest_database
+    make_tables(database)
+    with pgcdc.connect(database.dsn) as connection:
+        slot = connection.create_slot(new_name()).name
+    with database.server.settings(logical_decoding_work_mem="4MB"):
+        database.execute("INSERT INTO written VALUES (0, 0, 'x')")
+        database.execute(f"INSERT INTO written SELECT i, 1, repeat('x', 100) FROM generate_series(1, {rows}) i")
+        consumer = Consumer(database, slot, tmp_path / "log", "--streaming", streaming, "--sums", "2")
+        assert consumer.process.stdout is not None
+        said = [consumer.process.stdout.readline().split() for _ in range(3)]
+        assert consumer.wait(120) == 0
+        [(streamed,)] = database.execute(
+            f"SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = '{slot}'"
+        )
+    assert said[0] == ["transaction", "1", "0"]
+    assert said[1] == ["transaction", str(rows), str(rows * (rows + 1) // 2)]
+    assert said[2][0] == "grown" and int(said[2][1]) < 64 * MEBIBYTE
+    assert (streamed > 0) == (streaming == "on"), "the server did what this is about"
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+def test_many_at_once(newest_database: Database, streaming: Literal["off", "on"], long: bool) -> None:
+    """All under way at the same time, written to in turn; every second one is rolled back, others to a savepoint."""
+    database = newest_database
+    make_tables(database)
+    count, rounds, size = (64, 20, 500) if long else (24, 4, 50)
+    noted = Noted()
+    chosen = random.Random(14)
+    connections = [database.connect() for _ in range(count)]
+    try:
+        with database.server.settings(logical_decoding_work_mem="64kB"), pgcdc.connect(database.dsn) as connection:
+            slot = connection.create_slot(new_name()).name
+            ids: list[set[int]] = [set() for _ in connections]
+            for each in connections:
+                each.execute("BEGIN")
+            for turn in range(rounds):
+                for number, each in enumerate(connections):
+                    part = range((number * rounds + turn) * size, (number * rounds + turn + 1) * size)
+                    back = chosen.random() < 0.2
+                    if back:
+                        each.execute("SAVEPOINT s")
+                    each.execute(
+                        "INSERT INTO written SELECT i, %s, repeat('x', 200) FROM generate_series(%s::bigint, %s) i",
+                        (number, part.start, part.stop - 1),
+                    )
+                    if back:
+                        each.execute("ROLLBACK TO s")
+                        noted.undone.update(part)
+                    else:
+                        ids[number].update(part)
+            order = list(range(count))
+            chosen.shuffle(order)
+            for number in order:
+                connections[number].execute("COMMIT" if number % 2 else "ROLLBACK")
+                if number % 2 and ids[number]:
+                    noted.committed[number] = ids[number]
+                else:
+                    noted.undone |= ids[number]
+            with connection.stream(slot, ["p"], streaming=streaming, max_memory=MEBIBYTE) as stream:
+                delivered = read(stream, noted)
+    finally:
+        for each in connections:
+            each.close()
+    assert judge(database, noted, delivered) == 0
+    assert [one.rows[0][1] for one in delivered] == [number for number in order if number in noted.committed]
