@@ -80,7 +80,7 @@ def test_where_another_connection_begins(kinds: list[str]) -> None:
         progress.handed_over(batch)
         if batch.last_position is not None and batch.last_position.commit_lsn == open_lsn:
             assert progress.skip == tuple(batch.last_position)
-            assert open_lsn - STEP < progress.resume_lsn < open_lsn
+            assert open_lsn - STEP <= progress.resume_lsn < open_lsn
     assert progress.resume_lsn == open_lsn + 50
     assert progress.skip == (open_lsn + 50, -1)
 
@@ -162,6 +162,6 @@ def kept(batch: pgcdc.Batch) -> list[str]:
 
 
 def rest_of(kinds: list[str], lsn: int) -> list[memoryview]:
-    """As a server sends it that was asked to begin at an LSN: what commits at or after it."""
-    left = [kind if number * STEP >= lsn else "keepalive" for number, kind in enumerate(kinds, 1)]
+    """As a server sends it that was asked to begin at an LSN: what commits there or behind; messages end at theirs."""
+    left = [kind if number * STEP >= lsn + (kind == "message") else "keepalive" for number, kind in enumerate(kinds, 1)]
     return [frame for frame in frames_of(left) if frame[0] == ord("w")]

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import pgcdc
-from pgcdc.events import Begin, Commit, Insert
+from pgcdc.events import Begin, Commit, Insert, Message
 from pgcdc.replication.stream_options import Reconnect
 from tests.replication.reading import SECONDS, until
 from tests.replication.streams import confirmed, ids, new_name
@@ -114,6 +114,21 @@ def test_a_status_update_fails_when_something_has_come(
             events += stream.read(1).events(stream.format)
         insert(database, 6, 10)
         check(events + read_rows(stream, 10 - len(ids(events))), 10)
+        assert stream.reconnects == 1
+
+
+def test_a_commit_that_begins_where_a_message_ends(connection: Connection, database: Database, slot: str) -> None:
+    """The stream goes on behind the message, and not behind the beginning of the commit."""
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        with database.connect() as writer:
+            writer.execute("BEGIN; INSERT INTO t VALUES (1)")
+            database.execute("SELECT pg_logical_emit_message(false, 'm', 'x')")
+            for event in stream:
+                if isinstance(event, Message):
+                    break
+            database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+            writer.execute("COMMIT")
+        check(read_rows(stream, 1), 1)
         assert stream.reconnects == 1
 
 

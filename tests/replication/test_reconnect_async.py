@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import pgcdc
-from pgcdc.events import Begin, Commit, Insert
+from pgcdc.events import Begin, Commit, Insert, Message
 from pgcdc.replication.stream_options import Reconnect
 from tests.replication.reading_async import SECONDS, until
 from tests.replication.streams import confirmed, ids, new_name
@@ -113,6 +113,23 @@ async def test_a_status_update_fails_when_something_has_come(
             events += (await stream.read(1)).events(stream.format)
         insert(database, 6, 10)
         check(events + await read_rows(stream, 10 - len(ids(events))), 10)
+        assert stream.reconnects == 1
+
+
+async def test_a_commit_that_begins_where_a_message_ends(
+    connection: AsyncConnection, database: Database, slot: str
+) -> None:
+    """The stream goes on behind the message, and not behind the beginning of the commit."""
+    async with pgcdc.aconnect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+        with database.connect() as writer:
+            writer.execute("BEGIN; INSERT INTO t VALUES (1)")
+            database.execute("SELECT pg_logical_emit_message(false, 'm', 'x')")
+            async for event in stream:
+                if isinstance(event, Message):
+                    break
+            database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+            writer.execute("COMMIT")
+        check(await read_rows(stream, 1), 1)
         assert stream.reconnects == 1
 
 

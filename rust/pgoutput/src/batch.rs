@@ -201,10 +201,10 @@ impl Batch {
         match (self.position(record), self.transaction(record)) {
             (Some(own), _) => own > position,
             (None, Some(transaction)) => transaction.commit_lsn >= position.0,
-            // A logical message outside transactions stands in the stream where it was written; where a streamed or
-            // prepared one will stand is not known yet.
+            // A logical message outside transactions stands in the stream where it was written, and its LSN is the end
+            // of its record: where the next may begin. Where a streamed or prepared one will stand is not known yet.
             (None, None) => match self.message(record) {
-                Ok(Message::Message { transactional: false, lsn, .. }) => lsn >= position.0,
+                Ok(Message::Message { transactional: false, lsn, .. }) => lsn > position.0,
                 _ => true,
             },
         }
