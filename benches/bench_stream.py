@@ -3,6 +3,8 @@
 All read the same WAL through copies of one slot, by TCP on the loopback interface, and take turns, so that a slow
 minute of the machine hits all alike. Client and walsender work at the same time, so two processors are needed that are
 otherwise idle.
+
+Over 400 lines, because all suites start, time and print the same processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Publications by a plan: what is told before is what comes of it, all of it or nothing, and only if nothing moved."""
+"""Publications by a plan: what is told before is what comes of it, all of it or nothing, and only if nothing moved.
+
+Over 400 lines, because each thing that a plan can change is tried against the server by itself.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,13 @@ async def test_a_status_update_fails_when_something_has_come(
             link._status_due = 0.0
             events += (await stream.read(1)).events(stream.format)
         insert(database, 6, 10)
-        check(events + await read_rows(stream, 10 - len(ids(events))), 10)
+        rest = await read_rows(stream, 10 - len(ids(events)))
+        if not isinstance(events[-1], Commit):
+            # The connection was lost within the transaction: who reads batches gets its Begin a second time.
+            [begin] = [event for event in events if isinstance(event, Begin)]
+            again = rest.pop(next(number for number, event in enumerate(rest) if isinstance(event, Begin)))
+            assert again.final_lsn == begin.final_lsn
+        check(events + rest, 10)
         assert stream.reconnects == 1
 
 

@@ -1,4 +1,6 @@
 //! One transaction that is not delivered yet: its changes in memory and, before these, in a file.
+//!
+//! Over 400 lines, because what is kept, what is held back and what was rolled back is one state.
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
