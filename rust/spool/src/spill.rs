@@ -103,7 +103,6 @@ pub struct File {
     own: u64,
     /// What of this one is left to read.
     unread: u64,
-    packed: Vec<u8>,
 }
 
 impl Drop for File {
@@ -148,7 +147,6 @@ impl storage::Storage for Spill {
             all: Arc::clone(&self.stored),
             own: 0,
             unread: 0,
-            packed: Vec::new(),
         })
     }
 }
@@ -158,9 +156,8 @@ impl storage::File for File {
 
     fn append(&mut self, block: &[u8]) -> Result<(), Error> {
         let most = lz4_flex::block::get_maximum_output_size(block.len());
-        let mut packed = std::mem::take(&mut self.packed);
-        packed.clear();
-        packed.resize(most.saturating_add(HEADER), 0);
+        // Not kept from one block to the next: there may be many files, and their blocks may be large.
+        let mut packed = vec![0; most.saturating_add(HEADER)];
         let (header, body) = packed.split_at_mut(HEADER);
         let length = lz4_flex::block::compress_into(block, body).map_err(|_| self.damaged())?;
         let sum = crc32fast::hash(body.get(..length).unwrap_or_default());
@@ -178,7 +175,6 @@ impl storage::File for File {
         self.handle.write_all(&packed).map_err(|source| self.io("written", source))?;
         self.all.fetch_add(size, Ordering::Relaxed);
         self.own = self.own.saturating_add(size);
-        self.packed = packed;
         Ok(())
     }
 
@@ -203,8 +199,7 @@ impl storage::File for File {
             return Err(self.damaged());
         }
         let [Ok(whole), Ok(length)] = [whole, length].map(usize::try_from) else { return Err(self.damaged()) };
-        let mut packed = std::mem::take(&mut self.packed);
-        packed.resize(length, 0);
+        let mut packed = vec![0; length];
         self.handle.read_exact(&mut packed).map_err(|source| self.io("read", source))?;
         if crc32fast::hash(&packed) != sum {
             return Err(self.damaged());
@@ -213,7 +208,6 @@ impl storage::File for File {
         if lz4_flex::block::decompress_into(&packed, block).ok() != Some(whole) {
             return Err(self.damaged());
         }
-        self.packed = packed;
         self.unread = self.unread.saturating_sub(size);
         Ok(true)
     }

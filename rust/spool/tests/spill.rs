@@ -31,6 +31,30 @@ fn open_again(directory: &std::path::Path) -> fs::File {
     fs::File::options().read(true).write(true).open(path.unwrap()).unwrap()
 }
 
+/// What of the process is in memory and in no file.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn files_take_no_memory() {
+    let block = vec![b'x'; 8 << 20];
+    let mut spill = spill();
+    let mut files: Vec<File> = Vec::new();
+    let before = resident();
+    for _ in 0..20 {
+        let mut file = spill.create().unwrap();
+        file.append(&block).unwrap();
+        files.push(file);
+    }
+    // Other tests run at the same time; a buffer for each file would be 160 MiB.
+    assert!(resident() < before + (80 << 20), "{} files take {}", files.len(), resident() - before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 

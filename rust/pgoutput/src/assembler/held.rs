@@ -13,7 +13,7 @@ use crate::session::{Place, Shape};
 
 /// Changes are kept in blocks of about this size, in bytes: what is written to a file, and read from it, at once.
 const BLOCK: usize = 256 * 1024;
-/// No more than this of the latest changes is held back, in bytes: a page, as a WAL record has no more rows than that.
+/// The rows of a WAL record are held back if they take no more than this, in bytes.
 const LATEST: usize = 8 * 1024;
 /// What comes before a message's relations and bytes, in bytes.
 const HEADER: usize = 21;
@@ -110,8 +110,9 @@ struct Latest {
     xid: Option<u32>,
     /// The highest id that was seen before them.
     before: u32,
-    /// Themselves as they are kept, if their LSN is known.
+    /// Themselves as they are kept, if their LSN is known and they are not too large.
     bytes: Vec<u8>,
+    is_large: bool,
 }
 
 /// The LSN that a logical message says of itself, by which it is known.
@@ -166,7 +167,7 @@ impl<F: File> Held<F> {
             shapes: Shapes::default(),
             aborted: HashSet::new(),
             seen: xid,
-            latest: Latest { lsn: 0, xid: None, before: xid, bytes: Vec::new() },
+            latest: Latest { lsn: 0, xid: None, before: xid, bytes: Vec::new(), is_large: false },
             marks: Vec::new(),
             lost: HashSet::new(),
             has_waste: false,
@@ -226,15 +227,15 @@ impl<F: File> Held<F> {
         let mut numbers = Vec::new();
         numbers.extend(place.shape.as_ref().map(|shape| self.shapes.number(Some(shape))));
         numbers.extend(place.truncated.iter().map(|shape| self.shapes.number(shape.as_ref())));
-        let size = bytes.len().saturating_add(numbers.len().saturating_mul(4));
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let size = length.saturating_add(numbers.len().saturating_mul(4));
         // A Relation among them stays in its place.
-        if (is_change && lsn != 0) || (is_told && !self.latest.bytes.is_empty()) {
-            // What a row takes has hardly a limit, so a large one is not held back.
-            if self.latest.bytes.len().saturating_add(size) > LATEST {
-                self.put_latest();
-            } else {
+        if (is_change && lsn != 0 && !self.latest.is_large) || (is_told && !self.latest.bytes.is_empty()) {
+            if self.latest.bytes.len().saturating_add(size).saturating_add(HEADER) <= LATEST {
                 return write(&mut self.latest.bytes, xid, lsn, place.malformed, &numbers, &parts);
             }
+            self.put_latest();
+            self.latest.is_large = true;
         }
         let grown = append(&mut self.blocks, size, |block| write(block, xid, lsn, place.malformed, &numbers, &parts));
         self.memory = self.memory.saturating_add(grown);
@@ -275,7 +276,7 @@ impl<F: File> Held<F> {
 
     /// No logical message that is still to come stands before the latest changes.
     fn settle(&mut self) {
-        self.latest.xid = None;
+        (self.latest.xid, self.latest.is_large) = (None, false);
         self.put_latest();
     }
 

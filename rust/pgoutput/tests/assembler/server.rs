@@ -159,7 +159,7 @@ impl Server {
         };
         let oid = u32::from(which) % TABLES + 1;
         let columns = *running.altered.get(&oid).unwrap_or(&self.tables[&oid]);
-        let text = format!("{how} {lsn}").repeat(usize::from(how / 64 + 1));
+        let text = format!("{how} {lsn}").repeat(if which % 16 == 5 { 1500 } else { usize::from(how / 64 + 1) });
         let mut tuple = Vec::new();
         encode::tuple(&vec![Datum::Text(text.as_bytes()); usize::from(columns)], &mut tuple).unwrap();
         let tuple = Tuple::parse(&mut pgoutput::cursor::Cursor::new(&tuple)).unwrap();
@@ -225,7 +225,10 @@ impl Server {
         // It sorts by LSN, and where these are the same as it comes.
         for number in (0..unsent.len()).rev() {
             let rows = unsent[number + 1..].iter().take_while(|row| row.lsn == unsent[number].lsn).count();
-            if rows > 0 && unsent[number].table.is_none() && unsent[number].xid != unsent[number + 1].xid {
+            // Rows that are too large to be held back let no message pass.
+            let size: usize = unsent[number + 1..=number + rows].iter().map(|row| row.message.len() + 50).sum();
+            if rows > 0 && size < 8000 && unsent[number].table.is_none() && unsent[number].xid != unsent[number + 1].xid
+            {
                 let behind = usize::try_from(unsent[number].lsn / 8).unwrap() % (rows + 1);
                 unsent[number..=number + behind].rotate_left(1);
             }
