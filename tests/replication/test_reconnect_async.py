@@ -71,6 +71,19 @@ def check(events: list[Any], count: int) -> None:
     assert state is None
 
 
+def without_begins_again(events: list[Any]) -> list[Any]:
+    """Who reads batches gets a Begin a second time when the connection was lost within its transaction."""
+    kept: list[Any] = []
+    begun_lsn = 0
+    for event in events:
+        if isinstance(event, Begin):
+            if event.final_lsn == begun_lsn:
+                continue
+            begun_lsn = event.final_lsn
+        kept.append(event)
+    return kept
+
+
 def insert(database: Database, first: int, last: int, size: int = 100) -> None:
     database.execute(f"INSERT INTO t SELECT i, repeat('x', {size}) FROM generate_series({first}, {last}) i")
 
@@ -112,13 +125,8 @@ async def test_a_status_update_fails_when_something_has_come(
             link._status_due = 0.0
             events += (await stream.read(1)).events(stream.format)
         insert(database, 6, 10)
-        rest = await read_rows(stream, 10 - len(ids(events)))
-        if not isinstance(events[-1], Commit):
-            # The connection was lost within the transaction: who reads batches gets its Begin a second time.
-            [begin] = [event for event in events if isinstance(event, Begin)]
-            again = rest.pop(next(number for number, event in enumerate(rest) if isinstance(event, Begin)))
-            assert again.final_lsn == begin.final_lsn
-        check(events + rest, 10)
+        events += await read_rows(stream, 10 - len(ids(events)))
+        check(without_begins_again(events), 10)
         assert stream.reconnects == 1
 
 
