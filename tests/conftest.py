@@ -161,7 +161,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" in metafunc.fixturenames:
         versions = metafunc.config.stash[_servers_key].versions
         if metafunc.module.__name__.endswith("_async") and not metafunc.config.getoption("--faults"):
-            # Of twins, which are one code (tools/twins.py), one meets all versions, the other the oldest and the newest.
+            # Of twins, which are one code (tools/twins.py), one meets all versions, the other the oldest and newest.
             versions = sorted({min(versions), max(versions)})
         metafunc.parametrize(
             "postgres", versions, indirect=True, ids=[f"pg{version}" for version in versions], scope="session"
