@@ -46,7 +46,9 @@ fn binary(shape: Shape, bytes: &[u8]) -> Result<Geometry> {
         Shape::Line | Shape::Circle => 3,
         Shape::Lseg | Shape::Box => 4,
         Shape::Path | Shape::Polygon => {
-            let points = usize::try_from(cursor.i32("number of points").map_err(cut)?).map_err(|_| MALFORMED)?;
+            // No server has a path or polygon without points: neither form is read by it, and the printed one not by us.
+            let points = cursor.i32("number of points").map_err(cut)?;
+            let points = usize::try_from(points).ok().filter(|&points| points > 0).ok_or(MALFORMED)?;
             points.checked_mul(2).ok_or(MALFORMED)?
         }
     };
