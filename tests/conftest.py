@@ -32,6 +32,7 @@ class Servers:
         self.say = say
         self.started: dict[int, PostgresServer] = {}
         self.unavailable: dict[int, ServerUnavailable] = {}
+        self.origins: dict[int, str] = {}
 
     def get(self, version: int) -> PostgresServer:
         """The server of a version, running.
@@ -47,6 +48,7 @@ class Servers:
             except ServerUnavailable as error:
                 self.unavailable[version] = error
                 raise
+            self.origins[version] = self.started[version].programs.origin
         server = self.started[version]
         server.start()
         return server
@@ -132,6 +134,11 @@ def _strict(config: pytest.Config) -> bool:
     return bool(config.getoption("--all")) or os.environ.get("CI", "").lower() in {"1", "true"}
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of several processes that share the tests (pytest-xdist)."""
+    return hasattr(config, "workerinput")
+
+
 _servers_key = pytest.StashKey[Servers]()
 
 
@@ -207,7 +214,7 @@ def newest_database(newest_postgres: PostgresServer) -> Iterator[Database]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Notes that this run began: after a crash of native code, `--last-failed` would find nothing that failed."""
     cache: pytest.Cache | None = getattr(session.config, "cache", None)
-    if cache is None:  # -p no:cacheprovider
+    if cache is None or _is_worker(session.config):  # -p no:cacheprovider; the run as a whole is the other process's
         return
     crashed = cache.get(_SEGFAULT, 0)
     if crashed and not alive(crashed) and session.config.getoption("lf", default=False):
@@ -219,7 +226,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[_servers_key].close()
+    servers = session.config.stash[_servers_key]
+    servers.close()
+    if _is_worker(session.config):
+        session.config.workeroutput["origins"] = servers.origins  # type: ignore[attr-defined]
+        return
     cache: pytest.Cache | None = getattr(session.config, "cache", None)
     if cache is not None:
         cache.set(_SEGFAULT, 0)
@@ -228,11 +239,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Hears from a process of pytest-xdist which servers it used."""
+    node.config.stash[_servers_key].origins.update(getattr(node, "workeroutput", {}).get("origins", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Lists the servers that were used, and what was skipped and why."""
-    servers = config.stash[_servers_key].started
-    for version in sorted(servers):
-        terminalreporter.write_line(f"PostgreSQL {version}: {servers[version].programs.origin}")
+    for version, origin in sorted(config.stash[_servers_key].origins.items()):
+        terminalreporter.write_line(f"PostgreSQL {version}: {origin}")
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped if report.longrepr)
     if reasons:
