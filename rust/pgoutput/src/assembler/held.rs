@@ -1,7 +1,7 @@
 //! One transaction that is not delivered yet: its changes in memory and, before these, in a file.
 //!
 //! Over 400 lines, because what is kept, what is held back and what was rolled back is one state.
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::shapes::Shapes;
@@ -17,7 +17,7 @@ const BLOCK: usize = 256 * 1024;
 const LATEST: usize = 8 * 1024;
 /// What comes before a message's relations and bytes, in bytes.
 const HEADER: usize = 21;
-/// What a sub-transaction that was rolled back costs in memory, in bytes.
+/// What a sub-transaction that was rolled back costs in memory, in bytes; and logical messages that went with it.
 const ABORTED: usize = 16;
 
 /// A message as it was kept.
@@ -83,11 +83,15 @@ fn append(blocks: &mut VecDeque<Vec<u8>>, size: usize, write: impl FnOnce(&mut V
     grown
 }
 
-/// A logical message in a stream of which it is not known yet whether it was rolled back: it carries the id of the whole
-/// transaction, whatever sub-transaction wrote it (server function `pgoutput_message`).
-#[derive(Debug)]
+/// Logical messages in a stream of which it is not known yet whether they were rolled back: they carry the id of the whole
+/// transaction, whatever sub-transaction wrote them (server function `pgoutput_message`). Neighbours of which the same is
+/// known are one.
+#[derive(Debug, PartialEq)]
 struct Mark {
-    lsn: u64,
+    /// The LSNs of the first and the last of them.
+    lsns: (u64, u64),
+    /// How many messages before them stand for certain: of another one than theirs, and there is one between.
+    certain: u32,
     /// The highest id of which a change stands before it for certain.
     before: u32,
     /// The highest id of which a change may stand before it.
@@ -148,8 +152,10 @@ pub(super) struct Held<F> {
     seen: u32,
     latest: Latest,
     marks: Vec<Mark>,
-    /// The LSNs of logical messages that were rolled back.
-    lost: HashSet<u64>,
+    /// How many logical messages stand for certain, as far as it tells neighbours from each other.
+    certain: u32,
+    /// The logical messages that were rolled back: to the LSN of the first of a row of them that of the last.
+    lost: BTreeMap<u64, u64>,
     /// Whether what is in memory may hold changes that were rolled back.
     has_waste: bool,
 }
@@ -169,16 +175,18 @@ impl<F: File> Held<F> {
             seen: xid,
             latest: Latest { lsn: 0, xid: None, before: xid, bytes: Vec::new(), is_large: false },
             marks: Vec::new(),
-            lost: HashSet::new(),
+            certain: 0,
+            lost: BTreeMap::new(),
             has_waste: false,
         }
     }
 
     /// What of it is in memory, in bytes.
     pub fn memory(&self) -> usize {
-        let ids = self.aborted.len().saturating_add(self.lost.len()).saturating_add(self.marks.len());
-        let ids = ids.saturating_mul(ABORTED).saturating_add(self.latest.bytes.capacity());
-        self.memory.saturating_add(ids).saturating_add(self.shapes.memory())
+        let lost = self.aborted.len().saturating_add(self.lost.len()).saturating_mul(ABORTED);
+        let marks = self.marks.capacity().saturating_mul(size_of::<Mark>());
+        let known = lost.saturating_add(marks).saturating_add(self.latest.bytes.capacity());
+        self.memory.saturating_add(known).saturating_add(self.shapes.memory())
     }
 
     /// What of it could be written to a file, in bytes.
@@ -246,15 +254,28 @@ impl<F: File> Held<F> {
         let Some(lsn) = message_lsn(message) else { return false };
         let Latest { lsn: latest_lsn, xid, before, .. } = self.latest;
         let is_early = xid.is_some() && latest_lsn != 0 && latest_lsn == lsn;
-        if is_early {
-            if xid != Some(self.xid) {
-                self.marks.push(Mark { lsn, before, seen: before, after: xid, in_doubt: false });
+        let (before, seen, after) = match xid {
+            Some(xid) if is_early && xid == self.xid => {
+                self.certain = self.certain.wrapping_add(1);
+                return true;
             }
-        } else {
-            let before = if xid.is_some() && latest_lsn == 0 { before } else { self.seen };
-            self.marks.push(Mark { lsn, before, seen: self.seen, after: None, in_doubt: false });
-        }
+            Some(xid) if is_early => (before, before, Some(xid)),
+            Some(_) if latest_lsn == 0 => (before, self.seen, None),
+            _ => (self.seen, self.seen, None),
+        };
+        self.marks.push(Mark { lsns: (lsn, lsn), certain: self.certain, before, seen, after, in_doubt: false });
+        self.join_marks();
         is_early
+    }
+
+    /// Make one of the last marks as long as they say the same.
+    fn join_marks(&mut self) {
+        while let [.., one, last] = self.marks.as_mut_slice()
+            && *one == (Mark { lsns: one.lsns, ..*last })
+        {
+            one.lsns.1 = last.lsns.1;
+            self.marks.pop();
+        }
     }
 
     /// A change came in a stream: what it tells of the logical messages before it.
@@ -265,10 +286,13 @@ impl<F: File> Held<F> {
         }
         // Followed by a change of the whole transaction it stood in no sub-transaction that is still open.
         let is_settled = |mark: &mut Mark| mark.after.is_none() && !mark.in_doubt && xid == self.xid;
-        while self.marks.pop_if(is_settled).is_some() {}
+        while self.marks.pop_if(is_settled).is_some() {
+            self.certain = self.certain.wrapping_add(1);
+        }
         for mark in self.marks.iter_mut().rev().take_while(|mark| mark.after.is_none()) {
             mark.after = Some(xid);
         }
+        self.join_marks();
         if is_older(self.seen, xid) {
             self.seen = xid;
         }
@@ -299,7 +323,7 @@ impl<F: File> Held<F> {
         self.has_waste |= self.aborted.insert(subxid);
         // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
         while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.before, subxid)) {
-            self.lost.insert(mark.lsn);
+            self.lost.insert(mark.lsns.0, mark.lsns.1);
             self.has_waste = true;
         }
         let is_doubtful =
@@ -311,15 +335,17 @@ impl<F: File> Held<F> {
 
     /// A logical message of which nobody can say whether it was rolled back.
     pub fn doubtful(&self) -> Option<u64> {
-        self.marks.iter().find(|mark| mark.in_doubt).map(|mark| mark.lsn)
+        self.marks.iter().find(|mark| mark.in_doubt).map(|mark| mark.lsns.0)
     }
 
     /// Whether a message was rolled back.
     pub fn is_lost(&self, kept: &Kept<'_>) -> bool {
+        let is_among_lost = |lsn: u64| self.lost.range(..=lsn).next_back().is_some_and(|(_, &last)| lsn <= last);
         (!self.aborted.is_empty() && self.aborted.contains(&kept.xid))
             || (!self.lost.is_empty()
                 && kept.bytes.first() == Some(&kind::MESSAGE)
-                && message_lsn(kept.bytes).is_some_and(|lsn| self.lost.contains(&lsn)))
+                && kept.xid == self.xid
+                && message_lsn(kept.bytes).is_some_and(is_among_lost))
     }
 
     /// Make room in memory: by leaving out what was rolled back, and if that is not much, by writing to a file.

@@ -110,11 +110,6 @@ fn a_prepared_transaction_holds_until_its_commit_has_come_out() {
 
 #[test]
 fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
-    let message = |lsn| {
-        let message = Message::Message { xid: Some(XID), transactional: true, lsn, prefix: b"", content: b"" };
-        (bytes(&message), lsn)
-    };
-    let abort = |subxid| (bytes(&Message::StreamAbort { xid: XID, subxid, abort: None }), 0);
     let (whole, sub) = (row(Some(XID), b"a"), row(Some(701), b"b"));
     let relation = (in_stream(&relation(1, 1), XID), 0);
     let of = |inside: &[&Sent], aborts: &[u32]| {
@@ -167,6 +162,45 @@ fn what_a_logical_message_belongs_to_is_concluded_or_an_error() {
     assert_eq!(all(&overtaken.concat(), 0).unwrap(), b"BRIIMIC");
 }
 
+fn message(lsn: u64) -> Sent {
+    let message = Message::Message { xid: Some(XID), transactional: true, lsn, prefix: b"", content: b"" };
+    (bytes(&message), lsn)
+}
+
+fn abort(subxid: u32) -> Sent {
+    (bytes(&Message::StreamAbort { xid: XID, subxid, abort: None }), 25)
+}
+
+#[test]
+fn a_message_that_stands_is_not_lost_between_two_that_do_not() {
+    let told = (in_stream(&relation(1, 1), XID), 0);
+    let inside = [told, row(Some(701), b"a"), message(30), row(Some(701), b"b"), message(40)];
+    let outside = [row(Some(XID), b"c"), message(50), row(Some(701), b"d"), stop(), abort(701), stream_commit(90)];
+    let expected = bytes(&Message::Message { xid: None, transactional: true, lsn: 40, prefix: b"", content: b"" });
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    let sent = [&[start(true)][..], &inside, &outside].concat();
+    let out = assembled(&mut assembler, &sent, usize::MAX, |_, _, _| ()).unwrap();
+    let messages: Vec<_> = out.into_iter().map(|(message, _)| message).filter(|message| message[0] == b'M').collect();
+    assert_eq!(messages, [expected]);
+}
+
+#[test]
+fn any_number_of_logical_messages_takes_no_more_than_there_is_memory() {
+    for between in [None, Some(701)] {
+        let mut assembler = Assembler::new(Disk::default(), 1 << 20);
+        let mut messages = vec![start(true), (in_stream(&relation(1, 1), XID), 0), row(Some(701), b"a")];
+        for lsn in 0..50_000 {
+            messages.push(message(100 + 8 * lsn));
+            messages.extend(between.map(|subxid| row(Some(subxid), b"a")));
+        }
+        messages.push(stop());
+        assembled(&mut assembler, &messages, 1000, |_, _, _| ()).unwrap();
+        assert!(assembler.statistics().memory_bytes <= (1 << 20) + (1 << 15), "{:?}", assembler.statistics());
+        let out = assembled(&mut assembler, &[abort(701), stream_commit(90)], 2, |_, _, _| ()).unwrap();
+        assert!(out.is_empty(), "nothing is left of it: {out:?}");
+    }
+}
+
 #[test]
 fn large_rows_of_many_transactions_are_no_more_than_there_is_memory() {
     let limit = 1 << 20;
@@ -207,7 +241,7 @@ fn what_was_rolled_back_is_not_written_to_a_file() {
     let mut messages = vec![start(true), (in_stream(&relation(1, 1), XID), 0), row(Some(XID), b"kept"), stop()];
     for subxid in 701..1701 {
         messages.extend([start(false), row(Some(subxid), &[b'x'; 900]), stop()]);
-        messages.push((bytes(&Message::StreamAbort { xid: XID, subxid, abort: None }), 0));
+        messages.push(abort(subxid));
     }
     for some in messages.chunks(20) {
         assembled(&mut assembler, some, 20, |_, _, _| ()).unwrap();
