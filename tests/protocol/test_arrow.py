@@ -320,6 +320,19 @@ def test_shapes_of_one_table_are_parts() -> None:
         assert caught.value.table == "public.t"
 
 
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_a_row_of_more_columns_than_wait_together(form: str) -> None:
+    """No server has so wide a table, but bytes can say so: each of its rows waits alone."""
+    width = 4097
+    value: str | bytes = "7" if form == "text" else struct.pack(">i", 7)
+    relation = wire.relation(1, "t", [(f"c{number}", 23, number == 0) for number in range(width)], identity="f")
+    row = [value] * width
+    stream = [relation, wire.insert(1, row), wire.update(1, row), wire.update(1, row, old=row), wire.delete(1, row)]
+    table = pyarrow.table(Decoder().to_arrow(stream)["public.t"])
+    assert table["_action"].to_pylist() == ["insert", "update", "update", "delete"]
+    assert table["c0"].to_pylist() == table[f"c{width - 1}"].to_pylist() == [7] * 4
+
+
 def test_tables_and_columns_with_awkward_names() -> None:
     """No two tables share a key, and the table's own columns keep their names."""
     stream = [wire.relation(1, "b", [("_action", 23), ("_old", 25)], schema="a.x"), wire.insert(1, ["1", "mine"])]

@@ -1,7 +1,7 @@
 //! A run of raw messages with what is known of each: relation, transaction, index, LSN. Nothing is decoded here.
 //!
 //! Over 400 lines because a batch, what builds it and what reads a stream into it share what nobody else is to see.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -216,13 +216,15 @@ impl Batch {
 pub struct Builder {
     content: Content,
     records: Vec<Record>,
+    /// The numbers of `content.shapes` by their addresses, which stay theirs because the list holds them.
+    shape_numbers: HashMap<usize, usize>,
 }
 
 impl Builder {
     /// For messages that are in hand already: so many, of so many bytes together.
     pub fn with_capacity(messages: usize, bytes: usize) -> Self {
         let content = Content { bytes: Vec::with_capacity(bytes), ..Content::default() };
-        Self { content, records: Vec::with_capacity(messages) }
+        Self { content, records: Vec::with_capacity(messages), ..Self::default() }
     }
 
     /// Add the next message of a stream.
@@ -333,14 +335,12 @@ impl Builder {
     }
 
     fn shape_number(&mut self, shape: &Arc<Shape>) -> usize {
-        // From the end: a run of rows uses the relation that came last.
-        match self.content.shapes.iter().rposition(|known| Arc::ptr_eq(known, shape)) {
-            Some(number) => number,
-            None => {
-                self.content.shapes.push(Arc::clone(shape));
-                self.content.shapes.len().saturating_sub(1)
-            }
+        let next = self.content.shapes.len();
+        let number = *self.shape_numbers.entry(Arc::as_ptr(shape).addr()).or_insert(next);
+        if number == next {
+            self.content.shapes.push(Arc::clone(shape));
         }
+        number
     }
 
     fn transaction_number(&mut self, transaction: Transaction, place: &Place) -> usize {

@@ -3,7 +3,7 @@
 //! The capsules hold the structures of Arrow's C interface, which arrow-rs fills and frees; nothing here is unsafe.
 //!
 //! Source: Arrow documentation, "The Arrow `PyCapsule` Interface" and "The Arrow C Data Interface".
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
@@ -54,8 +54,10 @@ pub fn to_arrow<'py>(
         NotMade::Arrow(error) => defect(&error),
     })?;
     let mut tables: Vec<ArrowTable> = Vec::new();
+    let mut places = HashMap::new();
     for Part { table, rows } in parts {
-        match tables.iter_mut().find(|known| known.table == table) {
+        let place = *places.entry(table.clone()).or_insert(tables.len());
+        match tables.get_mut(place) {
             Some(known) => known.parts.push(rows),
             None => tables.push(ArrowTable { table, parts: vec![rows] }),
         }

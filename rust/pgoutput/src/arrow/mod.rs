@@ -146,13 +146,13 @@ struct Writer<'a> {
     text: &'a BTreeSet<String>,
     /// Whether each string is looked at.
     checked: bool,
-    /// How many messages there are of each of the batch's shapes.
+    /// How many messages there are of each of the batch's shapes; 0 once room was made for them.
     counts: Vec<usize>,
     tables: Vec<Rows<'a>>,
     /// Which of the tables each of the batch's shapes goes to.
     by_shape: Vec<Option<usize>>,
-    /// Which of the tables the next row of a name goes to, if its shape is the same.
-    current: HashMap<String, usize>,
+    /// Which of the tables the next row of a name goes to, if its shape is the same, and which shapes go there.
+    current: HashMap<String, (usize, Vec<usize>)>,
     messages: Option<Messages>,
     scratch: Scratch,
 }
@@ -175,21 +175,21 @@ impl<'a> Writer<'a> {
     /// Which of the tables the rows of a shape go to that had none before.
     #[cold]
     fn begin_rows(&mut self, relation: &'a Relation, number: usize) -> usize {
-        let room = self.counts.get(number).copied().unwrap_or(0);
+        let room = self.counts.get_mut(number).map_or(0, std::mem::take);
         let rows = Rows::new(relation, self.catalog, self.text, room, self.checked);
-        let current = self.current.get(&rows.table).copied();
-        let same = current.filter(|&place| self.tables.get(place).is_some_and(|table| table.is_like(&rows)));
-        let place = same.unwrap_or_else(|| {
+        let (place, shapes) = self.current.entry(rows.table.clone()).or_insert((self.tables.len(), Vec::new()));
+        if self.tables.get(*place).is_none_or(|table| !table.is_like(&rows)) {
             // What came before of this table is complete: the same shape, coming again, begins a new part.
-            for by_shape in &mut self.by_shape {
-                if *by_shape == current {
+            for shape in shapes.drain(..) {
+                if let Some(by_shape) = self.by_shape.get_mut(shape) {
                     *by_shape = None;
                 }
             }
-            self.current.insert(rows.table.clone(), self.tables.len());
+            *place = self.tables.len();
             self.tables.push(rows);
-            self.tables.len().saturating_sub(1)
-        });
+        }
+        shapes.push(number);
+        let place = *place;
         if let Some(by_shape) = self.by_shape.get_mut(number) {
             *by_shape = Some(place);
         }

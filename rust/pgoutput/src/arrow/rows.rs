@@ -47,7 +47,7 @@ fn own(name: &str, relation: &Relation) -> String {
     name
 }
 
-/// How many cells wait for their columns: they stay in the processor's second cache.
+/// How many cells wait for their columns, or else one row: they stay in the processor's second cache.
 const MOST_CELLS: usize = 4096;
 
 /// Rows of one table in one shape, being filled.
@@ -158,11 +158,10 @@ impl<'a> Rows<'a> {
     #[inline]
     pub fn push_new(&mut self, row: Tuple<'a>, scratch: &mut Scratch) -> Result<(), Refused> {
         let width = self.plans.len();
-        let start = self.waiting.len();
-        if start.saturating_add(width) > MOST_CELLS {
+        if self.waiting.len().saturating_add(width) > MOST_CELLS {
             self.flush(scratch)?;
-            return self.push_new(row, scratch);
         }
+        let start = self.waiting.len();
         // Room for all of them at once: asked for cell by cell it costs as much as the cells.
         self.waiting.resize(start.saturating_add(width), Cell::Unset);
         let mut columns = row.columns();
