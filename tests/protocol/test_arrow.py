@@ -324,7 +324,7 @@ def test_shapes_of_one_table_are_parts() -> None:
 def test_a_row_of_more_columns_than_wait_together(form: str) -> None:
     """No server has so wide a table, but bytes can say so: each of its rows waits alone."""
     width = 4097
-    value: str | bytes = "7" if form == "text" else struct.pack(">i", 7)
+    value: wire.Field = "7" if form == "text" else struct.pack(">i", 7)
     relation = wire.relation(1, "t", [(f"c{number}", 23, number == 0) for number in range(width)], identity="f")
     row = [value] * width
     stream = [relation, wire.insert(1, row), wire.update(1, row), wire.update(1, row, old=row), wire.delete(1, row)]
