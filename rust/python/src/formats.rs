@@ -7,7 +7,7 @@ use pgoutput::row::Failed;
 use pgoutput::session::Session;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::bytes::Held;
 use crate::catalog::TypeCatalog;
@@ -23,15 +23,28 @@ pub fn lsns_of(lsns: Option<&Bound<'_, PyAny>>, length: usize) -> PyResult<Vec<u
     lsns.try_iter()?.map(|lsn| lsn?.extract()).collect()
 }
 
+/// All messages of a list or of whatever can be gone through.
+pub fn held<'py>(messages: &Bound<'py, PyAny>) -> PyResult<Vec<Held<'py>>> {
+    // Each is looked at when it comes: what is no message at all may go on without end.
+    let Ok(list) = messages.cast_exact::<PyList>() else {
+        return messages.try_iter()?.map(|message| Held::of(message?)).collect();
+    };
+    // Where messages are not in the processor's cache, it waits for several at once in as short a loop as this.
+    let mut held = Vec::with_capacity(list.len());
+    for message in list {
+        held.push(Held::of(message)?);
+    }
+    Ok(held)
+}
+
 /// Messages that are in hand already, as one batch; with as many LSNs, if any.
 pub fn batch_of(
     session: &mut Session,
     messages: &Bound<'_, PyAny>,
     lsns: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Batch> {
-    // All of them, before the session takes note of the first. Each is looked at when it comes: what is no message at all
-    // may go on without end.
-    let messages = messages.try_iter()?.map(|message| Held::of(message?)).collect::<PyResult<Vec<_>>>()?;
+    // All of them, before the session takes note of the first.
+    let messages = held(messages)?;
     let mut lsns = lsns_of(lsns, messages.len())?.into_iter();
     let size = messages.iter().map(|message| message.as_slice().len()).sum();
     let mut builder = Builder::with_capacity(messages.len(), size);
