@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema};
 
 use crate::batch::{Batch, Record};
 use crate::catalog::Catalog;
@@ -96,9 +96,9 @@ fn write(batch: &Batch, catalog: &Catalog, text: &BTreeSet<String>, checked: boo
     Ok(tables.chain(messages).collect::<Result<_, ArrowError>>()?)
 }
 
-fn record_batch(table: String, fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<Part, ArrowError> {
+fn record_batch(table: String, fields: Vec<FieldRef>, arrays: Vec<ArrayRef>, rows: usize) -> Result<Part, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+    let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(Fields::from(fields))), arrays, &options)?;
     Ok(Part { table, rows })
 }
 
@@ -129,9 +129,9 @@ impl Messages {
 
     fn finish(self) -> Result<Part, ArrowError> {
         let rows = self.lsn.len();
-        let mut fields: Vec<Field> =
-            Place::types().map(|(name, data_type)| Field::new(name, data_type, true)).into_iter().collect();
-        fields.extend(Self::types().map(|(name, data_type)| Field::new(name, data_type, false)));
+        let mut fields: Vec<FieldRef> =
+            Place::types().map(|(name, data_type)| Arc::new(Field::new(name, data_type, true))).into_iter().collect();
+        fields.extend(Self::types().map(|(name, data_type)| Arc::new(Field::new(name, data_type, false))));
         let mut arrays = Vec::from(self.place.finish()?);
         for column in [self.lsn, self.transactional, self.prefix, self.content] {
             arrays.push(column.finish()?);

@@ -2,15 +2,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 
 use crate::oid::{Kind, Scalar, Width};
 
 /// What one column of a table is in Arrow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Its name and type.
-    pub field: Field,
+    /// Its name and type, shared with the schemas that it is in.
+    pub field: FieldRef,
     /// What its bytes are.
     pub(super) kind: Kind,
     /// For a decimal, its scale.
@@ -83,6 +83,6 @@ impl Plan {
     pub fn new(name: &str, kind: Kind, type_modifier: i32, as_text: bool) -> Self {
         let scale = decimal(type_modifier).map_or(0, |(_, scale)| scale);
         let field = if as_text { Field::new(name, DataType::Utf8, true) } else { field(name, &kind, type_modifier) };
-        Self { field, kind, scale }
+        Self { field: Arc::new(field), kind, scale }
     }
 }

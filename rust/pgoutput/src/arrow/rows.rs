@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::StructArray;
 use arrow_buffer::NullBufferBuilder;
-use arrow_schema::{ArrowError, DataType, Field, Fields};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
 
 use super::column::Column;
 use super::place::Place;
@@ -54,7 +54,7 @@ const MOST_CELLS: usize = 4096;
 pub struct Rows<'a> {
     /// The table's name.
     pub table: String,
-    fields: Vec<Field>,
+    fields: Vec<FieldRef>,
     /// The names as they go into `_unset`.
     names: Vec<String>,
     plans: Vec<Plan>,
@@ -91,15 +91,17 @@ impl<'a> Rows<'a> {
             .filter_map(|(number, column)| column.is_key.then_some(number))
             .collect();
         let names_type = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
-        let mut fields = vec![Field::new(own("_action", relation), DataType::Utf8, false)];
-        fields.extend(Place::types().map(|(name, data_type)| Field::new(own(name, relation), data_type, true)));
-        fields.push(Field::new(own("_unset", relation), names_type.clone(), false));
+        let field = |name, data_type, nullable| Arc::new(Field::new(own(name, relation), data_type, nullable));
+        let mut fields = Vec::with_capacity(plans.len().saturating_add(6));
+        fields.push(field("_action", DataType::Utf8, false));
+        fields.extend(Place::types().map(|(name, data_type)| field(name, data_type, true)));
+        fields.push(field("_unset", names_type.clone(), false));
         let old: Vec<&Plan> = keys.iter().filter_map(|&number| plans.get(number)).collect();
         if !old.is_empty() {
-            let key_fields: Fields = old.iter().map(|plan| plan.field.clone()).collect();
-            fields.push(Field::new(own("_old", relation), DataType::Struct(key_fields), true));
+            let key_fields: Fields = old.iter().map(|plan| Arc::clone(&plan.field)).collect();
+            fields.push(field("_old", DataType::Struct(key_fields), true));
         }
-        fields.extend(plans.iter().map(|plan| plan.field.clone()));
+        fields.extend(plans.iter().map(|plan| Arc::clone(&plan.field)));
         let column = |plan: &Plan| Column::new(plan.field.data_type(), room, checked);
         Self {
             table,
@@ -282,8 +284,12 @@ impl<'a> Rows<'a> {
         arrays.extend(self.place.finish()?);
         arrays.push(self.unset.finish()?);
         if !self.keys.is_empty() {
-            let fields: Fields =
-                self.keys.iter().filter_map(|&number| self.plans.get(number)).map(|plan| plan.field.clone()).collect();
+            let fields: Fields = self
+                .keys
+                .iter()
+                .filter_map(|&number| self.plans.get(number))
+                .map(|plan| Arc::clone(&plan.field))
+                .collect();
             let old = self.old.into_iter().map(Column::finish).collect::<Result<_, _>>()?;
             arrays.push(Arc::new(StructArray::try_new(fields, old, { self.has_old }.finish())?));
         }

@@ -119,27 +119,42 @@ fn foreign(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+/// What stands between the quotes; whether it is UTF-8 is not looked at.
+pub fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
-    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
-        let found = special(u64::from_le_bytes(*chunk));
+    // Bits that make the first byte a plain one where its backslash is written already.
+    let mut written = 0;
+    while let Some(chunk) = rest.first_chunk::<8>() {
+        let lanes = u64::from_le_bytes(*chunk);
+        let found = special(lanes | written);
+        written = 0;
         if found == 0 {
             out.extend_from_slice(chunk);
+            rest = rest.get(8..).unwrap_or_default();
+            continue;
+        }
+        let bits = found.trailing_zeros() & !7;
+        let lane = usize::try_from(bits / 8).unwrap_or(0);
+        let Some((&byte, after)) = rest.get(lane..).and_then(<[u8]>::split_first) else { return };
+        if byte < 0x20 {
+            append_first(out, chunk, lane);
+            escape(out, byte);
             rest = after;
             continue;
         }
-        let lane = usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
-        append_first(out, chunk, lane);
-        let Some((&byte, after)) = rest.get(lane..).and_then(<[u8]>::split_first) else { return };
-        escape(out, byte);
-        rest = after;
+        // What is before a quote or backslash, and a backslash; itself it begins what comes next.
+        let piece = (lanes & !(u64::MAX << bits)) | (u64::from(b'\\') << bits);
+        append_first(out, &piece.to_le_bytes(), lane.saturating_add(1));
+        rest = rest.get(lane..).unwrap_or_default();
+        written = 0x7f;
     }
     for &byte in rest {
-        if is_plain(byte) {
+        if written != 0 || is_plain(byte) {
             out.push(byte);
         } else {
             escape(out, byte);
         }
+        written = 0;
     }
 }
 

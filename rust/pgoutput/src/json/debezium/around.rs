@@ -6,8 +6,8 @@ use crate::session::{Origin, Transaction};
 /// What an `Around` was prepared for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Of {
-    /// None where it is not known.
-    pub transaction: Option<Transaction>,
+    /// Its number among those of the batch; None where it is not known.
+    pub transaction: Option<usize>,
     /// Whether its rows are those of an initial copy.
     pub is_copied: bool,
 }
@@ -74,14 +74,13 @@ fn number_or_null(out: &mut Vec<u8>, number: Option<impl itoa::Integer>) {
 
 impl Around {
     /// What is around the rows of a transaction.
-    pub fn of(of: Of, origin: Option<&Origin>, options: &Options) -> Self {
-        let Of { transaction, is_copied } = of;
+    pub fn of(of: Of, transaction: Option<Transaction>, origin: Option<&Origin>, options: &Options) -> Self {
         let source = Source {
             commit_time: transaction.and_then(|transaction| transaction.commit_time),
             previous_end_lsn: transaction.and_then(|transaction| transaction.previous_end_lsn),
             xid: transaction.and_then(|transaction| transaction.xid),
             origin,
-            is_copied,
+            is_copied: of.is_copied,
         };
         Self { of: Some(of), ..Self::new(&source, options) }
     }

@@ -7,7 +7,7 @@ use super::moment::Moment;
 use super::rare;
 use super::{Decimals, Options, Times};
 use crate::catalog::{Catalog, Definition};
-use crate::json::text::{string, string_of};
+use crate::json::text::{escaped, string};
 use crate::json::{Scratch, plain, write_value};
 use crate::oid::{Kind, Scalar, Shape};
 use crate::value::array::{self, Dimension};
@@ -204,8 +204,15 @@ impl Form {
             Self::Decimal(decimal) => decimal.write(out, format, bytes, scratch),
             Self::Moment(moment) => moment.write(out, format, bytes, scratch),
             Self::Document(scalar) => match decode(*scalar, format, bytes, &mut scratch.value)? {
+                // Nearly all have quotes.
+                Value::Json(text) if scratch.is_utf8_later => {
+                    out.push(b'"');
+                    escaped(out, text);
+                    out.push(b'"');
+                    Ok(())
+                }
                 Value::Json(text) => {
-                    string_of(out, text, scratch.is_utf8_later);
+                    string(out, text);
                     Ok(())
                 }
                 _ => Err(Invalid("not JSON")),

@@ -21,7 +21,7 @@ use crate::copy::SNAPSHOT_INDEX;
 use crate::message::{Message, NewRow, Old};
 use crate::relation;
 use crate::row::{Cell, Cells, Failed, NOT_WHOLE, Refused, Role, cells, old_cells};
-use crate::session::{Shape, Transaction};
+use crate::session::Shape;
 use crate::tuple::Tuple;
 
 use around::{Around, Of};
@@ -295,8 +295,7 @@ impl<'a> Writer<'a> {
         before: Option<Cells<'_>>,
         after: Option<Cells<'_>>,
     ) -> Result<(), Refused> {
-        let transaction = self.batch.transaction(record);
-        self.prepare(record, transaction);
+        self.prepare(record);
         let Some(plan) = self.plans.get(plan) else { return Ok(()) };
         let (out, scratch, around) = (&mut self.out, &mut self.scratch, &self.around);
         let bytes = self.batch.bytes(record);
@@ -307,10 +306,9 @@ impl<'a> Writer<'a> {
                 None => out.extend_from_slice(b"null"),
             }
         }
-        let lsn = match transaction {
-            Some(transaction) if record.index == Some(SNAPSHOT_INDEX) => transaction.commit_lsn,
-            _ => record.lsn,
-        };
+        let copied = Some(record).filter(|record| record.index == Some(SNAPSHOT_INDEX));
+        let copied_by = copied.and_then(|record| self.batch.transaction(record));
+        let lsn = copied_by.map_or(record.lsn, |transaction| transaction.commit_lsn);
         out.push(b',');
         around.source(out, lsn, &plan.table);
         out.extend_from_slice(b",\"op\":\"");
@@ -321,7 +319,7 @@ impl<'a> Writer<'a> {
 
     fn message(&mut self, record: &Record, transactional: bool, lsn: u64, prefix: &[u8], content: &[u8]) {
         if transactional {
-            self.prepare(record, self.batch.transaction(record));
+            self.prepare(record);
         } else {
             self.around = Around::outside(self.commit_time, lsn, self.options);
         }
@@ -338,12 +336,13 @@ impl<'a> Writer<'a> {
     }
 
     /// Prepare what is around the rows of a transaction.
-    fn prepare(&mut self, record: &Record, transaction: Option<Transaction>) {
-        let of = Of { transaction, is_copied: record.index == Some(SNAPSHOT_INDEX) };
+    fn prepare(&mut self, record: &Record) {
+        let of = Of { transaction: record.transaction, is_copied: record.index == Some(SNAPSHOT_INDEX) };
         if self.around.of == Some(of) {
             return;
         }
+        let transaction = self.batch.transaction(record);
         self.commit_time = transaction.and_then(|transaction| transaction.commit_time).or(self.commit_time);
-        self.around = Around::of(of, self.batch.origin(record).map(AsRef::as_ref), self.options);
+        self.around = Around::of(of, transaction, self.batch.origin(record).map(AsRef::as_ref), self.options);
     }
 }
