@@ -467,7 +467,10 @@ class Batch:
         """
     @property
     def in_progress(self) -> bool:
-        """Whether it has messages of streamed or prepared transactions, whose changes count only when they commit."""
+        """Whether it has messages of streamed or prepared transactions, whose changes count only when they commit.
+
+        A StreamAbort alone is none: PostgreSQL 18 sends one to clients that stream nothing, too.
+        """
     @property
     def relations(self) -> list[Relation]:
         """The relations that the changes of this batch use, each shape once, in order of first use."""

@@ -272,9 +272,9 @@ def test_a_close_that_fails_is_told_too(new_orders: Database) -> None:
     assert isinstance(run.error, SinkError) and "cannot be closed" in str(run.error)
 
 
-def test_the_server_goes_away_and_it_ends_and_a_new_run_goes_on(orders: Database) -> None:
+def test_without_reconnect_it_ends_with_the_server_and_a_new_run_goes_on(orders: Database) -> None:
     sink = Recorder()
-    pipeline = shop(orders)
+    pipeline = shop(orders, reconnect=False)
     pipeline.add(sink)
     run = Running(pipeline)
     run.streaming()

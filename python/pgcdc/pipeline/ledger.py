@@ -7,11 +7,13 @@ be confirmed up to the lowest `through_lsn` among them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
-from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition
+from pgcdc.errors import ConnectionLost
+from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition, refused
 from pgcdc.pipeline.queue import Lane
 
 __all__ = ["Ledger"]
@@ -43,6 +45,8 @@ class Ledger:
         self._stored: dict[str, StoredPosition] = {}
         self._lock = threading.Lock()
         self._opened = False
+        self._away = False
+        self._asked: Sequence[Move] = ()  # it is not known whether they were done
         self.fingerprint = ""
         self.complete: Mapping[str, Collection[int]] = {}
         self.given_up = False
@@ -55,6 +59,47 @@ class Ledger:
             self._stored = self._store.load(self._pipeline)
             return dict(self._stored)
 
+    def check(self) -> dict[str, StoredPosition]:
+        """Read again what is stored, over a new connection: it must be what this process has stored.
+
+        Returns:
+            What is stored, by consumer.
+
+        Raises:
+            PositionError: When it is not: another process owns the pipeline now.
+            ConnectionLost: When the store is away.
+        """
+        with self._lock:
+            self._away = True
+            with self._reached():
+                return dict(self._stored)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Use the store; when it was away it is opened again first, and nobody else may have written meanwhile."""
+        try:
+            if self._away:
+                self._store.close()
+                self._store.open()
+                self._compare()
+                self._away = False
+            yield
+        except ConnectionLost:
+            self._away = True
+            raise
+
+    def _compare(self) -> None:
+        found = self._store.load(self._pipeline)
+        asked = {move.next.consumer: move.next for move in self._asked}
+        for name in self._stored.keys() | asked.keys():
+            known, now = [row for row in (self._stored.get(name), asked.get(name)) if row is not None], found.get(name)
+            if now is None and name not in self._stored:
+                continue  # what was asked for was to make it, and was not done
+            if now is None or not any(now.same_place(row) for row in known):
+                raise refused(self._pipeline, Move(known[0], known[0]), now)
+        self._stored = {name: row for name, row in found.items() if name in self._stored or name in asked}
+        self._asked = ()
+
     @property
     def stored(self) -> dict[str, StoredPosition]:
         """What this process knows to be stored, by consumer."""
@@ -66,14 +111,30 @@ class Ledger:
         Args:
             rows: One for each consumer. They get the next epoch, so that an earlier owner is refused from now on.
         """
-        with self._lock:
+        with self._lock, self._reached():
             epoch = 1 + max((row.epoch for row in self._stored.values()), default=0)
             new = [msgspec.structs.replace(row, epoch=epoch) for row in rows]
             self._move([Move(self._stored.get(row.consumer), row) for row in new])
 
+    def lack(self, tables: Collection[int]) -> None:
+        """Take down that rows of some tables are missing: the next start takes them anew.
+
+        Args:
+            tables: By OID.
+        """
+        with self._lock, self._reached():
+            for lane in self._lanes.values():
+                lane.lack(tables)
+            moves = []
+            for row in self._stored.values():
+                if row.tables is not None and not row.tables.keys().isdisjoint(tables):
+                    left = {oid: lsn for oid, lsn in row.tables.items() if oid not in tables}
+                    moves.append(Move(row, msgspec.structs.replace(row, tables=left)))
+            self._move(moves)
+
     def forget(self) -> None:
         """Remove everything that is stored for the pipeline."""
-        with self._lock:
+        with self._lock, self._reached():
             self._store.forget(self._pipeline)
             self._stored = {}
 
@@ -85,8 +146,12 @@ class Ledger:
 
         Returns:
             The LSN up to which everything is durable and stored: what may be confirmed. 0 while nothing may be.
+
+        Raises:
+            PositionError: When another process owns the pipeline now.
+            ConnectionLost: When the store is away; it is opened again at the next call.
         """
-        with self._lock:
+        with self._lock, self._reached():
             moves = self._progress()
             if final or any(_matters(move) for move in moves):
                 self._move(moves)
@@ -118,7 +183,9 @@ class Ledger:
 
     def _move(self, moves: Sequence[Move]) -> None:
         if moves:
+            self._asked = moves
             self._store.move(self._pipeline, moves)
+            self._asked = ()
             self._stored |= {move.next.consumer: move.next for move in moves}
 
     def _confirmable(self) -> int:

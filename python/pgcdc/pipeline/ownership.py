@@ -41,6 +41,8 @@ def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> Sl
     # Signed, as the function's arguments are; pg_locks shows them unsigned.
     unsigned = zlib.crc32(slot.encode())
     key = unsigned - (unsigned >> 31 << 32)
+    # A network that was cut tells the server nothing: the lock would outlive us by hours.
+    connection.execute("SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3")
     deadline = time.monotonic() + TAKE_OVER_WITHIN
     while True:
         [(taken,)] = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_CLASS}, {key})")

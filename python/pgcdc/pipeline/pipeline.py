@@ -24,7 +24,7 @@ from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.settings import SnapshotMode, check_settings
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table
-from pgcdc.replication import connect
+from pgcdc.replication import Reconnect, connect
 
 __all__ = ["Pipeline"]
 
@@ -48,6 +48,9 @@ class Pipeline(Registration):
         positions: Where positions are kept. Default: the table `pgcdc.positions` in the source database.
         max_rows_in_flight: How many changes may wait for each consumer, at most.
         max_bytes_in_flight: How many bytes of raw messages may wait for each consumer, at most.
+        reconnect: What becomes of a run that has lost the server, or the one that keeps the positions. True: it goes on
+            when the server is back, however long that takes, with pauses that grow to 15 seconds. A `Reconnect` has
+            pauses of its own, and a time after which it ends. False: it ends with `ConnectionLost`.
 
     Raises:
         ConfigError: When an argument is not as it must be.
@@ -67,6 +70,7 @@ class Pipeline(Registration):
         positions: PositionStore | None = None,
         max_rows_in_flight: int = 20_000,
         max_bytes_in_flight: int = 16 * 1024 * 1024,
+        reconnect: bool | Reconnect = True,
     ) -> None:
         settings = check_settings(
             name=name,
@@ -79,6 +83,7 @@ class Pipeline(Registration):
             show_progress=show_progress,
             max_rows_in_flight=max_rows_in_flight,
             max_bytes_in_flight=max_bytes_in_flight,
+            reconnect=reconnect,
         )
         super().__init__(settings)
         self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,14 @@ _DURABLE = (
     " SET default_transaction_isolation = 'read committed'"
 )
 _COLUMNS = sql.SQL(COLUMNS)
+_PATIENCE = {
+    "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),
+    "keepalives_idle": 10,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 40_000,
+}
+"""So that a dead network is noticed within a minute; what the DSN says comes first."""
 
 
 class PostgresPositions:
@@ -58,7 +67,11 @@ class PostgresPositions:
         """
         self.close()
         try:
-            connection = psycopg.connect(self._dsn, autocommit=True, fallback_application_name="pgcdc positions")
+            connection = psycopg.connect(
+                autocommit=True,
+                fallback_application_name="pgcdc positions",
+                **{**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},  # type: ignore[arg-type]
+            )
         except psycopg.Error as error:
             raise _lost(error) from error
         self._who = (connection.info.user, connection.info.dbname)
@@ -108,8 +121,8 @@ class PostgresPositions:
             connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS tables text").format(self._table))
 
     def _unusable(self, error: psycopg.Error) -> Exception:
-        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-            return _lost(error)
+        if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "53", "57"):
+            return _lost(error)  # also while the server is being stopped, or has no room just now
         schema = sql.Identifier(self._schema).as_string()
         role, database = (sql.Identifier(name).as_string() for name in self._who)
         hint = (
@@ -221,6 +234,6 @@ def _primary(error: psycopg.Error) -> str:
 def _lost(error: psycopg.Error) -> ConnectionLost:
     return ConnectionLost(
         f"the server that keeps the positions cannot be reached: {_primary(error)}",
-        hint="nothing was confirmed past what is stored; start again when the server answers",
+        hint="nothing was confirmed past what is stored",
         sqlstate=error.sqlstate,
     )

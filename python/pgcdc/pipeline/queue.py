@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -135,6 +135,7 @@ class Lane:
         self._loop = loop
         self._progressed = progressed
         self._closed = False
+        self._held = False
         self._waiting = False
         self._arrived = asyncio.Event()
 
@@ -184,8 +185,20 @@ class Lane:
         self.incomplete = False
         self._progressed()
 
+    def hold(self) -> None:
+        """Give nothing more to the consumer, what is queued neither: it may be another process's business by now."""
+        with self._condition:
+            self._held = True
+            self._wake()  # it may be closed
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        with self._condition:
+            self._held = False
+            self._wake()
+
     def close(self) -> None:
-        """Nothing more will come: the consumer ends when it has done what is queued."""
+        """Nothing more will come: the consumer ends when it has done what is queued; at once while it is held."""
         with self._condition:
             self._closed = True
             self._wake()
@@ -201,11 +214,11 @@ class Lane:
         """Wait for the next item.
 
         Returns:
-            The item; it stays in flight until `done`. None after the last one of a closed lane.
+            The item; it stays in flight until `done`. None after the last one of a closed lane, or when it is held.
         """
         while True:
             with self._condition:
-                if self._items:
+                if self._items and not self._held:
                     taken = self._pop()
                     break
                 if self._closed:
@@ -250,6 +263,15 @@ class Lane:
         with self._condition:
             self.position = position
             self.delivered += delivered
+
+    def lack(self, tables: Collection[int]) -> None:
+        """Record that the consumer does not have all rows of some tables.
+
+        Args:
+            tables: By OID.
+        """
+        with self._condition:
+            self.tables = {oid: lsn for oid, lsn in self.tables.items() if oid not in tables}
 
     def done(self) -> None:
         """Record that the whole item being worked on is durable."""

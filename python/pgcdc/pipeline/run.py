@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
+from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.pipeline import retry
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.copying import forget_unused
@@ -62,6 +63,7 @@ class Run:
         self._ending = asyncio.Event()
         self._quiet = asyncio.Event()
         self._error: BaseException | None = None
+        self._store_away = retry.Away(settings.reconnect)
         condition = threading.Condition()
         self._condition = condition
         self._lanes = {
@@ -146,22 +148,49 @@ class Run:
 
     async def _keep(self, worker: Worker) -> None:
         """Write positions down now and then, and confirm what is written."""
-        answered = 0
+        answered, pause = 0, SAVE_EVERY
         while not self._ending.is_set():
             try:
-                await asyncio.wait_for(self._ending.wait(), SAVE_EVERY)
+                await asyncio.wait_for(self._ending.wait(), pause)
             except TimeoutError:
                 # A server that is being stopped asks, and waits until everything is confirmed, however little it is.
-                # Where positions are stored in it that can fail: the run ends, and the server need not wait either.
+                # Where positions are stored in it that fails, and it is let go of after a while.
                 asked = self._source.asked
-                await self._save(worker, final=asked != answered)
+                lost = await self._save(worker, final=asked != answered)
+                pause = SAVE_EVERY if lost is None else self._pause(lost)
                 answered = asked
 
-    async def _save(self, worker: Worker, *, final: bool) -> None:
+    async def _save(self, worker: Worker, *, final: bool) -> ConnectionLost | None:
+        """Store how far everything is, and have it confirmed; tell when the store is away, and fail otherwise."""
         try:
             self._source.confirm(await worker.call(self._ledger.save, final=final))
+        except ConnectionLost as error:
+            return error
         except Exception as error:
+            if isinstance(error, PositionError):
+                for lane in self._lanes.values():
+                    lane.hold()  # what is queued is another process's business now
             self._fail(error)
+        if self._store_away.known:
+            logger.warning("pipeline %r: its position store is back", self._settings.name)
+            self._store_away.over()
+        return None
+
+    def _pause(self, error: ConnectionLost) -> float:
+        """How long the store is left alone: consumers go on meanwhile, and nothing is confirmed."""
+        known = self._store_away.known
+        try:
+            pause = self._store_away.pause(error)
+        except ConnectionLost as raised:
+            self._fail(raised)
+            return SAVE_EVERY
+        logger.log(
+            logging.INFO if known else logging.WARNING,
+            "pipeline %r: its position store is away, trying again: %s",
+            self._settings.name,
+            error,
+        )
+        return max(SAVE_EVERY, pause)
 
     async def _drain(self, tasks: Mapping[asyncio.Task[None], Consumer], ender: Worker) -> None:
         """Let consumers finish what is queued, within a time."""
@@ -207,17 +236,21 @@ class Run:
         try:
             async with asyncio.timeout(STORE_WITHIN):
                 await keeper
-                await self._save(worker, final=True)
+                lost = await self._save(worker, final=True)
         except TimeoutError:
-            # Nothing of it is confirmed, so the server still has it.
-            logger.warning(
-                "pipeline %r: its positions could not be stored within %g s:"
-                " what was delivered since they last were comes again at the next start",
-                self._settings.name,
-                STORE_WITHIN,
-            )
-            return False
-        return True
+            answered, why = False, f"within {STORE_WITHIN:g} s"
+        else:
+            if lost is None:
+                return True
+            answered, why = True, f"({lost})"
+        # Nothing of it is confirmed, so the server still has it.
+        logger.warning(
+            "pipeline %r: its positions could not be stored %s:"
+            " what was delivered since they last were comes again at the next start",
+            self._settings.name,
+            why,
+        )
+        return answered
 
     async def _close_store(self, worker: Worker) -> None:
         if self._source.unfinished_copy:

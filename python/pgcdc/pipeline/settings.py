@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.subscription import Table, parse_table
+from pgcdc.replication import Reconnect
 
 __all__ = ["Settings", "SnapshotMode", "check_settings"]
 
@@ -34,6 +35,7 @@ class Settings:
         show_progress: Whether to draw a bar meanwhile.
         max_rows_in_flight: For each consumer.
         max_bytes_in_flight: For each consumer.
+        reconnect: How to get another connection when it was lost; None: not at all.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Settings:
     show_progress: bool
     max_rows_in_flight: int
     max_bytes_in_flight: int
+    reconnect: Reconnect | None
 
 
 def check_settings(
@@ -60,6 +63,7 @@ def check_settings(
     show_progress: bool,
     max_rows_in_flight: int,
     max_bytes_in_flight: int,
+    reconnect: bool | Reconnect,
 ) -> Settings:
     """Check what was given to a pipeline, and fill in the names that were not.
 
@@ -74,6 +78,7 @@ def check_settings(
         show_progress: See `Settings`.
         max_rows_in_flight: At least 1.
         max_bytes_in_flight: At least 1.
+        reconnect: True: with the pauses of a `Reconnect` of no arguments.
 
     Returns:
         The settings.
@@ -114,4 +119,5 @@ def check_settings(
         show_progress=show_progress,
         max_rows_in_flight=max_rows_in_flight,
         max_bytes_in_flight=max_bytes_in_flight,
+        reconnect=Reconnect() if reconnect is True else reconnect or None,
     )

@@ -1,9 +1,8 @@
 """The thread that owns the replication connection: it prepares, copies, streams, confirms, and runs no user's code.
 
 Nothing that a handler does can keep it from answering the server in time: when a consumer's lane is full it stops
-reading, and goes on sending status updates.
-
-Over 400 lines, because starting, copying, resuming and stopping are one life.
+reading, and goes on sending status updates. When it loses the server it stops handing out what is queued, too, until it
+owns the pipeline again: another process may have it by then.
 """
 
 from __future__ import annotations
@@ -11,46 +10,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from pgcdc.errors import ConfigError, DecodeError, Error, PublicationNotFound
-from pgcdc.events import (
-    BeginPrepare,
-    CommitPrepared,
-    Prepare,
-    RollbackPrepared,
-    StreamCommit,
-    StreamPrepare,
-    StreamStart,
-    StreamStop,
-)
+import msgspec
+
+from pgcdc.errors import ConnectionLost, Error, PublicationNotFound, SlotInUse
+from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import publishing
-from pgcdc.pipeline.copying import InitialCopy, wanted
+from pgcdc.pipeline.beginning import Beginning, Begun
 from pgcdc.pipeline.fanout import Fanout
-from pgcdc.pipeline.joining import Joining
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
-from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.progress import Waiters
-from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.retry import Away
 from pgcdc.pipeline.settings import Settings
-from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
+from pgcdc.pipeline.start import check_again, look_at
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
-from pgcdc.protocol import Batch, Catalog, RowFormat
-from pgcdc.replication import (
-    Connection,
-    PublishedTable,
-    Snapshot,
-    SnapshotProgress,
-    Stream,
-    check_server,
-    connect,
-)
+from pgcdc.pipeline.tenure import Reached, Tenure
+from pgcdc.replication import Connection, SnapshotProgress, connect
+from pgcdc.replication.results import StatementTimeout
 from pgcdc.replication.session import Session
-from pgcdc.replication.snapshot_view import SnapshotView
 
 __all__ = ["Source"]
 
@@ -60,37 +43,6 @@ READ_TIMEOUT = 0.2
 """Seconds that one read waits for data at most: how soon a stop or something to confirm is noticed when it is quiet."""
 STATUS_EVERY = 0.5
 """Seconds between two status updates while nothing is read: well within any usable wal_sender_timeout."""
-
-
-NOT_COMMITTED = (
-    StreamStart,
-    StreamStop,
-    StreamCommit,
-    StreamPrepare,
-    BeginPrepare,
-    Prepare,
-    CommitPrepared,
-    RollbackPrepared,
-)
-"""Events of transactions in progress. Not StreamAbort: see `has_uncommitted`."""
-
-
-def has_uncommitted(batch: Batch) -> bool:
-    """Whether a batch has something of a transaction that is prepared or in progress.
-
-    A StreamAbort alone is nothing: PostgreSQL 18 sends one to a client that streams nothing, when a large transaction
-    with a savepoint was rolled back, and of that transaction nothing else.
-
-    Source:
-        Server functions `ReorderBufferCheckAndTruncateAbortedTXN`, `ReorderBufferAbort`.
-    """
-    if not batch.in_progress:
-        return False
-    kinds = b"SEcpbPKr"
-    return any(
-        isinstance(event, NOT_COMMITTED) or (isinstance(event, DecodeError) and event.raw[:1] and event.raw[0] in kinds)
-        for event in batch.events(RowFormat("tuple"))
-    )
 
 
 class Stopped(Exception):
@@ -109,6 +61,11 @@ class Source:
         condition: Shared by all lanes.
         waiters: Who waits for keepalives.
         ended: Called in this thread when no more will be handed over, with the error that is the reason, if one is.
+
+    Attributes:
+        asked: How often the server has asked for an answer.
+        confirmed_lsn: How far the WAL was confirmed to the server.
+        received_lsn: How far the WAL was received.
     """
 
     def __init__(
@@ -122,24 +79,37 @@ class Source:
         waiters: Waiters,
         ended: Callable[[BaseException | None], None],
     ) -> None:
-        self.phase: Phase = "starting"
-        self.confirmed_lsn = 0
         self.asked = 0
-        self.unfinished_copy = False
+        self.confirmed_lsn = 0
+        self.received_lsn = 0
         self._settings = settings
         self._subscriptions = subscriptions
         self._lanes = lanes
         self._ledger = ledger
-        self._formats = formats
         self._condition = condition
         self._waiters = waiters
         self._ended = ended
         self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed)
+        self._beginning = Beginning(
+            settings,
+            subscriptions,
+            lanes,
+            ledger,
+            formats,
+            self._fanout,
+            condition,
+            self._wait,
+            self._pause,
+            lambda: self._stopping,
+            self._joined,
+        )
+        self._begun: Begun | None = None
+        self._reached = Reached(0)
         self._connection: Connection | None = None
-        self._stream: Stream | None = None
-        self._joining: Joining | None = None
-        self._snapshot: Snapshot | None = None
-        self._view = ExitStack()
+        self._tenure: Tenure | None = None
+        self._away = Away(settings.reconnect)
+        self._streamed = False
+        self._over = False
         self._stopping = False
         self._interrupted = False
         self._finishing = False
@@ -157,6 +127,8 @@ class Source:
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
+        if self._away.known and self._tenure is None:
+            self._ended(None)  # an attempt to connect may take its time, and hands nothing over any more
 
     def confirm(self, lsn: int) -> None:
         """Everything up to here is durable and stored: let the server know."""
@@ -174,8 +146,9 @@ class Source:
         with self._condition:
             self._stopping = self._finishing = True
             self._condition.notify_all()
-        if self._joining is not None:
-            self._joining.end(timeout / 2)
+        begun = self._begun
+        if begun is not None and begun.joining is not None:
+            begun.joining.end(timeout / 2)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -186,7 +159,7 @@ class Source:
         has the walsender's.
         """
         connection = self._connection
-        if connection is None or self._stream is not None:
+        if connection is None or self._tenure is not None:
             return
         self._interrupted = True
         try:
@@ -196,32 +169,39 @@ class Source:
             logger.warning("pipeline %r: what it waits for cannot be cancelled: %s", self._settings.name, error)
 
     @property
-    def received_lsn(self) -> int:
-        """How far the WAL was received."""
-        stream = self._stream
-        return 0 if stream is None else stream.received_lsn
+    def phase(self) -> Phase:
+        """What it does at present."""
+        if self._over:
+            return "stopped"
+        if self._tenure is not None:
+            return "streaming"
+        if self._streamed:
+            return "reconnecting"
+        return "snapshot" if self._beginning.copying else "starting"
+
+    @property
+    def unfinished_copy(self) -> bool:
+        """Whether the initial copy has begun and has not been finished."""
+        return self._beginning.unfinished_copy
 
     @property
     def binary(self) -> bool | None:
         """Whether values come in binary; None before the stream."""
-        stream = self._stream
-        return None if stream is None else stream.binary
+        tenure = self._tenure
+        return None if tenure is None else tenure.binary
 
     @property
     def snapshot(self) -> SnapshotProgress | None:
         """How far the copy of existing rows is; None while there is none."""
-        snapshot = self._snapshot
-        return None if snapshot is None else snapshot.progress()
+        return self._beginning.snapshot
 
     # In the thread.
 
     def _work(self) -> None:
         reason: BaseException | None = None
         try:
-            with connect(self._settings.dsn) as connection:
-                self._connection = connection
-                with suppress(Stopped):
-                    self._run(connection)
+            with suppress(Stopped):
+                self._run()
         except BaseException as error:
             if self._interrupted and isinstance(error, Error):
                 logger.info("pipeline %r: it was stopped while it started: %s", self._settings.name, error)
@@ -231,172 +211,128 @@ class Source:
                     error.hint = publishing.BEGIN_ANEW
                 reason = error
         finally:
-            self.phase = "stopped"
+            self._over = True
             self._ended(reason)
 
-    def _run(self, connection: Connection) -> None:
-        settings = self._settings
-        slot = own(connection, settings.slot, self._pause)
-        stored = self._ledger.open()
-        if self._stopping:
-            raise Stopped  # the store may have kept us waiting until nobody waits for us any more
-        server = look_at(connection, stored)
-        subscriptions = list(self._subscriptions.values())
-        decision = decide(settings, subscriptions, stored, slot, server)
-        copying = decision in ("fresh", "again")
-        catalog = Catalog.load(connection)
-        self._formats.use(catalog)
-        # A slot of no use is dropped first, so there is room for the new one.
-        check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
-        if copying:
-            self._copy(connection, server, catalog, again=decision == "again")
-            if settings.snapshot == "only":
-                return
-        else:
-            publishing.extend(connection, settings)
-            published = publishing.published(connection, settings)
-            self._fanout.know(published.all_tables, written_lsn(connection))
-            joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
-            self._ledger.complete = wanted(self._subscriptions, published.tables)
-            self._resume(stored, server, published.fingerprint, joined_at)
-        self._join(stored, catalog, copied=copying)
-        through_lsn = min(row.through_lsn for row in self._ledger.stored.values())
-        # Types that are created from here on become known to all who decode with this catalog.
-        format = RowFormat(catalog=catalog)
-        # What is idle is confirmed only after it is stored for every consumer; status updates are sent by this thread.
-        streaming = connection.stream(
-            settings.slot,
-            [settings.publication],
-            start_lsn=through_lsn,
-            format=format,
-            confirm_idle=False,
-            feedback=False,
-        )
-        with streaming as stream:
-            self._stream = stream
-            self.phase = "streaming"
-            self._pump(stream)
-
-    def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
-        self.unfinished_copy = True
-        self.phase = "snapshot"
-        made = publishing.make(connection, self._settings)
-        try:
-            copy = InitialCopy(
-                self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait, self._watch
-            )
-            copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
-        except BaseException:
-            if made and not any(lane.tables for lane in self._lanes.values()):
-                self._unpublish(connection)
-            raise
-        finally:
-            self._watch(None)
-        if made and self._settings.snapshot == "only":
-            self._unpublish(connection)
-        self.unfinished_copy = False
-        for row in self._ledger.stored.values():
-            self._lanes[row.consumer].advance(row.through_lsn)
-
-    def _published(self, connection: Connection) -> tuple[Sequence[PublishedTable], str]:
-        published = publishing.published(connection, self._settings)
-        # The slot is made after this: no name from before it can come.
-        self._fanout.know(published.all_tables, 0)
-        self._ledger.fingerprint = published.fingerprint
-        return published.tables, published.fingerprint
-
-    def _unpublish(self, connection: Connection) -> None:
-        try:
-            publishing.drop(connection, self._settings)
-        except Error:
+    def _run(self) -> None:
+        """Stream until it is stopped, by as many connections as that takes."""
+        while True:
             try:
-                with connect(self._settings.dsn) as another:
-                    publishing.drop(another, self._settings)
-            except Error as error:
-                # The next start finds it and uses it. The error that led here is the one to raise.
-                logger.warning("publication %r is left behind: %s", self._settings.publication, error)
+                with connect(self._settings.dsn) as connection:
+                    self._pause(0.0)
+                    self._connection = connection
+                    self._stream(connection)
+                    return
+            except (ConnectionLost, SlotInUse) as error:
+                if not self._streamed:
+                    raise  # it has never gone well: a person looks
+                pause = self._lost(error)
+            finally:
+                self._connection = self._tenure = None
+            self._pause(pause)
 
-    def _resume(self, stored: Mapping[str, StoredPosition], server: Server, fingerprint: str, joined_at: int) -> None:
-        complete = self._ledger.complete
-        rows = rows_to_resume(self._settings, self._subscriptions, stored, server, fingerprint, joined_at, complete)
-        self._ledger.fingerprint = fingerprint
-        self._ledger.put(rows)
-        for name, row in self._ledger.stored.items():
-            self._lanes[name].offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+    def _stream(self, connection: Connection) -> None:
+        begun = self._begun
+        if begun is None:
+            begun = self._beginning.begin(connection)
+            if begun is None:
+                return
+            self._reached.lsn = begun.lsn
+            self._begun = begun
+        else:
+            self._go_on(connection, begun)
 
-    def _join(self, stored: Mapping[str, StoredPosition], catalog: Catalog, *, copied: bool) -> None:
-        """Whoever lacks tables gets their rows while the stream goes on."""
-        missing = tables_missing(self._ledger.stored, self._ledger.complete)
-        if not missing:
-            return
-        self._joining = Joining(
-            self._settings,
-            {name: self._subscriptions[name] for name in missing},
-            {name: self._lanes[name] for name in missing},
-            missing,
-            {name for name in missing if self._ledger.stored[name].tables},
-            missing if copied else stored,
-            self._fanout,
-            catalog,
-            self._formats.renamed,
-            self._condition,
-            lambda: self._stopping,
-            self._watch,
-            self._joined,
-        )
-        self._joining.start()
+        def published() -> bool:
+            return self._published(connection, begun)
+
+        with Tenure(connection, self._settings, begun.format, self._reached, published) as tenure:
+            self._tenure = tenure
+            self._streamed = True
+            if self._away.known:
+                at = format_lsn(self._reached.lsn)
+                logger.warning("pipeline %r: the server is back; it goes on from %s", self._settings.name, at)
+            for lane in self._lanes.values():
+                lane.release()
+            self._pump(tenure, begun)
+
+    def _lost(self, error: Error) -> float:
+        """The connection is gone, or could not be had; raises when there is to be no other, else how long to wait."""
+        if self._stopping:
+            # What is stored is not confirmed then, and the server has it still.
+            logger.warning("pipeline %r: while it ended: %s", self._settings.name, error)
+            raise Stopped
+        known = self._away.known
+        pause = self._away.pause(error)
+        for lane in self._lanes.values():
+            lane.hold()
+        if known:
+            logger.info("pipeline %r: %s", self._settings.name, error)
+        else:
+            logger.warning("pipeline %r: the server is away, connecting again: %s", self._settings.name, error)
+        return pause
+
+    def _go_on(self, connection: Connection, begun: Begun) -> None:
+        """Own the pipeline again; refuse when it is another one's by now, or another server's."""
+        settings, ledger = self._settings, self._ledger
+        try:
+            slot = own(connection, settings.slot, self._pause)
+        except SlotInUse:
+            ledger.check()  # whoever has it has said so there, unless it is only a session of ours that nobody misses
+            raise
+        stored = ledger.check()
+        self._pause(0.0)
+        server = look_at(connection, stored)
+        check_again(settings, stored, slot, server, self._reached.furthest_lsn)
+        if any(row.timeline != server.timeline for row in stored.values()):
+            ledger.put([msgspec.structs.replace(row, timeline=server.timeline) for row in stored.values()])
+        self._published(connection, begun)
+
+    def _published(self, connection: Connection, begun: Begun) -> bool:
+        """Whether it is known that all tables have been published since the run began; raises when they were not."""
+        try:
+            difference = begun.guard.check(connection)
+        except StatementTimeout as error:
+            logger.warning("pipeline %r: nothing is confirmed: %s", self._settings.name, error)
+            return False
+        if difference is not None:
+            self._ledger.lack(difference.tables)
+            raise difference.error
+        return True
 
     def _joined(self, reason: BaseException | None) -> None:
+        if isinstance(reason, ConnectionLost):
+            reason.hint = "a consumer or table was joining: start again, and what it has stays"
         if reason is not None:
             self._ended(reason)
 
-    def _watch(self, snapshot: Snapshot | None) -> None:
-        """Show how far a snapshot is, until it is told of None; by whoever takes it."""
-        self._snapshot = snapshot
-        self._view.close()
-        if snapshot is not None:
-            bar = None if self._settings.show_progress else False
-            self._view.enter_context(SnapshotView(snapshot.progress, f"pipeline {self._settings.name!r}", bar=bar))
-
-    def _pump(self, stream: Stream) -> None:
+    def _pump(self, tenure: Tenure, begun: Begun) -> None:
+        asked = self.asked
         with suppress(Stopped):
             while not self._stopping:
-                batch = stream.read(READ_TIMEOUT)
-                if has_uncommitted(batch):
-                    raise self._not_committed()
+                batch = tenure.read(READ_TIMEOUT)
+                self._away.over()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
-                self._fanout.send(batch, stream.idle_lsn)
-                if self._joining is not None:
-                    self._joining.sent(batch, stream.idle_lsn, self._wait)
-                self._confirm(stream)
-                self.asked = stream.questions
+                idle_lsn = tenure.idle_lsn
+                self.received_lsn = max(self.received_lsn, tenure.received_lsn)
+                self._fanout.send(batch, idle_lsn)
+                self._reached.note(batch, idle_lsn)
+                if begun.joining is not None:
+                    begun.joining.sent(batch, idle_lsn, self._wait)
+                self._confirm(tenure)
+                self.asked = asked + tenure.questions
                 if self._waiters.waiting and not len(batch):
-                    stream.send_status(reply_requested=True)
+                    tenure.send_status(reply_requested=True)
         self._ended(None)
         while not self._finishing:
             with self._condition:
                 self._condition.wait_for(lambda: self._finishing, STATUS_EVERY)
-            self._confirm(stream)
-            stream.send_status()
-        self._confirm(stream)
+            self._confirm(tenure)
+            tenure.send_status()
+        self._confirm(tenure)
 
-    def _not_committed(self) -> ConfigError:
-        """Two_phase of a slot may be switched on while nobody streams from it, also by another consumer of it."""
-        slot = self._settings.slot
-        return ConfigError(
-            f"slot {slot!r} sent a transaction that is prepared or in progress: a pipeline takes only what was"
-            " committed",
-            hint="give the pipeline a slot without two_phase that nothing else uses; nothing of the transaction was"
-            " handed over or confirmed",
-            slot=slot,
-        )
-
-    def _confirm(self, stream: Stream) -> None:
-        # After a restart what is stored can be ahead of what this connection has received so far.
+    def _confirm(self, tenure: Tenure) -> None:
         lsn = self._confirmable
-        if self.confirmed_lsn < lsn <= stream.received_lsn:
-            stream.confirm(lsn)
-            stream.send_status()
+        if self.confirmed_lsn < lsn and tenure.confirm(lsn):
             self.confirmed_lsn = lsn
 
     def _wait(self, ready: Callable[[], bool]) -> None:
@@ -412,9 +348,11 @@ class Source:
                     left = deadline - time.monotonic()
                     if left <= 0 or not self._condition.wait(left):
                         break
-            if self._stream is not None:
-                self._confirm(self._stream)
-                self._stream.send_status()
+            if self._tenure is not None:
+                # A batch is handed over to all or to none: when the connection is lost, the next read says so.
+                with suppress(ConnectionLost):
+                    self._confirm(self._tenure)
+                    self._tenure.send_status()
 
     def _pause(self, seconds: float) -> None:
         with self._condition:

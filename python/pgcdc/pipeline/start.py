@@ -1,4 +1,7 @@
-"""What a run begins with: resume, initial copy, or refusal; decided from what is stored and what the server has."""
+"""What a run begins with: resume, initial copy, or refusal; decided from what is stored and what the server has.
+
+Also whether it may go on with a server that it had lost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from pgcdc.errors import ConfigError, Error, PositionError, SlotLost, SlotNotFound
+from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError, SlotLost, SlotNotFound
 from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.settings import Settings
@@ -17,7 +20,7 @@ from pgcdc.replication import Connection, SlotState
 from pgcdc.replication.session import Session
 from pgcdc.replication.timeline import switch_point
 
-__all__ = ["Decision", "Server", "decide", "look_at", "rows_to_resume", "tables_missing", "written_lsn"]
+__all__ = ["Decision", "Server", "check_again", "decide", "look_at", "rows_to_resume", "tables_missing", "written_lsn"]
 
 Decision: TypeAlias = Literal["fresh", "again", "adopt", "resume"]
 """`fresh`: nothing is there; `again`: what is there is of no use any more; `adopt`: a slot without positions, taken as
@@ -34,6 +37,7 @@ class Server:
         database: The one connected to.
         end_lsn: How far the WAL is flushed (on a standby: replayed).
         switches: Where each earlier timeline ended.
+        standby: Whether it is one.
     """
 
     system_identifier: str
@@ -41,6 +45,7 @@ class Server:
     database: str
     end_lsn: int
     switches: Mapping[int, int]
+    standby: bool
 
 
 def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Server:
@@ -53,9 +58,9 @@ def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Ser
     Returns:
         The facts.
     """
-    [(end_lsn,)] = connection.execute(
+    [(end_lsn, standby)] = connection.execute(
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
-        " ELSE pg_catalog.pg_current_wal_flush_lsn() END"
+        " ELSE pg_catalog.pg_current_wal_flush_lsn() END, pg_catalog.pg_is_in_recovery()"
     )
     switches = {}
     if any(row.timeline < connection.timeline for row in stored.values()):
@@ -71,6 +76,7 @@ def look_at(connection: Connection, stored: Mapping[str, StoredPosition]) -> Ser
         database=connection.database,
         end_lsn=parse_lsn(end_lsn or "0/0"),
         switches=switches,
+        standby=standby == "t",
     )
 
 
@@ -141,6 +147,49 @@ def decide(
         raise
     _check_positions(settings, stored, slot, server)
     return "resume"
+
+
+def check_again(
+    settings: Settings,
+    stored: Mapping[str, StoredPosition],
+    slot: SlotState | None,
+    server: Server,
+    reached_lsn: int,
+) -> None:
+    """Whether a run may go on with a server after its connection was lost.
+
+    Args:
+        settings: The pipeline's.
+        stored: What is stored, by consumer.
+        slot: The pipeline's slot, None when it does not exist.
+        server: What the server said.
+        reached_lsn: How far WAL was handed over to consumers, stored or not.
+
+    Raises:
+        PositionError: When it is not the same WAL, or the slot is further than what is stored.
+        SlotNotFound: When the slot is gone.
+        SlotLost: When the server has removed WAL that the slot needed.
+        ConfigError: When the slot is another one.
+        ConnectionLost: When a standby has not replayed enough of it yet.
+    """
+    if slot is None:
+        raise _slot_gone(settings, stored)
+    _check_slot(slot, server)
+    _check_lost(slot)
+    if server.standby and server.end_lsn < reached_lsn and all(r.timeline == server.timeline for r in stored.values()):
+        raise ConnectionLost(
+            f"the standby has replayed WAL only up to {format_lsn(server.end_lsn)}, and pipeline {settings.name!r} is"
+            f" at {format_lsn(reached_lsn)}",
+            slot=settings.slot,
+            lsn=reached_lsn,
+        )
+    ahead = {
+        name: msgspec.structs.replace(row, through_lsn=max(row.through_lsn, reached_lsn))
+        for name, row in stored.items()
+    }
+    _check_origin(settings, ahead, server)
+    _check_positions(settings, stored, slot, server)
+    _check_positions(settings, ahead, slot, server)
 
 
 def _of_no_use(stored: Mapping[str, StoredPosition], slot: SlotState | None) -> bool:

@@ -12,7 +12,7 @@ from pgcdc.replication import SnapshotProgress
 
 __all__ = ["ConsumerStatistics", "Phase", "PipelineStatistics", "SourceStatistics"]
 
-Phase: TypeAlias = Literal["starting", "snapshot", "streaming", "stopped"]
+Phase: TypeAlias = Literal["starting", "snapshot", "streaming", "reconnecting", "stopped"]
 
 
 class ConsumerStatistics(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class SourceStatistics(msgspec.Struct, frozen=True):
     """The replication stream.
 
     Attributes:
-        phase: `"starting"`, `"snapshot"`, `"streaming"` or `"stopped"`.
+        phase: `"starting"`, `"snapshot"`, `"streaming"`, `"reconnecting"` or `"stopped"`.
         received_lsn: How far the WAL was received.
         confirmed_lsn: How far it was confirmed to the server.
         binary: Whether values come in binary; None before the stream.

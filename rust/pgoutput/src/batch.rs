@@ -49,13 +49,16 @@ impl Record {
     }
 
     /// Whether it is part of a streamed or prepared transaction, whose changes count only when a later message says so.
+    ///
+    /// A StreamAbort alone is nothing of the kind: PostgreSQL 18 sends one also to a client that streams nothing, when a
+    /// large transaction with a savepoint was rolled back, and of that transaction nothing else (server functions
+    /// `ReorderBufferCheckAndTruncateAbortedTXN`, `ReorderBufferAbort`).
     pub fn is_in_progress(&self) -> bool {
         let of_protocol_2_to_4 = matches!(
             self.kind,
             kind::STREAM_START
                 | kind::STREAM_STOP
                 | kind::STREAM_COMMIT
-                | kind::STREAM_ABORT
                 | kind::STREAM_PREPARE
                 | kind::BEGIN_PREPARE
                 | kind::PREPARE

@@ -1,0 +1,224 @@
+"""How a run begins, by its first connection: it owns the pipeline, copies or resumes; who lacks tables joins."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from pgcdc.errors import Error
+from pgcdc.pipeline import publishing
+from pgcdc.pipeline.copying import InitialCopy, wanted
+from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.guarding import Guard
+from pgcdc.pipeline.joining import Joining
+from pgcdc.pipeline.ledger import Ledger
+from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
+from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.target import RowFormats
+from pgcdc.protocol import Catalog, RowFormat
+from pgcdc.replication import Connection, PublishedTable, Snapshot, SnapshotProgress, check_server, connect
+from pgcdc.replication.snapshot_view import SnapshotView
+
+__all__ = ["Beginning", "Begun"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+
+class Begun(NamedTuple):
+    """What the stream goes on from.
+
+    Attributes:
+        lsn: Where it begins.
+        guard: Knows what is published.
+        format: How rows are given: types that are created from here on become known to all who decode with its catalog.
+        joining: Those that lack tables; None when nobody does.
+    """
+
+    lsn: int
+    guard: Guard
+    format: RowFormat
+    joining: Joining | None
+
+
+class Beginning:
+    """The beginning of one run; used in the source's thread.
+
+    Args:
+        settings: The pipeline's.
+        subscriptions: The consumers by name.
+        lanes: Their lanes.
+        ledger: What is stored.
+        formats: Told the types of the database.
+        fanout: Hands over to the lanes.
+        condition: Shared by all lanes.
+        wait: Waits for the condition until a predicate holds, or raises when the run is being stopped.
+        pause: Waits so many seconds, or raises likewise.
+        stopping: Whether the run is being stopped.
+        joined: Called when nobody joins any more, with the error that is the reason, if one is.
+
+    Attributes:
+        copying: Whether the initial copy goes on.
+        unfinished_copy: Whether it has begun and has not been finished.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        subscriptions: Mapping[str, Subscription],
+        lanes: Mapping[str, Lane],
+        ledger: Ledger,
+        formats: RowFormats,
+        fanout: Fanout,
+        condition: threading.Condition,
+        wait: Callable[[Callable[[], bool]], None],
+        pause: Callable[[float], None],
+        stopping: Callable[[], bool],
+        joined: Callable[[BaseException | None], None],
+    ) -> None:
+        self.copying = False
+        self.unfinished_copy = False
+        self._settings = settings
+        self._subscriptions = subscriptions
+        self._lanes = lanes
+        self._ledger = ledger
+        self._formats = formats
+        self._fanout = fanout
+        self._condition = condition
+        self._wait = wait
+        self._pause = pause
+        self._stopping = stopping
+        self._joined = joined
+        self._guard: Guard | None = None
+        self._snapshot: Snapshot | None = None
+        self._view = ExitStack()
+
+    @property
+    def snapshot(self) -> SnapshotProgress | None:
+        """How far the copy of existing rows is; None while there is none."""
+        snapshot = self._snapshot
+        return None if snapshot is None else snapshot.progress()
+
+    def begin(self, connection: Connection) -> Begun | None:
+        """Do everything that comes before the stream.
+
+        Args:
+            connection: A new connection.
+
+        Returns:
+            Where to go on; None when nothing but a copy was wanted.
+
+        Raises:
+            Error: When the run cannot begin.
+        """
+        settings = self._settings
+        slot = own(connection, settings.slot, self._pause)
+        stored = self._ledger.open()
+        self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
+        server = look_at(connection, stored)
+        decision = decide(settings, list(self._subscriptions.values()), stored, slot, server)
+        copying = decision in ("fresh", "again")
+        catalog = Catalog.load(connection)
+        self._formats.use(catalog)
+        # A slot of no use is dropped first, so there is room for the new one.
+        check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
+        if copying:
+            self._copy(connection, server, catalog, again=decision == "again")
+            if settings.snapshot == "only":
+                return None
+        else:
+            publishing.extend(connection, settings)
+            published = publishing.published(connection, settings)
+            self._fanout.know(published.all_tables, written_lsn(connection))
+            joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
+            self._guard = Guard(connection, settings, published.tables)
+            self._ledger.complete = wanted(self._subscriptions, published.tables)
+            self._resume(stored, server, published.fingerprint, joined_at)
+        joining = self._join(stored, catalog, copied=copying)
+        lsn = min(row.through_lsn for row in self._ledger.stored.values())
+        assert self._guard is not None
+        return Begun(lsn, self._guard, RowFormat(catalog=catalog), joining)
+
+    def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
+        self.unfinished_copy = self.copying = True
+        made = publishing.make(connection, self._settings)
+        try:
+            copy = InitialCopy(
+                self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait, self._watch
+            )
+            copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
+        except BaseException:
+            if made and not any(lane.tables for lane in self._lanes.values()):
+                self._unpublish(connection)
+            raise
+        finally:
+            self._watch(None)
+        if made and self._settings.snapshot == "only":
+            self._unpublish(connection)
+        self.unfinished_copy = False
+        for row in self._ledger.stored.values():
+            self._lanes[row.consumer].advance(row.through_lsn)
+
+    def _published(self, connection: Connection) -> tuple[Sequence[PublishedTable], str]:
+        published = publishing.published(connection, self._settings)
+        # The slot is made after this: no name from before it can come.
+        self._fanout.know(published.all_tables, 0)
+        self._guard = Guard(connection, self._settings, published.tables)
+        self._ledger.fingerprint = published.fingerprint
+        return published.tables, published.fingerprint
+
+    def _unpublish(self, connection: Connection) -> None:
+        try:
+            publishing.drop(connection, self._settings)
+        except Error:
+            try:
+                with connect(self._settings.dsn) as another:
+                    publishing.drop(another, self._settings)
+            except Error as error:
+                # The next start finds it and uses it. The error that led here is the one to raise.
+                logger.warning("publication %r is left behind: %s", self._settings.publication, error)
+
+    def _resume(self, stored: Mapping[str, StoredPosition], server: Server, fingerprint: str, joined_at: int) -> None:
+        complete = self._ledger.complete
+        rows = rows_to_resume(self._settings, self._subscriptions, stored, server, fingerprint, joined_at, complete)
+        self._ledger.fingerprint = fingerprint
+        self._ledger.put(rows)
+        for name, row in self._ledger.stored.items():
+            self._lanes[name].offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+
+    def _join(self, stored: Mapping[str, StoredPosition], catalog: Catalog, *, copied: bool) -> Joining | None:
+        """Whoever lacks tables gets their rows while the stream goes on."""
+        missing = tables_missing(self._ledger.stored, self._ledger.complete)
+        if not missing:
+            return None
+        joining = Joining(
+            self._settings,
+            {name: self._subscriptions[name] for name in missing},
+            {name: self._lanes[name] for name in missing},
+            missing,
+            {name for name in missing if self._ledger.stored[name].tables},
+            missing if copied else stored,
+            self._fanout,
+            catalog,
+            self._formats.renamed,
+            self._condition,
+            self._stopping,
+            self._watch,
+            self._joined,
+        )
+        joining.start()
+        return joining
+
+    def _watch(self, snapshot: Snapshot | None) -> None:
+        """Show how far a snapshot is, until it is told of None; by whoever takes it."""
+        self._snapshot = snapshot
+        self._view.close()
+        if snapshot is not None:
+            bar = None if self._settings.show_progress else False
+            self._view.enter_context(SnapshotView(snapshot.progress, f"pipeline {self._settings.name!r}", bar=bar))

@@ -1,0 +1,278 @@
+"""A pipeline that loses the server goes on when it is back (faults F3, F4, F9), or says why it cannot (F5, F19)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc import PositionError
+from pgcdc.pipeline import MemoryPositions, PostgresPositions, ownership
+from pgcdc.replication import Reconnect
+from tests.pipeline.running import DEADLINE, Running, confirmed, running, until
+from tests.pipeline.shop import run_once, shop
+from tests.pipeline.targets import Recorder, SqliteMirror, logged
+from tests.servers.proxy import Proxy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+SOON = Reconnect(first=0.02, longest=0.2)
+BIG = 5_000
+
+
+class Gate(Recorder):
+    """Takes no more from a certain row on, until it is let."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+        self._row = row
+
+    def write(self, batch: pgcdc.Batch) -> None:
+        before = len(self.changes)
+        super().write(batch)
+        if self._row in self.ids[before:]:
+            self.reached.set()
+            assert self.go_on.wait(DEADLINE)
+
+    @property
+    def ids(self) -> list[int]:
+        return [change.new.id for change in self.changes]
+
+
+def terminate(database: Database, kind: str, *, wait: bool = True) -> None:
+    """Ends the walsenders or ordinary sessions (`client backend`) of pgcdc, and waits until they are gone."""
+    database.execute(
+        f"SELECT pg_terminate_backend(pid{', 30000' if wait else ''}) FROM pg_stat_activity"
+        " WHERE datname = current_database()"
+        f" AND backend_type = '{kind}' AND pid <> pg_backend_pid() AND application_name LIKE 'pgcdc%'"
+    )
+
+
+def reconnecting(run: Running) -> None:
+    until(lambda: run.pipeline.statistics().source.phase == "reconnecting", "it has noticed")
+
+
+def test_a_transaction_that_is_cut_in_the_middle_comes_once(
+    orders: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its walsender ends when lanes are full of a part of it; what they hold is not asked for again."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def after_commit(batch: pgcdc.Batch) -> None:
+        if batch.last_position is not None and batch.last_position.index >= 0:
+            reached.set()
+            assert go_on.wait(DEADLINE)
+
+    pipeline = shop(orders, SqliteMirror(tmp_path / "mirror.db", after_commit), max_rows_in_flight=500, reconnect=SOON)
+    handled: list[tuple[int, int, int]] = []
+
+    @pipeline.on("orders", "insert", snapshot="never")
+    def handle(change: pgcdc.Change[Any]) -> None:
+        position = change.position
+        assert isinstance(position, pgcdc.Position) and isinstance(change, pgcdc.Insert)
+        handled.append((*position, change.new.id))
+
+    with running(pipeline) as run:
+        run.streaming()
+        orders.execute(f"INSERT INTO orders SELECT g, repeat('x', 1000) FROM generate_series(101, {100 + BIG}) g")
+        assert reached.wait(DEADLINE)
+        # It ends when it can tell its client, that is when lanes have room: in the middle of the transaction.
+        terminate(orders, "walsender", wait=False)
+        go_on.set()
+        run.catch_up(orders)
+        orders.execute("INSERT INTO orders VALUES (2, 'behind')")
+        run.catch_up(orders)
+        until(lambda: confirmed(orders) > handled[-1][0], "it is confirmed")
+    assert caplog.text.count("the server is back; it goes on from") == 1
+    wanted = [*range(101, 101 + BIG), 2]
+    assert [key for *_, key in handled] == wanted
+    assert [index for _, index, _ in handled] == [*range(BIG), 0]
+    assert len({lsn for lsn, *_ in handled}) == 2, "a transaction is one"
+    assert [key for *_, key in logged(tmp_path / "mirror.db")] == wanted
+
+
+@pytest.mark.parametrize("lost", ["walsender", "client backend"])
+def test_each_of_its_sessions_can_be_lost(new_orders: Database, lost: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The one beside the walsender has the lock that says who owns the pipeline."""
+    sink = Recorder()
+    with running(shop(new_orders, sink, reconnect=SOON)) as run:
+        run.streaming()
+        for key in (2, 3):
+            terminate(new_orders, lost)
+            new_orders.execute(f"INSERT INTO orders VALUES ({key}, 'new')")
+            run.catch_up(new_orders)
+            until(lambda: confirmed(new_orders) > sink.changes[-1].commit_lsn, "stored and confirmed")
+    assert [change.new.id for change in sink.changes] == [1, 2, 3]
+    if lost == "walsender":
+        assert caplog.text.count("the server is away, connecting again") == 2
+        assert caplog.text.count("the server is back; it goes on from") == 2
+
+
+def test_the_server_crashes_with_the_positions_in_it(orders: Database) -> None:
+    sink = Recorder()
+    with running(shop(orders, sink, reconnect=SOON)) as run:
+        run.streaming()
+        for key in (2, 3):
+            orders.execute(f"INSERT INTO orders VALUES ({key}, 'new')")
+            run.catch_up(orders)
+            orders.server.crash()
+            reconnecting(run)
+            orders.server.start()
+        orders.execute("INSERT INTO orders VALUES (4, 'new')")
+        run.catch_up(orders)
+        until(lambda: confirmed(orders) > sink.changes[-1].commit_lsn, "stored and confirmed")
+    assert [change.new.id for change in sink.changes] == [1, 2, 3, 4]
+
+
+def test_a_position_store_elsewhere_is_lost(new_orders: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Consumers go on, and nothing is confirmed before it is stored."""
+    sink = Recorder()
+    with Proxy(new_orders.server.port) as proxy:
+        store = PostgresPositions(proxy.dsn(new_orders.dsn))
+        with running(shop(new_orders, sink, positions=store, reconnect=SOON)) as run:
+            run.streaming()
+            run.catch_up(new_orders)
+            proxy.refuse = True
+            proxy.close()
+            new_orders.execute("INSERT INTO orders VALUES (2, 'new')")
+            run.catch_up(new_orders)
+            until(lambda: "its position store is away" in caplog.text, "it is missed")
+            assert confirmed(new_orders) <= sink.changes[-1].commit_lsn
+            proxy.refuse = False
+            until(lambda: confirmed(new_orders) > sink.changes[-1].commit_lsn, "stored and confirmed")
+    assert [change.new.id for change in sink.changes] == [1, 2]
+
+
+def test_a_lost_network_while_lanes_are_full(new_orders: Database) -> None:
+    database = new_orders
+    sink = Gate(101)
+    with Proxy(database.server.port) as proxy:
+        pipeline = pgcdc.Pipeline(
+            "shop", proxy.dsn(database.dsn), tables=["orders"], max_rows_in_flight=300, reconnect=SOON
+        )
+        pipeline.add(sink, name="sink")
+        with running(pipeline) as run:
+            run.streaming()
+            for first in range(101, 1101, 10):
+                database.execute(f"INSERT INTO orders SELECT g, 'new' FROM generate_series({first}, {first + 9}) g")
+            assert sink.reached.wait(DEADLINE)
+            proxy.reset()
+            sink.go_on.set()
+            run.catch_up(database)
+            proxy.cut_after = 777
+            database.execute("INSERT INTO orders SELECT g, repeat('x', 100) FROM generate_series(2001, 2100) g")
+            run.catch_up(database)
+    assert sink.ids == [1, *range(101, 1101), *range(2001, 2101)]
+
+
+@pytest.mark.parametrize("still", [True, False], ids=["and has it", "and is over"])
+def test_another_process_took_over_meanwhile(
+    new_orders: Database, monkeypatch: pytest.MonkeyPatch, still: bool
+) -> None:
+    """What is in the lanes of the first is the second's business then: nothing of it is delivered any more."""
+    monkeypatch.setattr(ownership, "TAKE_OVER_WITHIN", 1.0)
+    database, first, second = new_orders, Gate(2), Recorder()
+    with Proxy(database.server.port) as proxy:
+        pipeline = pgcdc.Pipeline("shop", proxy.dsn(database.dsn), tables=["orders"], reconnect=SOON)
+        pipeline.add(first, name="sink")
+        run = Running(pipeline)
+        run.streaming()
+        database.execute("INSERT INTO orders VALUES (2, 'new')")
+        assert first.reached.wait(DEADLINE)
+        database.execute("INSERT INTO orders VALUES (3, 'queued')")
+        until(lambda: run.pipeline.statistics().consumers["sink"].queued_rows == 2, "it is queued")
+        proxy.refuse = True
+        proxy.close()
+        reconnecting(run)
+        other = Running(shop(database, second))
+        other.streaming()
+        other.catch_up(database)
+        if not still:
+            other.stop()
+        before = confirmed(database)
+        first.go_on.set()
+        proxy.refuse = False
+        error = run.ended()
+        assert isinstance(error, PositionError) and "another process has taken over consumer 'sink'" in str(error)
+        if still:
+            other.stop()
+        assert other.error is None
+    assert first.ids == [1, 2]
+    assert [change.new.id for change in second.changes] == [2, 3]
+    assert confirmed(database) >= before
+
+
+@pytest.mark.parametrize(
+    ("done", "kind", "says"),
+    [
+        ("SELECT pg_drop_replication_slot('pgcdc_shop')", pgcdc.SlotNotFound, "does not exist any more"),
+        (
+            "SELECT pg_replication_slot_advance('pgcdc_shop', pg_current_wal_lsn())",
+            PositionError,
+            "what is between is lost",
+        ),
+        ("DROP PUBLICATION pgcdc_shop", pgcdc.PublicationNotFound, "pgcdc_shop"),
+    ],
+)
+def test_what_cannot_be_put_right_ends_it_at_once(
+    new_orders: Database, done: str, kind: type[pgcdc.Error], says: str
+) -> None:
+    with Proxy(new_orders.server.port) as proxy:
+        store = MemoryPositions()
+        pipeline = pgcdc.Pipeline("shop", proxy.dsn(new_orders.dsn), tables=["orders"], positions=store, reconnect=SOON)
+        pipeline.add(Recorder(), name="sink")
+        run = Running(pipeline)
+        run.streaming()
+        run.catch_up(new_orders)
+        proxy.refuse = True
+        proxy.close()
+        reconnecting(run)
+        until(lambda: new_orders.execute("SELECT active FROM pg_replication_slots") == [(False,)], "the server noticed")
+        new_orders.execute("INSERT INTO orders VALUES (2, 'lost')", done)
+        proxy.refuse = False
+        error = run.ended()
+        assert isinstance(error, kind) and says in str(error)
+        assert error.hint
+
+
+def test_it_gives_up_when_it_is_told_to(new_orders: Database) -> None:
+    with Proxy(new_orders.server.port) as proxy:
+        policy = Reconnect(first=0.01, longest=0.01, give_up=0.3)
+        pipeline = pgcdc.Pipeline("shop", proxy.dsn(new_orders.dsn), tables=["orders"], reconnect=policy)
+        pipeline.add(Recorder(), name="sink")
+        run = Running(pipeline)
+        run.streaming()
+        proxy.refuse = True
+        proxy.close()
+        assert isinstance(run.ended(), pgcdc.ConnectionLost)
+
+
+def test_a_stop_while_the_server_is_away(new_orders: Database) -> None:
+    """It returns soon; what could not be stored or confirmed comes again."""
+    database, sink = new_orders, Recorder()
+    with Proxy(database.server.port) as proxy:
+        pipeline = pgcdc.Pipeline("shop", proxy.dsn(database.dsn), tables=["orders"])
+        pipeline.add(sink, name="sink")
+        run = Running(pipeline)
+        run.streaming()
+        database.execute("INSERT INTO orders VALUES (2, 'new')")
+        run.catch_up(database)
+        proxy.refuse = True
+        proxy.close()
+        reconnecting(run)
+        began = time.monotonic()
+        run.stop()
+        assert time.monotonic() - began < 8
+        assert run.error is None
+    database.execute("INSERT INTO orders VALUES (3, 'new')")
+    run_once(database, shop(database, sink))
+    ids = [change.new.id for change in sink.changes]
+    assert ids in ([1, 2, 3], [1, 2, 2, 3]), "the last second may come again"
