@@ -65,6 +65,7 @@ def run_demo(options: Options, view: View) -> Report:
             slot=NAME,
             publication=NAME,
             positions=PostgresPositions(place.dsn, schema=NAME),
+            reconnect=False,  # the shop is gone with the server
         )
         pipeline.add(search, tables=[(place.schema, "orders")], name="search")
         pipeline.add(cache, tables=[(place.schema, "orders")], name="cache")
