@@ -24,7 +24,7 @@ CHANGES = 300
 ROUNDS = 6
 
 # Each capture is a stretch of the benchmark's ten columns, as PostgreSQL 18 sent it.
-RUST = [(work, form) for form in ("binary", "text") for work in ("parse", "json", "arrow")]
+RUST = [(work, form) for form in ("binary", "text") for work in ("parse", "json", "debezium", "arrow")]
 PYTHON = [("struct", "binary")]
 
 ROWS = """
