@@ -36,7 +36,7 @@ __all__ = ["MAX_BYTES", "MAX_MESSAGES", "Link"]
 
 logger = logging.getLogger("pgcdc.replication")
 
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 16
 """About how many bytes one batch may have."""
 MAX_MESSAGES: Final = 10_000
 """How many messages one batch may have."""

@@ -49,7 +49,7 @@ __all__ = ["Snapshot", "SnapshotStale", "take_snapshot"]
 
 logger = logging.getLogger("pgcdc.replication")
 
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 16
 """About how many bytes one batch may have."""
 MAX_ROWS: Final = 10_000
 """How many rows one batch may have."""
@@ -57,6 +57,8 @@ LOCK_TIMEOUT: Final = 100
 """Milliseconds that an attempt to lock a table may last; meanwhile nothing else is read."""
 _READ_SECONDS: Final = 0.1
 """The longest single wait."""
+_PAUSE_SECONDS: Final = 0.00025
+"""How long to wait when something has come: the rest comes in a rush, and one read finds much of it."""
 
 
 def take_snapshot(
@@ -304,6 +306,7 @@ class Snapshot:
                 if idle is not None:
                     idle()
                 waits.readable([one.socket for one in copying], _READ_SECONDS)
+                waits.sleep(_PAUSE_SECONDS)
 
     def _another(self, beside: Session | None) -> SnapshotSession:
         session = Session.connect(self._dsn, replication=False, beside=beside)

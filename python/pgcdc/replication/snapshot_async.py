@@ -48,7 +48,7 @@ __all__ = ["AsyncSnapshot", "SnapshotStale", "take_snapshot"]
 
 logger = logging.getLogger("pgcdc.replication")
 
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 16
 """About how many bytes one batch may have."""
 MAX_ROWS: Final = 10_000
 """How many rows one batch may have."""
@@ -56,6 +56,8 @@ LOCK_TIMEOUT: Final = 100
 """Milliseconds that an attempt to lock a table may last; meanwhile nothing else is read."""
 _READ_SECONDS: Final = 0.1
 """The longest single wait."""
+_PAUSE_SECONDS: Final = 0.00025
+"""How long to wait when something has come: the rest comes in a rush, and one read finds much of it."""
 
 
 async def take_snapshot(
@@ -303,6 +305,7 @@ class AsyncSnapshot:
                 if idle is not None:
                     idle()
                 await waits.readable([one.socket for one in copying], _READ_SECONDS)
+                await waits.sleep(_PAUSE_SECONDS)
 
     async def _another(self, beside: AsyncSession | None) -> AsyncSnapshotSession:
         session = await AsyncSession.connect(self._dsn, replication=False, beside=beside)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Periodic", "attempts", "blocking", "connecting", "readable", "sleep", "turn", "wait"]
 
 T = TypeVar("T")
+# The default one of Linux is a file that is made and closed for each wait.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 def wait(generator: Waiting[T], socket: int, seconds: float) -> T:
@@ -81,7 +83,7 @@ def readable(sockets: Collection[int], seconds: float) -> None:
         sockets: The sockets.
         seconds: How long to wait at most.
     """
-    with selectors.DefaultSelector() as selector:
+    with _Selector() as selector:
         for socket in sockets:
             selector.register(socket, selectors.EVENT_READ)
         selector.select(seconds)
