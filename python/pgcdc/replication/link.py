@@ -37,7 +37,7 @@ __all__ = ["MAX_BYTES", "MAX_MESSAGES", "Link"]
 logger = logging.getLogger("pgcdc.replication")
 
 MAX_BYTES: Final = 1 << 16
-"""About how many bytes one batch may have."""
+"""About how many bytes one batch may have: what is made of them fits into a processor's cache (decision 0028)."""
 MAX_MESSAGES: Final = 10_000
 """How many messages one batch may have."""
 STATUS_SECONDS: Final = 10.0

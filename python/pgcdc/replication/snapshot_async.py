@@ -49,7 +49,7 @@ __all__ = ["AsyncSnapshot", "SnapshotStale", "take_snapshot"]
 logger = logging.getLogger("pgcdc.replication")
 
 MAX_BYTES: Final = 1 << 16
-"""About how many bytes one batch may have."""
+"""About how many bytes one batch may have: what is made of them fits into a processor's cache (decision 0028)."""
 MAX_ROWS: Final = 10_000
 """How many rows one batch may have."""
 LOCK_TIMEOUT: Final = 100
