@@ -63,19 +63,36 @@ async def test_a_timeout_around_a_command(newest_database: Database) -> None:
         assert await session.execute("SELECT 1") == [("1",)]
 
 
-async def test_cancelled_while_reading(connection: AsyncConnection, newest_database: Database) -> None:
-    """As after Ctrl-C: what was taken from libpq may be lost, so this stream is at its end, and the slot is free."""
+async def test_a_timeout_around_reading(connection: AsyncConnection, newest_database: Database) -> None:
+    """The stream goes on; at which places a read may be cancelled: see test_cancelled."""
     newest_database.execute(*TABLE)
     slot = (await connection.create_slot(new_name())).name
+    seen: list[int] = []
+
+    async def read_for_ever() -> None:
+        while True:
+            seen.extend(ids((await stream.read(60)).events(stream.format)))
+
+    async def iterate() -> None:
+        async for event in stream:
+            seen.extend(ids([event]))
+
     async with connection.stream(slot, ["p"]) as stream:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await stream.read(60)
-        with pytest.raises(pgcdc.ConfigError, match="interrupted"):
-            await stream.read(0)
-    newest_database.execute("INSERT INTO t VALUES (1)")
-    async with connection.stream(slot, ["p"]) as stream:
-        assert ids(await read_commits(stream, 1)) == [1]
+        for number in range(1, 4):
+            newest_database.execute(f"INSERT INTO t VALUES ({number})")
+            for reading in (read_for_ever, iterate):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(reading(), 0.1)
+        while len(seen) < 3:
+            seen += ids((await stream.read(60)).events(stream.format))
+        assert seen == [1, 2, 3]
+        task = asyncio.create_task(stream.read(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        newest_database.execute("INSERT INTO t VALUES (4)")
+        assert ids(await read_commits(stream, 1)) == [4]
 
 
 async def test_cancelled_while_connecting(newest_database: Database) -> None:

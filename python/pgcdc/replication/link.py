@@ -1,9 +1,14 @@
 # Made from link_async.py by ./dev lint --fix: change that file, not this one.
 """One START_REPLICATION: frames become batches, status updates go back, until either side ends it.
 
+Over 400 lines, because all of it is one state.
+
 Status updates go out by themselves (`_beat`): while the user's code sleeps or computes, nobody reads, and the server
 would give up. What beats sends only: it never waits, and touches nothing of what reading is made of. libpq is not made
 for two threads, so each burst of its calls is made under one lock.
+
+A read may be cancelled wherever it awaits something, and the next goes on: what was taken from libpq is kept in
+attributes, never across an `await` in a local variable, and is noted as handed over when it is.
 
 Source: PostgreSQL manual, "Streaming Replication Protocol"; server file `replication/walsender.c`.
 """
@@ -26,7 +31,10 @@ from pgcdc.replication.sqlstate import Doing, connection_lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg.pq.abc import PGresult
+
     from pgcdc.protocol import RowFormat
+    from pgcdc.replication.generators import Waiting
     from pgcdc.replication.new_types import TypeWatch
     from pgcdc.replication.progress import Progress
     from pgcdc.replication.session import Session
@@ -101,6 +109,10 @@ class Link:
                 max_memory=options.max_memory, spill_directory=options.spill_directory, format=format
             )
         self._whole: Iterator[Batch] = iter(())
+        self._frames = Frames()  # taken from libpq, not read yet
+        self._drained: Drained | None = None  # why these are all so far
+        self._at_hand: Batch | None = None  # read, not handed over yet
+        self._results: list[PGresult] = []  # why the server ended the COPY
         # What the link before this one has kept is kept here only when it has come again.
         self._behind_lsn = progress.received_lsn
         self._level = not self._behind_lsn
@@ -137,42 +149,21 @@ class Link:
         """
         if self._failed is not None:
             raise self._failed
-        if self.ended:
-            raise self.end()
         deadline = monotonic() + timeout
         waits.turn()
         # Of a large transaction that came whole there may be more than one batch.
-        if (batch := next(self._whole, _NOTHING)) is not _NOTHING:
-            self._look(batch)
-            self._note(batch)
-            self._answer_with(batch)
-            return batch
-        if self._assembler is not None:
+        if self._at_hand is None and (batch := next(self._whole, _NOTHING)) is not _NOTHING:
+            self._at_hand = batch
+        if self._at_hand is None and self._assembler is not None:
             self._note(_NOTHING)  # now nothing of what was received is still to come out
         while True:
-            now = monotonic()
-            if (pause := min(self._pace.pause(now), deadline - now)) > 0:
-                waits.sleep(pause)
-            frames = Frames()
-            receiving = generators.receive(self._session.pgconn, frames, max_bytes, max_messages, self._lock)
-            try:
-                until = min(deadline, self._status_due, self._ask_due)
-                state = self._session.wait(receiving, until - monotonic(), self._doing)
-            except ConnectionLost as error:
-                raise self._explained(error) from None
-            if self._session.notices.skipped_publication is not None:
-                raise self._publication_skipped()
-            self._pace.read(monotonic(), len(frames), more=state is Drained.FULL)
-            batch = self._reader.read(frames)
-            if self._assembler is not None:
-                self._whole = self._assembler.read(*frames.messages())
-                batch = next(self._whole, _NOTHING)
-            self._look(batch)
-            if frames:
-                self._asked_at = None
-                self._ask_due = monotonic() + self.interval
+            if self._at_hand is None and not self.ended:
+                self._take(deadline, max_bytes, max_messages)
+            batch = _NOTHING
+            if self._at_hand is not None:
+                self._look(self._at_hand)
+                batch, self._at_hand = self._at_hand, None
                 self._note(batch)
-            self.ended = state is Drained.ENDED
             if self.ended:
                 if len(batch):
                     return batch
@@ -229,15 +220,49 @@ class Link:
             The error, to be raised.
         """
         self._stop_beating()
+        why: Error
         try:
-            self._session.finish_copy(self._doing)
+            self._session.finish_copy(self._doing, self._results)
+            why = connection_lost(self._doing, "the server is shutting down")
         except ConnectionLost as error:
-            return self._explained(error)
+            why = self._explained(error)
         except Error as error:
-            return error
-        finally:
-            self.closed = True
-        return connection_lost(self._doing, "the server is shutting down")
+            why = error
+        self.closed = True
+        return why
+
+    def _take(self, deadline: float, max_bytes: int, max_messages: int) -> None:
+        """Wait for messages and read them; what came is at hand then."""
+        if self._drained is None:
+            now = monotonic()
+            if (pause := min(self._pace.pause(now), deadline - now)) > 0:
+                waits.sleep(pause)
+            try:
+                until = min(deadline, self._status_due, self._ask_due)
+                self._session.wait(self._receive(max_bytes, max_messages), until - monotonic(), self._doing)
+            except ConnectionLost as error:
+                raise self._explained(error) from None
+        if self._session.notices.skipped_publication is not None:
+            raise self._publication_skipped()
+        # Nothing is awaited until it is at hand.
+        drained, self._drained = self._drained, None
+        frames, self._frames = self._frames, Frames()
+        self._pace.read(monotonic(), len(frames), more=drained is Drained.FULL)
+        self.ended = drained is Drained.ENDED
+        if frames:
+            batch = self._reader.read(frames)
+            if self._assembler is not None:
+                self._whole = self._assembler.read(*frames.messages())
+                batch = next(self._whole, _NOTHING)
+            self._at_hand = batch
+            self._asked_at = None
+            self._ask_due = monotonic() + self.interval
+
+    def _receive(self, max_bytes: int, max_messages: int) -> Waiting[None]:
+        """Take what has come; noted here, because whoever drives this may be cancelled when it has returned."""
+        self._drained = yield from generators.receive(
+            self._session.pgconn, self._frames, max_bytes, max_messages, self._lock
+        )
 
     def _look(self, batch: Batch) -> None:
         """Learn types, before anybody decodes rows of them."""

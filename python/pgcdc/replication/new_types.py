@@ -56,9 +56,9 @@ class TypeWatch:
             # Both name the same object until the table changes its shape.
             if self._looked_at.get(relation.oid) is relation:
                 continue
-            self._looked_at[relation.oid] = relation
             if unknown := self._unknown(relation):
                 self._learn(relation, unknown)
+            self._looked_at[relation.oid] = relation  # not before: whoever is cancelled looks again
 
     def _unknown(self, relation: Relation) -> list[Column]:
         """The columns that cannot be decoded and were not named yet."""

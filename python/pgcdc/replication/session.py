@@ -258,16 +258,17 @@ class Session:
             if deadline is not None and monotonic() >= deadline:
                 return False
 
-    def finish_copy(self, doing: Doing) -> None:
+    def finish_copy(self, doing: Doing, results: list[PGresult] | None = None) -> None:
         """Take the results after a COPY has ended.
 
         Args:
             doing: What is being done, for errors.
+            results: Where results are put; who is cancelled and asks again gives the same.
 
         Raises:
             Error: When the COPY ended with an error.
         """
-        results: list[PGresult] = []
+        results = [] if results is None else results
         try:
             self.drive(None, lambda: generators.collect(self.pgconn, results), doing)
         except ConnectionLost:

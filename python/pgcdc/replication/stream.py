@@ -105,6 +105,9 @@ class Stream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
+        return waits.lasting(self._events)
+
+    def _events(self) -> Generator[Event, None]:
         while True:
             for event in self._unread:  # an iterator: whoever leaves the loop and comes back goes on with the rest
                 if isinstance(event, DecodeError):
@@ -165,7 +168,7 @@ class Stream:
 
     def batches(
         self, *, idle: float | None = None, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None]:
         """Batches as they come, for ever.
 
         Args:
@@ -179,13 +182,17 @@ class Stream:
         Raises:
             Error: As `read`.
         """
-        seconds = self._link.interval if idle is None else idle
-        while True:
-            batch = self.read(seconds, max_bytes=max_bytes, max_messages=max_messages)
-            if len(batch) or idle is not None:
-                yield batch
 
-    def transactions(self) -> Iterator[Transaction]:
+        def batches() -> Generator[Batch, None]:
+            seconds = self._link.interval if idle is None else idle
+            while True:
+                batch = self.read(seconds, max_bytes=max_bytes, max_messages=max_messages)
+                if len(batch) or idle is not None:
+                    yield batch
+
+        return waits.lasting(batches)
+
+    def transactions(self) -> Generator[Transaction, None]:
         """Transactions as they were committed, for ever, one after the other.
 
         A transaction is read while it is iterated, so one of any size takes little memory; what of it is not iterated
@@ -200,7 +207,7 @@ class Stream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
-        yield from whole_transactions(self.__iter__)
+        return waits.lasting(lambda: whole_transactions(self._events))
 
     def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
         """Take what has come; wait only when there is nothing.
@@ -239,6 +246,8 @@ class Stream:
                 batch = self._progress.unseen(batch)
                 if len(batch) or monotonic() >= deadline:
                     return batch
+        except waits.CANCELLED:
+            raise  # it comes only where something is awaited, and there the next read can go on
         except BaseException:
             # Messages may have been taken from libpq and not be handed over (KeyboardInterrupt comes anywhere): reading
             # on would leave a gap that nobody sees.
@@ -332,6 +341,11 @@ class Stream:
                     return False
             try:
                 self._link = self._again()
+            except waits.CANCELLED:
+                # The next read makes another attempt, not at once: it may be cancelled as soon.
+                self._attempts += 1
+                self._attempt_due = monotonic() + policy.pause(self._attempts)
+                raise
             except (ConnectionLost, SlotInUse) as error:
                 # A slot is in use until the server has noticed that its client is gone, which may take its patience.
                 since = monotonic() - self._lost_at

@@ -21,7 +21,7 @@ from pgcdc.replication.link_async import MAX_BYTES, MAX_MESSAGES, AsyncLink
 from pgcdc.replication.transaction_async import AsyncTransaction, whole_transactions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -97,13 +97,16 @@ class AsyncStream:
         state = "closed" if self.closed else f"confirmed {format_lsn(self.flushed_lsn)}"
         return f"<pgcdc.replication.AsyncStream from slot {self.slot!r}, {state}>"
 
-    async def __aiter__(self) -> AsyncGenerator[Event, None]:
+    def __aiter__(self) -> AsyncGenerator[Event, None]:
         """Every message as an event, for ever.
 
         Raises:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
+        return waits.lasting(self._events)
+
+    async def _events(self) -> AsyncGenerator[Event, None]:
         while True:
             for event in self._unread:  # an iterator: whoever leaves the loop and comes back goes on with the rest
                 if isinstance(event, DecodeError):
@@ -162,9 +165,9 @@ class AsyncStream:
         """Whether the last message read left a transaction open."""
         return self._link.in_transaction
 
-    async def batches(
+    def batches(
         self, *, idle: float | None = None, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES
-    ) -> AsyncIterator[Batch]:
+    ) -> AsyncGenerator[Batch, None]:
         """Batches as they come, for ever.
 
         Args:
@@ -178,13 +181,17 @@ class AsyncStream:
         Raises:
             Error: As `read`.
         """
-        seconds = self._link.interval if idle is None else idle
-        while True:
-            batch = await self.read(seconds, max_bytes=max_bytes, max_messages=max_messages)
-            if len(batch) or idle is not None:
-                yield batch
 
-    async def transactions(self) -> AsyncIterator[AsyncTransaction]:
+        async def batches() -> AsyncGenerator[Batch, None]:
+            seconds = self._link.interval if idle is None else idle
+            while True:
+                batch = await self.read(seconds, max_bytes=max_bytes, max_messages=max_messages)
+                if len(batch) or idle is not None:
+                    yield batch
+
+        return waits.lasting(batches)
+
+    def transactions(self) -> AsyncGenerator[AsyncTransaction, None]:
         """Transactions as they were committed, for ever, one after the other.
 
         A transaction is read while it is iterated, so one of any size takes little memory; what of it is not iterated
@@ -199,8 +206,7 @@ class AsyncStream:
             DecodeError: In the place of a message that could not be decoded.
             Error: As `read`.
         """
-        async for transaction in whole_transactions(self.__aiter__):
-            yield transaction
+        return waits.lasting(lambda: whole_transactions(self._events))
 
     async def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
         """Take what has come; wait only when there is nothing.
@@ -239,6 +245,8 @@ class AsyncStream:
                 batch = self._progress.unseen(batch)
                 if len(batch) or monotonic() >= deadline:
                     return batch
+        except waits.CANCELLED:
+            raise  # it comes only where something is awaited, and there the next read can go on
         except BaseException:
             # Messages may have been taken from libpq and not be handed over (KeyboardInterrupt comes anywhere): reading
             # on would leave a gap that nobody sees.
@@ -332,6 +340,11 @@ class AsyncStream:
                     return False
             try:
                 self._link = await self._again()
+            except waits.CANCELLED:
+                # The next read makes another attempt, not at once: it may be cancelled as soon.
+                self._attempts += 1
+                self._attempt_due = monotonic() + policy.pause(self._attempts)
+                raise
             except (ConnectionLost, SlotInUse) as error:
                 # A slot is in use until the server has noticed that its client is gone, which may take its patience.
                 since = monotonic() - self._lost_at

@@ -23,9 +23,10 @@ from pgcdc.events import (
     Type,
     Update,
 )
+from pgcdc.replication import waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from datetime import datetime
 
     from pgcdc.events import Event
@@ -61,8 +62,11 @@ class Transaction:
     def __repr__(self) -> str:
         return f"<Transaction xid={self.xid} commit_lsn={self.commit_lsn:X}>"
 
-    def __iter__(self) -> Iterator[TransactionChange]:
+    def __iter__(self) -> Generator[TransactionChange, None]:
         """The changes, as they come."""
+        return waits.lasting(self._changes)
+
+    def _changes(self) -> Generator[TransactionChange, None]:
         if self.end_lsn is not None:
             return
         with closing(self._events()) as events:
@@ -78,7 +82,7 @@ class Transaction:
                     self.origin = event.name
 
 
-def whole_transactions(events: Events) -> Iterator[Transaction]:
+def whole_transactions(events: Events) -> Generator[Transaction, None]:
     """Cut events into transactions.
 
     Args:

@@ -22,9 +22,10 @@ from pgcdc.events import (
     Type,
     Update,
 )
+from pgcdc.replication import waits_async as waits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from datetime import datetime
 
     from pgcdc.events import Event
@@ -60,8 +61,11 @@ class AsyncTransaction:
     def __repr__(self) -> str:
         return f"<AsyncTransaction xid={self.xid} commit_lsn={self.commit_lsn:X}>"
 
-    async def __aiter__(self) -> AsyncIterator[TransactionChange]:
+    def __aiter__(self) -> AsyncGenerator[TransactionChange, None]:
         """The changes, as they come."""
+        return waits.lasting(self._changes)
+
+    async def _changes(self) -> AsyncGenerator[TransactionChange, None]:
         if self.end_lsn is not None:
             return
         async with aclosing(self._events()) as events:
@@ -77,7 +81,7 @@ class AsyncTransaction:
                     self.origin = event.name
 
 
-async def whole_transactions(events: Events) -> AsyncIterator[AsyncTransaction]:
+async def whole_transactions(events: Events) -> AsyncGenerator[AsyncTransaction, None]:
     """Cut events into transactions.
 
     Args:

@@ -9,20 +9,33 @@ import selectors
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pgcdc.replication.libpq import conninfo, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Generator, Mapping
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["Periodic", "attempts", "blocking", "connecting", "readable", "sleep", "turn", "wait"]
+__all__ = [
+    "CANCELLED",
+    "Periodic",
+    "attempts",
+    "blocking",
+    "connecting",
+    "lasting",
+    "readable",
+    "sleep",
+    "turn",
+    "wait",
+]
 
 T = TypeVar("T")
 # The default one of Linux is a file that is made and closed for each wait.
 _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+CANCELLED: Final[tuple[type[BaseException], ...]] = ()
+"""What is raised only where something is awaited: here nothing is, and KeyboardInterrupt comes anywhere."""
 
 
 def wait(generator: Waiting[T], socket: int, seconds: float) -> T:
@@ -87,6 +100,18 @@ def readable(sockets: Collection[int], seconds: float) -> None:
         for socket in sockets:
             selector.register(socket, selectors.EVENT_READ)
         selector.select(seconds)
+
+
+def lasting(begin: Callable[[], Generator[T, None]]) -> Generator[T, None]:
+    """A generator that goes on after a cancellation, of which there are none here.
+
+    Args:
+        begin: Makes the generator.
+
+    Returns:
+        The generator.
+    """
+    return begin()
 
 
 def turn() -> None:

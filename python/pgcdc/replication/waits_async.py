@@ -7,21 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from pgcdc.replication.libpq import conninfo, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping
-    from types import TracebackType
-    from typing import Any, Self
+    from types import AsyncGeneratorType, TracebackType
+    from typing import Self
 
     from pgcdc.replication.generators import Connecting, Waiting
 
-__all__ = ["Opening", "Periodic", "attempts", "blocking", "connecting", "readable", "sleep", "turn", "wait"]
+__all__ = [
+    "CANCELLED",
+    "Opening",
+    "Periodic",
+    "attempts",
+    "blocking",
+    "connecting",
+    "lasting",
+    "readable",
+    "sleep",
+    "turn",
+    "wait",
+]
 
 T = TypeVar("T")
+CANCELLED: Final[tuple[type[BaseException], ...]] = (asyncio.CancelledError, GeneratorExit)
+"""What is raised only where something is awaited: the task was cancelled, or nobody holds the coroutine any more."""
 
 
 class _Closed(Protocol):
@@ -130,6 +145,42 @@ async def readable(sockets: Collection[int], seconds: float) -> None:
     finally:
         for socket in sockets:
             loop.remove_reader(socket)
+
+
+class _Lasting(AsyncGenerator[T, None]):
+    """A generator that was ended by an exception, and is begun again when it is asked for more."""
+
+    def __init__(self, begin: Callable[[], AsyncGenerator[T, None]]) -> None:
+        self._begin = begin
+        self._running = cast("AsyncGeneratorType[T, None]", begin())
+        self._closed = False
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        if self._running.ag_frame is None and not self._closed:
+            self._running = cast("AsyncGeneratorType[T, None]", self._begin())
+        return self._running.__anext__()
+
+    def asend(self, value: None) -> Coroutine[Any, Any, T]:
+        return self._running.asend(value)
+
+    def athrow(self, *exception: Any) -> Coroutine[Any, Any, T]:
+        return self._running.athrow(*exception)
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        self._closed = True
+        return self._running.aclose()
+
+
+def lasting(begin: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """A generator that goes on after a cancellation: one that Python makes is at its end then, and says that all came.
+
+    Args:
+        begin: Makes a generator that goes on where the one before was left.
+
+    Returns:
+        The generator.
+    """
+    return _Lasting(begin)
 
 
 async def turn() -> None:
