@@ -291,7 +291,7 @@ class AsyncConnection(AsyncAdministration):
             SlotInUse: When another process streams from it.
             SlotLost: When the server has given up WAL that it needs.
             PublicationNotFound: When a publication does not exist.
-            PositionError: When `start_lsn` is beyond the server's WAL.
+            PositionError: When `start_lsn` is beyond the server's WAL; a standby has a minute to replay it.
             ConfigError: When the slot is not one for pgoutput and this database, or the server does not know an option.
             ConnectionLost: When the connection broke.
 

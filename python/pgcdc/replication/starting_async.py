@@ -8,7 +8,8 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION S
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgcdc.errors import ConfigError, Error, PositionError, SlotInUse, SlotNotFound
 from pgcdc.lsn import format_lsn, parse_lsn
@@ -16,12 +17,13 @@ from pgcdc.protocol import RowFormat
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog, add_rows
 from pgcdc.replication import publications_async as publications
 from pgcdc.replication import slots_async as slots
+from pgcdc.replication import waits_async as waits
 from pgcdc.replication.link_async import AsyncLink
 from pgcdc.replication.negotiation import choose_binary, start_command
 from pgcdc.replication.new_types_async import TypeWatch
 from pgcdc.replication.progress import Progress
 from pgcdc.replication.slot import check_slot, lost
-from pgcdc.replication.sqlstate import Doing
+from pgcdc.replication.sqlstate import Doing, connection_lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,8 +35,10 @@ __all__ = ["start"]
 
 logger = logging.getLogger("pgcdc.replication")
 
-_WAL_END = """SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-ELSE pg_catalog.pg_current_wal_flush_lsn() END"""
+_WAL_END = """SELECT CASE WHEN recovers THEN pg_catalog.pg_last_wal_replay_lsn()
+ELSE pg_catalog.pg_current_wal_flush_lsn() END, recovers FROM pg_catalog.pg_is_in_recovery() recovers"""
+_LATE_SECONDS: Final = 60.0
+"""How long a standby may take to replay the WAL up to where a stream is to start."""
 
 
 async def start(
@@ -94,7 +98,8 @@ async def start(
             slot=slot,
             lsn=start_lsn,
         )
-    await _check_start(session, slot, start_lsn, confirmed)
+    if start_lsn:
+        await _check_start(session, slot, start_lsn, confirmed, again=progress is not None)
     await publications.check_publications(session, names)
     types = await session.execute(CATALOG_SQL)
     catalog = Catalog.of(types)
@@ -123,18 +128,41 @@ async def start(
     return link, format, progress
 
 
-async def _check_start(session: AsyncSession, slot: str, start_lsn: int, confirmed: int) -> None:
-    """Refuse a start that the server has not reached: it would stay silent for ever (or until it gets there)."""
-    if not start_lsn:
-        return
-    end = parse_lsn((await session.execute(_WAL_END))[0][0] or "0/0")
-    if start_lsn > end:
-        raise PositionError(
-            f'slot "{slot}" cannot start at {format_lsn(start_lsn)}: the server\'s WAL ends at {format_lsn(end)}',
-            hint="is this the server that the position comes from? It may have been restored from an older backup",
-            slot=slot,
-            lsn=start_lsn,
-        )
+async def _check_start(session: AsyncSession, slot: str, start_lsn: int, confirmed: int, *, again: bool) -> None:
+    """Refuse a start that the server has not reached: it would stay silent for ever (or until it gets there).
+
+    A standby may only be late: its WAL ends where its primary's does, as soon as it has it.
+    """
+    deadline = monotonic() + _LATE_SECONDS
+    pause = 0.0
+    while start_lsn > (end := await _wal_end(session)).lsn:
+        if end.standby and again:
+            raise connection_lost(
+                Doing(f'streaming from slot "{slot}"', kind="stream", slot=slot),
+                f"the standby has replayed WAL up to {format_lsn(end.lsn)}, it goes on at {format_lsn(start_lsn)}",
+                hint="a standby that is behind is tried again",
+            )
+        if not end.standby or monotonic() >= deadline:
+            ends = "server's WAL ends at"
+            hint = "is this the server that the position comes from? It may have been restored from an older backup"
+            if end.standby:
+                ends = f"standby has in {_LATE_SECONDS:g} s replayed its WAL only up to"
+                hint = f"SELECT status FROM pg_stat_wal_receiver; says whether it receives WAL; {hint}"
+            raise PositionError(
+                f'slot "{slot}" cannot start at {format_lsn(start_lsn)}: the {ends} {format_lsn(end.lsn)}',
+                hint=hint,
+                slot=slot,
+                lsn=start_lsn,
+            )
+        if not pause:
+            logger.warning(
+                "slot %s is to start at %s, and the standby has replayed WAL up to %s: waiting for it",
+                slot,
+                format_lsn(start_lsn),
+                format_lsn(end.lsn),
+            )
+        pause = min(1.0, 2 * pause or 0.05)
+        await waits.sleep(pause)
     if start_lsn < confirmed:
         logger.info(
             "slot %s is confirmed up to %s: the server starts there, not at %s",
@@ -142,3 +170,15 @@ async def _check_start(session: AsyncSession, slot: str, start_lsn: int, confirm
             format_lsn(confirmed),
             format_lsn(start_lsn),
         )
+
+
+class _WalEnd(NamedTuple):
+    """Where the WAL ends that a server can send."""
+
+    lsn: int
+    standby: bool
+
+
+async def _wal_end(session: AsyncSession) -> _WalEnd:
+    [(lsn, standby)] = await session.execute(_WAL_END)
+    return _WalEnd(parse_lsn(lsn or "0/0"), standby == "t")
