@@ -15,22 +15,8 @@ from tests.replication.reading import SECONDS, read_commits, read_past, until
 from tests.replication.streams import confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection, Stream
     from tests.conftest import Database
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-def slot(connection: Connection, database: Database) -> str:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return connection.create_slot(new_name()).name
 
 
 def read_empty(stream: Stream, lsn: int) -> None:

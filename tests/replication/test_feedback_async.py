@@ -15,22 +15,8 @@ from tests.replication.reading_async import SECONDS, read_commits, read_past, un
 from tests.replication.streams import confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from pgcdc.replication import AsyncConnection, AsyncStream
     from tests.conftest import Database
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    async with pgcdc.aconnect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def slot(connection: AsyncConnection, database: Database) -> str:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return (await connection.create_slot(new_name())).name
 
 
 async def read_empty(stream: AsyncStream, lsn: int) -> None:

@@ -12,23 +12,8 @@ from tests.replication.reading import read_commits
 from tests.replication.streams import changes, ids, new_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection
     from tests.conftest import Database
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-def slot(connection: Connection, database: Database) -> str:
-    """A slot, with a table `t` that publication `p` publishes."""
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return connection.create_slot(new_name()).name
 
 
 def test_types_that_a_table_gets_later(

@@ -31,12 +31,6 @@ BLOCK = 8192
 
 
 @pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
 def newest(newest_database: Database) -> Iterator[Connection]:
     with pgcdc.connect(newest_database.dsn) as connection:
         yield connection

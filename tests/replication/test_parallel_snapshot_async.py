@@ -30,12 +30,6 @@ BLOCK = 8192
 
 
 @pytest.fixture
-async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    async with pgcdc.aconnect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
 async def newest(newest_database: Database) -> AsyncIterator[AsyncConnection]:
     async with pgcdc.aconnect(newest_database.dsn) as connection:
         yield connection

@@ -6,14 +6,10 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import pytest
 
-import pgcdc
 from pgcdc.replication import Publication, PublicationTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection
     from tests.conftest import Database
 
@@ -37,12 +33,6 @@ IDENTITIES = {
 }
 COLUMNS = (None, ["a"], ["c", "b", "a"], ["b"])
 FILTERS = (None, "a > 0", "c > 0 AND a > 0")
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
 
 
 def refused(writer: psycopg.Connection[Any]) -> set[str]:

@@ -13,18 +13,10 @@ from tests.replication.reading import read_past
 from tests.replication.streams import new_name, refuses_column_lists, statements, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection
     from tests.conftest import Database
 
 INT4, TEXT = 23, 25
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
 
 
 def shape(columns: list[Column]) -> list[tuple[str, int, bool]]:

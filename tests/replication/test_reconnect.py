@@ -18,24 +18,12 @@ from tests.replication.streams import confirmed, ids, new_name
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pgcdc.replication import Connection, Stream
     from tests.conftest import Database
 
 SOON = Reconnect(first=0.02, longest=0.2)
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-def slot(connection: Connection, database: Database) -> str:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return connection.create_slot(new_name()).name
 
 
 def read_rows(stream: Stream, count: int, each: Callable[[int], None] = lambda rows: None) -> list[Any]:

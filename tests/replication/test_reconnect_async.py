@@ -17,24 +17,12 @@ from tests.replication.streams import confirmed, ids, new_name
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from pgcdc.replication import AsyncConnection, AsyncStream
     from tests.conftest import Database
 
 SOON = Reconnect(first=0.02, longest=0.2)
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    async with pgcdc.aconnect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def slot(connection: AsyncConnection, database: Database) -> str:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return (await connection.create_slot(new_name())).name
 
 
 async def read_rows(stream: AsyncStream, count: int, each: Callable[[int], None] = lambda rows: None) -> list[Any]:

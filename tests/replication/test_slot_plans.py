@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,25 @@ def test_a_temporary_slot_is_moved_by_the_session_that_has_it(connection: Connec
         assert insert.new.id == 2 and not hasattr(insert.new, "n")
         with pytest.raises(pgcdc.SlotInUse):
             connection.advance_slot(name, flushed(database))
+
+
+def test_the_time_that_it_may_take(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary slot is moved by the walsender, which does not answer: it stands still, as on a disk that hangs."""
+    monkeypatch.setattr("pgcdc.replication.session._CANCEL_SECONDS", 0.1)
+    with pgcdc.connect(newest_database.dsn) as connection:
+        slot = connection.create_slot(new_name(), temporary=True)
+        newest_database.execute("CREATE TABLE t (id int)")
+        lsn = flushed(newest_database)
+        pid = connection.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(pgcdc.ReplicationError) as caught:
+                connection.advance_slot(slot.name, lsn, timeout=0.5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert str(caught.value) == f'advancing slot "{slot.name}" to {pgcdc.format_lsn(lsn)} did not end within 0.5 s'
+    assert "longer timeout" in (caught.value.hint or "")
+    assert (caught.value.slot, caught.value.lsn) == (slot.name, lsn)
 
 
 # Copying.

@@ -18,16 +18,8 @@ from tests.replication.reading import until
 from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection, Slot
     from tests.conftest import Database
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
 
 
 def exists(database: Database, name: str) -> bool:

@@ -20,16 +20,8 @@ from tests.replication.streams import changes, new_name, refuses_column_lists, s
 from tests.replication.test_stream import VALUES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection, PublishedTable, Slot
     from tests.conftest import Database
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
 
 
 def begin(connection: Connection, publications: list[str]) -> tuple[list[PublishedTable], Slot]:

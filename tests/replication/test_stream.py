@@ -18,8 +18,6 @@ from tests.replication.reading import SECONDS, read_commits, read_past, until
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection
     from tests.conftest import Database
 
@@ -49,19 +47,6 @@ VALUES = {
     "mood[]": ["'{happy,sad}'"],
     "short": ["'dom'"],
 }
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-def slot(connection: Connection, database: Database) -> str:
-    """A slot, with a table `t` that publication `p` publishes."""
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return connection.create_slot(new_name()).name
 
 
 def test_every_everyday_type_in_text_and_binary(connection: Connection, database: Database) -> None:
@@ -339,7 +324,7 @@ def test_closing_in_the_middle_of_a_large_transaction(connection: Connection, da
     with connection.stream(slot, ["p"]) as stream:
         assert len(stream.read(10, max_messages=10))
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     until(lambda: database.execute(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"))
 
 

@@ -17,8 +17,6 @@ from tests.replication.reading_async import SECONDS, read_commits, read_past, un
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from pgcdc.replication import AsyncConnection
     from tests.conftest import Database
 
@@ -48,19 +46,6 @@ VALUES = {
     "mood[]": ["'{happy,sad}'"],
     "short": ["'dom'"],
 }
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    async with pgcdc.aconnect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def slot(connection: AsyncConnection, database: Database) -> str:
-    """A slot, with a table `t` that publication `p` publishes."""
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return (await connection.create_slot(new_name())).name
 
 
 async def test_every_everyday_type_in_text_and_binary(connection: AsyncConnection, database: Database) -> None:
@@ -349,7 +334,7 @@ async def test_closing_in_the_middle_of_a_large_transaction(
     async with connection.stream(slot, ["p"]) as stream:
         assert len(await stream.read(10, max_messages=10))
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     await until(
         lambda: database.execute(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active")
     )

@@ -17,22 +17,8 @@ from tests.replication.reading import read_commits, read_past, until
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, refuses_column_lists, wal_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgcdc.replication import Connection
     from tests.conftest import Database
-
-
-@pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    with pgcdc.connect(database.dsn) as connection:
-        yield connection
-
-
-@pytest.fixture
-def slot(connection: Connection, database: Database) -> str:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-    return connection.create_slot(new_name()).name
 
 
 def read_for_ever(stream: pgcdc.replication.Stream) -> None:
