@@ -1,11 +1,36 @@
-"""What the tests of this folder share: whether they take their time."""
+"""What the tests of this folder share: whether they take their time, and what came of it."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether this is `./dev test --faults`: more rounds, more rows, longer waits."""
     return bool(request.config.getoption("--faults"))
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Notes what was measured, for the table in docs/faults.md; a long run prints it at its end."""
+
+    def note(**measured: object) -> None:
+        values = " ".join(f"{name}={value}" for name, value in measured.items())
+        request.node.user_properties.append(("outcome", f"{request.node.name}: {values}"))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints what was measured."""
+    if config.getoption("--faults"):
+        for report in terminalreporter.stats.get("passed", []):
+            for name, value in report.user_properties:
+                if name == "outcome" and report.when == "call":
+                    terminalreporter.write_line(value)

@@ -160,6 +160,7 @@ def read(
     strikes: Sequence[Callable[[], None]] = (),
     *,
     confirm: Callable[[int], bool] = lambda number: True,
+    outages: list[float] | None = None,
 ) -> list[Delivered]:
     """Read until everything that was committed has come.
 
@@ -169,6 +170,7 @@ def read(
         strikes: What to do meanwhile, one after the other: each when a few transactions have come since the one before,
             and the connection that it has broken was made again.
         confirm: Whether to confirm the transaction of this number.
+        outages: Takes how many seconds after each strike that cost the connection the next transaction came.
 
     Returns:
         What was delivered.
@@ -179,6 +181,7 @@ def read(
     missing: set[int] = set()
     known = 0
     inside: Delivered | None = None
+    struck: tuple[float, int] | None = None
     deadline = time.monotonic() + SECONDS
     while True:
         for event in stream.read(0.1).events(stream.format):
@@ -194,13 +197,19 @@ def read(
                     inside.end_lsn = event.end_lsn
                     inside.confirmed = confirm(len(delivered))
                     delivered.append(inside)
+                    if struck is not None and stream.reconnects > struck[1]:
+                        if outages is not None:
+                            outages.append(time.monotonic() - struck[0])
+                        struck = None
                     writers.seen()
+                    deadline = time.monotonic() + SECONDS
                     if inside.confirmed:
                         stream.confirm(event)
                     inside = None
                 else:
                     stream.confirm(event)
             if left and len(delivered) >= due and stream.reconnects >= len(strikes) - len(left):
+                struck = time.monotonic(), stream.reconnects
                 left.pop(0)()
                 due = len(delivered) + 5
         if writers.done:

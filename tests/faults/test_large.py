@@ -14,13 +14,17 @@ from tests.faults.test_process import Consumer
 from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.conftest import Database
 
 MEBIBYTE = 1 << 20
 
 
 @pytest.mark.parametrize("streaming", ["off", "on"])
-def test_one_large_transaction(newest_database: Database, tmp_path: Path, streaming: str, long: bool) -> None:
+def test_one_large_transaction(
+    newest_database: Database, tmp_path: Path, streaming: str, long: bool, outcome: Callable[..., None]
+) -> None:
     """Measured in a process of its own: what it takes from the first row on."""
     rows = 1_000_000 if long else 50_000
     database = newest_database
@@ -33,18 +37,21 @@ def test_one_large_transaction(newest_database: Database, tmp_path: Path, stream
         consumer = Consumer(database, slot, tmp_path / "log", "--streaming", streaming, "--sums", "2")
         assert consumer.process.stdout is not None
         said = [consumer.process.stdout.readline().split() for _ in range(3)]
-        assert consumer.wait(120) == 0
+        assert consumer.end(seconds=120) == 0
         [(streamed,)] = database.execute(
             f"SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = '{slot}'"
         )
     assert said[0] == ["transaction", "1", "0"]
     assert said[1] == ["transaction", str(rows), str(rows * (rows + 1) // 2)]
     assert said[2][0] == "grown" and int(said[2][1]) < 64 * MEBIBYTE
+    outcome(rows=rows, grown=f"{int(said[2][1]) / MEBIBYTE:.1f}MiB")
     assert (streamed > 0) == (streaming == "on"), "the server did what this is about"
 
 
 @pytest.mark.parametrize("streaming", ["off", "on"])
-def test_many_at_once(newest_database: Database, streaming: Literal["off", "on"], long: bool) -> None:
+def test_many_at_once(
+    newest_database: Database, streaming: Literal["off", "on"], long: bool, outcome: Callable[..., None]
+) -> None:
     """All under way at the same time, written to in turn; every second one is rolled back, others to a savepoint."""
     database = newest_database
     make_tables(database)
@@ -87,4 +94,5 @@ def test_many_at_once(newest_database: Database, streaming: Literal["off", "on"]
         for each in connections:
             each.close()
     assert judge(database, noted, delivered) == 0
+    outcome(transactions=count, rows=sum(len(one.rows) for one in delivered), twice=0)
     assert [one.rows[0][1] for one in delivered] == [number for number in order if number in noted.committed]

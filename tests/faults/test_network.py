@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SOON = Reconnect(first=0.02, longest=0.2)
 
 
-def test_the_network_breaks(newest_database: Database, long: bool) -> None:
+def test_the_network_breaks(newest_database: Database, long: bool, outcome: Callable[..., None]) -> None:
     """Closed, reset, half closed, cut inside a frame, swallowed."""
     database = newest_database
     make_tables(database)
@@ -56,9 +56,18 @@ def test_the_network_breaks(newest_database: Database, long: bool) -> None:
             strikes: list[Callable[[], None]] = [hole, proxy.close, proxy.reset, proxy.half_close, cut]
             strikes *= 4 if long else 1
             proxy.bite = 999  # so that it is in the middle of something
-            delivered = read(stream, writers, strikes)
+            outages: list[float] = []
+            delivered = read(stream, writers, strikes, outages=outages)
             for thread in mending:
                 thread.join()
             assert stream.reconnects >= len(strikes) - 1
-    judge(database, writers, delivered)
+    twice = judge(database, writers, delivered)
+    outcome(
+        faults=len(strikes),
+        again=" ".join(f"{seconds:.2f}s" for seconds in outages[:5]),
+        longest=f"{max(outages):.2f}s",
+        noticed=f"{max(noticed):.1f}s",
+        rows=sum(len(one.rows) for one in delivered),
+        twice=twice,
+    )
     assert len(noticed) == (4 if long else 1) and max(noticed) < 2 * silence + 30

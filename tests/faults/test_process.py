@@ -4,56 +4,29 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 import pgcdc
 from tests.faults.judge import Delivered, Writers, judge, make_tables, until
+from tests.program import Program
 from tests.replication.streams import confirmed, new_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.conftest import Database
 
-REPOSITORY = Path(__file__).parents[2]
 
-
-class Consumer:
+class Consumer(Program):
     """The program consumer.py as a process."""
 
     def __init__(self, database: Database, slot: str, log: Path, *options: str) -> None:
-        self._errors = log.with_suffix(".errors").open("ab")
-        program = [sys.executable, "-W", "error", "-m", "tests.faults.consumer", database.dsn, slot, str(log), *options]
-        self.process = subprocess.Popen(
-            program,
-            cwd=REPOSITORY,
-            env={"PYTHONPATH": f"{REPOSITORY / 'python'}:{REPOSITORY}", "PATH": ""},
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "running\n", log.with_suffix(".errors").read_text()[-3000:]
-
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal, wait for the end, give the exit code."""
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self, seconds: float = 60.0) -> int:
-        """Wait for the end, and give the exit code."""
-        try:
-            return self.process.wait(seconds)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-            self._errors.close()
+        super().__init__("tests.faults.consumer", log.with_suffix(".errors"), database.dsn, slot, str(log), *options)
 
 
 def logged(log: Path) -> list[Delivered]:
@@ -90,7 +63,7 @@ def has_all(writers: Writers, log: Path) -> bool:
     return writers.committed.keys() <= {batch for one in logged(log) for _, batch in one.rows}
 
 
-def test_killed_and_stopped(database: Database, tmp_path: Path, long: bool) -> None:
+def test_killed_and_stopped(database: Database, tmp_path: Path, long: bool, outcome: Callable[..., None]) -> None:
     """With a position of its own nothing comes twice; after SIGTERM and SIGINT all that it has is confirmed."""
     make_tables(database)
     with pgcdc.connect(database.dsn) as connection:
@@ -100,26 +73,42 @@ def test_killed_and_stopped(database: Database, tmp_path: Path, long: bool) -> N
     chosen = random.Random(database.server.version)
     with Writers(database, 400 if long else 60) as writers:
         following = follow(writers, log)
-        for number in [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT] * (5 if long else 1):
+        numbers = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT] * (5 if long else 1)
+        agains: list[float] = []
+        endings: list[float] = []
+        for number in numbers:
+            known, began = len(logged(log)), time.monotonic()
             consumer = Consumer(database, slot, log)
+            until(lambda known=known: len(logged(log)) > known)  # type: ignore[misc]
+            agains.append(time.monotonic() - began)
             wanted = len(logged(log)) + chosen.randint(1, 12)
             until(lambda wanted=wanted: len(logged(log)) >= wanted)  # type: ignore[misc]
             began = time.monotonic()
             assert consumer.end(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
             if number != signal.SIGKILL:
+                endings.append(time.monotonic() - began)
                 assert time.monotonic() - began < 15  # 5 and the end of an interpreter on a busy machine
                 assert confirmed(database, slot) >= logged(log)[-1].end_lsn
             until(lambda: database.execute(free))
         consumer = Consumer(database, slot, log)
         try:
             until(lambda: writers.done and has_all(writers, log), 90)
+            memory = psutil.Process(consumer.process.pid).memory_info().rss
         finally:
             assert consumer.end(signal.SIGTERM) == 0
         following.join()
-    judge(database, writers, logged(log))
+    twice = judge(database, writers, logged(log))
+    outcome(
+        faults=len(numbers),
+        again=f"{max(agains):.2f}s",
+        ended=f"{max(endings):.2f}s",
+        rows=sum(len(one.rows) for one in logged(log)),
+        twice=twice,
+        rss=f"{memory >> 20}MiB",
+    )
 
 
-def test_standing_still(newest_database: Database, tmp_path: Path, long: bool) -> None:
+def test_standing_still(newest_database: Database, tmp_path: Path, long: bool, outcome: Callable[..., None]) -> None:
     """SIGSTOP for longer than wal_sender_timeout: the server gives up, and the program comes back by itself."""
     database = newest_database
     make_tables(database)
@@ -128,6 +117,7 @@ def test_standing_still(newest_database: Database, tmp_path: Path, long: bool) -
     log = tmp_path / "log"
     free = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
     with database.server.settings(wal_sender_timeout="1s"), Writers(database, 400 if long else 40) as writers:
+        agains: list[float] = []
         following = follow(writers, log)
         consumer = Consumer(database, slot, log)
         try:
@@ -136,10 +126,15 @@ def test_standing_still(newest_database: Database, tmp_path: Path, long: bool) -
                 until(lambda wanted=wanted: len(logged(log)) >= wanted)  # type: ignore[misc]
                 consumer.process.send_signal(signal.SIGSTOP)
                 until(lambda: database.execute(free))
+                known, began = len(logged(log)), time.monotonic()
                 consumer.process.send_signal(signal.SIGCONT)
+                until(lambda known=known: len(logged(log)) > known)  # type: ignore[misc]
+                agains.append(time.monotonic() - began)
             until(lambda: writers.done and has_all(writers, log), 90)
         finally:
             consumer.process.send_signal(signal.SIGCONT)
             assert consumer.end(signal.SIGTERM) == 0
         following.join()
-    judge(database, writers, logged(log))
+    twice = judge(database, writers, logged(log))
+    rows = sum(len(one.rows) for one in logged(log))
+    outcome(faults=len(agains), again=f"{max(agains):.2f}s", rows=rows, twice=twice)

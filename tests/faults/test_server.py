@@ -11,12 +11,14 @@ from tests.faults.judge import Writers, judge, make_tables, read
 from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.conftest import Database
 
 SOON = Reconnect(first=0.02, longest=0.2)
 
 
-def test_the_server_goes_away(database: Database, long: bool) -> None:
+def test_the_server_goes_away(database: Database, long: bool, outcome: Callable[..., None]) -> None:
     make_tables(database)
     restarts: list[threading.Thread] = []
 
@@ -39,11 +41,15 @@ def test_the_server_goes_away(database: Database, long: bool) -> None:
                 restarts[-1].start()
 
             strikes = [terminate, crash, restart] * (10 if long else 1)
-            delivered = read(stream, writers, strikes)
+            outages: list[float] = []
+            delivered = read(stream, writers, strikes, outages=outages)
             for thread in restarts:
                 thread.join()
             assert stream.reconnects >= len(strikes) - 1
-        judge(database, writers, delivered)
+        twice = judge(database, writers, delivered)
+        outcome(
+            faults=len(strikes), again=f"{max(outages):.2f}s", rows=sum(len(one.rows) for one in delivered), twice=twice
+        )
         again = pgcdc.connect(database.dsn)
         with again:
             state = again.slot(slot)

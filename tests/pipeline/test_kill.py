@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pgcdc
+from tests import program
 from tests.pipeline.running import confirmed, flushed, slots, until
 from tests.pipeline.targets import logged, mirrored
 
 if TYPE_CHECKING:
     from tests.conftest import Database
 
-REPOSITORY = Path(__file__).parents[2]
 BIG = 5_000
 ROW = "concat_ws('|', id, coalesce(writer::text, 'None'), coalesce(amount::text, 'None'))"
 
@@ -91,43 +89,11 @@ class Writers:
             thread.join()
 
 
-class Program:
+class Program(program.Program):
     """The pipeline's process."""
 
     def __init__(self, database: Database, folder: Path, *arguments: str, module: str = "killed_pipeline") -> None:
-        self._errors = (folder / "stderr.log").open("ab")
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                "-m",
-                f"tests.pipeline.{module}",
-                database.dsn,
-                str(folder),
-                *arguments,
-            ],
-            cwd=REPOSITORY,
-            env={"PYTHONPATH": f"{REPOSITORY / 'python'}:{REPOSITORY}", "PATH": ""},
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"running\n", (folder / "stderr.log").read_text()[-3000:]
-
-    def end(self, number: signal.Signals | None, seconds: float = 30.0) -> int:
-        """Sends a signal, waits for the end, and gives the exit code."""
-        if number is not None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(seconds)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-            self._errors.close()
+        super().__init__(f"tests.pipeline.{module}", folder / "stderr.log", database.dsn, str(folder), *arguments)
 
 
 def judge(database: Database, folder: Path, writers: Writers) -> None:
