@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import pgcdc
-from pgcdc import PositionError
-from pgcdc.pipeline import MemoryPositions, PostgresPositions, ownership
-from pgcdc.replication import Reconnect
+from pgcdc import Position, PositionError
+from pgcdc.pipeline import MemoryPositions, PostgresPositions, StoredPosition, ownership
+from pgcdc.pipeline.start import Server, check_again
+from pgcdc.replication import Reconnect, SlotState
 from tests.pipeline.running import DEADLINE, Running, confirmed, running, until
 from tests.pipeline.shop import run_once, shop
 from tests.pipeline.targets import Recorder, SqliteMirror, logged
@@ -180,19 +184,31 @@ def test_another_process_took_over_meanwhile(
     """What is in the lanes of the first is the second's business then: nothing of it is delivered any more."""
     monkeypatch.setattr(ownership, "TAKE_OVER_WITHIN", 1.0)
     database, first, second = new_orders, Gate(2), Recorder()
+    handled: list[int] = []
+
+    def handle(change: pgcdc.Change[Any]) -> None:
+        assert isinstance(change, pgcdc.Insert)
+        handled.append(change.new.id)
+        assert change.new.id != 2 or first.go_on.wait(DEADLINE)
+
     with Proxy(database.server.port) as proxy:
         pipeline = pgcdc.Pipeline("shop", proxy.dsn(database.dsn), tables=["orders"], reconnect=SOON)
         pipeline.add(first, name="sink")
+        pipeline.on("orders", "insert", name="handler")(handle)
         run = Running(pipeline)
         run.streaming()
-        database.execute("INSERT INTO orders VALUES (2, 'new')")
+        database.execute("INSERT INTO orders VALUES (2, 'new'), (3, 'new')")
         assert first.reached.wait(DEADLINE)
-        database.execute("INSERT INTO orders VALUES (3, 'queued')")
-        until(lambda: run.pipeline.statistics().consumers["sink"].queued_rows == 2, "it is queued")
+        under_way = first.ids  # one row or both, as they were read
+        until(lambda: 2 in handled, "the handler has it, too")
+        database.execute("INSERT INTO orders VALUES (4, 'queued')")
+        until(lambda: run.pipeline.statistics().consumers["sink"].queued_rows == 3, "it is queued")
         proxy.refuse = True
         proxy.close()
         reconnecting(run)
-        other = Running(shop(database, second))
+        other_pipeline = shop(database, second)
+        other_pipeline.on("orders", "insert", name="handler")(lambda change: None)
+        other = Running(other_pipeline)
         other.streaming()
         other.catch_up(database)
         if not still:
@@ -205,8 +221,9 @@ def test_another_process_took_over_meanwhile(
         if still:
             other.stop()
         assert other.error is None
-    assert first.ids == [1, 2]
-    assert [change.new.id for change in second.changes] == [2, 3]
+    assert first.ids == under_way
+    assert handled == [1, 2], "a call that was under way is finished, and nothing more is done"
+    assert [change.new.id for change in second.changes] == [2, 3, 4]
     assert confirmed(database) >= before
 
 
@@ -276,3 +293,45 @@ def test_a_stop_while_the_server_is_away(new_orders: Database) -> None:
     run_once(database, shop(database, sink))
     ids = [change.new.id for change in sink.changes]
     assert ids in ([1, 2, 3], [1, 2, 2, 3]), "the last second may come again"
+
+
+STORED = StoredPosition(
+    consumer="sink",
+    epoch=1,
+    snapshot="done",
+    position=Position(900, 0),
+    through_lsn=900,
+    slot="pgcdc_shop",
+    system_identifier="7",
+    timeline=1,
+    fingerprint="",
+)
+SLOT = SlotState("pgcdc_shop", "pgoutput", "shop", False, False, None, 1, 900, "reserved", *[None] * 6)  # type: ignore[arg-type]
+SERVER = Server("7", timeline=1, database="shop", end_lsn=5000, switches={}, standby=False)
+
+
+@pytest.mark.parametrize(
+    ("server", "slot", "kind"),
+    [
+        ({}, {}, None),
+        ({"timeline": 2, "switches": {1: 1000}}, {}, None),
+        ({"timeline": 2, "switches": {1: 999}}, {}, PositionError),  # what was handed over is not in it
+        ({"timeline": 2}, {}, PositionError),
+        ({"system_identifier": "8"}, {}, PositionError),
+        ({"end_lsn": 999}, {}, PositionError),  # put back from a backup
+        ({"end_lsn": 999, "standby": True}, {}, pgcdc.ConnectionLost),  # late: it is asked again
+        ({"end_lsn": 999, "standby": True, "timeline": 2}, {}, PositionError),
+        ({}, {"confirmed_flush_lsn": 901}, PositionError),
+        ({}, {"wal_status": "lost"}, pgcdc.SlotLost),
+        ({}, {"two_phase": True}, pgcdc.ConfigError),
+        ({}, None, pgcdc.SlotNotFound),
+    ],
+)
+def test_what_is_compared_when_the_server_is_back(
+    server: dict[str, Any], slot: dict[str, Any] | None, kind: type[pgcdc.Error] | None
+) -> None:
+    """Stored is 900; up to 1000 was handed over."""
+    settings = pgcdc.Pipeline("shop", "", tables=["orders"])._settings
+    now = None if slot is None else msgspec.structs.replace(SLOT, **slot)
+    with contextlib.nullcontext() if kind is None else pytest.raises(kind):
+        check_again(settings, {"sink": STORED}, now, dataclasses.replace(SERVER, **server), 1000)

@@ -71,6 +71,8 @@ class Consumer:
     async def _work(self) -> None:
         try:
             self._own = await self._persist(self._target.open)
+        except GaveUp:
+            raise
         except Exception as error:
             raise failure.of_sink(self.name, None, error) from error
         while (item := await self.lane.take()) is not None:
@@ -165,6 +167,8 @@ class Consumer:
         """Call until the target is available; only this consumer waits meanwhile."""
         async for attempt in retry.attempts(self._unavailable):
             with attempt:
+                if not await self.lane.allowed():
+                    raise GaveUp
                 result = await call()
         self.state = "running"
         return result

@@ -70,6 +70,8 @@ class Ledger:
             ConnectionLost: When the store is away.
         """
         with self._lock:
+            if not self._opened:
+                raise ConnectionLost("the position store was closed: the run has ended")
             self._away = True
             with self._reached():
                 return dict(self._stored)

@@ -191,6 +191,11 @@ class Lane:
             self._held = True
             self._wake()  # it may be closed
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing may be given to the consumer."""
+        return self._held
+
     def release(self) -> None:
         """Go on after `hold`."""
         with self._condition:
@@ -233,6 +238,20 @@ class Lane:
                 nbytes = sum(rows.nbytes for rows in taken)
                 self._working = Rows(batch, taken[-1].through_lsn, nbytes)
         return self._working
+
+    async def allowed(self) -> bool:
+        """Wait until it is not held.
+
+        Returns:
+            Whether it is not; else nothing more will come.
+        """
+        while True:
+            with self._condition:
+                if not self._held or self._closed:
+                    return not self._held
+                self._arrived.clear()
+                self._waiting = True
+            await self._arrived.wait()
 
     def _pop(self) -> list[Rows]:
         """Take the first item to work on; when it is rows, together with those that have queued up behind it.

@@ -79,7 +79,7 @@ class Run:
         }
         formats = RowFormats()
         self._consumers = {
-            name: Consumer(subscription, _target(subscription, formats), self._lanes[name])
+            name: Consumer(subscription, _target(subscription, formats, self._lanes[name]), self._lanes[name])
             for name, subscription in subscriptions.items()
         }
         self._ledger = Ledger(settings.name, store, self._lanes)
@@ -284,8 +284,8 @@ class Run:
         return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
 
 
-def _target(subscription: Subscription, formats: RowFormats) -> Target:
+def _target(subscription: Subscription, formats: RowFormats, lane: Lane) -> Target:
     if isinstance(subscription, HandlerSubscription):
-        return HandlerTarget(subscription, formats)
+        return HandlerTarget(subscription, formats, lambda: lane.held)
     assert isinstance(subscription, SinkSubscription)
     return SinkTarget(subscription)

@@ -160,15 +160,17 @@ class HandlerTarget:
     Args:
         subscription: The handler, its name and its row class.
         formats: How rows are made.
+        held: Whether no further change may be handled for the time being.
     """
 
     keeps_position = False
 
-    def __init__(self, subscription: HandlerSubscription, formats: RowFormats) -> None:
+    def __init__(self, subscription: HandlerSubscription, formats: RowFormats, held: Callable[[], bool]) -> None:
         self._subscription = subscription
         self._handler = subscription.handler
         self._worker = None if is_async(self._handler) else Worker(f"pgcdc-{subscription.name}")
         self._formats = formats
+        self._held = held
         self._ended = threading.Event()
         # The batch being handled and how many of its changes are: it comes again after a SinkUnavailable.
         self._batch: Batch | None = None
@@ -198,10 +200,16 @@ class HandlerTarget:
     def _changes(self, batch: Batch) -> list[AnyChange | DecodeError]:
         return batch.changes(self._formats.of(self._subscription))
 
+    def _check(self) -> None:
+        """Before each change: raises when it may not be handled."""
+        if self._ended.is_set():
+            raise GaveUp
+        if self._held():
+            raise SinkUnavailable("it waits until the pipeline has its server again")
+
     def _handle(self, batch: Batch) -> None:
         for change in self._changes(batch)[self._handled :]:
-            if self._ended.is_set():
-                raise GaveUp
+            self._check()
             try:
                 if isinstance(change, DecodeError):
                     raise change
@@ -214,8 +222,7 @@ class HandlerTarget:
 
     async def _handle_async(self, batch: Batch) -> None:
         for change in self._changes(batch)[self._handled :]:
-            if self._ended.is_set():
-                raise GaveUp
+            self._check()
             try:
                 if isinstance(change, DecodeError):
                     raise change
