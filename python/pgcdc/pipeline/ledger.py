@@ -93,7 +93,7 @@ class Ledger:
     def _compare(self) -> None:
         found = self._store.load(self._pipeline)
         asked = {move.next.consumer: move.next for move in self._asked}
-        for name in self._stored.keys() | asked.keys():
+        for name in sorted(self._stored.keys() | asked.keys()):
             known, now = [row for row in (self._stored.get(name), asked.get(name)) if row is not None], found.get(name)
             if now is None and name not in self._stored:
                 continue  # what was asked for was to make it, and was not done
