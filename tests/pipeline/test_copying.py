@@ -57,6 +57,19 @@ def test_no_such_table_leaves_nothing(orders: Database) -> None:
     assert left_behind(orders) == ([], [], 0)
 
 
+def test_a_start_that_fails_keeps_the_slot_that_positions_are_of(new_orders: Database) -> None:
+    new_orders.execute("CREATE TABLE other (id int)", "CREATE PUBLICATION mine FOR TABLE orders")
+    run_once(new_orders, shop(new_orders, publication="mine"))
+    new_orders.execute("ALTER PUBLICATION mine SET TABLE other")
+    with pytest.raises(ConfigError, match="not published"):
+        shop(new_orders, publication="mine", snapshot="always").run()
+    assert slots(new_orders) == ["pgcdc_shop"]
+    new_orders.execute("ALTER PUBLICATION mine SET TABLE orders", "INSERT INTO orders VALUES (2, 'new')")
+    sink = Recorder()
+    run_once(new_orders, shop(new_orders, sink, publication="mine"))
+    assert [change.new.id for change in sink.changes] == [2]
+
+
 def test_a_copy_that_fails_half_way_goes_on_where_it_was(orders: Database) -> None:
     """One consumer got all rows, the other refuses: the first one keeps them, and gets what was changed since."""
     refusing, taking = Recorder(), Recorder()
@@ -135,11 +148,9 @@ def test_a_stop_during_the_copy_leaves_no_slot(orders: Database) -> None:
 @contextlib.contextmanager
 def slot_waits(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """An open transaction that has written: a slot cannot be made before its end. Use `waiting` after the start."""
-    with database.connect() as connection:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute("CREATE TABLE written (id int)")
-        with connection.transaction():
-            connection.execute("INSERT INTO written VALUES (1)")
-            yield connection
+        yield connection
 
 
 def waiting(database: Database) -> bool:
@@ -166,6 +177,54 @@ def test_a_table_rewritten_while_the_slot_is_made_is_copied_again(orders: Databa
     assert sink.actions[-3:] == ["truncate", "insert", "insert"]
     assert [change.new.id for change in sink.changes[-2:]] == [1, 2]
     until(lambda: slots(orders) == ["pgcdc_shop"], "the temporary slot is gone")
+
+
+def test_columns_that_came_while_the_slot_was_made_are_copied(
+    orders: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the first copy, and by that of a consumer that is added later."""
+    sinks: dict[str, Recorder] = {}
+    for name in ("first", "late"):
+        sinks[name] = Recorder()
+        pipeline = pgcdc.Pipeline("shop", orders.dsn, tables=["orders"])
+        for each, sink in sinks.items():
+            pipeline.add(sink, name=each)
+        with slot_waits(orders):
+            run = Running(pipeline)
+            until(lambda: waiting(orders), "the slot waits")
+            orders.execute(f"ALTER TABLE orders ADD {name} text", f"UPDATE orders SET {name} = 'x'")
+        until(lambda name=name: done(orders, name), "it has all rows")  # type: ignore[misc]
+        run.stop()
+        assert run.error is None
+        [change] = [change for change in sinks[name].changes if change.snapshot]
+        assert (change.new.id, getattr(change.new, name, None)) == (1, "x")
+    assert caplog.text.count("other tables, rows or columns: public.orders") == 2
+
+
+def done(database: Database, consumer: str) -> bool:
+    """Whether it is stored that a consumer has all rows."""
+    if database.execute("SELECT to_regclass('pgcdc.positions')") == [(None,)]:
+        return False
+    query = f"SELECT 1 FROM pgcdc.positions WHERE consumer = '{consumer}' AND snapshot = 'done'"
+    return bool(database.execute(query))
+
+
+def test_rows_that_were_published_while_the_slot_was_made_are_copied(new_orders: Database) -> None:
+    """On PostgreSQL 15 and newer, which have row filters."""
+    new_orders.execute(
+        "INSERT INTO orders VALUES (2, 'new')", "CREATE PUBLICATION mine FOR TABLE orders WHERE (id = 1)"
+    )
+    sink = Recorder()
+    with slot_waits(new_orders):
+        run = Running(shop(new_orders, sink, publication="mine"))
+        until(lambda: waiting(new_orders), "the slot waits")
+        new_orders.execute("ALTER PUBLICATION mine SET TABLE orders")
+    run.streaming()
+    new_orders.execute("INSERT INTO orders VALUES (3, 'newer')")
+    run.catch_up(new_orders)
+    run.stop()
+    assert run.error is None
+    assert sorted(change.new.id for change in sink.changes) == [1, 2, 3]
 
 
 def test_a_stop_while_the_slot_is_made_leaves_nothing(orders: Database) -> None:

@@ -176,6 +176,38 @@ def test_a_copy_that_was_killed_goes_on(three: Database, tmp_path: Path, finishe
     until(lambda: slots(three) == ["pgcdc_shop"], "temporary slots are gone")
 
 
+def test_a_table_more_after_a_first_copy_that_was_killed(newest_database: Database, tmp_path: Path) -> None:
+    """No table was finished, so all of it is begun anew; a start that fails in between changes nothing of that."""
+    database = newest_database
+    tables = (*TABLES, "d")
+    for table in tables:
+        database.execute(
+            f"CREATE TABLE {table} (id bigint PRIMARY KEY, amount int)",
+            f"INSERT INTO {table} SELECT g, 0 FROM generate_series(1, {ROWS}) g",
+        )
+    program = Program(database, tmp_path, "--hold", str(ROWS // 2), module="killed_copy")
+    try:
+        until(lambda: bool(snapshots(tmp_path)), "it copies, and stands still then")
+    finally:
+        code = program.end(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert slots(database) == ["pgcdc_shop"]
+
+    def pipeline(sink: Recorder, *tables: str) -> pgcdc.Pipeline:
+        made = pgcdc.Pipeline("shop", database.dsn, tables=tables)
+        made.add(sink, name="mirror")
+        return made
+
+    for _ in range(2):
+        with pytest.raises(pgcdc.ConfigError, match="absent"):
+            pipeline(Recorder(), *tables, "absent").run()
+        assert slots(database) == ["pgcdc_shop"]
+    sink = Recorder()
+    run_once(database, pipeline(sink, *tables))
+    inserts = [change.table for change in sink.changes if change.action == "insert"]
+    assert {table: inserts.count(table) for table in tables} == dict.fromkeys(tables, ROWS)
+
+
 def test_killed_at_any_moment(three: Database, tmp_path: Path) -> None:
     chosen = random.Random(three.server.version)
     writers = Writers(three)

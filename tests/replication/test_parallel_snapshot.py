@@ -240,6 +240,24 @@ def test_a_rewrite_between_two_tables_is_noticed(newest: Connection, newest_data
     assert [name for name, kind in rest if kind == "stale"] == ["b"]
 
 
+def test_a_leaf_attached_during_the_piece_is_noticed(connection: Connection, database: Database) -> None:
+    """Beside our lock leaves come and go: the snapshot has none of this one's rows, and the stream never sends them."""
+    database.execute(
+        "CREATE TABLE t (id int, part int) PARTITION BY LIST (part)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1)",
+        "CREATE TABLE t2 (id int, part int)",
+        "INSERT INTO t VALUES (1, 1)",
+        "INSERT INTO t2 VALUES (2, 2)",
+        "CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root = true)",
+    )
+    with connection.snapshot(None, ["p"], connections=1) as snapshot:
+        parts = snapshot.parts()
+        first = next(parts)
+        assert first.batch is not None and ids(first.batch.events()) == [1]
+        database.execute("ALTER TABLE t ATTACH PARTITION t2 FOR VALUES IN (2)")
+        assert [(part.table.name, part.kind) for part in parts] == [("t", "stale")]
+
+
 def test_who_waits_for_an_exclusive_lock_stops_nobody(connection: Connection, database: Database) -> None:
     """Between two of our connections in a queue for a lock it would make a circle that the server does not see."""
     wide_table(database, "first", 100)
@@ -367,6 +385,39 @@ def test_the_slot_of_a_snapshot(newest: Connection, newest_database: Database) -
         pass
     with pytest.raises(pgcdc.ConfigError, match="0 connections"):
         newest.snapshot(new_name(), ["p"], connections=0)
+
+
+def read_to_the_end(connection: Connection, slot: str | None) -> None:
+    with connection.snapshot(slot, ["p"]) as snapshot:
+        for _ in snapshot.batches():
+            pass
+
+
+def test_what_to_do_about_a_slot_that_stays(newest: Connection, newest_database: Database) -> None:
+    database = newest_database
+    role, name = new_name("r"), new_name()
+    database.execute(
+        "CREATE TABLE t (id int)",
+        "CREATE PUBLICATION p FOR TABLE t",
+        f"CREATE ROLE {role} LOGIN REPLICATION",
+    )
+    drop = f'connection.drop_slot("{name}"), and begin again'
+    try:
+        with pgcdc.connect(database.server.dsn(database.name, user=role)) as limited:
+            with pytest.raises(pgcdc.ConfigError) as refused:
+                read_to_the_end(limited, name)
+            assert f'slot "{name}" stays, and holds WAL back: {drop}' in (refused.value.hint or "")
+            assert "GRANT" in (refused.value.hint or "")
+            with pytest.raises(pgcdc.ConfigError, match="already exists") as exists:
+                limited.snapshot(name, ["p"])
+            assert drop in (exists.value.hint or "")
+            assert newest.slot(name) is not None
+            limited.drop_slot(name)
+            with pytest.raises(pgcdc.ConfigError) as temporary:
+                read_to_the_end(limited, None)
+            assert "stays" not in (temporary.value.hint or "")
+    finally:
+        database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_fewer_connections_than_wanted(

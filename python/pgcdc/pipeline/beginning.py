@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.protocol import Catalog, RowFormat
-from pgcdc.replication import Connection, PublishedTable, Snapshot, SnapshotProgress, check_server, connect
+from pgcdc.replication import Connection, Snapshot, SnapshotProgress, check_server, connect
 from pgcdc.replication.snapshot_view import SnapshotView
 
 __all__ = ["Beginning", "Begun"]
@@ -165,13 +165,13 @@ class Beginning:
         for row in self._ledger.stored.values():
             self._lanes[row.consumer].advance(row.through_lsn)
 
-    def _published(self, connection: Connection) -> tuple[Sequence[PublishedTable], str]:
+    def _published(self, connection: Connection) -> publishing.Published:
         published = publishing.published(connection, self._settings)
         # The slot is made after this: no name from before it can come.
         self._fanout.know(published.all_tables, 0)
         self._guard = Guard(connection, self._settings, published.tables)
         self._ledger.fingerprint = published.fingerprint
-        return published.tables, published.fingerprint
+        return published
 
     def _unpublish(self, connection: Connection) -> None:
         try:

@@ -18,12 +18,15 @@ from pgcdc.errors import Error, ReplicationError
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.publishing import Published
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, TableEnd
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.protocol import Catalog
 from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, connect
+from pgcdc.replication.copy_command import ATTEMPTS as MADE_AGAIN
+from pgcdc.replication.copy_command import never_still
 
 __all__ = ["ATTEMPTS", "InitialCopy", "hand_over"]
 
@@ -114,7 +117,7 @@ class InitialCopy:
         connection: Connection,
         server: Server,
         catalog: Catalog,
-        published: Callable[[], tuple[Sequence[PublishedTable], str]],
+        published: Callable[[], Published],
         *,
         again: bool,
     ) -> None:
@@ -124,29 +127,21 @@ class InitialCopy:
             connection: The replication connection; it must not be used otherwise while the copy goes on.
             server: What the server said of itself.
             catalog: The types of the database.
-            published: Gives the published tables as they are now, and the fingerprint of what the server will send.
+            published: Gives what is published now.
             again: Whether something of an earlier copy may be in the targets.
 
         Raises:
-            SnapshotStale: When nothing but the copy was wanted, and a table was rewritten during each of three.
+            SnapshotStale: When nothing but the copy was wanted, and a table was rewritten during each of three; or what
+                is published changed each time that the slot was made.
             Error: Whatever else made it impossible; the slot does not exist then, unless a table was finished.
         """
         settings = self._settings
-        if connection.slot(settings.slot) is not None:
-            connection.drop_slot(settings.slot)
         names = [name for name, subscription in self._subscriptions.items() if subscription.copies]
         for attempt in range(1, ATTEMPTS + 1):
-            # The shapes and files of the tables are taken before the slot is made: the copy compares with them.
-            tables, fingerprint = published()
-            if attempt == 1:
-                self._ledger.complete = complete = wanted(self._subscriptions, tables)
-                self._store(server, fingerprint)
-                self._begin(server)
             slot: Slot | None = None
             try:
-                slot = connection.create_slot(
-                    settings.slot, temporary=settings.snapshot == "only", export_snapshot=bool(names)
-                )
+                slot, tables = self._make_slot(connection, server, published, first=attempt == 1)
+                complete = self._ledger.complete
                 if attempt == 1:
                     self._store_slot(slot.consistent_point)
                 missing = {name: set(complete[name]) - set(self._lanes[name].tables) for name in names}
@@ -168,7 +163,38 @@ class InitialCopy:
                 return
             if attempt == ATTEMPTS:
                 raise stale
-            connection.drop_slot(settings.slot)
+
+    def _make_slot(
+        self, connection: Connection, server: Server, published: Callable[[], Published], *, first: bool
+    ) -> tuple[Slot, Sequence[PublishedTable]]:
+        """Make the slot, and again as long as what is published changes meanwhile: the copy would lack it."""
+        settings = self._settings
+        exports = any(subscription.copies for subscription in self._subscriptions.values())
+        for number in range(MADE_AGAIN):
+            # The shapes and files of the tables are taken before the slot is made: the copy compares with them.
+            before = published()
+            self._ledger.complete = wanted(self._subscriptions, before.tables)
+            if first:
+                # Before the slot of an earlier copy is dropped: with this mark the next start does without it.
+                self._store(server, before.fingerprint)
+                if not number:
+                    self._begin(server)
+            if connection.slot(settings.slot) is not None:
+                connection.drop_slot(settings.slot)
+            try:
+                slot = connection.create_slot(
+                    settings.slot, temporary=settings.snapshot == "only", export_snapshot=exports
+                )
+                changes = before.state.changes(published().state)
+            except BaseException:
+                self._drop(connection)
+                raise
+            if changes is None:
+                return slot, before.tables
+            again = "pipeline %r: what is published changed while slot %s was made (%s): it is made again"
+            logger.warning(again, settings.name, settings.slot, changes)
+        self._drop(connection)
+        raise never_still(settings.slot, [settings.publication], changes)
 
     def _begin(self, server: Server) -> None:
         stored = self._ledger.stored
@@ -234,6 +260,8 @@ class InitialCopy:
             except Error as error:
                 # The mark "begun" is stored: the next start drops it. The error that led here is the one to raise.
                 logger.warning("slot %r of an unfinished initial copy is left behind: %s", name, error)
+                return
+        self._ledger.slot_is_gone = True
 
 
 def wanted(subscriptions: Mapping[str, Subscription], tables: Sequence[PublishedTable]) -> dict[str, frozenset[int]]:
@@ -254,14 +282,17 @@ def wanted(subscriptions: Mapping[str, Subscription], tables: Sequence[Published
 
 
 def forget_unused(ledger: Ledger, lanes: Mapping[str, Lane]) -> None:
-    """After a failed start: remove the marks, unless a consumer has got something.
+    """After a failed start: remove the marks, unless a consumer has got something, or there is a slot.
 
-    What it got may be of rows that do not exist at the next start: the mark makes that one empty the targets first.
+    What it got may be of rows that do not exist at the next start: the mark makes that one empty the targets first. A
+    slot without a mark would be a stranger's.
 
     Args:
         ledger: What is stored.
         lanes: The run's lanes.
     """
     rows = ledger.stored.values()
+    if not ledger.slot_is_gone:
+        return
     if rows and all(row.snapshot == "begun" for row in rows) and not any(lane.delivered for lane in lanes.values()):
         ledger.forget()

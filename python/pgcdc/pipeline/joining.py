@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from secrets import token_hex
 
@@ -32,7 +32,9 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.protocol import Batch, Catalog, RowFormat
-from pgcdc.replication import Connection, Slot, Snapshot, Stream, connect
+from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, Stream, connect
+from pgcdc.replication.copy_command import ATTEMPTS as MADE_AGAIN
+from pgcdc.replication.copy_command import never_still
 from pgcdc.replication.session import Session
 
 __all__ = ["Joining"]
@@ -215,10 +217,7 @@ class Joining:
     def _copy(self, connection: Connection, stream: Stream | None) -> tuple[Slot, ReplicationError | None]:
         """Take a snapshot, be where it is, and hand over the rows that are missing."""
         settings = self._settings
-        tables = publishing.published(connection, settings).tables
-        self._waiting = connection
-        slot = connection.create_slot(self._name(), temporary=True, export_snapshot=True, timeout=_PATIENCE)
-        self._waiting = None
+        slot, tables = self._make_slot(connection)
         lacking = {oid for oids in self._missing.values() for oid in oids}
         taken = [table for table in tables if table.relation.oid in lacking]
         number = settings.snapshot_connections
@@ -243,6 +242,22 @@ class Joining:
             self._fanout.send(rest, stream.idle_lsn)
             self._reached = _further(self._reached, rest, stream.idle_lsn)
         return slot, stale
+
+    def _make_slot(self, connection: Connection) -> tuple[Slot, Sequence[PublishedTable]]:
+        """Make a slot, and another as long as what is published changes meanwhile: the copy would lack it."""
+        settings = self._settings
+        for _ in range(MADE_AGAIN):
+            before = publishing.published(connection, settings)
+            self._waiting = connection
+            slot = connection.create_slot(self._name(), temporary=True, export_snapshot=True, timeout=_PATIENCE)
+            self._waiting = None
+            changes = before.state.changes(publishing.published(connection, settings).state)
+            if changes is None:
+                return slot, before.tables
+            connection.drop_slot(slot.name)
+            again = "pipeline %r: what is published changed while slot %s was made (%s): another one is made"
+            logger.warning(again, settings.name, slot.name, changes)
+        raise never_still(slot.name, [settings.publication], changes)
 
     def _restrict(self) -> None:
         """Leave out changes of tables whose rows are missing."""

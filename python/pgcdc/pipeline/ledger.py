@@ -36,6 +36,7 @@ class Ledger:
         fingerprint: That of this run.
         complete: For each consumer that copies, all its tables: when it has them, its copy is done.
         given_up: Set when what was copied is of no use any more; it is not stored then.
+        slot_is_gone: Whether the slot that marks of an unfinished copy are of does not exist any more.
     """
 
     def __init__(self, pipeline: str, store: PositionStore, lanes: Mapping[str, Lane]) -> None:
@@ -50,6 +51,7 @@ class Ledger:
         self.fingerprint = ""
         self.complete: Mapping[str, Collection[int]] = {}
         self.given_up = False
+        self.slot_is_gone = False
 
     def open(self) -> dict[str, StoredPosition]:
         """Open the store and read what is in it."""

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from pgcdc.errors import ConfigError, PublicationNotFound
 from pgcdc.pipeline.settings import Settings
-from pgcdc.replication import Connection, PublishedTable, ensure_publication, published_tables
+from pgcdc.replication import Connection, PublishedTable, ensure_publication
+from pgcdc.replication.publication_state import PublicationState
+from pgcdc.replication.publications import state_of
 from pgcdc.replication.quoting import identifier, literal, qualified
 
 __all__ = ["BEGIN_ANEW", "Published", "drop", "extend", "make", "published"]
@@ -27,15 +29,17 @@ class Published(NamedTuple):
         tables: The pipeline's tables.
         all_tables: These and all others.
         fingerprint: Of everything that decides which changes the server sends.
+        state: What it publishes of the pipeline's tables, to be compared with later.
     """
 
     tables: Sequence[PublishedTable]
     all_tables: Sequence[PublishedTable]
     fingerprint: str
+    state: PublicationState
 
 
 def make(connection: Connection, settings: Settings) -> bool:
-    """Make the publication where it is missing; never change one that exists.
+    """Make the publication where it is missing; one that a pipeline of this name has made gets the tables it lacks.
 
     Args:
         connection: A replication connection.
@@ -48,6 +52,7 @@ def make(connection: Connection, settings: Settings) -> bool:
         ConfigError: When a table does not exist or the role may not publish it.
     """
     if _exists(connection, settings):
+        extend(connection, settings)
         return False
     ensure_publication(connection, settings.publication, settings.tables)
     connection.execute(f"COMMENT ON PUBLICATION {identifier(settings.publication)} IS {literal(_mark(settings))}")
@@ -118,7 +123,8 @@ def published(connection: Connection, settings: Settings) -> Published:
             publication=settings.publication,
             slot=settings.slot,
         )
-    tables = published_tables(connection, [settings.publication])
+    state = state_of(connection.session(), [settings.publication])
+    tables = state.tables
     names = {(table.relation.schema, table.relation.name) for table in tables}
     for schema, name in settings.tables:
         if (schema, name) not in names:
@@ -135,4 +141,4 @@ def published(connection: Connection, settings: Settings) -> Published:
         digest.update(repr((table.relation.schema, table.relation.name, table.row_filter)).encode())
     wanted = set(settings.tables)
     ours = [table for table in tables if (table.relation.schema, table.relation.name) in wanted]
-    return Published(ours, tables, digest.hexdigest()[:16])
+    return Published(ours, tables, digest.hexdigest()[:16], PublicationState(ours, state.catalog_rows))

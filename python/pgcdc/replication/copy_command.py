@@ -7,9 +7,10 @@ Source: PostgreSQL manual, "COPY".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pgcdc.errors import ReplicationError
+from pgcdc.replication.publication import named
 from pgcdc.replication.quoting import identifier, qualified
 
 if TYPE_CHECKING:
@@ -18,11 +19,34 @@ if TYPE_CHECKING:
     from pgcdc.replication.publication import PublishedTable
     from pgcdc.replication.snapshot_plan import Piece
 
-__all__ = ["SnapshotStale", "copy_command"]
+__all__ = ["ATTEMPTS", "SnapshotStale", "copy_command", "never_still"]
+
+ATTEMPTS: Final = 5
+"""How often a slot is made again because what is published changed meanwhile."""
 
 
 class SnapshotStale(ReplicationError):
     """The snapshot cannot be copied as it was: begin again with a new slot and its snapshot."""
+
+
+def never_still(slot: str, publications: Sequence[str], changes: str | None) -> SnapshotStale:
+    """The error when what is published changed in each of several attempts; the slot does not exist then.
+
+    Args:
+        slot: The slot's name.
+        publications: The publications' names.
+        changes: What was different in the last one.
+
+    Returns:
+        The exception, to be raised.
+    """
+    return SnapshotStale(
+        f'what {named(publications)} publishes changed each of the {ATTEMPTS} times that slot "{slot}" was made'
+        f" ({changes})",
+        hint="begin again when nobody alters the publication or its tables; while transactions that write are open, a"
+        " slot takes long to make",
+        slot=slot,
+    )
 
 
 def copy_command(table: PublishedTable, text_columns: Sequence[bool], piece: Piece | None = None) -> str:

@@ -22,6 +22,7 @@ from pgcdc.replication.publication import (
     tables_from,
     tables_sql,
 )
+from pgcdc.replication.publication_state import PublicationState, rows_sql
 from pgcdc.replication.quoting import identifier, literal, literals, qualified
 from pgcdc.replication.sqlstate import Doing
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from pgcdc.replication.session import Session
 
-__all__ = ["check_publications", "ensure", "storage", "tables_of"]
+__all__ = ["check_publications", "ensure", "state_of", "storage", "tables_of"]
 
 
 def tables_of(session: Session, publications: Sequence[str]) -> list[PublishedTable]:
@@ -39,6 +40,25 @@ def tables_of(session: Session, publications: Sequence[str]) -> list[PublishedTa
     doing = Doing(f"looking at {named(publications)}", publications=tuple(publications))
     version = session.server_version
     return tables_from(session.execute(tables_sql(version, publications), doing=doing), version)
+
+
+def state_of(session: Session, publications: Sequence[str]) -> PublicationState:
+    """Read what publications publish, so that it can be compared with later.
+
+    Args:
+        session: A connection to the database.
+        publications: Their names.
+
+    Returns:
+        The state; a change while it is read makes it another one than before and than after.
+
+    Raises:
+        ConfigError: When none is named.
+        PublicationNotFound: When one does not exist.
+    """
+    tables = tables_of(session, publications)
+    doing = Doing(f"looking at {named(publications)}", publications=tuple(publications))
+    return PublicationState(tables, session.execute(rows_sql(session.server_version, publications), doing=doing))
 
 
 def storage(session: Session, table: PublishedTable) -> tuple[tuple[int, int], ...]:

@@ -1,9 +1,12 @@
 """The snapshot of published tables: every row as it was at the slot's consistent point, nothing missing, nothing twice.
 
 The copy runs in the snapshot that the slot exported, so the stream begins exactly where it ends. Several connections
-share it: each copies one piece of a table after the other, and one loop reads from whichever has something. One thing
-escapes a snapshot: a table that was rewritten between the export and the copy is empty in it. So the tables' files,
-taken down before the slot was made, are compared under the lock that the copy holds.
+share it: each copies one piece of a table after the other, and one loop reads from whichever has something. Two things
+escape a snapshot. A table that was rewritten between the export and the copy is empty in it: so the tables' files,
+taken down before the slot was made, are compared under the lock that the copy holds. And what is published only since
+then is not among the tables, though the stream has its changes: so what is published is looked at again behind the
+slot, and when it is not the same the slot is made again. The catalog inside of the snapshot would not do: of a
+transaction that wrote before the change and commits after the snapshot, neither would have the rows.
 
 Source: PostgreSQL manual, "Snapshot Synchronization Functions", "COPY", Binary Format.
 """
@@ -19,8 +22,8 @@ from pgcdc.errors import ConfigError, Error
 from pgcdc.protocol import Catalog, RowFormat
 from pgcdc.protocol.catalog import CATALOG_SQL
 from pgcdc.replication import waits_async as waits
-from pgcdc.replication.copy_command import SnapshotStale
-from pgcdc.replication.publications_async import tables_of
+from pgcdc.replication.copy_command import ATTEMPTS, SnapshotStale, never_still
+from pgcdc.replication.publications_async import state_of
 from pgcdc.replication.session_async import AsyncSession
 from pgcdc.replication.snapshot_plan import (
     SPLIT_BYTES,
@@ -86,31 +89,52 @@ async def take_snapshot(
     """
     check_limits(connections, split_bytes)
     session = await connection.session()
-    # Both before the slot: the shapes and files of the tables are what the copy is compared with.
-    tables = await tables_of(session, [publications] if isinstance(publications, str) else publications)
-    catalog = Catalog.of(await session.execute(CATALOG_SQL))
-    made = await connection.create_slot(
-        slot or f"pgcdc_snapshot_{token_hex(8)}",
-        temporary=slot is None,
-        failover=failover,
-        export_snapshot=True,
-        timeout=timeout,
-    )
+    names = [publications] if isinstance(publications, str) else publications
+    name = slot or f"pgcdc_snapshot_{token_hex(8)}"
 
     async def undo() -> None:
-        await connection.drop_slot(made.name, if_exists=True)
+        await connection.drop_slot(name, if_exists=True)
 
-    return AsyncSnapshot(
-        connection.dsn,
-        made,
-        tables,
-        catalog,
-        connections=connections,
-        split_bytes=split_bytes,
-        beside=session,
-        undo=undo,
-        keep_slot=slot is not None,
-    )
+    for _ in range(ATTEMPTS):
+        # Both before the slot: the shapes and files of the tables are what the copy is compared with.
+        state = await state_of(session, names)
+        catalog = Catalog.of(await session.execute(CATALOG_SQL))
+        made = await _make(connection, name, temporary=slot is None, failover=failover, timeout=timeout)
+        try:
+            changes = state.changes(await state_of(session, names))
+        except BaseException:
+            with suppress(Error):
+                await undo()
+            raise
+        if changes is None:
+            return AsyncSnapshot(
+                connection.dsn,
+                made,
+                state.tables,
+                catalog,
+                connections=connections,
+                split_bytes=split_bytes,
+                beside=session,
+                undo=undo,
+                keep_slot=slot is not None,
+            )
+        await undo()
+        logger.warning("what is published changed while slot %s was made (%s): it is made again", name, changes)
+    raise never_still(name, names, changes)
+
+
+async def _make(connection: AsyncConnection, name: str, *, temporary: bool, failover: bool, timeout: float) -> Slot:
+    try:
+        return await connection.create_slot(
+            name, temporary=temporary, failover=failover, export_snapshot=True, timeout=timeout
+        )
+    except Error as error:
+        if error.sqlstate == "42710":
+            error.hint = (
+                f'if a snapshot with it was read to the end: connection.stream("{name}", …) goes on behind that; else'
+                f' connection.drop_slot("{name}"), and begin again'
+            )
+        raise
 
 
 class AsyncSnapshot:
@@ -280,32 +304,46 @@ class AsyncSnapshot:
                 slot=self.slot.name,
             )
         work = Work(self._plans)
-        while True:
-            for one in self._sessions:
-                if not one.copying:
-                    async for part in self._begin(one, work):
-                        yield part
-            copying = [one for one in self._sessions if one.copying]
-            if not copying and not work.left:
-                return
-            if not copying:
-                if idle is not None:
-                    idle()
-                await waits.sleep(_READ_SECONDS)
-                continue
-            came = False
-            for one in copying:
-                if one.take(max_bytes, max_rows):
-                    came = True
-                    async for part in self._taken(one, work):
-                        yield part
-            if came:
-                await waits.turn()
-            else:
-                if idle is not None:
-                    idle()
-                await waits.readable([one.socket for one in copying], _READ_SECONDS)
-                await waits.sleep(_PAUSE_SECONDS)
+        try:
+            while True:
+                for one in self._sessions:
+                    if not one.copying:
+                        async for part in self._begin(one, work):
+                            yield part
+                copying = [one for one in self._sessions if one.copying]
+                if not copying and not work.left:
+                    return
+                if not copying:
+                    if idle is not None:
+                        idle()
+                    await waits.sleep(_READ_SECONDS)
+                    continue
+                came = False
+                for one in copying:
+                    if one.take(max_bytes, max_rows):
+                        came = True
+                        async for part in self._taken(one, work):
+                            yield part
+                if came:
+                    await waits.turn()
+                else:
+                    if idle is not None:
+                        idle()
+                    await waits.readable([one.socket for one in copying], _READ_SECONDS)
+                    await waits.sleep(_PAUSE_SECONDS)
+        except Error as error:
+            self._say_what_stays(error)
+            raise
+
+    def _say_what_stays(self, error: Error) -> None:
+        """Tell whoever made slot and snapshot in one call what is left of it."""
+        if self._keep_slot and self._undo is not None:
+            name = self.slot.name
+            stays = (
+                f'slot "{name}" stays, and holds WAL back: connection.drop_slot("{name}"), and begin again;'
+                f' connection.stream("{name}", …) gives what was changed since, without the rows of before'
+            )
+            error.hint = stays if error.hint is None else f"{error.hint}; {stays}"
 
     async def _another(self, beside: AsyncSession | None) -> AsyncSnapshotSession:
         session = await AsyncSession.connect(self._dsn, replication=False, beside=beside)
