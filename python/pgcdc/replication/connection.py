@@ -199,13 +199,15 @@ class Connection(Administration):
             failover: As for `create_slot`.
             connections: How many connections share the snapshot, at most.
             split_bytes: Larger tables are cut into ranges of about so many bytes, which several connections can copy.
-            timeout: As for `create_slot`.
+            timeout: As for `create_slot`; it is made again when what is published changes meanwhile, and may then
+                take as long again.
 
         Returns:
             The snapshot; a context manager. This connection must take no replication command before it is entered.
 
         Raises:
             PublicationNotFound: When a publication does not exist.
+            SnapshotStale: When what is published changed each time that the slot was made.
             ConfigError: When a limit cannot be; besides, as `create_slot`.
             ReplicationError: As `create_slot`.
             ConnectionLost: When the connection broke.
