@@ -14,7 +14,9 @@ import pytest
 import pgcdc
 from pgcdc import Position, PositionError
 from pgcdc.pipeline import MemoryPositions, PostgresPositions, StoredPosition, ownership
+from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.start import Server, check_again
+from pgcdc.pipeline.tenure import Tenure
 from pgcdc.replication import Reconnect, SlotState
 from tests.pipeline.running import DEADLINE, Running, confirmed, running, until
 from tests.pipeline.shop import run_once, shop
@@ -155,26 +157,54 @@ def test_a_position_store_elsewhere_is_lost(new_orders: Database, caplog: pytest
     assert [change.new.id for change in sink.changes] == [1, 2]
 
 
-def test_a_lost_network_while_lanes_are_full(new_orders: Database) -> None:
+def test_a_lost_network_while_lanes_are_full(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One consumer has a batch that the other has no room for yet when the connection breaks: it gets it then."""
     database = new_orders
-    sink = Gate(101)
+    sink, fast = Gate(101), Recorder()
+    looked = threading.Semaphore(0)
+    confirm = Source._confirm
+
+    def counted(source: Source, tenure: Tenure) -> None:
+        looked.release()
+        confirm(source, tenure)
+
+    monkeypatch.setattr(Source, "_confirm", counted)
     with Proxy(database.server.port) as proxy:
         pipeline = pgcdc.Pipeline(
             "shop", proxy.dsn(database.dsn), tables=["orders"], max_rows_in_flight=300, reconnect=SOON
         )
         pipeline.add(sink, name="sink")
+        pipeline.add(fast, name="fast")
         with running(pipeline) as run:
             run.streaming()
-            for first in range(101, 1101, 10):
-                database.execute(f"INSERT INTO orders SELECT g, 'new' FROM generate_series({first}, {first + 9}) g")
+
+            def look(times: int) -> None:
+                while looked.acquire(blocking=False):
+                    pass
+                for _ in range(times):
+                    assert looked.acquire(timeout=DEADLINE)
+
+            def fast_has_more() -> bool:
+                return len(fast.changes) - 1 > run.pipeline.statistics().consumers["sink"].queued_rows
+
+            last = 100
+            while not fast_has_more():
+                database.execute(f"INSERT INTO orders SELECT g, 'new' FROM generate_series({last + 1}, {last + 10}) g")
+                last += 10
+                assert last < 50_000
+                if fast_has_more():
+                    look(2)  # it may be in the midst of handing over
             assert sink.reached.wait(DEADLINE)
             proxy.reset()
+            look(3)
             sink.go_on.set()
             run.catch_up(database)
             proxy.cut_after = 777
-            database.execute("INSERT INTO orders SELECT g, repeat('x', 100) FROM generate_series(2001, 2100) g")
+            database.execute("INSERT INTO orders SELECT g, repeat('x', 100) FROM generate_series(60001, 60100) g")
             run.catch_up(database)
-    assert sink.ids == [1, *range(101, 1101), *range(2001, 2101)]
+    wanted = [1, *range(101, last + 1), *range(60_001, 60_101)]
+    assert sink.ids == wanted
+    assert [change.new.id for change in fast.changes] == wanted
 
 
 @pytest.mark.parametrize("still", [True, False], ids=["and has it", "and is over"])
