@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
-from typing import Any
 
 import duckdb
 import polars
@@ -50,7 +49,7 @@ def with_polars(changes: ArrowTable) -> polars.DataFrame:
     return polars.DataFrame(changes).group_by("_action").len().sort("_action")
 
 
-def with_duckdb(changes: ArrowTable, key: str = "id") -> list[Any]:
+def with_duckdb(changes: ArrowTable, key: str = "id") -> polars.DataFrame:
     """The rows as they are now: of each key the last change, unless that was a delete.
 
     Args:
@@ -63,7 +62,9 @@ def with_duckdb(changes: ArrowTable, key: str = "id") -> list[Any]:
         ORDER BY "{key}"
     """
     with duckdb.connect() as connection:
-        return connection.register("changes", changes).execute(query).fetchall()
+        # As Arrow again: for rows of Python objects DuckDB wants pytz where there are times with a zone.
+        rows: polars.DataFrame = connection.register("changes", changes).sql(query).pl()
+        return rows
 
 
 if __name__ == "__main__":

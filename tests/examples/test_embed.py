@@ -37,11 +37,11 @@ def shop(database: Database) -> Database:
     """A table, a publication and a slot, and three transactions after them."""
     database.execute(
         "CREATE TYPE state AS ENUM ('new', 'paid')",
-        "CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2), state state, at timestamptz)",
+        "CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2), state state, at timestamptz, paid timestamptz)",
         f"CREATE PUBLICATION {PUBLICATION} FOR TABLE orders",
         f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')",
         "INSERT INTO orders VALUES (1, 9.90, 'new', '2024-01-01 00:00:00+00'), (2, NULL, NULL, 'infinity')",
-        "UPDATE orders SET state = 'paid' WHERE id = 1",
+        "UPDATE orders SET state = 'paid', paid = '2024-05-17 12:30:00.25+02' WHERE id = 1",
         "DELETE FROM orders WHERE id = 2",
     )
     return database
@@ -157,7 +157,8 @@ def test_arrow(shop: Database) -> None:
         embed_arrow.read(shop.dsn, SLOT, PUBLICATION)
     table = embed_arrow.read(shop.dsn, SLOT, PUBLICATION, text=["public.orders.at"])["public.orders"]
     assert embed_arrow.with_polars(table).rows() == [("delete", 1), ("insert", 2), ("update", 1)]
-    assert embed_arrow.with_duckdb(table) == [(1, Decimal("9.90"), "paid", "2024-01-01T00:00:00Z")]
+    paid = datetime(2024, 5, 17, 10, 30, 0, 250_000, tzinfo=UTC)
+    assert embed_arrow.with_duckdb(table).rows() == [(1, Decimal("9.90"), "paid", "2024-01-01T00:00:00Z", paid)]
 
 
 @pytest.mark.parametrize("binary", ["true", "false"])
