@@ -171,6 +171,19 @@ def test_events_are_made_once_for_a_format_and_shared() -> None:
     assert batch.events(format)[3] is first
 
 
+def test_a_relation_in_the_place_of_another_is_not_taken_for_it() -> None:
+    """Formats know relations by where they are in memory: more come and go than a format remembers."""
+    format = RowFormat("dict")
+    for number in range(10_000):
+        name = f"c{number % 7}"
+        batch = Batch.of([wire.relation(1, "t", [(name, TEXT)]), wire.insert(1, ["x"]), wire.truncate([1, 1])])
+        relation, insert, truncate = batch.events(format)
+        assert isinstance(relation, Relation) and isinstance(insert, Insert) and isinstance(truncate, Truncate)
+        assert insert.new == {name: "x"}
+        assert relation.columns[0].name == name
+        assert truncate.relations == [relation, relation]
+
+
 def test_changes_are_row_changes_truncates_and_messages() -> None:
     """Nothing else, in stream order, transactional or not."""
     names = [type(change).__name__ for change in read(*STREAM).changes()]

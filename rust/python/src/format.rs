@@ -1,6 +1,6 @@
 //! `RowFormat`: how rows are given, and what is prepared once for each relation.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pgoutput::oid::Kind;
 use pgoutput::session::Shape;
@@ -56,6 +56,9 @@ pub struct Plan {
 struct Plans {
     generation: u64,
     by_relation: HashMap<Box<[u8]>, Arc<Plan>>,
+    /// The same by where their shapes are, so that a large Relation is not compared for each row. A shape that is gone leaves
+    /// its place to no other while it is here.
+    by_address: HashMap<usize, (Weak<Shape>, Arc<Plan>)>,
 }
 
 /// How rows are given.
@@ -72,6 +75,25 @@ pub struct RowFormat {
 /// Where a format has prepared more relations than a database has tables, somebody changes shapes all day: begin anew.
 const MOST_PLANS: usize = 4096;
 
+impl Plans {
+    fn known(&mut self, shape: &Arc<Shape>) -> Option<Arc<Plan>> {
+        if let Some((_, plan)) = self.by_address.get(&Arc::as_ptr(shape).addr()) {
+            return Some(Arc::clone(plan));
+        }
+        let plan = self.by_relation.get(&shape.bytes).cloned()?;
+        self.remember(shape, &plan);
+        Some(plan)
+    }
+
+    /// The same relation may be another shape each time that it is sent: where there are many, begin anew.
+    fn remember(&mut self, shape: &Arc<Shape>, plan: &Arc<Plan>) {
+        if self.by_address.len() > MOST_PLANS {
+            self.by_address.clear();
+        }
+        self.by_address.insert(Arc::as_ptr(shape).addr(), (Arc::downgrade(shape), Arc::clone(plan)));
+    }
+}
+
 static DEFAULT: PyOnceLock<Py<RowFormat>> = PyOnceLock::new();
 
 impl RowFormat {
@@ -83,17 +105,17 @@ impl RowFormat {
     }
 
     /// What is prepared for a relation.
-    pub fn plan(&self, py: Python<'_>, shape: &Shape) -> PyResult<Arc<Plan>> {
+    pub fn plan(&self, py: Python<'_>, shape: &Arc<Shape>) -> PyResult<Arc<Plan>> {
         let generation = self.catalog.get().generation();
         // Dropped when the lock is open again: the end of a class may call Python, and that this.
         let mut outdated = None;
         let known = {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             if plans.generation != generation || plans.by_relation.len() > MOST_PLANS {
-                let anew = Plans { generation, by_relation: HashMap::new() };
+                let anew = Plans { generation, ..Plans::default() };
                 outdated = Some(std::mem::replace(&mut *plans, anew));
             }
-            plans.by_relation.get(&shape.bytes).cloned()
+            plans.known(shape)
         };
         drop(outdated);
         if let Some(plan) = known {
@@ -102,7 +124,9 @@ impl RowFormat {
         // Outside the lock, because it calls Python. Two threads may both make one; the first to be done is kept.
         let plan = Arc::new(self.make_plan(py, shape, generation)?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(plans.by_relation.entry(shape.bytes.clone()).or_insert(plan)))
+        let plan = Arc::clone(plans.by_relation.entry(shape.bytes.clone()).or_insert(plan));
+        plans.remember(shape, &plan);
+        Ok(plan)
     }
 
     /// Whether a plan was prepared with all that the catalog knows now.
