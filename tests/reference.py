@@ -112,6 +112,13 @@ class Reader:
         self.take(1, field)
         return text_of(word)
 
+    def name(self, field: str) -> str:
+        """The next name of a schema, table, column or type; no server is compiled for longer ones."""
+        at, name = self.at, self.string(field)
+        if self.at - at - 1 > 1024:
+            raise DecodeError(f"{field} has no end", reason="impossible length", field=field, offset=at)
+        return name
+
     def time(self, field: str) -> datetime:
         """Microseconds since 2000-01-01 UTC; one that Python cannot hold makes no event, but it is a whole message."""
         try:
@@ -298,8 +305,8 @@ class ReferenceDecoder:
 
     def _relation(self, reader: Reader, facts: dict[str, Any]) -> Relation:
         oid = reader.number("I", "oid")
-        schema = reader.string("schema") or "pg_catalog"
-        name = reader.string("name")
+        schema = reader.name("schema") or "pg_catalog"
+        name = reader.name("name")
         identity = text_of(reader.take(1, "replica_identity"))
         if identity not in ("d", "n", "f", "i"):
             raise DecodeError("unknown identity", reason="unknown replica identity", field="replica_identity")
@@ -309,13 +316,13 @@ class ReferenceDecoder:
             raise DecodeError("a negative count", reason="impossible length", field="columns", offset=reader.at - 2)
         for _ in range(count):
             flags = reader.one_of(b"\x00\x01", "column flags")
-            column = reader.string("column name")
+            column = reader.name("column name")
             type_oid, modifier = reader.number("I", "type_oid"), reader.number("i", "type_modifier")
             columns.append(Column(column, type_oid, modifier, bool(flags & 1)))
         return Relation(oid, schema, name, identity, columns)  # type: ignore[arg-type]
 
     def _type(self, reader: Reader, facts: dict[str, Any]) -> Type:
-        return Type(reader.number("I", "oid"), reader.string("schema") or "pg_catalog", reader.string("name"))
+        return Type(reader.number("I", "oid"), reader.name("schema") or "pg_catalog", reader.name("name"))
 
     def _stream_start(self, reader: Reader, facts: dict[str, Any]) -> StreamStart:
         return StreamStart(reader.number("I", "xid"), reader.one_of(b"\x00\x01", "first_segment") == 1, **facts)

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgcdc.errors import ConfigError, DecodeError, InvalidValue
+from pgcdc.errors import ConfigError, DecodeError, InvalidValue, UnknownRelation
 from pgcdc.events import Column, Insert, Relation
 from pgcdc.protocol import Batch, BatchReader, CopyReader, Decoder, TypeCatalog, encode_status_update
 from pgcdc.protocol.values import json_deeply
 from tests.protocol import wire
+from tests.reference import ReferenceDecoder
 
 TABLE = wire.relation(1, "t", [("id", 23), ("j", 3802)])
 
@@ -85,9 +86,41 @@ def test_numbers_out_of_range() -> None:
     relation = Relation(2**32, "s", "t", "d", [])
     with pytest.raises(OverflowError):
         CopyReader(relation, 0)
-    for columns in ([Column("a\x00b", 23, -1, True)], [Column("a", 23, -1, True)] * 40_000):
+    for columns in (
+        [Column("a\x00b", 23, -1, True)],
+        [Column("a", 23, -1, True)] * 40_000,
+        [Column("a" * 1025, 23, -1, True)],
+    ):
         with pytest.raises(ConfigError):
             CopyReader(Relation(1, "s", "t", "d", columns), 0)
+
+
+NAMED: dict[str, Callable[[str], bytes]] = {
+    "schema": lambda name: wire.relation(1, "t", [("c", 25)], schema=name),
+    "table": lambda name: wire.relation(1, name, [("c", 25)]),
+    "column": lambda name: wire.relation(1, "t", [("c", 25), (name, 25)]),
+    "schema of a type": lambda name: wire.type_(1, name, "t"),
+    "type": lambda name: wire.type_(1, "s", name),
+}
+
+
+@pytest.mark.parametrize("named", NAMED.values(), ids=NAMED)
+def test_names_have_an_end(named: Callable[[str], bytes]) -> None:
+    """JSON repeats them with each row: one without an end would make a little input into any amount of output."""
+    for decoder in (Decoder("dict"), ReferenceDecoder()):
+        decoder.decode(named("n" * 1024))
+        for name in ("n" * 1025, "ä" * 513, "n" * 100_000):
+            with pytest.raises(DecodeError) as caught:
+                decoder.decode(named(name))
+            assert "impossible length" in caught.value.reason
+        if named(" ")[:1] == b"R":
+            with pytest.raises(UnknownRelation):  # not read with the shape before it
+                decoder.decode(wire.insert(1, ["x"]))
+    for name in ("n" * 1025, "n" * 100_000):
+        with pytest.raises(DecodeError):
+            Decoder().to_json([named(name)])
+        with pytest.raises(DecodeError):
+            Decoder().to_arrow([named(name)])
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])

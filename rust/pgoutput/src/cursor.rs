@@ -1,6 +1,11 @@
 //! Reading big-endian fields, each with a name for the error message; nothing is read that is not there.
 use crate::error::{Error, Reason, Result};
 
+/// The most bytes that the name of a schema, table, column or type may have. PostgreSQL's have 63; how many is fixed when a
+/// server is compiled, so there is room for those that were given more. Without an end, a name that is sent once and written
+/// with each row would make many times of a message what it is.
+pub const LONGEST_NAME: usize = 1024;
+
 /// A place in some bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
@@ -151,6 +156,19 @@ impl<'a> Cursor<'a> {
             }
             None => Err(self.error(Reason::Unterminated, field)),
         }
+    }
+
+    /// A zero-terminated name of a schema, table, column or type, without the zero.
+    ///
+    /// # Errors
+    /// When there is no zero byte, or more than [`LONGEST_NAME`] bytes before it.
+    pub fn name(&mut self, field: &'static str) -> Result<&'a [u8]> {
+        let start = *self;
+        let name = self.string(field)?;
+        if name.len() > LONGEST_NAME {
+            return Err(start.error(Reason::BadLength(i64::try_from(name.len()).unwrap_or(i64::MAX)), field));
+        }
+        Ok(name)
     }
 
     /// Make sure that everything was read.

@@ -6,6 +6,7 @@
 //! Source: PostgreSQL manual, "Logical Replication Message Formats", "Streaming Replication Protocol", "COPY" (Binary
 //! Format).
 use crate::copy::SIGNATURE;
+use crate::cursor::LONGEST_NAME;
 use crate::error::{Error, Reason, Result};
 use crate::frame::{Answer, Frame};
 use crate::message::{Message, Old, Prepared, kind};
@@ -80,6 +81,10 @@ impl<'o> Writer<'o> {
         Ok(())
     }
 
+    fn name(&mut self, name: &[u8], field: &'static str) -> Result<()> {
+        if name.len() > LONGEST_NAME { Err(self.too_long(name.len(), field)) } else { self.string(name, field) }
+    }
+
     fn sized(&mut self, bytes: &[u8], field: &'static str) -> Result<()> {
         match i32::try_from(bytes.len()) {
             Ok(length) => self.i32(length),
@@ -98,13 +103,13 @@ impl<'o> Writer<'o> {
 
     fn relation(&mut self, relation: &Relation) -> Result<()> {
         self.u32(relation.oid);
-        self.string(&relation.schema, "schema name")?;
-        self.string(&relation.name, "relation name")?;
+        self.name(&relation.schema, "schema name")?;
+        self.name(&relation.name, "relation name")?;
         self.u8(relation.replica_identity);
         self.count_of_columns(relation.columns.len())?;
         for column in &relation.columns {
             self.flag(column.is_key);
-            self.string(&column.name, "column name")?;
+            self.name(&column.name, "column name")?;
             self.u32(column.type_oid);
             self.i32(column.type_modifier);
         }
@@ -183,8 +188,8 @@ impl<'o> Writer<'o> {
             Message::Type { xid, oid, schema, name } => {
                 self.kind(kind::TYPE, *xid);
                 self.u32(*oid);
-                self.string(schema, "schema name")?;
-                self.string(name, "type name")?;
+                self.name(schema, "schema name")?;
+                self.name(name, "type name")?;
             }
             Message::Insert { xid, relation_oid, new } => {
                 self.kind(kind::INSERT, *xid);

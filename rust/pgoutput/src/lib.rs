@@ -35,6 +35,7 @@ pub mod frame;
 pub mod json;
 pub mod message;
 pub mod oid;
+mod prepared;
 pub mod relation;
 pub mod row;
 pub mod session;

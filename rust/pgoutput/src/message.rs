@@ -496,8 +496,8 @@ impl<'a> Message<'a> {
             kind::TYPE => Self::Type {
                 xid,
                 oid: cursor.u32("type OID")?,
-                schema: cursor.string("schema name")?,
-                name: cursor.string("type name")?,
+                schema: cursor.name("schema name")?,
+                name: cursor.name("type name")?,
             },
             kind::ORIGIN => {
                 Self::Origin { commit_lsn: cursor.u64("origin commit LSN")?, name: cursor.string("origin name")? }

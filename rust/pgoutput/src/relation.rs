@@ -36,11 +36,11 @@ impl Relation {
     /// Read the fields after the kind byte.
     ///
     /// # Errors
-    /// When the message is not whole.
+    /// When the message is not whole, or a name is longer than [`crate::cursor::LONGEST_NAME`].
     pub fn parse(cursor: &mut Cursor<'_>) -> Result<Self> {
         let oid = cursor.u32("relation OID")?;
-        let schema = cursor.string("schema name")?;
-        let name = cursor.string("relation name")?;
+        let schema = cursor.name("schema name")?;
+        let name = cursor.name("relation name")?;
         let start = *cursor;
         let replica_identity = cursor.u8("replica identity")?;
         if !b"dnfi".contains(&replica_identity) {
@@ -61,7 +61,7 @@ impl Relation {
             }
             columns.push(Column {
                 is_key: flags == 1,
-                name: cursor.string("column name")?.to_vec(),
+                name: cursor.name("column name")?.to_vec(),
                 type_oid: cursor.u32("column type OID")?,
                 type_modifier: cursor.i32("column type modifier")?,
             });

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::message::{Message, has_xid, kind};
+use crate::prepared::PreparedTransactions;
 use crate::relation::Relation;
 
 /// A relation together with the bytes of its message, by which a repeated one is recognised.
@@ -95,8 +96,8 @@ pub struct Session {
     shapes: Shapes,
     /// Those of each streamed transaction that has not ended, by the id of the whole transaction.
     streams: HashMap<u32, Shapes>,
-    /// The LSN of the prepare record of each transaction that was prepared and has not ended.
-    prepared: HashMap<u32, u64>,
+    /// Those that were prepared and have not ended.
+    prepared: PreparedTransactions,
     last: Option<Arc<Shape>>,
     block: Block,
     next_index: i64,
@@ -147,7 +148,7 @@ impl Session {
     /// The lowest LSN of a prepare record whose transaction has not ended. After a restart at a higher one the server sends
     /// only its end, not its changes.
     pub fn oldest_prepared(&self) -> Option<u64> {
-        self.prepared.values().min().copied()
+        self.prepared.oldest()
     }
 
     /// Take note of the next message and say what it is. A malformed one is given its place all the same; who asks for
@@ -375,11 +376,11 @@ impl Session {
             }
             Ok(Message::CommitPrepared { xid, end_lsn, .. }) => {
                 end = Some(*end_lsn);
-                self.prepared.remove(xid);
+                self.prepared.remove(*xid);
             }
             Ok(Message::RollbackPrepared { xid, rollback_end_lsn, .. }) => {
                 end = Some(*rollback_end_lsn);
-                self.prepared.remove(xid);
+                self.prepared.remove(*xid);
             }
             // Stream Stop, and what could not be read.
             _ => match bytes.first() {

@@ -5,6 +5,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 use pgoutput::batch::{Batch, Builder, Reader, Record};
 use pgoutput::copy;
+use pgoutput::cursor::LONGEST_NAME;
 use pgoutput::encode;
 use pgoutput::error::Reason;
 use pgoutput::frame::{Answer, Frame};
@@ -16,6 +17,7 @@ use pgoutput::session::{self, Session};
 use pgoutput::value::print::print;
 use pgoutput::value::{self, Format, Invalid, array};
 use proptest::prelude::*;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 const SCALARS: [Scalar; 41] = [
@@ -343,6 +345,52 @@ proptest! {
             let mut out = b"before".to_vec();
             prop_assert_eq!(message.encode(&mut out).map_err(|error| error.reason), Err(Reason::UnexpectedByte(0)));
             prop_assert_eq!(out, b"before".to_vec());
+        }
+    }
+
+    #[test]
+    fn a_name_has_an_end(
+        lengths in prop::array::uniform5(prop_oneof![4 => 1..64_usize, 2 => Just(LONGEST_NAME), 1 => LONGEST_NAME + 1..LONGEST_NAME * 3]),
+        xid in prop::option::of(any::<u32>()),
+    ) {
+        let [schema, name, column, type_schema, type_name] = lengths.map(|length| vec![b'n'; length]);
+        let (zero, kept) = (vec![0_u8], |names: &[usize]| names.iter().all(|&length| length <= LONGEST_NAME));
+        let column = Column { is_key: true, name: column, type_oid: 25, type_modifier: -1 };
+        let bytes = [b"R\0\0\0\x01".to_vec(), schema.clone(), zero.clone(), name.clone(), zero.clone(), b"d\0\x01\x01".to_vec(),
+            column.name.clone(), zero.clone(), vec![0, 0, 0, 25, 255, 255, 255, 255]].concat();
+        let relation = Relation { oid: 1, schema, name, replica_identity: b'd', columns: vec![column] };
+        let said = [b"Y\0\0\0\x01".to_vec(), type_schema.clone(), zero.clone(), type_name.clone(), zero].concat();
+        let type_ = Message::Type { xid, oid: 1, schema: &type_schema, name: &type_name };
+        for (bytes, message, whole) in [
+            (bytes, Message::Relation { xid, relation }, kept(&lengths[..3])),
+            (said, type_, kept(&lengths[3..])),
+        ] {
+            let bytes = if let Some(xid) = xid { in_stream((bytes, xid)) } else { bytes };
+            let mut written = Vec::new();
+            prop_assert_eq!(message.encode(&mut written).is_ok(), whole);
+            prop_assert_eq!(&written, if whole { &bytes } else { &[][..] });
+            match parse(&bytes, xid.is_some()) {
+                Ok(read) => prop_assert!(whole && read == message),
+                Err(error) => prop_assert!(!whole && matches!(error.reason, Reason::BadLength(1025..)), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_oldest_that_is_prepared_is_known(said in prop::collection::vec((0..4_u32, 0..4_u8, 0..6_u64), 0..40)) {
+        let mut session = Session::default();
+        let mut prepared = HashMap::new();
+        for (xid, what, lsn) in said {
+            let of = Prepared { flags: 0, prepare_lsn: lsn, end_lsn: 9, prepare_time: 0, xid, gid: b"g" };
+            let committed = Message::CommitPrepared { flags: 0, commit_lsn: lsn, end_lsn: 9, commit_time: 0, xid, gid: b"g" };
+            session.observe(&encoded(&match what {
+                0 => Message::BeginPrepare { prepare_lsn: lsn, end_lsn: 9, prepare_time: 0, xid, gid: b"g" },
+                1 => Message::Prepare(of),
+                2 => Message::StreamPrepare(of),
+                _ => committed,
+            }));
+            if what == 3 { prepared.remove(&xid) } else { prepared.insert(xid, lsn) };
+            prop_assert_eq!(session.oldest_prepared(), prepared.values().min().copied());
         }
     }
 
