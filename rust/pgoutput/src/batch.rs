@@ -50,7 +50,7 @@ impl Record {
 
     /// Whether it is part of a streamed or prepared transaction, whose changes count only when a later message says so.
     ///
-    /// A StreamAbort alone is nothing of the kind: PostgreSQL 18 sends one also to a client that streams nothing, when a
+    /// A Stream Abort alone is nothing of the kind: PostgreSQL 18 sends one also to a client that streams nothing, when a
     /// large transaction with a savepoint was rolled back, and of that transaction nothing else (server functions
     /// `ReorderBufferCheckAndTruncateAbortedTXN`, `ReorderBufferAbort`).
     pub fn is_in_progress(&self) -> bool {
