@@ -90,7 +90,7 @@ def lines(benchmarks: list[dict[str, Any]], yardsticks: dict[str, str | None]) -
 
 
 def facts(command: str) -> dict[str, str]:
-    """Where and with what: machine, Python, versions, command, date."""
+    """Where and with what: machine and what it had to do, Python, versions, command, date."""
     versions = [f"pgcdc {_project_version()}"]
     for package in PACKAGES:
         try:
@@ -100,6 +100,7 @@ def facts(command: str) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor()}, {platform.system()} {platform.machine()}",
+        "load": f"{os.getloadavg()[1]:.1f} processes on average in the last five minutes, those of the bench included",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": ", ".join(versions),
         "command": command,
