@@ -202,6 +202,7 @@ def test_a_table_more_after_a_first_copy_that_was_killed(newest_database: Databa
         with pytest.raises(pgcdc.ConfigError, match="absent"):
             pipeline(Recorder(), *tables, "absent").run()
         assert slots(database) == ["pgcdc_shop"]
+        assert database.execute("SELECT snapshot, tables FROM pgcdc.positions") == [("begun", "{}")]
     sink = Recorder()
     run_once(database, pipeline(sink, *tables))
     inserts = [change.table for change in sink.changes if change.action == "insert"]

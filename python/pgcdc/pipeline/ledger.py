@@ -176,7 +176,14 @@ class Ledger:
                 through_lsn=max(stored.through_lsn, through_lsn),
                 tables=tables,
             )
-            if new.snapshot == "begun" and tables is not None and tables.keys() >= set(self.complete.get(name, ())):
+            # A start that failed before it knew all tables of a consumer leaves its mark as it is.
+            complete = self.complete.get(name)
+            if (
+                new.snapshot == "begun"
+                and tables is not None
+                and complete is not None
+                and tables.keys() >= set(complete)
+            ):
                 new = msgspec.structs.replace(new, snapshot="done")
             if new.position != stored.position:
                 # Only now: an index that was counted under other options stays marked as such until there is a new one.
