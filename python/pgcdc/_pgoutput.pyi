@@ -466,6 +466,12 @@ class Batch:
         Assembler gives, never more than where the oldest transaction was prepared that it still keeps.
         """
     @property
+    def commit_end_lsn(self) -> int | None:
+        """What the last Commit in this batch says of its end; None when there is none.
+
+        Of what an Assembler gives that can be more than may be confirmed, which `end_lsn` says.
+        """
+    @property
     def in_progress(self) -> bool:
         """Whether it has messages of streamed or prepared transactions, whose changes count only when they commit.
 
@@ -885,8 +891,19 @@ class Assembler:
     def confirmable_lsn(self) -> int:
         """What may be confirmed once all that was given is durable; 0 at the beginning.
 
-        The end of the last transaction that ended, whether it came out or not, but nothing past `hold_lsn`. Who
-        confirms batch by batch takes `Batch.end_lsn`, which says the same of what came out up to there.
+        The end of the last transaction that ended, whether it came out or not, but nothing past `hold_lsn`, nor between
+        the PREPARE and the COMMIT PREPARED of a transaction that came out: a slot that stands there would be sent its
+        end without its changes. So where prepared transactions overlap without end, it stands still.
+        Who confirms batch by batch takes `Batch.end_lsn`, which says the same of what came out up to there.
+        """
+    def take_spans(self) -> list[tuple[int, int]]:
+        """Of the prepared transactions that came out since the last call: where they were prepared, and where they ended.
+
+        A slot must not stand in between: it would be sent the end without the changes. Who confirms what `Batch.end_lsn`
+        or `confirmable_lsn` says needs none of this; who confirms other places moves them out of these spans.
+
+        Returns:
+            Pairs of LSNs; of more than a thousand of them one that covers all.
         """
     @property
     def idle(self) -> bool:

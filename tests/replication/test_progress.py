@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,9 @@ from pgcdc.events import Commit, Message
 from pgcdc.protocol import BatchReader
 from pgcdc.replication.progress import Progress
 from tests.protocol import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STEP = 100
 NOTHING = pgcdc.Batch.of([])
@@ -95,18 +100,85 @@ def test_what_is_kept_holds_the_confirmation() -> None:
     assert (progress.told_lsn, progress.resume_lsn) == (500, 500)
 
 
+def handed_over(progress: Progress, lsn: int, hold: int | None = None, spans: Sequence[tuple[int, int]] = ()) -> None:
+    """A transaction that was committed there, and ended 50 bytes behind it."""
+    progress.handed_over(pgcdc.Batch.of(transaction(lsn)), hold=hold, spans=spans, assembled=True)
+
+
 def test_what_was_prepared_holds_until_it_is_confirmed() -> None:
     """It was prepared at 300 and came out, with its commit at 1000; another was committed before and is confirmed."""
     progress = Progress("s", 0)
-    progress.handed_over(BatchReader().read(frames_of(["keepalive"] * 9 + ["transaction"])), hold=300)
+    handed_over(progress, 450, hold=300)
     progress.confirm(500)
-    assert progress.told_lsn == 300
-    progress.handed_over(NOTHING, hold=400)
-    assert progress.told_lsn == 300
-    progress.handed_over(NOTHING)
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 300)
+    handed_over(progress, 1000, spans=[(300, 1050)])
     assert (progress.told_lsn, progress.resume_lsn) == (300, 1050)
     progress.confirm(1050)
     assert progress.told_lsn == 1050
+
+
+def test_nothing_between_prepare_and_commit_prepared_is_told() -> None:
+    """Two overlap: at 300 and 400 they were prepared, the first was committed at 1000 and is confirmed."""
+    progress = Progress("s", 0)
+    handed_over(progress, 1000, hold=400, spans=[(300, 1050)])
+    progress.confirm(1050)
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 300), "not 400: the first ends behind it"
+    handed_over(progress, 2000, hold=1500, spans=[(400, 2050)])
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 300), "the third was prepared within the second"
+    # Another connection gives the first again.
+    handed_over(progress, 1000, hold=400, spans=[(300, 1050)])
+    progress.confirm(2050)
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 300)
+    handed_over(progress, 2000, hold=1500, spans=[(400, 2050)])
+    handed_over(progress, 3000, hold=None, spans=[(1500, 3050)])
+    assert (progress.told_lsn, progress.resume_lsn) == (300, 3050)
+    progress.confirm(3050)
+    assert progress.told_lsn == 3050
+    handed_over(progress, 4000, hold=3500)
+    progress.confirm(4050)
+    assert progress.told_lsn == 3500
+
+
+def test_what_was_prepared_and_came_out_at_once_is_no_place_to_begin() -> None:
+    progress = Progress("s", 0)
+    handed_over(progress, 1000, spans=[(300, 1050)])
+    for confirmed, told in [(300, 300), (301, 300), (1049, 300), (1050, 1050)]:
+        progress.confirm(confirmed)
+        assert progress.told_lsn == told
+
+
+def test_a_batch_of_an_assembler_may_end_within_a_transaction() -> None:
+    """Those that ended before it in the same batch are whole."""
+    messages = [*transaction(100), *transaction(200)[:-1]]
+    for count in (4, 5, 6, 7):
+        progress = Progress("s", 0)
+        batch = pgcdc.Batch.of(messages[:count])
+        progress.handed_over(batch, assembled=True)
+        assert (progress.received_lsn, progress.done_lsn) == (150, 150)
+        progress.confirm(150)
+        assert progress.flushed_lsn == 150
+
+
+def transaction(lsn: int) -> list[bytes]:
+    return [wire.begin(lsn), wire.relation(1, "t", [("id", 23)]), wire.insert(1, ["1"]), wire.commit(lsn, lsn + 50)]
+
+
+def test_a_batch_is_confirmed_with_all_that_ends_in_it() -> None:
+    messages = [*transaction(100), wire.message("m", b"x", lsn=160, transactional=False), *transaction(200)[:-1]]
+    for count, lsn in [(3, 0), (4, 150), (5, 160), (8, 160)]:
+        progress = Progress("s", 0)
+        batch = pgcdc.Batch.of(messages[:count])
+        progress.handed_over(batch, received=1000)
+        progress.confirm(batch)
+        assert progress.flushed_lsn == lsn
+    progress.confirm(NOTHING)
+    assert progress.flushed_lsn == 160
+
+
+@pytest.mark.parametrize("nonsense", [None, "0/16B3748", 3.5, [1]])
+def test_what_is_no_place_cannot_be_confirmed(nonsense: Any) -> None:
+    with pytest.raises(pgcdc.ConfigError, match=f"not {type(nonsense).__name__}"):
+        Progress("s", 0).confirm(nonsense)
 
 
 def test_what_was_lost_again_while_it_came_again() -> None:

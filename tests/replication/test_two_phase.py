@@ -86,3 +86,44 @@ def test_after_its_prepare_was_confirmed_only_the_end_of_a_transaction_comes(dat
             later = read_until(stream, CommitPrepared)
             assert kinds(later) == ["Begin", "Insert", "Commit", "CommitPrepared"]
             assert [event.new.id for event in later if isinstance(event, Insert)] == [2]
+
+
+def ids(stream: Stream, count: int) -> list[int]:
+    """The next rows, each transaction confirmed as soon as it is whole."""
+    got: list[int] = []
+    deadline = time.monotonic() + SECONDS
+    while len(got) < count:
+        assert time.monotonic() < deadline, f"only {got} came"
+        for event in stream.read(1.0).events(stream.format):
+            if isinstance(event, Insert):
+                got.append(event.new.id)
+            elif isinstance(event, Commit):
+                stream.confirm(event)
+    return got
+
+
+@pytest.mark.parametrize("again", ["restart", "reconnect"])
+def test_overlapping_prepared_transactions(database: Database, again: str) -> None:
+    """The first ends while the second is prepared: all that came is confirmed, and the slot still gives the second."""
+    with pgcdc.connect(database.dsn) as connection:
+        if (slot := make_slot(connection, database)) is None:
+            return
+        with database.connect() as session:
+            session.execute("BEGIN")
+            session.execute("INSERT INTO t VALUES (3)")
+            session.execute("PREPARE TRANSACTION 'two'")
+        database.execute("COMMIT PREPARED 'one'", "INSERT INTO t VALUES (4)")
+        with connection.stream(slot, ["p"], two_phase=True, reconnect=True) as stream:
+            assert ids(stream, 3) == [2, 1, 4]
+            if again == "reconnect":
+                database.execute(
+                    f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'",
+                    "COMMIT PREPARED 'two'",
+                )
+                assert ids(stream, 1) == [3]
+        if again == "restart":
+            database.execute("COMMIT PREPARED 'two'")
+            with connection.stream(slot, ["p"], two_phase=True) as stream:
+                assert sorted(ids(stream, 4)) == [1, 2, 3, 4], (
+                    "nothing may be missing, what was confirmed may come again"
+                )

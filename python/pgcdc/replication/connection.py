@@ -312,6 +312,7 @@ class Connection(Administration):
             max_memory=max_memory,
             spill_directory=spill_directory,
         )
+        starting.check_start(slot, start_lsn)
         return self._start(options, start_lsn, format)
 
     def _start(self, options: StreamOptions, start_lsn: int, format: RowFormat | None) -> Stream:

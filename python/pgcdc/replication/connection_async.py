@@ -316,6 +316,7 @@ class AsyncConnection(AsyncAdministration):
             max_memory=max_memory,
             spill_directory=spill_directory,
         )
+        starting.check_start(slot, start_lsn)
         return Opening(self._start(options, start_lsn, format))
 
     async def _start(self, options: StreamOptions, start_lsn: int, format: RowFormat | None) -> AsyncStream:

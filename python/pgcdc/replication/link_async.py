@@ -285,7 +285,8 @@ class AsyncLink:
                 self._level = self._level or received >= self._behind_lsn
             if not self._level and progress.hold_lsn is not None:
                 hold = progress.hold_lsn if hold is None else min(hold, progress.hold_lsn)
-            progress.handed_over(batch, received=received, idle=idle, hold=hold, assembled=True)
+            spans = assembler.take_spans()
+            progress.handed_over(batch, received=received, idle=idle, hold=hold, spans=spans, assembled=True)
         if whole and self._options.confirm_idle:
             progress.rest()
 

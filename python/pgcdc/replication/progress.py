@@ -10,7 +10,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from pgcdc.errors import PositionError
+from pgcdc.errors import ConfigError, DecodeError, PositionError
 from pgcdc.events import (
     Begin,
     BeginPrepare,
@@ -19,18 +19,26 @@ from pgcdc.events import (
     Delete,
     Insert,
     Message,
+    Origin,
     Prepare,
+    Relation,
     RollbackPrepared,
+    StreamAbort,
     StreamCommit,
     StreamPrepare,
+    StreamStart,
+    StreamStop,
     Truncate,
+    Type,
     Update,
 )
 from pgcdc.lsn import format_lsn
+from pgcdc.protocol import Batch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgcdc.events import Event
-    from pgcdc.protocol import Batch
 
 __all__ = ["Progress", "durable_lsn"]
 
@@ -64,29 +72,39 @@ class Progress:
         self._lock = Lock()
         self._again: tuple[int, int] | None = None  # while it comes again
         self._owed_lsn = 0  # confirmed up to here, nothing that was handed over waits for it
-        self._ended_lsn = 0  # of the last transaction that was handed over
-        # Of prepared transactions that came out: where they were prepared, and where that is confirmed.
+        # Of prepared transactions that came out: where they were prepared, and where they ended. None touches another.
         self._came_out: list[tuple[int, int]] = []
 
     @property
     def told_lsn(self) -> int:
-        """What the server is told: it forgets what is below.
-
-        Of a transaction that was prepared below, it would send no more than that it was committed. So nothing past a
-        PREPARE is told before the transaction is confirmed as committed.
-        """
+        """What the server is told: it forgets what is below."""
         with self._lock:
-            self._came_out = [held for held in self._came_out if held[1] > self.flushed_lsn]
-            holds = [lsn for lsn, _ in self._came_out]
-            if self.hold_lsn is not None:
-                holds.append(self.hold_lsn)
-            return min(self.flushed_lsn, *holds) if holds else self.flushed_lsn
+            told = self._outside_of_prepared(self.flushed_lsn)
+            # What is told does not go back, and so neither does where a connection begins.
+            self._came_out = [span for span in self._came_out if span[1] > told]
+            return told
 
     @property
     def resume_lsn(self) -> int:
         """Where another connection is to begin: what committed before was handed over whole, or is durable."""
-        done = max(self.done_lsn, self.flushed_lsn, self._floor)
-        return done if self.hold_lsn is None else min(done, self.hold_lsn)
+        with self._lock:
+            return self._outside_of_prepared(max(self.done_lsn, self.flushed_lsn, self._floor))
+
+    def _outside_of_prepared(self, lsn: int) -> int:
+        """The highest place up to an LSN that is not behind a PREPARE whose transaction ends later.
+
+        Of such a transaction a server that is asked to begin there would send no more than that it was committed, also
+        if it came out and is confirmed: a transaction that was prepared after it may hold back what is told.
+        """
+        if self.hold_lsn is not None:
+            lsn = min(lsn, self.hold_lsn)
+        return next((prepared for prepared, ended in self._came_out if prepared < lsn < ended), lsn)
+
+    def _prepared_came_out(self, prepared: int, ended: int) -> None:
+        """Note a prepared transaction that came out; with those that it overlaps it is one."""
+        apart = [span for span in self._came_out if span[1] <= prepared or span[0] >= ended]
+        joined = [(prepared, ended), *(span for span in self._came_out if span not in apart)]
+        self._came_out = [*apart, (min(span[0] for span in joined), max(span[1] for span in joined))]
 
     @property
     def reached_lsn(self) -> int:
@@ -101,7 +119,14 @@ class Progress:
         return self.position
 
     def handed_over(
-        self, batch: Batch, *, received: int = 0, idle: int = 0, hold: int | None = None, assembled: bool = False
+        self,
+        batch: Batch,
+        *,
+        received: int = 0,
+        idle: int = 0,
+        hold: int | None = None,
+        spans: Sequence[tuple[int, int]] = (),
+        assembled: bool = False,
     ) -> None:
         """Note what goes to the user.
 
@@ -110,15 +135,15 @@ class Progress:
             received: The highest WAL position of which nothing is still to come out.
             idle: Everything up to here was handed over whole.
             hold: Where the oldest transaction was prepared that is kept; None when none is.
+            spans: Of the prepared transactions that came out with this: where they were prepared, and where they ended.
             assembled: Whether the messages come from an assembler: what such a batch says of its end is what may be
-                confirmed, nothing past a prepared transaction.
+                confirmed, nothing past a prepared transaction, and that is looked after here.
         """
         end_lsn = message_lsn = 0
         if len(batch):
-            end_lsn = _end(batch) if assembled else batch.end_lsn or 0
+            end_lsn = (batch.commit_end_lsn if assembled else batch.end_lsn) or 0
             message_lsn = _last_message(batch)
         with self._lock:
-            self._ended_lsn = max(self._ended_lsn, end_lsn)
             self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
             self.done_lsn = max(self.done_lsn, end_lsn, message_lsn)
             self.received_lsn = max(self.received_lsn, received, end_lsn, message_lsn)
@@ -126,9 +151,8 @@ class Progress:
             if (position := batch.last_position) is not None:
                 # What comes again after a reconnect is below, and the next connection may be lost while it does.
                 self.position = max(self.position or (0, -1), (position[0], position[1]))
-            if self.hold_lsn is not None and (hold is None or hold > self.hold_lsn):
-                # It came out, or was rolled back; whatever came out since it was prepared ends here at the latest.
-                self._came_out.append((self.hold_lsn, self._ended_lsn))
+            for prepared, ended in spans:
+                self._prepared_came_out(prepared, ended)
             self.hold_lsn = hold
 
     def lost(self) -> None:
@@ -157,17 +181,18 @@ class Progress:
             if self.flushed_lsn >= self._owed_lsn:
                 self.flushed_lsn = max(self.flushed_lsn, self.idle_lsn)
 
-    def confirm(self, event_or_lsn: Event | int) -> None:
+    def confirm(self, durable: Event | DecodeError | Batch | int) -> None:
         """Everything up to here is durable; the contract is `AsyncStream.confirm`'s.
 
         Args:
-            event_or_lsn: An event, or an LSN.
+            durable: An event, a batch, or an LSN.
 
         Raises:
             PositionError: When an LSN was not received yet.
+            ConfigError: When it is something else.
         """
-        if isinstance(event_or_lsn, int):
-            lsn = event_or_lsn
+        if isinstance(durable, int):
+            lsn = durable
             received = max(self.received_lsn, self._floor)
             if lsn > received:
                 raise PositionError(
@@ -178,17 +203,9 @@ class Progress:
                     lsn=lsn,
                 )
         else:
-            lsn = min(durable_lsn(event_or_lsn), self.received_lsn)
+            lsn = min(durable_lsn(durable), self.received_lsn)
         with self._lock:
             self.flushed_lsn = max(self.flushed_lsn, lsn)
-
-
-def _end(batch: Batch) -> int:
-    """The end of the last transaction that ends in a batch of whole ones; 0 when none does behind the last change."""
-    position = batch.last_position
-    # What follows the last change has no rows, and is soon read.
-    rest = batch if position is None else batch.after(position)
-    return max((event.end_lsn for event in rest.events() if isinstance(event, Commit)), default=0)
 
 
 def _last_message(batch: Batch) -> int:
@@ -205,27 +222,39 @@ def _last_message(batch: Batch) -> int:
     return 0
 
 
-def durable_lsn(event: Event) -> int:
-    """How far the WAL is done when an event is done.
+def durable_lsn(done: Event | DecodeError | Batch) -> int:
+    """How far the WAL is done when an event, or a batch, is done.
 
     A commit record's own start is as safe as its end: a slot confirmed up to there gives the transaction again.
 
     Args:
-        event: The event.
+        done: The event, what stands in the place of one, or a batch.
 
     Returns:
         The LSN; 0 when that is not known.
+
+    Raises:
+        ConfigError: When it is something else.
     """
-    if isinstance(event, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
-        return event.end_lsn
-    if isinstance(event, RollbackPrepared):
-        return event.rollback_end_lsn
-    if isinstance(event, Begin):
-        return event.final_lsn
-    if isinstance(event, BeginPrepare):
-        return event.prepare_lsn
-    if isinstance(event, Message) and not event.transactional:
-        return event.lsn
-    if isinstance(event, (Insert, Update, Delete, Truncate, Message)) and isinstance(event.commit_lsn, int):
-        return event.commit_lsn
-    return 0
+    if isinstance(done, Batch):
+        return max(done.end_lsn or 0, done.commit_end_lsn or 0, _last_message(done)) if len(done) else 0
+    if isinstance(done, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
+        return done.end_lsn
+    if isinstance(done, RollbackPrepared):
+        return done.rollback_end_lsn
+    if isinstance(done, Begin):
+        return done.final_lsn
+    if isinstance(done, BeginPrepare):
+        return done.prepare_lsn
+    if isinstance(done, Message) and not done.transactional:
+        return done.lsn
+    if isinstance(done, (Insert, Update, Delete, Truncate, Message)):
+        return done.commit_lsn if isinstance(done.commit_lsn, int) else 0
+    if isinstance(done, DecodeError):
+        return done.position[0] if done.position is not None else 0
+    if isinstance(done, (Relation, Type, Origin, StreamStart, StreamStop, StreamAbort)):
+        return 0
+    raise ConfigError(
+        f"what is confirmed is an event, a transaction, a batch or an LSN, not {type(done).__name__}",
+        hint="confirm a Commit, a batch, or an LSN as an int (pgcdc.parse_lsn reads one)",
+    )

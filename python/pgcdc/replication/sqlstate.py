@@ -28,7 +28,17 @@ from pgcdc.replication.quoting import identifier, qualified
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-__all__ = ["NOBODY", "RUNNING", "Doing", "Who", "connect_error", "connection_lost", "field", "server_error"]
+__all__ = [
+    "NOBODY",
+    "RUNNING",
+    "Doing",
+    "Who",
+    "connect_error",
+    "connection_lost",
+    "field",
+    "missing_slot_hint",
+    "server_error",
+]
 
 
 class Doing(msgspec.Struct, frozen=True):
@@ -183,7 +193,6 @@ def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NO
 _TOO_MANY = (
     "raise max_wal_senders (and max_connections) and restart the server, or stop a connection that is not needed"
 )
-_ALL_SLOTS = "SELECT slot_name FROM pg_replication_slots;"
 _REPLICATION_ROLE = "ALTER ROLE {role} REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO {role};)"
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("authentication failed",), "28P01", "check the user and its password: PGUSER, PGPASSWORD, .pgpass or the DSN"),
@@ -202,6 +211,22 @@ _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 
 
+def missing_slot_hint(slot: str) -> str:
+    """What to do about a slot that does not exist: it may never have been made, or have been dropped.
+
+    Args:
+        slot: Its name.
+
+    Returns:
+        The hint.
+    """
+    return (
+        f'connection.snapshot("{slot}") makes it and gives the rows that exist, connection.create_slot("{slot}") only'
+        " what is committed from then on: after a slot was dropped that leaves a gap, and a new snapshot does not; names"
+        " are in pg_replication_slots"
+    )
+
+
 def _meaning(sqlstate: str, doing: Doing, who: Who) -> tuple[type[Error], str | None]:
     """The exception's class, and a hint that is better than the server's own."""
     if sqlstate == "42704" and doing.kind != "statement":
@@ -212,7 +237,7 @@ def _meaning(sqlstate: str, doing: Doing, who: Who) -> tuple[type[Error], str | 
             )
         return (
             SlotNotFound,
-            f'connection.create_slot("{doing.slot or "…"}"), or correct the name: {_ALL_SLOTS}',
+            missing_slot_hint(doing.slot or "…"),
         )
     if sqlstate in _MEANINGS:
         return _MEANINGS[sqlstate]

@@ -3,8 +3,6 @@
 Source: PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
 """
 
-# ruff: noqa: S608 (a hint is for a person to read and run)
-
 from __future__ import annotations
 
 import logging
@@ -23,7 +21,7 @@ from pgcdc.replication.negotiation import choose_binary, start_command
 from pgcdc.replication.new_types_async import TypeWatch
 from pgcdc.replication.progress import Progress
 from pgcdc.replication.slot import check_slot, lost
-from pgcdc.replication.sqlstate import Doing, connection_lost
+from pgcdc.replication.sqlstate import Doing, connection_lost, missing_slot_hint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from pgcdc.replication.session_async import AsyncSession
     from pgcdc.replication.stream_options import StreamOptions
 
-__all__ = ["start"]
+__all__ = ["check_start", "start"]
 
 logger = logging.getLogger("pgcdc.replication")
 
@@ -39,6 +37,22 @@ _WAL_END = """SELECT CASE WHEN recovers THEN pg_catalog.pg_last_wal_replay_lsn()
 ELSE pg_catalog.pg_current_wal_flush_lsn() END, recovers FROM pg_catalog.pg_is_in_recovery() recovers"""
 _LATE_SECONDS: Final = 60.0
 """How long a standby may take to replay the WAL up to where a stream is to start."""
+
+
+def check_start(slot: str, start_lsn: object) -> None:
+    """Make sure that a place to begin at is one.
+
+    Args:
+        slot: The slot's name, for the error.
+        start_lsn: What was given.
+
+    Raises:
+        ConfigError: When it is no LSN.
+    """
+    if not isinstance(start_lsn, int) or not 0 <= start_lsn < 2**64:
+        raise ConfigError(
+            f"start_lsn={start_lsn!r} is no LSN", hint="give an int (pgcdc.parse_lsn reads one), or 0", slot=slot
+        )
 
 
 async def start(
@@ -74,7 +88,7 @@ async def start(
     if found is None:
         raise SlotNotFound(
             f'slot "{slot}" does not exist',
-            hint=f'connection.create_slot("{slot}"), or correct the name: SELECT slot_name FROM pg_replication_slots;',
+            hint=missing_slot_hint(slot),
             slot=slot,
             sqlstate="42704",
         )

@@ -254,20 +254,20 @@ class Stream:
             self._broken = True
             raise
 
-    def confirm(self, durable: Event | Transaction | int) -> None:
+    def confirm(self, durable: Event | DecodeError | Batch | Transaction | int) -> None:
         """Say that everything up to here is durable; the server is told within a second.
 
         Args:
             durable: A Commit: its transaction and all before. Any other event of a transaction: all transactions before
                 it, not itself. A Message outside transactions: it and all before. Relation, Type and Origin are at no
-                place in the WAL and confirm nothing. A transaction: it and all before. An int: that LSN. From a slot
-                with `two_phase`, a Prepare and whatever comes after it say that the changes of the prepared transaction
-                are durable, too: the server sends CommitPrepared without them after a restart. (With `two_phase=True`
-                the stream keeps them, and tells the server no more than it may.)
+                place in the WAL and confirm nothing. A transaction: it and all before. A batch: all that ends in it. An
+                int: that LSN. From a slot with `two_phase`, a Prepare and whatever comes after it say that the changes
+                of the prepared transaction are durable, too: the server sends CommitPrepared without them after a restart.
+                (With `two_phase=True` the stream keeps them, and tells the server no more than it may.)
 
         Raises:
             PositionError: When an LSN was not received yet: confirming it would lose what comes before it.
-            ConfigError: When a transaction was not read to its end.
+            ConfigError: When a transaction was not read to its end; when it is none of these.
 
         Source:
             PostgreSQL manual, "Streaming Replication Protocol", Standby status update.

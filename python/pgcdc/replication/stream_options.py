@@ -87,6 +87,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
             raise ConfigError(f"origin={self.origin!r} is neither any nor none", hint="choose one of them")
         if not self.receive_timeout > 0:
             raise ConfigError(f"receive_timeout={self.receive_timeout!r} is not above 0", hint="give it in seconds")
+        if self.heartbeat is not None and not self.heartbeat > 0:
+            raise ConfigError(f"heartbeat={self.heartbeat!r} is not above 0", hint="give it in seconds, None for none")
 
     @property
     def assembled(self) -> bool:

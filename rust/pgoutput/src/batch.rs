@@ -159,6 +159,15 @@ impl Batch {
         self.records.iter().rev().find_map(|record| record.end_lsn)
     }
 
+    /// The end in the WAL of the last transaction whose Commit is here, as that says itself.
+    pub fn commit_end_lsn(&self) -> Option<u64> {
+        let commits = self.records.iter().rev().filter(|record| record.kind == kind::COMMIT && !record.streamed);
+        commits.map(|record| Message::parse(self.bytes(record))).find_map(|message| match message {
+            Ok(Message::Commit { end_lsn, .. }) => Some(end_lsn),
+            _ => None,
+        })
+    }
+
     fn keep(&self, mut test: impl FnMut(&Record) -> bool) -> Self {
         let records = self.records.iter().filter(|record| test(record)).cloned().collect();
         Self { content: Arc::clone(&self.content), records }

@@ -111,6 +111,10 @@ impl Assembler {
         Ok(reading(slf)?.inner.confirmable_lsn())
     }
 
+    fn take_spans(slf: &Bound<'_, Self>) -> PyResult<Vec<(u64, u64)>> {
+        Ok(changing(slf)?.inner.take_spans())
+    }
+
     #[getter]
     fn idle(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let own = reading(slf)?;

@@ -245,6 +245,11 @@ impl Batch {
     }
 
     #[getter]
+    fn commit_end_lsn(&self) -> Option<u64> {
+        self.inner.commit_end_lsn()
+    }
+
+    #[getter]
     fn in_progress(&self) -> bool {
         self.inner.records().iter().any(Record::is_in_progress)
     }

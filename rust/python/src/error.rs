@@ -267,16 +267,16 @@ fn assembly_exception<'py>(py: Python<'py>, error: &assembler::Error<spill::Erro
                 .bind(py)
                 .call((format!("transaction {xid} cannot be kept until it ends: {cause}"),), Some(&facts));
         }
-        Cause::Shapes { xid, memory } => {
+        Cause::Fixed { xid, memory } => {
             facts.set_item("xid", xid)?;
             facts.set_item(
                 "hint",
-                "raise max_memory, half of which may be shapes; nothing of it was confirmed, so a new assembler gets it again \
+                "raise max_memory, of which that may take half; nothing of it was confirmed, so a new assembler gets it again \
                  from the slot",
             )?;
             let text = format!(
-                "transaction {xid} cannot be kept until it ends: with it the shapes of tables take {memory} bytes of memory, \
-                 and they are not written to files"
+                "transaction {xid} cannot be kept until it ends: with it the shapes of tables and what is known of roll-backs \
+                 take {memory} bytes of memory, and they are not written to files"
             );
             return imports.spill_error.bind(py).call((text,), Some(&facts));
         }
@@ -284,7 +284,7 @@ fn assembly_exception<'py>(py: Python<'py>, error: &assembler::Error<spill::Erro
             facts.set_item(
                 "hint",
                 "the slot was confirmed past its PREPARE TRANSACTION, so the server does not send them again: take them from \
-                 the tables, and confirm no more than confirmable_lsn",
+                 the tables; who confirms what an Assembler gave takes Batch.end_lsn or its confirmable_lsn",
             )?;
             facts.set_item("lsn", Some(error.lsn).filter(|&lsn| lsn != 0))?;
             &imports.position_error

@@ -17,8 +17,10 @@ const BLOCK: usize = 256 * 1024;
 const LATEST: usize = 8 * 1024;
 /// What comes before a message's relations and bytes, in bytes.
 const HEADER: usize = 21;
-/// What a sub-transaction that was rolled back costs in memory, in bytes; and logical messages that went with it.
+/// What a sub-transaction that was rolled back costs in memory, in bytes.
 const ABORTED: usize = 16;
+/// What a row of logical messages that went with it costs.
+const LOST: usize = 40;
 
 /// A message as it was kept.
 #[derive(Debug)]
@@ -183,10 +185,7 @@ impl<F: File> Held<F> {
 
     /// What of it is in memory, in bytes.
     pub fn memory(&self) -> usize {
-        let lost = self.aborted.len().saturating_add(self.lost.len()).saturating_mul(ABORTED);
-        let marks = self.marks.capacity().saturating_mul(size_of::<Mark>());
-        let known = lost.saturating_add(marks).saturating_add(self.latest.bytes.capacity());
-        self.memory.saturating_add(known).saturating_add(self.shapes.memory())
+        self.memory.saturating_add(self.latest.bytes.capacity()).saturating_add(self.fixed_memory())
     }
 
     /// What of it could be written to a file, in bytes.
@@ -203,9 +202,13 @@ impl<F: File> Held<F> {
         self.shapes.get(number)
     }
 
-    /// What the shapes of its tables take in memory, in bytes: rows refer to them, so they are in no file.
-    pub fn shapes_memory(&self) -> usize {
-        self.shapes.memory()
+    /// What cannot be written to a file takes in memory, in bytes: the shapes of its tables, to which rows refer, and what is
+    /// known of roll-backs.
+    pub fn fixed_memory(&self) -> usize {
+        let aborted = self.aborted.len().saturating_mul(ABORTED);
+        let lost = self.lost.len().saturating_mul(LOST);
+        let marks = self.marks.capacity().saturating_mul(size_of::<Mark>());
+        [aborted, lost, marks].into_iter().fold(self.shapes.memory(), usize::saturating_add)
     }
 
     /// The shape that is kept for one that says the same.
@@ -271,6 +274,7 @@ impl<F: File> Held<F> {
     /// Make one of the last marks as long as they say the same.
     fn join_marks(&mut self) {
         while let [.., one, last] = self.marks.as_mut_slice()
+            && one.lsns.1 <= last.lsns.0
             && *one == (Mark { lsns: one.lsns, ..*last })
         {
             one.lsns.1 = last.lsns.1;
@@ -323,7 +327,7 @@ impl<F: File> Held<F> {
         self.has_waste |= self.aborted.insert(subxid);
         // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
         while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.before, subxid)) {
-            self.lost.insert(mark.lsns.0, mark.lsns.1);
+            self.lose(mark.lsns);
             self.has_waste = true;
         }
         let is_doubtful =
@@ -331,6 +335,18 @@ impl<F: File> Held<F> {
         for mark in self.marks.iter_mut().rev().take_while(is_doubtful) {
             mark.in_doubt = true;
         }
+    }
+
+    /// A row of logical messages was rolled back.
+    fn lose(&mut self, (mut first, mut last): (u64, u64)) {
+        // Of an honest server none overlaps another.
+        while let Some((&from, &to)) = self.lost.range(..=last).next_back()
+            && first <= to
+        {
+            (first, last) = (first.min(from), last.max(to));
+            self.lost.remove(&from);
+        }
+        self.lost.insert(first, last);
     }
 
     /// A logical message of which nobody can say whether it was rolled back.

@@ -23,7 +23,7 @@ mod held;
 mod shapes;
 pub mod storage;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,8 +38,11 @@ use storage::Storage;
 /// A batch is full at so many bytes of messages, or so many messages.
 const BATCH_BYTES: usize = 1024 * 1024;
 const BATCH_MESSAGES: usize = 8192;
-/// What the shapes of tables may take however little memory there is for all, in bytes.
-const SHAPES: usize = 1024 * 1024;
+/// What is in no file may take so much however little memory there is for all, in bytes.
+const FIXED: usize = 1024 * 1024;
+
+/// So many prepared transactions are known one by one that came out and were not asked for.
+const MOST_ENDED: usize = 1024;
 
 /// Why no more can be assembled.
 #[derive(Debug)]
@@ -68,11 +71,12 @@ pub enum Cause<E> {
         /// The LSN of the message.
         lsn: u64,
     },
-    /// The shapes of the tables that open transactions use take too much memory, and they are in no file.
-    Shapes {
-        /// The id of the transaction that told the last of them.
+    /// What of open transactions can be in no file takes too much memory: the shapes of their tables, and what is known of
+    /// their roll-backs.
+    Fixed {
+        /// The id of the transaction that came last.
         xid: u32,
-        /// What those of all open transactions take, in bytes.
+        /// What that of all open transactions takes, in bytes.
         memory: usize,
     },
     /// A file could not be written or read.
@@ -122,10 +126,10 @@ impl<E: fmt::Display> fmt::Display for Cause<E> {
                 lsn >> 32,
                 lsn & 0xffff_ffff
             ),
-            Self::Shapes { xid, memory } => write!(
+            Self::Fixed { xid, memory } => write!(
                 f,
-                "the open transaction {xid} cannot be kept: with it the shapes of tables take {memory} bytes, and they \
-                 are not written to files"
+                "the open transaction {xid} cannot be kept: with it the shapes of tables and what is known of roll-backs \
+                 take {memory} bytes, and they are not written to files"
             ),
             Self::Storage { xid, stored, cause } => {
                 write!(f, "the open transaction {xid}, of which {stored} bytes are in a file, cannot be kept: {cause}")
@@ -195,7 +199,8 @@ impl Told {
             if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, shape)) {
                 continue;
             }
-            if self.shapes.get(&shape.relation.oid).is_none_or(|told| told.bytes != shape.bytes) {
+            let is_news = |told: &Arc<Shape>| !Arc::ptr_eq(told, shape) && told.bytes != shape.bytes;
+            if self.shapes.get(&shape.relation.oid).is_none_or(is_news) {
                 let place = Place {
                     shape: Some(Arc::clone(shape)),
                     transaction: place.transaction,
@@ -220,8 +225,15 @@ pub struct Assembler<S: Storage> {
     prepared: HashMap<u32, Held<S::File>>,
     /// What the open transactions take that could be written to files, in bytes.
     spillable: usize,
-    /// What the shapes of their tables take, in bytes.
-    shapes: usize,
+    /// What of them cannot be written to files takes, in bytes.
+    fixed: usize,
+    /// Where the prepared ones were prepared, and their ids.
+    holds: BTreeSet<(u64, u32)>,
+    /// From where to where no slot may stand, because of prepared transactions that came out: it would be sent the end of
+    /// one without its changes. In order, none touches the next.
+    spans: Vec<(u64, u64)>,
+    /// Those that nobody has asked for yet.
+    ended: Vec<(u64, u64)>,
     delivery: Option<Delivery<S::File>>,
     told: Told,
     /// Of the ordinary transaction that is passing.
@@ -243,7 +255,10 @@ impl<S: Storage> Assembler<S> {
             streams: HashMap::new(),
             prepared: HashMap::new(),
             spillable: 0,
-            shapes: 0,
+            fixed: 0,
+            holds: BTreeSet::new(),
+            spans: Vec::new(),
+            ended: Vec::new(),
             delivery: None,
             told: Told::default(),
             passing: None,
@@ -258,14 +273,42 @@ impl<S: Storage> Assembler<S> {
     /// nothing: their commits are still to come, and they come again from their beginning.
     pub fn hold_lsn(&self) -> Option<u64> {
         let delivered = self.delivery.as_ref().and_then(Delivery::prepare_lsn);
-        let prepared = self.prepared.values().filter_map(|held| held.prepared.as_ref().map(|(lsn, _)| *lsn));
-        prepared.chain(delivered).min()
+        self.holds.first().map(|&(lsn, _)| lsn).into_iter().chain(delivered).min()
     }
 
     /// What may be confirmed once all that came out is durable: the end of the last transaction that has ended, but nothing
-    /// past `hold_lsn`; 0 at the beginning.
+    /// past `hold_lsn`, nor between the PREPARE and the COMMIT PREPARED of a transaction that came out; 0 at the beginning.
     pub fn confirmable_lsn(&self) -> u64 {
-        self.hold_lsn().map_or(self.done_lsn, |hold| self.done_lsn.min(hold))
+        self.confirmable(self.done_lsn)
+    }
+
+    /// How much of what ends here may be confirmed.
+    fn confirmable(&self, end_lsn: u64) -> u64 {
+        let lsn = self.hold_lsn().map_or(end_lsn, |hold| end_lsn.min(hold));
+        let span = self.spans.iter().rev().find(|&&(prepared, ended)| prepared < lsn && lsn < ended);
+        span.map_or(lsn, |&(prepared, _)| prepared)
+    }
+
+    /// Of the prepared transactions that came out since this was last asked: from where to where no slot may stand.
+    pub fn take_spans(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A prepared transaction came out whole.
+    fn came_out(&mut self, prepared: u64, ended: u64) {
+        self.ended.push((prepared, ended));
+        if self.ended.len() > MOST_ENDED {
+            // Nobody asks. One from the first to the last is true of all of them, too.
+            let first = self.ended.iter().map(|&(prepared, _)| prepared).min();
+            self.ended = vec![(first.unwrap_or(prepared), ended)];
+        }
+        let mut span = (prepared, ended);
+        while let Some((before, end)) = self.spans.pop_if(|&mut (_, end)| end > span.0) {
+            span = (span.0.min(before), span.1.max(end));
+        }
+        self.spans.push(span);
+        let confirmable = self.confirmable_lsn();
+        self.spans.retain(|&(_, end)| end > confirmable);
     }
 
     /// Whether a transaction is on its way out, so that the next batch needs no further message.
@@ -411,7 +454,7 @@ impl<S: Storage> Assembler<S> {
         if let Some(end_lsn) = place.end_lsn {
             self.told.previous_end_lsn = Some(end_lsn);
             self.done_lsn = self.done_lsn.max(end_lsn);
-            place.end_lsn = Some(self.hold_lsn().map_or(end_lsn, |hold| end_lsn.min(hold)));
+            place.end_lsn = Some(self.confirmable(end_lsn));
         }
         out.push_placed(bytes, lsn, &place);
         Ok(())
@@ -424,25 +467,34 @@ impl<S: Storage> Assembler<S> {
             held.origin.get_or_insert_with(|| (bytes.into(), lsn));
             return Ok(());
         }
-        let (before, shapes_before) = (held.spillable(), held.shapes_memory());
+        let (before, fixed_before) = (held.spillable(), held.fixed_memory());
         if bytes.first() == Some(&kind::RELATION)
             && let Some(shape) = &place.shape
         {
             self.session.adopt(held.same_shape(shape));
         }
         held.keep(bytes, lsn, place);
-        self.spillable = self.spillable.saturating_add(held.spillable().saturating_sub(before));
-        self.shapes = self.shapes.saturating_add(held.shapes_memory().saturating_sub(shapes_before));
-        if self.shapes > (self.max_memory / 2).max(SHAPES) {
-            return Err(Cause::Shapes { xid, memory: self.shapes });
-        }
+        let (after, fixed_after) = (held.spillable(), held.fixed_memory());
+        self.spillable = self.spillable.saturating_sub(before).saturating_add(after);
+        self.fixed = self.fixed.saturating_sub(fixed_before).saturating_add(fixed_after);
+        self.check_fixed(xid)?;
         self.make_room()
+    }
+
+    /// How much memory may take what is in no file.
+    fn most_fixed(&self) -> usize {
+        (self.max_memory / 2).max(FIXED)
+    }
+
+    fn check_fixed(&self, xid: u32) -> Result<(), S::Error> {
+        let memory = self.fixed;
+        if memory > self.most_fixed() { Err(Cause::Fixed { xid, memory }) } else { Ok(()) }
     }
 
     /// Keep to `max_memory`.
     fn make_room(&mut self) -> Result<(), S::Error> {
         let half = self.max_memory / 2;
-        while self.spillable > self.max_memory.saturating_sub(self.shapes.min(half)) {
+        while self.spillable > self.max_memory.saturating_sub(self.fixed.min(half)) {
             self.spill()?;
         }
         Ok(())
@@ -452,13 +504,14 @@ impl<S: Storage> Assembler<S> {
     fn spill(&mut self) -> Result<(), S::Error> {
         let held = self.streams.values_mut().chain(self.prepared.values_mut());
         let Some(held) = held.max_by_key(|held| (held.spillable(), held.xid)) else { return Ok(()) };
-        let before = held.spillable();
+        let (before, fixed_before) = (held.spillable(), held.fixed_memory());
         held.shrink(&mut self.storage).map_err(|cause| Cause::Storage {
             xid: held.xid,
             stored: held.stored(),
             cause,
         })?;
         self.spillable = self.spillable.saturating_sub(before).saturating_add(held.spillable());
+        self.fixed = self.fixed.saturating_sub(fixed_before).saturating_add(held.fixed_memory());
         Ok(())
     }
 
@@ -480,10 +533,16 @@ impl<S: Storage> Assembler<S> {
                 if xid == subxid {
                     drop(self.close(false, xid));
                 } else if let Some(held) = self.streams.get_mut(&xid) {
-                    let before = held.spillable();
+                    let (before, fixed_before) = (held.spillable(), held.fixed_memory());
                     held.abort(subxid);
-                    self.spillable = self.spillable.saturating_add(held.spillable().saturating_sub(before));
+                    self.spillable = self.spillable.saturating_sub(before).saturating_add(held.spillable());
+                    self.fixed = self.fixed.saturating_sub(fixed_before).saturating_add(held.fixed_memory());
                     self.make_room()?;
+                    if self.fixed > self.most_fixed() {
+                        // What was rolled back need not be known any more once it is left out.
+                        self.spill()?;
+                        self.check_fixed(xid)?;
+                    }
                 }
             }
             Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time } => {
@@ -525,7 +584,10 @@ impl<S: Storage> Assembler<S> {
     fn open(&mut self, prepared: bool, held: Held<S::File>) {
         drop(self.close(prepared, held.xid));
         self.spillable = self.spillable.saturating_add(held.spillable());
-        self.shapes = self.shapes.saturating_add(held.shapes_memory());
+        self.fixed = self.fixed.saturating_add(held.fixed_memory());
+        if let Some((lsn, _)) = &held.prepared {
+            self.holds.insert((*lsn, held.xid));
+        }
         let open = if prepared { &mut self.prepared } else { &mut self.streams };
         open.insert(held.xid, held);
     }
@@ -534,7 +596,10 @@ impl<S: Storage> Assembler<S> {
         let open = if prepared { &mut self.prepared } else { &mut self.streams };
         let held = open.remove(&xid)?;
         self.spillable = self.spillable.saturating_sub(held.spillable());
-        self.shapes = self.shapes.saturating_sub(held.shapes_memory());
+        self.fixed = self.fixed.saturating_sub(held.fixed_memory());
+        if let Some((lsn, _)) = &held.prepared {
+            self.holds.remove(&(*lsn, xid));
+        }
         Some(held)
     }
 
@@ -577,7 +642,10 @@ impl<S: Storage> Assembler<S> {
         let Some(delivery) = self.delivery.take() else { return Ok(()) };
         let end_lsn = delivery.end_lsn();
         self.done_lsn = self.done_lsn.max(end_lsn);
-        let confirmable = self.hold_lsn().map_or(end_lsn, |hold| end_lsn.min(hold));
+        if let Some(prepare_lsn) = delivery.prepare_lsn() {
+            self.came_out(prepare_lsn, end_lsn);
+        }
+        let confirmable = self.confirmable(end_lsn);
         delivery.commit(&mut self.told, confirmable, out);
         Ok(())
     }

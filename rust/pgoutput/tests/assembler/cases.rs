@@ -202,6 +202,71 @@ fn any_number_of_logical_messages_takes_no_more_than_there_is_memory() {
 }
 
 #[test]
+fn what_is_known_of_roll_backs_is_bounded() {
+    let limit = 4 << 20;
+    let mut assembler = Assembler::new(Disk::default(), limit);
+    let told = (in_stream(&relation(1, 1), XID), 0);
+    assembled(&mut assembler, &[start(true), told, stop()], 9, |_, _, _| ()).unwrap();
+    // Each message may have been rolled back with any of the sub-transactions that are still to end.
+    let failed = (0..100_000).find_map(|turn: u32| {
+        let piece = [start(false), message(100 + 8 * u64::from(turn)), row(Some(701 + turn), b"a"), stop()];
+        let failed = assembled(&mut assembler, &piece, 9, |_, _, _| ()).err();
+        let open = assembler.statistics();
+        assert!(open.memory_bytes <= limit + (1 << 18), "{open:?}");
+        failed
+    });
+    assert!(matches!(failed, Some((_, error)) if matches!(error.cause, Cause::Fixed { xid: XID, .. })));
+}
+
+#[test]
+fn of_messages_in_any_order_those_of_a_roll_back_are_lost() {
+    for [first, second] in [[50, 30], [30, 50], [30, 30]] {
+        let told = (in_stream(&relation(1, 1), XID), 0);
+        let inside = [row(Some(701), b"a"), message(first), message(second), message(40)];
+        let sent = [&[start(true), told, row(Some(XID), b"a")][..], &inside, &[stop(), abort(701), stream_commit(90)]];
+        assert_eq!(all(&sent.concat(), 0).unwrap(), b"BRIC", "{first} {second}");
+    }
+}
+
+/// Two prepared transactions that overlap: until both are committed, a slot between the two would be sent the end of the first
+/// without its changes.
+#[test]
+fn nothing_between_prepare_and_commit_prepared_is_to_be_confirmed() {
+    let prepared = |xid, prepare_lsn| {
+        let end_lsn = prepare_lsn + 8;
+        let of = Prepared { flags: 0, prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
+        let begin = Message::BeginPrepare { prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
+        [(bytes(&begin), 0), (relation(1, 1), 0), row(None, b"a"), (bytes(&Message::Prepare(of)), 0)]
+    };
+    let committed = |xid, commit_lsn| {
+        let end_lsn = commit_lsn + 8;
+        let of = Message::CommitPrepared { flags: 0, commit_lsn, end_lsn, commit_time: 1, xid, gid: b"p" };
+        [(bytes(&of), commit_lsn)]
+    };
+    let ordinary = |lsn| {
+        let begin = Message::Begin { final_lsn: lsn, commit_time: 1, xid: 9 };
+        let commit = Message::Commit { flags: 0, commit_lsn: lsn, end_lsn: lsn + 8, commit_time: 1 };
+        [(bytes(&begin), lsn), row(None, b"a"), (bytes(&commit), lsn)]
+    };
+    let mut assembler = Assembler::new(Disk::default(), 0);
+    let mut after = |sent: &[Sent]| {
+        let mut said = Vec::new();
+        assembled(&mut assembler, sent, 99, |batch, _, _| said.extend(batch.end_lsn())).unwrap();
+        (said.last().copied(), assembler.confirmable_lsn(), assembler.hold_lsn())
+    };
+    after(&prepared(1, 10));
+    after(&prepared(2, 20));
+    assert_eq!(after(&committed(1, 30)), (Some(10), 10, Some(20)));
+    assert_eq!(after(&ordinary(40)), (Some(10), 10, Some(20)));
+    after(&prepared(3, 50));
+    assert_eq!(after(&committed(2, 60)), (Some(10), 10, Some(50)));
+    assert_eq!(after(&committed(3, 70)), (Some(78), 78, None));
+    after(&prepared(4, 80));
+    assert_eq!(after(&ordinary(90)), (Some(80), 80, Some(80)));
+    assert_eq!(after(&committed(4, 100)), (Some(108), 108, None));
+}
+
+#[test]
 fn large_rows_of_many_transactions_are_no_more_than_there_is_memory() {
     let limit = 1 << 20;
     let mut assembler = Assembler::new(Disk::default(), limit);
@@ -326,7 +391,7 @@ fn shapes_are_counted_and_have_a_limit_of_their_own() {
         failed
     });
     let (_, error) = failed.unwrap();
-    assert!(matches!(error.cause, Cause::Shapes { xid: XID, memory } if memory > limit / 2), "{error}");
+    assert!(matches!(error.cause, Cause::Fixed { xid: XID, memory } if memory > limit / 2), "{error}");
     assert!(most <= limit && most > limit / 2, "shapes and rows together: {most}");
 
     // However little memory there is, a mebibyte of shapes is taken; and what was rolled back takes nothing.

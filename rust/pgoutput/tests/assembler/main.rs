@@ -138,6 +138,7 @@ proptest! {
             let Some(confirmable) = batch.end_lsn() else { return };
             assert!(confirmable >= last, "what may be confirmed does not go back");
             last = confirmable;
+            assert!(server.spans.iter().all(|&(prepared, ended)| confirmable <= prepared || confirmable >= ended));
             assert!(assembler.confirmable_lsn() >= confirmable || assembler.hold_lsn() == Some(assembler.confirmable_lsn()));
             let prepared_before = |&&(at, _, is_end): &&(usize, u64, bool)| !is_end && at <= given;
             for &(_, prepare_lsn, _) in server.holds.iter().filter(prepared_before) {

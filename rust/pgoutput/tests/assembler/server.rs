@@ -76,6 +76,8 @@ pub struct Server {
     pub plain: Vec<Sent>,
     /// For each message that was sent the LSN past which nothing may be confirmed then.
     pub holds: Vec<(usize, u64, bool)>,
+    /// From where to where a slot would be sent the end of a prepared transaction without its changes.
+    pub spans: Vec<(u64, u64)>,
 }
 
 pub const TABLES: u32 = 3;
@@ -328,6 +330,7 @@ impl Server {
             let end_lsn = lsn + 4;
             let commit = Message::CommitPrepared { flags: 0, commit_lsn: lsn, end_lsn, commit_time: 9, xid, gid };
             self.send(bytes(&commit), lsn + 4);
+            self.spans.push((prepare_lsn, end_lsn));
             self.committed(&running, lsn, first);
         } else {
             let rollback = Message::RollbackPrepared {
