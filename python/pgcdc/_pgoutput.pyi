@@ -897,10 +897,10 @@ class Assembler:
         Who confirms batch by batch takes `Batch.end_lsn`, which says the same of what came out up to there.
         """
     def take_spans(self) -> list[tuple[int, int]]:
-        """Of the prepared transactions that came out since the last call: where they were prepared, and where they ended.
+        """Of the prepared transactions that came out since the last call: where they were prepared, where they ended.
 
-        A slot must not stand in between: it would be sent the end without the changes. Who confirms what `Batch.end_lsn`
-        or `confirmable_lsn` says needs none of this; who confirms other places moves them out of these spans.
+        A slot must not stand in between: it would be sent the end without the changes. Who confirms what
+        `Batch.end_lsn` or `confirmable_lsn` says needs none of this; who confirms other places moves them out of these.
 
         Returns:
             Pairs of LSNs; of more than a thousand of them one that covers all.

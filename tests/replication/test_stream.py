@@ -279,6 +279,21 @@ def test_a_start_beyond_the_wal_is_refused(connection: Connection, database: Dat
     assert connection.execute("SELECT 1") == [("1",)]
 
 
+def test_options_that_cannot_be_meant_are_refused(connection: Connection, slot: str) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"start_lsn": "0/1"},
+        {"start_lsn": -5},
+        {"start_lsn": 1 << 64},
+        {"heartbeat": 0},
+        {"heartbeat": -1.0},
+        {"receive_timeout": 0},
+    ]
+    for options in wrong:
+        (name,) = options
+        with pytest.raises(pgcdc.ConfigError, match=f"^{name}="):
+            connection.stream(slot, ["p"], **options)
+
+
 def test_one_slot_one_stream(connection: Connection, database: Database, slot: str) -> None:
     with connection.stream(slot, ["p"]), pgcdc.connect(database.dsn) as other:
         with pytest.raises(pgcdc.SlotInUse) as caught:

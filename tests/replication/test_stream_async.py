@@ -285,6 +285,21 @@ async def test_a_start_beyond_the_wal_is_refused(connection: AsyncConnection, da
     assert await connection.execute("SELECT 1") == [("1",)]
 
 
+async def test_options_that_cannot_be_meant_are_refused(connection: AsyncConnection, slot: str) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"start_lsn": "0/1"},
+        {"start_lsn": -5},
+        {"start_lsn": 1 << 64},
+        {"heartbeat": 0},
+        {"heartbeat": -1.0},
+        {"receive_timeout": 0},
+    ]
+    for options in wrong:
+        (name,) = options
+        with pytest.raises(pgcdc.ConfigError, match=f"^{name}="):
+            await connection.stream(slot, ["p"], **options)
+
+
 async def test_one_slot_one_stream(connection: AsyncConnection, database: Database, slot: str) -> None:
     async with connection.stream(slot, ["p"]), pgcdc.aconnect(database.dsn) as other:
         with pytest.raises(pgcdc.SlotInUse) as caught:

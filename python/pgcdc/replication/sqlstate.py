@@ -222,8 +222,8 @@ def missing_slot_hint(slot: str) -> str:
     """
     return (
         f'connection.snapshot("{slot}") makes it and gives the rows that exist, connection.create_slot("{slot}") only'
-        " what is committed from then on: after a slot was dropped that leaves a gap, and a new snapshot does not; names"
-        " are in pg_replication_slots"
+        " what is committed from then on: after a slot was dropped that leaves a gap, and a new snapshot does not;"
+        " names are in pg_replication_slots"
     )
 
 

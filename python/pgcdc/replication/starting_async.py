@@ -3,6 +3,8 @@
 Source: PostgreSQL manual, "Streaming Replication Protocol", START_REPLICATION SLOT … LOGICAL.
 """
 
+# ruff: noqa: S608 (a hint is for a person to read and run)
+
 from __future__ import annotations
 
 import logging

@@ -262,7 +262,8 @@ class Stream:
                 it, not itself. A Message outside transactions: it and all before. Relation, Type and Origin are at no
                 place in the WAL and confirm nothing. A transaction: it and all before. A batch: all that ends in it. An
                 int: that LSN. From a slot with `two_phase`, a Prepare and whatever comes after it say that the changes
-                of the prepared transaction are durable, too: the server sends CommitPrepared without them after a restart.
+                of the prepared transaction are durable, too: the server sends CommitPrepared without them after a
+                restart.
                 (With `two_phase=True` the stream keeps them, and tells the server no more than it may.)
 
         Raises:
