@@ -246,7 +246,8 @@ def test_shapes_are_counted_and_have_their_limit() -> None:
     same = [message for _ in range(500) for message in (told(1), told(2), wire.insert(1, ["x"] * 200))]
     list(assembler.read(streamed(7, *same)))
     assert 20_000 < assembler.statistics().memory_bytes <= 4 * 2**20
-    with pytest.raises(SpillError, match=r"^transaction 8 cannot be kept .* shapes of tables and .* take \d+ bytes") as caught:
+    limit = r"^transaction 8 cannot be kept .* shapes of tables and .* take \d+ bytes"
+    with pytest.raises(SpillError, match=limit) as caught:
         list(assembler.read(streamed(8, *[told(oid) for oid in range(1, 1000)])))
     assert caught.value.xid == 8
     assert "max_memory" in (caught.value.hint or "")
