@@ -1,6 +1,8 @@
 # Made from snapshot_async.py by ./dev lint --fix: change that file, not this one.
 """The snapshot of published tables: every row as it was at the slot's consistent point, nothing missing, nothing twice.
 
+Over 400 lines, because what escapes a snapshot is looked after where it is taken.
+
 The copy runs in the snapshot that the slot exported, so the stream begins exactly where it ends. Several connections
 share it: each copies one piece of a table after the other, and one loop reads from whichever has something. Two things
 escape a snapshot. A table that was rewritten between the export and the copy is empty in it: so the tables' files,

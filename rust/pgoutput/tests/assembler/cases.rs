@@ -1,4 +1,6 @@
 //! What is known of single cases: errors, what may be confirmed, what takes room.
+//!
+//! Over 400 lines, because each case is a few lines and all are made of the same messages.
 use pgoutput::assembler::{Assembler, Cause, Statistics};
 use pgoutput::encode;
 use pgoutput::message::{Message, Prepared};
