@@ -620,8 +620,8 @@ class Batch:
         - `_action` (utf8): `"insert"`, `"update"`, `"delete"`, `"truncate"`;
         - `_position` (utf8) as `str(Position)` prints it, `_commit_lsn` (uint64), `_commit_time` (timestamp in
           microseconds, UTC; null in the initial copy): null where the transaction's Begin was not seen;
-        - `_unset` (list of utf8): the names of the columns that were not sent (unchanged TOAST, outside the key, all of
-          them for a truncate), which tells their nulls from NULL;
+        - `_unset` (list of utf8): the names of the columns that were not sent (unchanged TOAST, outside the key), which
+          tells their nulls from NULL; empty for a truncate, which has no row;
         - `_old` (struct of the replica identity's columns; missing where there are none): what an update sent of the
           old row, that is the old key when the key changed, the whole row under REPLICA IDENTITY FULL; else null.
 
@@ -829,8 +829,9 @@ class Assembler:
 
     Transactions that are still open are kept in memory; together they take about `max_memory` bytes, beyond which the
     largest is written to a file, compressed. A transaction that comes out is cut into batches of about 1 MiB, so one of
-    any size takes no more. Files have no name and are gone with the process. The shapes of tables are in no file: each
-    counts once in a transaction, and all may take half of `max_memory`, or 1 MiB where that is more.
+    any size takes no more. Files have no name and are gone with the process. The shapes of tables, each once in a
+    transaction, and what is known of roll-backs are in no file: they may take half of `max_memory`, or 1 MiB where that
+    is more.
 
     Use one for each connection: a server that is asked again sends all open transactions from their beginning. After an
     error it gives the same error for ever; what came out before is good, and nothing else was to be confirmed.
@@ -876,9 +877,11 @@ class Assembler:
                 past its PREPARE TRANSACTION.
             ReplicationError: When a streamed transaction commits with a logical message of which the server does not
                 say whether it was rolled back to a savepoint: it gives all the id of the whole transaction. What can be
-                concluded is: of one that has a row of its own sub-transaction before it, or of none behind it.
+                concluded is: of one that a row of no sub-transaction follows, or that has one of its own
+                sub-transaction before it and of none that was rolled back behind it.
             SpillError: When a transaction cannot be kept in its file, because there is no room or not more than
-                `max_spill`; or when the shapes of the tables that open transactions use take more than they may.
+                `max_spill`; or when the shapes of the tables that open transactions use, and what is known of
+                their roll-backs, take more than they may.
         """
     @property
     def hold_lsn(self) -> int | None:

@@ -90,7 +90,8 @@ def expected_rows(batch: Batch, text: set[str]) -> dict[str, list[dict[str, Any]
                 values, old = change.new, change.old
             elif isinstance(change, Delete):
                 values = change.old
-            own = row | {"_unset": [name for name, value in values.items() if value is UNSET]}
+            unset = [name for name, value in values.items() if value is UNSET and change.action != "truncate"]
+            own = row | {"_unset": unset}
             if any(one.is_key for one in relation.columns):
                 own["_old"] = None if old is UNSET else columns(relation, old, only_keys=True)
             names = [

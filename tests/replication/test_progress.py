@@ -139,6 +139,35 @@ def test_nothing_between_prepare_and_commit_prepared_is_told() -> None:
     assert progress.told_lsn == 3500
 
 
+def test_any_number_of_prepared_transactions() -> None:
+    """One that nobody ends holds, and a few thousand come out behind it; it is as if they were known one by one."""
+    progress = Progress("s", 0)
+    for lsn in range(1000, 500_000, 100):
+        handed_over(progress, lsn, hold=500, spans=[(lsn - 90, lsn + 50)])
+        progress.confirm(lsn + 50)
+        assert progress.told_lsn == progress.resume_lsn == 500
+    handed_over(progress, 500_000)
+    assert (progress.told_lsn, progress.resume_lsn) == (499_950, 500_050)
+    progress.confirm(500_050)
+    assert progress.told_lsn == 500_050
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), max_size=20),
+    lsns=st.lists(st.integers(0, 140), min_size=1, max_size=5),
+)
+def test_where_nothing_ends_that_was_prepared_before(spans: list[tuple[int, int]], lsns: list[int]) -> None:
+    """However they overlap, and in whatever order they come (again)."""
+    progress = Progress("s", 0)
+    progress.handed_over(NOTHING, received=1000, spans=[(start, start + length) for start, length in spans])
+    for lsn in sorted(lsns):
+        progress.confirm(lsn)
+        expected = lsn
+        while inside := [start for start, length in spans if start < expected < start + length]:
+            expected = min(inside)
+        assert progress.told_lsn == expected
+
+
 def test_what_was_prepared_and_came_out_at_once_is_no_place_to_begin() -> None:
     progress = Progress("s", 0)
     handed_over(progress, 1000, spans=[(300, 1050)])

@@ -7,6 +7,8 @@ Source: PostgreSQL manual, "Streaming Replication Protocol", Standby status upda
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "durable_lsn"]
 
+MOST_SPANS = 1024
+"""So many prepared transactions that came out are known one by one; what is true of several as one holds back more."""
+_prepared, _ended = itemgetter(0), itemgetter(1)
+
 
 class Progress:
     """How far a stream is.
@@ -72,7 +78,7 @@ class Progress:
         self._lock = Lock()
         self._again: tuple[int, int] | None = None  # while it comes again
         self._owed_lsn = 0  # confirmed up to here, nothing that was handed over waits for it
-        # Of prepared transactions that came out: where they were prepared, and where they ended. None touches another.
+        # Of prepared transactions that came out: where they were prepared, and where they ended. In order, and apart.
         self._came_out: list[tuple[int, int]] = []
 
     @property
@@ -81,7 +87,7 @@ class Progress:
         with self._lock:
             told = self._outside_of_prepared(self.flushed_lsn)
             # What is told does not go back, and so neither does where a connection begins.
-            self._came_out = [span for span in self._came_out if span[1] > told]
+            del self._came_out[: bisect_right(self._came_out, told, key=_ended)]
             return told
 
     @property
@@ -98,13 +104,19 @@ class Progress:
         """
         if self.hold_lsn is not None:
             lsn = min(lsn, self.hold_lsn)
-        return next((prepared for prepared, ended in self._came_out if prepared < lsn < ended), lsn)
+        place = bisect_right(self._came_out, lsn, key=_ended)
+        return min(lsn, self._came_out[place][0]) if place < len(self._came_out) else lsn
 
     def _prepared_came_out(self, prepared: int, ended: int) -> None:
         """Note a prepared transaction that came out; with those that it overlaps it is one."""
-        apart = [span for span in self._came_out if span[1] <= prepared or span[0] >= ended]
-        joined = [(prepared, ended), *(span for span in self._came_out if span not in apart)]
-        self._came_out = [*apart, (min(span[0] for span in joined), max(span[1] for span in joined))]
+        spans = self._came_out
+        first = bisect_right(spans, prepared, key=_ended)
+        behind = bisect_left(spans, ended, key=_prepared)
+        if first < behind:
+            prepared, ended = min(prepared, spans[first][0]), max(ended, spans[behind - 1][1])
+        spans[first:behind] = [(prepared, ended)]
+        if len(spans) > MOST_SPANS:
+            spans[:2] = [(spans[0][0], spans[1][1])]
 
     @property
     def reached_lsn(self) -> int:

@@ -125,7 +125,7 @@ impl<'a> Rows<'a> {
         self.fields == other.fields && self.plans == other.plans && self.keys == other.keys
     }
 
-    /// The columns of the table, and the names of those that were not sent; without cells none was.
+    /// The columns of the table, and the names of those that were not sent; without cells there is no row.
     #[inline]
     pub fn push(&mut self, cells: Option<Cells<'a>>, scratch: &mut Scratch) -> Result<(), Refused> {
         let width = self.plans.len();
@@ -133,8 +133,10 @@ impl<'a> Rows<'a> {
             self.flush(scratch)?;
         }
         let Some(cells) = cells else {
+            // A truncate has no row: the names of all columns would say no more, and be many bytes for few.
             self.waiting.resize(self.waiting.len().saturating_add(width), Cell::Unset);
-            return self.push_unset(|_| true);
+            self.complete = self.complete.saturating_add(1);
+            return Ok(());
         };
         let again = cells.clone();
         let mut missing = false;
@@ -220,8 +222,11 @@ impl<'a> Rows<'a> {
                 _ => column.push_null(),
             }
         }
-        let mut cells = cells;
-        self.push_unset(|_| cells.as_mut().map_or(Some(Cell::Unset), Iterator::next) == Some(Cell::Unset))
+        let Some(mut cells) = cells else {
+            self.complete = self.complete.saturating_add(1);
+            return Ok(());
+        };
+        self.push_unset(|_| cells.next() == Some(Cell::Unset))
     }
 
     /// The names of the columns that a row does not have.

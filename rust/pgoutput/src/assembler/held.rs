@@ -266,6 +266,10 @@ impl<F: File> Held<F> {
             Some(_) if latest_lsn == 0 => (before, self.seen, None),
             _ => (self.seen, self.seen, None),
         };
+        // By an eighth, not by as much again: they are in memory for as long as the transaction is open.
+        if self.marks.len() == self.marks.capacity() {
+            self.marks.reserve_exact((self.marks.len() / 8).max(16));
+        }
         self.marks.push(Mark { lsns: (lsn, lsn), certain: self.certain, before, seen, after, in_doubt: false });
         self.join_marks();
         is_early
@@ -326,9 +330,20 @@ impl<F: File> Held<F> {
         self.settle();
         self.has_waste |= self.aborted.insert(subxid);
         // What was seen only grows, so these are the last ones; and those before them that nothing else followed.
-        while let Some(mark) = self.marks.pop_if(|mark| !is_older(mark.before, subxid)) {
-            self.lose(mark.lsns);
+        let mut lost: Option<Mark> = None;
+        while let Some(mut mark) = self.marks.pop_if(|mark| !is_older(mark.before, subxid)) {
             self.has_waste = true;
+            // Between two that are lost together there are only lost ones, unless one stood for certain.
+            match lost.take() {
+                Some(next) if next.certain == mark.certain && mark.lsns.1 <= next.lsns.0 => mark.lsns.1 = next.lsns.1,
+                Some(next) => self.lose(next.lsns),
+                None => {}
+            }
+            lost = Some(mark);
+        }
+        if let Some(mark) = lost {
+            self.lose(mark.lsns);
+            self.marks.shrink_to(self.marks.len().saturating_add(self.marks.len() / 8));
         }
         let is_doubtful =
             |mark: &&mut Mark| !is_older(mark.seen, subxid) || mark.after.is_none_or(|after| after == subxid);

@@ -41,8 +41,8 @@ const BATCH_MESSAGES: usize = 8192;
 /// What is in no file may take so much however little memory there is for all, in bytes.
 const FIXED: usize = 1024 * 1024;
 
-/// So many prepared transactions are known one by one that came out and were not asked for.
-const MOST_ENDED: usize = 1024;
+/// So many prepared transactions that came out are known one by one; what is true of several as one holds back more.
+const MOST_SPANS: usize = 1024;
 
 /// Why no more can be assembled.
 #[derive(Debug)]
@@ -245,7 +245,8 @@ pub struct Assembler<S: Storage> {
 
 impl<S: Storage> Assembler<S> {
     /// Begin with the first message of a connection. Open transactions take up to `max_memory` bytes before they are written
-    /// to files. Half of it, but a mebibyte in any case, is for the shapes of their tables, which are not.
+    /// to files. Half of it, but a mebibyte in any case, is for the shapes of their tables and what is known of roll-backs,
+    /// which are not.
     pub fn new(storage: S, max_memory: usize) -> Self {
         Self {
             storage,
@@ -285,8 +286,8 @@ impl<S: Storage> Assembler<S> {
     /// How much of what ends here may be confirmed.
     fn confirmable(&self, end_lsn: u64) -> u64 {
         let lsn = self.hold_lsn().map_or(end_lsn, |hold| end_lsn.min(hold));
-        let span = self.spans.iter().rev().find(|&&(prepared, ended)| prepared < lsn && lsn < ended);
-        span.map_or(lsn, |&(prepared, _)| prepared)
+        let span = self.spans.get(self.spans.partition_point(|&(_, ended)| ended <= lsn));
+        span.map_or(lsn, |&(prepared, _)| prepared.min(lsn))
     }
 
     /// Of the prepared transactions that came out since this was last asked: from where to where no slot may stand.
@@ -297,7 +298,7 @@ impl<S: Storage> Assembler<S> {
     /// A prepared transaction came out whole.
     fn came_out(&mut self, prepared: u64, ended: u64) {
         self.ended.push((prepared, ended));
-        if self.ended.len() > MOST_ENDED {
+        if self.ended.len() > MOST_SPANS {
             // Nobody asks. One from the first to the last is true of all of them, too.
             let first = self.ended.iter().map(|&(prepared, _)| prepared).min();
             self.ended = vec![(first.unwrap_or(prepared), ended)];
@@ -308,7 +309,13 @@ impl<S: Storage> Assembler<S> {
         }
         self.spans.push(span);
         let confirmable = self.confirmable_lsn();
-        self.spans.retain(|&(_, end)| end > confirmable);
+        self.spans.drain(..self.spans.partition_point(|&(_, end)| end <= confirmable));
+        if self.spans.len() > MOST_SPANS
+            && let [first, second, ..] = self.spans.as_mut_slice()
+        {
+            second.0 = first.0;
+            self.spans.remove(0);
+        }
     }
 
     /// Whether a transaction is on its way out, so that the next batch needs no further message.
@@ -481,14 +488,15 @@ impl<S: Storage> Assembler<S> {
         self.make_room()
     }
 
-    /// How much memory may take what is in no file.
-    fn most_fixed(&self) -> usize {
-        (self.max_memory / 2).max(FIXED)
-    }
-
-    fn check_fixed(&self, xid: u32) -> Result<(), S::Error> {
+    /// Keep what is in no file within its part of the memory.
+    fn check_fixed(&mut self, xid: u32) -> Result<(), S::Error> {
+        let most = (self.max_memory / 2).max(FIXED);
+        if self.fixed > most {
+            // What was rolled back need not be known any more once it is left out.
+            self.spill()?;
+        }
         let memory = self.fixed;
-        if memory > self.most_fixed() { Err(Cause::Fixed { xid, memory }) } else { Ok(()) }
+        if memory > most { Err(Cause::Fixed { xid, memory }) } else { Ok(()) }
     }
 
     /// Keep to `max_memory`.
@@ -538,11 +546,7 @@ impl<S: Storage> Assembler<S> {
                     self.spillable = self.spillable.saturating_sub(before).saturating_add(held.spillable());
                     self.fixed = self.fixed.saturating_sub(fixed_before).saturating_add(held.fixed_memory());
                     self.make_room()?;
-                    if self.fixed > self.most_fixed() {
-                        // What was rolled back need not be known any more once it is left out.
-                        self.spill()?;
-                        self.check_fixed(xid)?;
-                    }
+                    self.check_fixed(xid)?;
                 }
             }
             Message::StreamCommit { xid, flags, commit_lsn, end_lsn, commit_time } => {

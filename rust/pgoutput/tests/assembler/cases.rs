@@ -221,6 +221,23 @@ fn what_is_known_of_roll_backs_is_bounded() {
 }
 
 #[test]
+fn what_one_roll_back_took_is_known_as_one() {
+    let mut assembler = Assembler::new(Disk::default(), 2 << 20);
+    let told = (in_stream(&relation(1, 1), XID), 0);
+    let first = [start(true), told, row(Some(XID), b"a"), row(Some(701), b"outer"), stop()];
+    assembled(&mut assembler, &first, 9, |_, _, _| ()).unwrap();
+    for turn in 0..14_000 {
+        let inner = row(Some(702 + turn), &[b'x'; 300]);
+        let piece = [start(false), message(100 + 8 * u64::from(turn)), inner, stop()];
+        assembled(&mut assembler, &piece, 9, |_, _, _| ()).unwrap();
+    }
+    let aborts: Vec<_> = (0..14_000).rev().map(|turn| abort(702 + turn)).chain([abort(701)]).collect();
+    assembled(&mut assembler, &aborts, 999, |_, _, _| ()).unwrap();
+    let out = assembled(&mut assembler, &[stream_commit(900_000)], 1, |_, _, _| ()).unwrap();
+    assert_eq!(out.iter().map(|(message, _)| message[0]).collect::<Vec<_>>(), b"BRIC");
+}
+
+#[test]
 fn of_messages_in_any_order_those_of_a_roll_back_are_lost() {
     for [first, second] in [[50, 30], [30, 50], [30, 30]] {
         let told = (in_stream(&relation(1, 1), XID), 0);
@@ -230,21 +247,42 @@ fn of_messages_in_any_order_those_of_a_roll_back_are_lost() {
     }
 }
 
+fn prepared(xid: u32, prepare_lsn: u64) -> [Sent; 4] {
+    let end_lsn = prepare_lsn + 8;
+    let of = Prepared { flags: 0, prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
+    let begin = Message::BeginPrepare { prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
+    [(bytes(&begin), 0), (relation(1, 1), 0), row(None, b"a"), (bytes(&Message::Prepare(of)), 0)]
+}
+
+fn committed(xid: u32, commit_lsn: u64) -> [Sent; 1] {
+    let end_lsn = commit_lsn + 8;
+    let of = Message::CommitPrepared { flags: 0, commit_lsn, end_lsn, commit_time: 1, xid, gid: b"p" };
+    [(bytes(&of), commit_lsn)]
+}
+
+#[test]
+fn any_number_of_prepared_transactions_behind_one_that_nobody_ends() {
+    let mut assembler = Assembler::new(Disk::default(), 1 << 20);
+    let mut last = None;
+    let mut after = |sent: &[Sent]| {
+        assembled(&mut assembler, sent, 99, |batch, _, _| last = batch.end_lsn()).unwrap();
+        (last, assembler.confirmable_lsn(), assembler.take_spans())
+    };
+    after(&prepared(1, 50));
+    after(&prepared(2, 60));
+    assert_eq!(after(&committed(1, 70)), (Some(50), 50, vec![(50, 78)]));
+    for xid in 3..5000 {
+        let lsn = 100 * u64::from(xid);
+        after(&prepared(xid, lsn));
+        assert_eq!(after(&committed(xid, lsn + 50)), (Some(50), 50, vec![(lsn, lsn + 58)]));
+    }
+    assert_eq!(after(&committed(2, 600_000)), (Some(600_008), 600_008, vec![(60, 600_008)]));
+}
+
 /// Two prepared transactions that overlap: until both are committed, a slot between the two would be sent the end of the first
 /// without its changes.
 #[test]
 fn nothing_between_prepare_and_commit_prepared_is_to_be_confirmed() {
-    let prepared = |xid, prepare_lsn| {
-        let end_lsn = prepare_lsn + 8;
-        let of = Prepared { flags: 0, prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
-        let begin = Message::BeginPrepare { prepare_lsn, end_lsn, prepare_time: 1, xid, gid: b"p" };
-        [(bytes(&begin), 0), (relation(1, 1), 0), row(None, b"a"), (bytes(&Message::Prepare(of)), 0)]
-    };
-    let committed = |xid, commit_lsn| {
-        let end_lsn = commit_lsn + 8;
-        let of = Message::CommitPrepared { flags: 0, commit_lsn, end_lsn, commit_time: 1, xid, gid: b"p" };
-        [(bytes(&of), commit_lsn)]
-    };
     let ordinary = |lsn| {
         let begin = Message::Begin { final_lsn: lsn, commit_time: 1, xid: 9 };
         let commit = Message::Commit { flags: 0, commit_lsn: lsn, end_lsn: lsn + 8, commit_time: 1 };
