@@ -109,6 +109,7 @@ class Source:
         self._tenure: Tenure | None = None
         self._away = Away(settings.reconnect)
         self._streamed = False
+        self._binary: bool | None = None
         self._over = False
         self._stopping = False
         self._interrupted = False
@@ -187,8 +188,7 @@ class Source:
     @property
     def binary(self) -> bool | None:
         """Whether values come in binary; None before the stream."""
-        tenure = self._tenure
-        return None if tenure is None else tenure.binary
+        return self._binary
 
     @property
     def snapshot(self) -> SnapshotProgress | None:
@@ -247,6 +247,7 @@ class Source:
 
         with Tenure(connection, self._settings, begun.format, self._reached, published) as tenure:
             self._tenure = tenure
+            self._binary = tenure.binary
             self._streamed = True
             if self._away.known:
                 at = format_lsn(self._reached.lsn)

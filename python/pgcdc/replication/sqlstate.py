@@ -193,6 +193,7 @@ def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NO
 _TOO_MANY = (
     "raise max_wal_senders (and max_connections) and restart the server, or stop a connection that is not needed"
 )
+_ALL_SLOTS = "SELECT slot_name FROM pg_replication_slots;"
 _REPLICATION_ROLE = "ALTER ROLE {role} REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO {role};)"
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("authentication failed",), "28P01", "check the user and its password: PGUSER, PGPASSWORD, .pgpass or the DSN"),
@@ -223,7 +224,7 @@ def missing_slot_hint(slot: str) -> str:
     return (
         f'connection.snapshot("{slot}") makes it and gives the rows that exist, connection.create_slot("{slot}") only'
         " what is committed from then on: after a slot was dropped that leaves a gap, and a new snapshot does not;"
-        " names are in pg_replication_slots"
+        f" all names: {_ALL_SLOTS}"
     )
 
 
