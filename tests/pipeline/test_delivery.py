@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 import pgcdc
-from pgcdc.pipeline import MemoryPositions, SqlitePositions
-from tests.pipeline.running import Running, confirmed, flushed, running, slots, until
+from pgcdc.pipeline import MemoryPositions, SqlitePositions, target
+from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.targets import AsyncRecorder, Recorder, SqliteMirror, logged, mirrored
 
 if TYPE_CHECKING:
@@ -394,3 +394,25 @@ def test_stop_before_the_start_returns_at_once(newest_database: Database) -> Non
     pipeline.stop()
     pipeline.run()
     assert slots(newest_database) == []
+
+
+def test_what_a_slow_handler_has_done_is_said_before_its_batch_is(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash it does not begin again with a batch that takes minutes."""
+    monkeypatch.setattr(target, "SAY_EVERY", 0.0)
+    database.execute(ORDERS)
+    go_on = threading.Event()
+    pipeline = shop(database, ("orders",))
+
+    @pipeline.on("orders", "insert", name="slow")
+    def handle(change: pgcdc.Insert[Any] | pgcdc.Update[Any]) -> None:
+        assert change.new.id != 6 or go_on.wait(DEADLINE)
+
+    with running(pipeline) as run:
+        run.streaming()
+        database.execute("INSERT INTO orders SELECT g, 10, 'new', 5 FROM generate_series(1, 10) g")
+        until(lambda: run.pipeline.statistics().consumers["slow"].delivered == 5, "five are done, the sixth is in hand")
+        go_on.set()
+        run.catch_up(database)
+        assert run.pipeline.statistics().consumers["slow"].delivered == 10

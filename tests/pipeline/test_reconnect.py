@@ -207,6 +207,46 @@ def test_a_lost_network_while_lanes_are_full(new_orders: Database, monkeypatch: 
     assert [change.new.id for change in fast.changes] == wanted
 
 
+def test_nothing_is_delivered_while_the_server_is_away_however_full_lanes_are(new_orders: Database) -> None:
+    """What was in hand when the connection was lost waits with the rest: another process may own it all by now."""
+    database = new_orders
+    go_on, under_way = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def handle(change: pgcdc.Change[Any]) -> None:
+        assert isinstance(change, pgcdc.Insert)
+        handled.append(change.new.id)
+        if change.new.id == 2:
+            under_way.set()
+            assert go_on.wait(DEADLINE)
+
+    with Proxy(database.server.port) as proxy:
+        dsn = proxy.dsn(database.dsn)
+        pipeline = pgcdc.Pipeline("shop", dsn, tables=["orders"], max_rows_in_flight=5, reconnect=SOON)
+        pipeline.on("orders", "insert", name="handler")(handle)
+        with running(pipeline) as run:
+            run.streaming()
+
+            def consumer() -> Any:
+                return run.pipeline.statistics().consumers["handler"]
+
+            database.execute("INSERT INTO orders VALUES (2, 'new'), (3, 'new')")
+            assert under_way.wait(DEADLINE)
+            for id in range(4, 30):
+                database.execute(f"INSERT INTO orders VALUES ({id}, 'new')")
+            until(lambda: consumer().queued_rows >= 5, "the lane is full")
+            proxy.refuse = True
+            proxy.close()
+            reconnecting(run)
+            go_on.set()
+            # It has the third in hand as well, and must not handle it; or nothing.
+            until(lambda: consumer().state == "retrying" or consumer().delivered == 2, "the change in hand is done")
+            assert handled == [1, 2]
+            proxy.refuse = False
+            run.catch_up(database)
+    assert handled == list(range(1, 30))
+
+
 @pytest.mark.parametrize("still", [True, False], ids=["and has it", "and is over"])
 def test_another_process_took_over_meanwhile(
     new_orders: Database, monkeypatch: pytest.MonkeyPatch, still: bool

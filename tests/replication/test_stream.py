@@ -287,6 +287,10 @@ def test_options_that_cannot_be_meant_are_refused(connection: Connection, slot: 
         {"heartbeat": 0},
         {"heartbeat": -1.0},
         {"receive_timeout": 0},
+        {"two_phase": "no"},
+        {"messages": "yes"},
+        {"reconnect": 5},
+        {"max_memory": -1},
     ]
     for options in wrong:
         (name,) = options

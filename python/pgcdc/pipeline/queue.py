@@ -153,8 +153,13 @@ class Lane:
         with self._condition:
             if isinstance(item, Rows):
                 rows, size = item.batch.changes_count, item.nbytes
-                # A batch that is larger than the limit passes when it is alone: it could never pass otherwise.
-                if self.rows and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes):
+                # A batch that is larger than the limit passes when it is alone: it could never pass otherwise. So does
+                # what was in hand when the connection was lost: it waits here until the pipeline has its server again.
+                if (
+                    self.rows
+                    and not self._held
+                    and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes)
+                ):
                     return False
                 self.rows += rows
                 self.bytes += size

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect
+from pgcdc.replication.stream_options import reconnecting
 
 __all__ = ["Settings", "SnapshotMode", "check_settings"]
 
@@ -119,5 +120,5 @@ def check_settings(
         show_progress=show_progress,
         max_rows_in_flight=max_rows_in_flight,
         max_bytes_in_flight=max_bytes_in_flight,
-        reconnect=Reconnect() if reconnect is True else reconnect or None,
+        reconnect=reconnecting(reconnect),
     )

@@ -350,10 +350,14 @@ class Source:
                     if left <= 0 or not self._condition.wait(left):
                         break
             if self._tenure is not None:
-                # A batch is handed over to all or to none: when the connection is lost, the next read says so.
-                with suppress(ConnectionLost):
+                try:
                     self._confirm(self._tenure)
                     self._tenure.send_status()
+                except ConnectionLost:
+                    # A batch is handed over to all or to none. The next read says that the connection is lost; until
+                    # there is another nothing is delivered, so there would be no room either.
+                    for lane in self._lanes.values():
+                        lane.hold()
 
     def _pause(self, seconds: float) -> None:
         with self._condition:

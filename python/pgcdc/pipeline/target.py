@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.sink import TransactionalSink
 
 __all__ = ["AnyChange", "GaveUp", "HandlerFailed", "HandlerTarget", "RowFormats", "SinkTarget", "Target"]
+
+SAY_EVERY = 0.5
+"""Seconds after which a handler's position is said within a batch: what a crash repeats is no more for a slow one."""
 
 AnyChange = Insert[Any] | Update[Any] | Delete[Any] | Truncate | Message
 
@@ -175,6 +179,10 @@ class HandlerTarget:
         # The batch being handled and how many of its changes are: it comes again after a SinkUnavailable.
         self._batch: Batch | None = None
         self._handled = 0
+        # How many of them were said to be, to whom, and when that is due again.
+        self._said = 0
+        self._reach: Callable[[Position, int], None] = lambda _position, _count: None
+        self._say_at = 0.0
 
     async def open(self) -> Position | None:
         """Nothing to open."""
@@ -183,8 +191,8 @@ class HandlerTarget:
     async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
         """Call the handler with the changes of a batch that it has not had yet."""
         if batch is not self._batch:
-            self._batch, self._handled = batch, 0
-        before = self._handled
+            self._batch, self._handled, self._said = batch, 0, 0
+        self._reach = reach
         try:
             if self._worker is None:
                 await self._handle_async(batch)
@@ -192,10 +200,22 @@ class HandlerTarget:
                 await self._worker.call(self._handle, batch)
         finally:
             # Also after a failure: what was handled before it does not come again.
-            if self._handled > before:
-                last = self._changes(batch)[self._handled - 1].position
-                reach(Position(*last), self._handled - before)  # type: ignore[misc]
+            self._say(batch)
         self._batch = None
+
+    def _say(self, batch: Batch) -> None:
+        """Say how far it is."""
+        if self._handled > self._said:
+            last = self._changes(batch)[self._handled - 1].position
+            self._reach(Position(*last), self._handled - self._said)  # type: ignore[misc]
+            self._said = self._handled
+        self._say_at = time.monotonic() + SAY_EVERY
+
+    def _handled_one(self, batch: Batch) -> None:
+        """One more is done. A slow handler's batch takes long: what is done of it must not come again for that."""
+        self._handled += 1
+        if time.monotonic() >= self._say_at:
+            self._say(batch)
 
     def _changes(self, batch: Batch) -> list[AnyChange | DecodeError]:
         return batch.changes(self._formats.of(self._subscription))
@@ -218,7 +238,7 @@ class HandlerTarget:
                 raise
             except Exception as error:
                 raise HandlerFailed(change, error) from error
-            self._handled += 1
+            self._handled_one(batch)
 
     async def _handle_async(self, batch: Batch) -> None:
         for change in self._changes(batch)[self._handled :]:
@@ -233,7 +253,7 @@ class HandlerTarget:
                 raise
             except Exception as error:
                 raise HandlerFailed(change, error) from error
-            self._handled += 1
+            self._handled_one(batch)
 
     def give_up(self) -> None:
         """Handle the change in hand and no further one."""

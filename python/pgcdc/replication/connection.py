@@ -20,7 +20,7 @@ from pgcdc.replication.snapshot import Snapshot, take_snapshot
 from pgcdc.replication.snapshot_plan import SPLIT_BYTES
 from pgcdc.replication.sqlstate import Doing, connection_lost
 from pgcdc.replication.stream import Stream
-from pgcdc.replication.stream_options import Reconnect, StreamOptions
+from pgcdc.replication.stream_options import Reconnect, StreamOptions, reconnecting
 from pgcdc.replication.timeline import switch_point
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Connection(Administration):
             confirm_idle=confirm_idle,
             feedback=feedback,
             receive_timeout=receive_timeout,
-            reconnect=Reconnect() if reconnect is True else reconnect or None,
+            reconnect=reconnecting(reconnect),
             heartbeat=heartbeat,
             max_memory=max_memory,
             spill_directory=spill_directory,

@@ -21,7 +21,7 @@ from pgcdc.replication.snapshot_async import AsyncSnapshot, take_snapshot
 from pgcdc.replication.snapshot_plan import SPLIT_BYTES
 from pgcdc.replication.sqlstate import Doing, connection_lost
 from pgcdc.replication.stream_async import AsyncStream
-from pgcdc.replication.stream_options import Reconnect, StreamOptions
+from pgcdc.replication.stream_options import Reconnect, StreamOptions, reconnecting
 from pgcdc.replication.timeline import switch_point
 from pgcdc.replication.waits_async import Opening
 
@@ -311,7 +311,7 @@ class AsyncConnection(AsyncAdministration):
             confirm_idle=confirm_idle,
             feedback=feedback,
             receive_timeout=receive_timeout,
-            reconnect=Reconnect() if reconnect is True else reconnect or None,
+            reconnect=reconnecting(reconnect),
             heartbeat=heartbeat,
             max_memory=max_memory,
             spill_directory=spill_directory,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-__all__ = ["Reconnect", "StreamOptions"]
+__all__ = ["Reconnect", "StreamOptions", "reconnecting"]
 
 
 class Reconnect(msgspec.Struct, frozen=True):
@@ -43,6 +43,25 @@ class Reconnect(msgspec.Struct, frozen=True):
         """
         whole = min(self.longest, self.first * 2.0 ** min(attempt, 60))
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 (nobody guesses it to break in)
+
+
+def reconnecting(asked: object) -> Reconnect | None:
+    """Read what was asked for.
+
+    Args:
+        asked: True: with the pauses of a `Reconnect` of no arguments; False: not at all.
+
+    Returns:
+        How to make another connection; None: not at all.
+
+    Raises:
+        ConfigError: When it is something else.
+    """
+    if isinstance(asked, Reconnect):
+        return asked
+    if not isinstance(asked, bool):
+        raise ConfigError(f"reconnect={asked!r} is neither True nor False nor a Reconnect", hint="choose one of them")
+    return Reconnect() if asked else None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -85,6 +104,11 @@ class StreamOptions(msgspec.Struct, frozen=True):
             raise ConfigError(f"streaming={self.streaming!r} is none of off, on, parallel", hint="choose one of them")
         if self.origin not in (None, "any", "none"):
             raise ConfigError(f"origin={self.origin!r} is neither any nor none", hint="choose one of them")
+        for name in ("two_phase", "messages", "confirm_idle", "feedback"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"{name}={value!r} is neither True nor False", hint="choose one of them")
+        if self.max_memory < 0:
+            raise ConfigError(f"max_memory={self.max_memory!r} is below 0", hint="give it in bytes")
         if not self.receive_timeout > 0:
             raise ConfigError(f"receive_timeout={self.receive_timeout!r} is not above 0", hint="give it in seconds")
         if self.heartbeat is not None and not self.heartbeat > 0:
