@@ -154,6 +154,9 @@ class Consumer:
                 batch = batch.after(self._skip)
                 if not batch.changes_count:
                     return
+        await self._write(batch)
+
+    async def _write(self, batch: Batch) -> None:
         try:
             await self._persist(lambda: self._target.write(batch, self.lane.reach))
         except GaveUp:

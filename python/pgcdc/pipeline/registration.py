@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from pgcdc.errors import ConfigError
 from pgcdc.events import Change, Insert, Truncate, Update
+from pgcdc.pipeline.options import ConsumerOptions, Options, check_options
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.subscription import (
     ROW_ACTIONS,
@@ -57,8 +58,7 @@ class Registration:
         /,
         *actions: Literal["insert", "update"],
         row: type[Row],
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Insert[Row] | Update[Row]]: ...
     @overload
     def on(
@@ -67,8 +67,7 @@ class Registration:
         /,
         *actions: Literal["insert", "update", "delete"],
         row: type[Row],
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Change[Row]]: ...
     @overload
     def on(
@@ -77,8 +76,7 @@ class Registration:
         /,
         *actions: Action,
         row: type[Row],
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Change[Row] | Truncate]: ...
     @overload
     def on(
@@ -88,8 +86,7 @@ class Registration:
         /,
         *actions: Literal["insert", "update"],
         row: None = None,
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Insert[Any] | Update[Any]]: ...
     @overload
     def on(
@@ -98,8 +95,7 @@ class Registration:
         /,
         *actions: Literal["insert", "update", "delete"],
         row: None = None,
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Change[Any]]: ...
     @overload
     def on(
@@ -108,8 +104,7 @@ class Registration:
         /,
         *actions: Action,
         row: None = None,
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Register[Change[Any] | Truncate]: ...
     def on(
         self,
@@ -117,8 +112,7 @@ class Registration:
         /,
         *actions: str,
         row: type[Any] | None = None,
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> Any:
         """Register a function that is called with each change of a table, one after another: a consumer of its own.
 
@@ -130,29 +124,30 @@ class Registration:
             table: One of the pipeline's tables.
             *actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; the first three when none is given.
             row: The msgspec struct class of `new` and `old`; columns that it has no field for are left out.
-            name: The consumer's name, which its stored position belongs to. Default: the function's name.
-            snapshot: `"never"`: no part in the initial copy; changes from the slot's beginning on, or from now on where
-                the pipeline runs already.
+            **options: See `ConsumerOptions`. The name is the function's, when none is given.
 
         Returns:
             A decorator that returns the function unchanged.
 
         Raises:
-            ConfigError: When table, action, row or name is not as it must be.
+            ConfigError: When table, action, row or an option is not as it must be.
         """
 
         def register(handler: Handler) -> Handler:
+            name = options.get("name")
             consumer = str(getattr(handler, "__name__", "")) if name is None else name
             if not callable(handler):
                 raise ConfigError(f"the handler of consumer {consumer!r} cannot be called")
             check_row(consumer, row)
             chosen = choose_tables(consumer, [table], self._settings.tables)
+            chosen_options = check_options(consumer, options)
             self._register(
                 HandlerSubscription(
                     name=consumer,
                     tables=chosen,
                     actions=choose_actions(consumer, actions) or ROW_ACTIONS,
-                    copies=self._copies(snapshot),
+                    copies=self._copies(chosen_options),
+                    options=chosen_options,
                     handler=handler,
                     row=row,
                 )
@@ -167,8 +162,7 @@ class Registration:
         *,
         tables: Collection[str | Table] | None = None,
         actions: Collection[str] | None = None,
-        name: str | None = None,
-        snapshot: Literal["never"] | None = None,
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         """Register a sink: a consumer of its own.
 
@@ -176,28 +170,27 @@ class Registration:
             sink: The sink; blocking ones run in a thread of their own.
             tables: Of the pipeline's tables; None for all of them.
             actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; None for all.
-            name: The consumer's name, which its stored position belongs to. Default: the class's name in small letters.
-            snapshot: `"never"`: no part in the initial copy, as with `on`.
+            **options: See `ConsumerOptions`. The name is the class's in small letters, when none is given.
 
         Raises:
             ConfigError: When an argument is not as it must be.
         """
-        consumer = name or type(sink).__name__.lower()
+        consumer = options.get("name") or type(sink).__name__.lower()
         check_sink(consumer, sink)
+        chosen = check_options(consumer, options)
         self._register(
             SinkSubscription(
                 name=consumer,
                 tables=choose_tables(consumer, tables, self._settings.tables),
                 actions=None if actions is None else choose_actions(consumer, actions),
-                copies=self._copies(snapshot),
+                copies=self._copies(chosen),
+                options=chosen,
                 sink=sink,
             )
         )
 
-    def _copies(self, snapshot: str | None) -> bool:
-        if snapshot not in (None, "never"):
-            raise ConfigError(f"snapshot={snapshot!r} does not exist for one consumer", hint='only "never" does')
-        return snapshot is None and self._settings.snapshot != "never"
+    def _copies(self, options: Options) -> bool:
+        return options.snapshot is None and self._settings.snapshot != "never"
 
     def _register(self, subscription: Subscription) -> None:
         if not subscription.name:

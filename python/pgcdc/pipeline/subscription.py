@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from pgcdc.errors import ConfigError
+from pgcdc.pipeline.options import Options
 from pgcdc.sink import Sink
 
 __all__ = ["Action", "Handler", "HandlerSubscription", "SinkSubscription", "Subscription", "Table", "parse_table"]
@@ -33,12 +34,14 @@ class Subscription:
         tables: The tables that it gets changes of.
         actions: What it is told of; None for everything.
         copies: Whether it takes part in the initial copy.
+        options: What else was said of it.
     """
 
     name: str
     tables: frozenset[Table]
     actions: frozenset[str] | None
     copies: bool
+    options: Options
 
     def takes(self, action: Action) -> bool:
         """Whether this consumer asked to be told of an action."""
