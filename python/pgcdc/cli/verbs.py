@@ -9,6 +9,7 @@ import typer
 
 from pgcdc import __version__
 from pgcdc.cli.demo import demo
+from pgcdc.cli.run import run as run_pipeline
 
 __all__ = ["run"]
 
@@ -21,6 +22,7 @@ _application = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
+_application.command("run")(run_pipeline)
 _application.command()(demo)
 
 

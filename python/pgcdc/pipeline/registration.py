@@ -50,6 +50,11 @@ class Registration:
         self._subscriptions: dict[str, Subscription] = {}
         self._closed = False
 
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The names of the consumers that are registered, in the order in which they were."""
+        return tuple(self._subscriptions)
+
     @overload
     def on(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from pgcdc.errors import ConfigError
@@ -40,7 +40,7 @@ class Settings:
     """
 
     name: str
-    dsn: str
+    dsn: str = field(repr=False)  # it may have a password
     tables: tuple[Table, ...]
     publication: str
     slot: str

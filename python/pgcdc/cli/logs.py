@@ -1,0 +1,82 @@
+"""Where the log of `pgcdc run` goes: lines on stderr, for people or as JSON, without secrets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pgcdc.cli.redaction import Redactor
+
+__all__ = ["LEVELS", "JsonLines", "Lines", "log_to_stderr"]
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def log_to_stderr(level: str, json: bool, redactor: Redactor) -> None:
+    """Let everything that is logged in this process go to stderr, warnings of Python included.
+
+    A module that sets its own log up afterwards has to say so: `logging.basicConfig(..., force=True)`.
+
+    Args:
+        level: One of `LEVELS`: what is below it is left out.
+        json: One line of JSON for each record, instead of one for people.
+        redactor: Takes the secrets out.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(redactor) if json else Lines(redactor))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+class Lines(logging.Formatter):
+    """Lines for people: time (UTC), level, logger, message.
+
+    Args:
+        redactor: Takes the secrets out.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._redactor = redactor
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002, D102
+        return _time(record)
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102
+        return self._redactor(super().format(record))
+
+
+class JsonLines(logging.Formatter):
+    """Lines of JSON: `time`, `level`, `logger`, `message`; `trace` and `hint` with errors; `statistics` at the end.
+
+    Args:
+        redactor: Takes the secrets out.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
+        for name in ("hint", "trace", "statistics"):
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = msgspec.to_builtins(value)
+        return msgspec.json.encode(self._redactor.everywhere(line)).decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

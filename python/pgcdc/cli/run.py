@@ -1,0 +1,133 @@
+"""`pgcdc run`: one pipeline, until a signal or an error ends it.
+
+Stdout is left to the handlers. Exit codes of its own, besides those of the command: 2 also for a configuration that is
+wrong, which is known before anything was connected to; 4 when another process runs the pipeline.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pgcdc.cli.redaction import Redactor
+    from pgcdc.errors import Error
+    from pgcdc.pipeline import Pipeline, PipelineStatistics
+
+__all__ = ["run"]
+
+logger = logging.getLogger("pgcdc.run")
+
+
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="module:pipeline, where pipeline is a pgcdc.Pipeline or a function that gives one; or a .toml file.",
+            show_default=False,
+        ),
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only see whether it could be run, without connecting to anything.")
+    ] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged, at least this grave.")
+    ] = "info",
+    json: Annotated[bool, typer.Option("--json", help="Write the log, and errors, as lines of JSON.")] = False,
+) -> None:
+    """Run a pipeline until SIGTERM or SIGINT, which end it within 5 seconds with nothing lost.
+
+    The log goes to stderr; its last line says how far everything came.
+    """
+    from pgcdc.cli import EXIT_CONFIGURATION
+    from pgcdc.cli.building import build
+    from pgcdc.cli.importing import as_python_does
+    from pgcdc.cli.logs import log_to_stderr
+    from pgcdc.cli.redaction import Redactor
+    from pgcdc.errors import Error
+
+    redactor = Redactor(os.environ)
+    log_to_stderr(log_level, json, redactor)
+    as_python_does()
+    teller = _Teller(redactor, json)
+    try:
+        pipeline = build(target, redactor)
+    except Error as error:
+        teller.tell(error)
+        raise typer.Exit(EXIT_CONFIGURATION) from None
+    if check:
+        typer.echo(f"{target}: pipeline {pipeline.name!r} is in order; its consumers: {', '.join(pipeline.consumers)}")
+        return
+    raise typer.Exit(_run(pipeline, teller))
+
+
+def _run(pipeline: Pipeline, teller: _Teller) -> int:
+    from pgcdc.cli import EXIT_ERROR, EXIT_SLOT_IN_USE
+    from pgcdc.errors import Error, SlotInUse
+
+    logger.info("pipeline %r starts; its consumers: %s", pipeline.name, ", ".join(pipeline.consumers))
+    began, code = time.monotonic(), 0
+    try:
+        pipeline.run()
+    except Error as error:
+        teller.tell(error)
+        code = EXIT_SLOT_IN_USE if isinstance(error, SlotInUse) else EXIT_ERROR
+    except Exception as error:
+        teller.tell_defect(error)
+        code = EXIT_ERROR
+    statistics = pipeline.statistics()
+    logger.info(
+        "pipeline %r ended after %.1f s: %s",
+        pipeline.name,
+        time.monotonic() - began,
+        _summary(statistics),
+        extra={"statistics": statistics},
+    )
+    return code
+
+
+def _summary(statistics: PipelineStatistics) -> str:
+    from pgcdc.lsn import format_lsn
+
+    confirmed = statistics.source.confirmed_lsn
+    consumers = (f"{name} {consumer.delivered:,} changes" for name, consumer in statistics.consumers.items())
+    return f"{', '.join(consumers)}; {f'confirmed up to {format_lsn(confirmed)}' if confirmed else 'nothing confirmed'}"
+
+
+class _Teller:
+    """Says what went wrong, as lines or as JSON."""
+
+    def __init__(self, redactor: Redactor, json: bool) -> None:
+        self._redactor = redactor
+        self._json = json
+
+    def tell(self, error: Error) -> None:
+        """An error of pgcdc: a sentence, a hint, and where a handler or sink raised what is behind it."""
+        cause = error.__cause__
+        if cause is not None and cause.__traceback__ is not None:
+            # Without the text of what was raised, which can have values of rows, and without lines of source.
+            frames = traceback.extract_tb(cause.__traceback__)
+            places = "".join(f"\n  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames)
+            logger.info("where %s was raised:%s", type(cause).__name__, places)
+        if self._json:
+            logger.error("%s", error, extra={"hint": error.hint})
+            return
+        self._line(f"error: {error}")
+        if error.hint:
+            self._line(f"hint: {error.hint}")
+
+    def tell_defect(self, error: Exception) -> None:
+        """Anything else is a defect of pgcdc, for a bug report: its whole trace."""
+        if self._json:
+            logger.error("a defect of pgcdc: %s", type(error).__name__, exc_info=error)
+            return
+        self._line("".join(traceback.format_exception(error)).rstrip())
+
+    def _line(self, text: str) -> None:
+        typer.echo(self._redactor(text), err=True)
