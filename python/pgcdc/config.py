@@ -32,7 +32,7 @@ __all__ = [
 TableName: TypeAlias = str | tuple[str, str]
 
 _SECRET_NAME: Final = re.compile(
-    r"pass(word|wd|phrase|$)|(^|_)pw$|_pwd$|secret|token|credential|(api|access|private|account|scram_\w+)_?key",
+    r"pass(word|wd|phrase)|(^|_)(pw|pass)$|_pwd$|secret|token|credential|(api|access|private|account|scram_\w+)_?key",
     re.IGNORECASE,
 )
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")

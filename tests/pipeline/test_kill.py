@@ -125,7 +125,7 @@ def catch_up(database: Database, folder: Path) -> None:
     database.execute("INSERT INTO orders VALUES (-1, 0, 0)", "DELETE FROM orders WHERE id = -1")
 
     def reached() -> bool:
-        through_lsn, consumers = _stored(database)
+        through_lsn, consumers = copied_positions(database)
         return consumers == 2 and through_lsn >= wanted
 
     until(reached, f"everything stored; {(folder / 'stderr.log').read_text()[-3000:]}", 60)
@@ -177,14 +177,14 @@ def test_sigterm_under_load_is_done_in_five_seconds(database: Database, tmp_path
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             program = Program(database, tmp_path)
-            until(lambda: _stored(database)[1] == 2, "the copy is over")
+            until(lambda: copied_positions(database)[1] == 2, "the copy is over")
             wanted = _count(tmp_path / "handled.log") + 6000
             until(lambda wanted=wanted: _count(tmp_path / "handled.log") > wanted, "some changes")  # type: ignore[misc]
             writers.copied()
             began = time.monotonic()
             assert program.end(number, 10) == 0, (tmp_path / "stderr.log").read_text()[-3000:]
             assert time.monotonic() - began < 5.5
-            assert confirmed(database) == _stored(database)[0], "what is durable is confirmed"
+            assert confirmed(database) == copied_positions(database)[0], "what is durable is confirmed"
         program = Program(database, tmp_path)
     finally:
         writers.stop()
@@ -198,7 +198,7 @@ def test_sigterm_under_load_is_done_in_five_seconds(database: Database, tmp_path
     assert len(handled) == len(set(handled)), "nothing was delivered twice after a stop"
 
 
-def _stored(database: Database) -> tuple[int, int]:
+def copied_positions(database: Database) -> tuple[int, int]:
     """The lowest through_lsn of the consumers whose copy is over, and how many they are."""
     if database.execute("SELECT to_regclass('pgcdc.positions')") == [(None,)]:
         return 0, 0

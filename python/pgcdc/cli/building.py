@@ -42,6 +42,7 @@ def build(target: str, redactor: Redactor) -> Pipeline:
         ConfigError: When there is none.
     """
     pipeline = _configured(target, redactor) if target.endswith(".toml") else _imported(target)
+    redactor.learn_dsn(pipeline._settings.dsn)  # Nobody else is to have it, so it is no part of the interface.
     if not pipeline.consumers:
         raise ConfigError(
             f"{target}: pipeline {pipeline.name!r} has no consumers",
@@ -101,7 +102,7 @@ def _positions(configuration: Configuration) -> PositionStore | None:
         kind = _STORES[section.store]
     else:
         hint = meant(section.store, _STORES, "stores")
-        raise ConfigError(f"{where}.store is not a store that exists", hint=f"{hint}; or module:Class")
+        raise ConfigError(f"{where}.store is not a store that exists", hint=f"{hint} (or module:Class)")
     if kind is PostgresPositions:
         options.setdefault("dsn", configuration.pipeline.dsn)
     store: PositionStore = _made(f"{where}.options", kind, options)
@@ -148,14 +149,14 @@ def _sink(name: str, where: str) -> Any:
     offered = {entry.name: entry for entry in entry_points(group=SINKS)}
     if name not in offered:
         hint = meant(name, sorted(offered), "sinks installed")
-        raise ConfigError(f"{where}: there is no sink {name!r}", hint=f"{hint}; a class of yours: module:Class")
+        raise ConfigError(f"{where}: there is no sink {name!r}", hint=f"{hint} (or module:Class, for one of yours)")
     return import_attribute(offered[name].value.partition("[")[0].strip(), where)
 
 
 def _made(where: str, kind: Any, options: Mapping[str, Any]) -> Any:
     """Call a class with options, after it was looked whether it takes them."""
     if not callable(kind):
-        raise ConfigError(f"{where.removesuffix('.options')} names {_what(kind)}, not a class")
+        raise ConfigError(f"{where.removesuffix('.options')} names something {_what(kind)}, not a class")
     called = getattr(kind, "__name__", type(kind).__name__)
     try:
         parameters = inspect.signature(kind).parameters

@@ -39,7 +39,7 @@ class Redactor:
         self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
         for name, value in environment.items():
-            if holds_secret(name) and len(value) >= _SHORTEST_GUESSED:
+            if holds_secret(name) and (name == "PGPASSWORD" or len(value) >= _SHORTEST_GUESSED):
                 self.learn(value)
             for secret in _in_text(value):
                 self.learn(secret)
