@@ -21,13 +21,27 @@ def test_help_names_every_verb() -> None:
     ended = run("--help")
     assert (ended.code, ended.stderr) == (0, "")
     assert "demo" in ended.stdout
+    assert "run" in ended.stdout
     demo = run("demo", "--help")
     assert demo.code == 0
     for option in ("--seconds", "--json", "--dsn", "--rate", "--redis", "--directory"):
         assert option in demo.stdout
+    verb = run("run", "--help")
+    assert verb.code == 0
+    for option in ("TARGET", "--check", "--log-level", "--json"):
+        assert option in verb.stdout
 
 
-@pytest.mark.parametrize("arguments", [["no-such-verb"], ["demo", "--seconds", "soon"], ["demo", "--rate", "-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-verb"],
+        ["demo", "--seconds", "soon"],
+        ["demo", "--rate", "-1"],
+        ["run"],
+        ["run", "a:b", "--log-level=loud"],
+    ],
+)
 def test_wrong_command_line(arguments: list[str]) -> None:
     ended = run(*arguments)
     assert ended.code == 2
@@ -50,6 +64,7 @@ def _imported(*arguments: str) -> set[str]:
 def test_version_and_help_load_no_more_than_they_need() -> None:
     assert not {"typer", "rich", "psycopg", "asyncio"} & _imported("--version")
     assert not {"rich", "psycopg", "duckdb", "sqlite3"} & _imported("--help")
+    assert not {"rich", "psycopg", "asyncio", "sqlite3"} & _imported("run", "--help")
 
 
 def test_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

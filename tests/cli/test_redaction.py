@@ -92,7 +92,9 @@ def test_no_password_in_any_output(
         teller = _Teller(redactor, json=False)
         teller.tell(caught.value)
         teller.tell_defect(caught.value)
-        written = stderr.getvalue() + outputs(redactor, caught.value, [password, form(password), url, f"<{password}>"])
+        written = stderr.getvalue() + outputs(
+            redactor, caught.value, [password, form(password), url, f"<{password}>", json.dumps([password])]
+        )
         configuration = read_configuration(path, os.environ)
     assert "***" in written
     written += repr(configuration)
@@ -119,6 +121,12 @@ def test_a_dsn_that_libpq_does_not_understand_is_kept_out_as_a_whole() -> None:
     redactor = Redactor({})
     redactor.learn_dsn("postgresql://app:half@escaped@host/shop")
     assert redactor("half half@escaped postgresql://app:half@escaped@host/shop") == "*** *** ***"
+
+
+def test_what_only_libpq_reads() -> None:
+    redactor = Redactor({})
+    redactor.learn_dsn(r"host=x password=two\ words")
+    assert redactor("two words") == "***"
 
 
 def test_options_of_any_depth() -> None:
