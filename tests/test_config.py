@@ -161,6 +161,24 @@ def test_what_comes_from_a_variable_is_not_expanded_again(tmp_path: Path) -> Non
             "Expected `array` of length 2, got 1",
         ),
         (
+            "snapshot_connections = 3",
+            "reconnect = { give_upp = 3 }",
+            "FILE: pipeline.reconnect.give_upp is not a setting",
+            "did you mean 'give_up'?",
+        ),
+        (
+            "snapshot_connections = 3",
+            'reconnect = { give_up = "3" }',
+            "FILE: pipeline.reconnect.give_up must be a number, and is a string",
+            None,
+        ),
+        (
+            "snapshot_connections = 3",
+            'reconnect = "never"',
+            "FILE: pipeline.reconnect must be true or false or a table of keys, and is a string",
+            None,
+        ),
+        (
             '{ path = "positions.sqlite" }',
             '"positions.sqlite"',
             "FILE: positions.options must be a table of keys, and is a string",

@@ -23,6 +23,7 @@ __all__ = [
     "ConsumerSection",
     "PipelineSection",
     "PositionsSection",
+    "ReconnectSection",
     "holds_secret",
     "key_path",
     "meant",
@@ -77,6 +78,20 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return shown
 
 
+class ReconnectSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[pipeline.reconnect]`: the arguments of `pgcdc.replication.Reconnect`.
+
+    Attributes:
+        first: See there, as what follows; in seconds.
+        longest: Likewise.
+        give_up: Likewise.
+    """
+
+    first: float | UnsetType = UNSET
+    longest: float | UnsetType = UNSET
+    give_up: float | UnsetType = UNSET
+
+
 class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[pipeline]`: the arguments of `pgcdc.Pipeline`, under the same names.
 
@@ -91,6 +106,7 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         show_progress: Likewise.
         max_rows_in_flight: Likewise.
         max_bytes_in_flight: Likewise.
+        reconnect: Likewise: true, false, or what a `Reconnect` is made with.
     """
 
     name: str
@@ -103,6 +119,7 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     show_progress: bool | UnsetType = UNSET
     max_rows_in_flight: int | UnsetType = UNSET
     max_bytes_in_flight: int | UnsetType = UNSET
+    reconnect: bool | ReconnectSection | UnsetType = UNSET
 
 
 class PositionsSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -312,6 +329,8 @@ class _Reading:
         if not isinstance(value, dict):
             raise ConfigError(f"{self._file}: {path} is not a table of keys", hint=f"[{path}]")
         self.check_keys(value, kind.__struct_fields__, path, "setting")
+        if isinstance(value.get("reconnect"), dict):
+            self.section(value["reconnect"], ReconnectSection, f"{path}.reconnect")
         for field in msgspec.structs.fields(kind):
             if field.required and field.name not in value:
                 raise ConfigError(

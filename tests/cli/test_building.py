@@ -12,6 +12,7 @@ from pgcdc import ConfigError
 from pgcdc.cli.building import build
 from pgcdc.cli.importing import as_python_does
 from pgcdc.cli.redaction import Redactor
+from pgcdc.replication import Reconnect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,13 +176,27 @@ def test_a_file(place: Path) -> None:
     assert pipeline._settings.publication == "pgcdc_shop"
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("true", Reconnect()),
+        ("false", None),
+        ("{ first = 1, give_up = 600.5 }", Reconnect(first=1.0, give_up=600.5)),
+    ],
+)
+def test_reconnect(place: Path, written: str, meant: Reconnect | None) -> None:
+    pipeline = built_file(place, FILE.replace("slot =", f"reconnect = {written}\nslot ="))
+    assert pipeline._settings.reconnect == meant
+
+
 def test_every_setting_of_a_pipeline_has_its_key() -> None:
     """Whoever adds an argument to Pipeline adds it to the section too; positions have a section of their own."""
     import inspect
 
-    from pgcdc.config import PipelineSection
+    from pgcdc.config import PipelineSection, ReconnectSection
 
     assert set(PipelineSection.__struct_fields__) == set(inspect.signature(pgcdc.Pipeline).parameters) - {"positions"}
+    assert ReconnectSection.__struct_fields__ == Reconnect.__struct_fields__
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import UNSET
 
 from pgcdc.cli.importing import import_attribute, raised
-from pgcdc.config import Configuration, ConsumerSection, key_path, meant, read_configuration
+from pgcdc.config import Configuration, ConsumerSection, ReconnectSection, key_path, meant, read_configuration
 from pgcdc.errors import ConfigError, Error
 from pgcdc.pipeline import Pipeline, PositionStore, PostgresPositions, SqlitePositions
+from pgcdc.replication import Reconnect
 
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
@@ -82,13 +83,18 @@ def _configured(file: str, redactor: Redactor) -> Pipeline:
     for section in (*configuration.consumers.values(), configuration.positions):
         redactor.learn_options(None if section is None else section.options)
     _within(f"{file}: pipeline.dsn", parameters_of, configuration.pipeline.dsn, replication=False)
-    settings = {
-        name: value for name, value in msgspec.structs.asdict(configuration.pipeline).items() if value is not UNSET
-    }
+    settings = _given(configuration.pipeline)
+    if isinstance(reconnect := settings.get("reconnect"), ReconnectSection):
+        settings["reconnect"] = Reconnect(**_given(reconnect))
     pipeline = _within(f"{file}: pipeline", Pipeline, **settings, positions=_positions(configuration))
     for name, consumer in configuration.consumers.items():
         _add(pipeline, file, name, consumer)
     return pipeline
+
+
+def _given(section: msgspec.Struct) -> dict[str, Any]:
+    """What is in the file, so that the rest keeps the defaults of the code."""
+    return {name: value for name, value in msgspec.structs.asdict(section).items() if value is not UNSET}
 
 
 def _positions(configuration: Configuration) -> PositionStore | None:
