@@ -69,7 +69,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         shown: list[tuple[str, Any]] = []
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name == "options":
+            if name == "options" and value is not None:
                 value = dict.fromkeys(value, "***")
             elif name == "dsn" and value:
                 value = "***"
@@ -149,7 +149,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     sink: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] | None = None
     tables: list[TableName] | None = None
     handler: str | None = None
     table: TableName | None = None

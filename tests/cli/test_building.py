@@ -250,6 +250,7 @@ def test_a_class_that_takes_any_option(place: Path) -> None:
         ("sink = ", 'tables = ["order"]\nsink = ', "consumers.search: consumer 'search' asks for table", "add it"),
         ('table = "orders"', 'tables = ["orders"]', "consumers.told.tables is not a setting of a handler", "table ="),
         ('table = "orders"', "options = {a = 1}", "consumers.told.options is not a setting of a handler", ""),
+        ('table = "orders"', "options = {}", "consumers.told.options is not a setting of a handler", ""),
         ('table = "orders"', "", "consumers.told.table is missing", "the table whose"),
         ('table = "orders"', 'table = "oders"', "asks for table 'public.oders'", "did you mean 'public.orders'?"),
         (":told", ":empty", "consumers.told.handler is of the type Pipeline, not a function", ""),

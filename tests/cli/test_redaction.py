@@ -129,6 +129,13 @@ def test_what_only_libpq_reads() -> None:
     assert redactor("two words") == "***"
 
 
+def test_whose_error_it_is_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ConfigError("the index is read-only", hint="open it")
+    error.add_note("consumer 'search'")
+    _Teller(Redactor({}), json=False).tell(error)
+    assert capsys.readouterr().err == "error: the index is read-only (consumer 'search')\nhint: open it\n"
+
+
 def test_options_of_any_depth() -> None:
     redactor = Redactor({})
     redactor.learn_options({"servers": [{"url": "amqp://me:deep-down@mq"}, "host=x password='two words'"], "n": 1})

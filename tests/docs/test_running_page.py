@@ -85,9 +85,9 @@ def test_the_run(place: Path, newest_database: Database) -> None:
 
     with process:
         try:
-            until(lambda: streams() or process.poll() is not None, "it streams", 60)
+            until(lambda: streams() or process.poll() is not None, "it streams", 120, 0.25)
             process.send_signal(signal.SIGTERM)
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 0, stderr

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 DEADLINE = 30.0
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
-    """Returns when a condition holds; fails when it does not in time."""
+def until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE, pause: float = 0.01) -> None:
+    """Returns when a condition holds; fails when it does not in time. One that connects is asked less often."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def flushed(database: Database) -> int:

@@ -27,7 +27,7 @@ ROW = "concat_ws('|', id, coalesce(writer::text, 'None'), coalesce(amount::text,
 class Writers:
     """Two writers of small transactions, of which some are rolled back, and one of 5,000-row transactions."""
 
-    def __init__(self, database: Database, seed: int) -> None:
+    def __init__(self, database: Database, seed: int, *, large: bool = True) -> None:
         self.committed: set[int] = set()
         self.undone: set[int] = set()
         self.removed: set[int] = set()
@@ -36,7 +36,8 @@ class Writers:
         self._database = database
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._small, args=(seed, writer)) for writer in (1, 2)]
-        self._threads.append(threading.Thread(target=self._large))
+        if large:
+            self._threads.append(threading.Thread(target=self._large))
         for thread in self._threads:
             thread.start()
 
@@ -118,7 +119,7 @@ def judge(database: Database, folder: Path, writers: Writers) -> None:
     assert not copied & writers.undone, "nothing invented by the copy"
 
 
-def catch_up(database: Database, folder: Path) -> None:
+def catch_up(database: Database, folder: Path, seconds: float = 60, pause: float = 0.01) -> None:
     """Waits until the stored positions of both consumers are past everything that is committed now."""
     wanted = flushed(database)
     # What is read below must not be what moves it: positions are stored when something was delivered.
@@ -128,7 +129,7 @@ def catch_up(database: Database, folder: Path) -> None:
         through_lsn, consumers = copied_positions(database)
         return consumers == 2 and through_lsn >= wanted
 
-    until(reached, f"everything stored; {(folder / 'stderr.log').read_text()[-3000:]}", 60)
+    until(reached, f"everything stored; {(folder / 'stderr.log').read_text()[-3000:]}", seconds, pause)
 
 
 def test_killed_at_ten_moments(database: Database, tmp_path: Path) -> None:

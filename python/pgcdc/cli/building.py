@@ -127,13 +127,13 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
         )
     others = ("table", "row") if consumer.sink is not None else ("tables", "options")
     for other in others:
-        if getattr(consumer, other):
+        if getattr(consumer, other) is not None:
             kind = "sink" if consumer.sink is not None else "handler"
             instead = {"table": 'tables = ["orders"]', "tables": 'table = "orders"'}.get(other)
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
     more: Any = {"name": name, "snapshot": consumer.snapshot}
     if consumer.sink is not None:
-        sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options)
+        sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})
         _within(where, pipeline.add, sink, tables=consumer.tables, actions=consumer.actions, **more)
         return
     assert consumer.handler is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,7 @@ def log_to_stderr(level: str, json: bool, redactor: Redactor) -> None:
     handler.setFormatter(JsonLines(redactor) if json else Lines(redactor))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    threading.excepthook = _thread_ended
 
 
 class Lines(logging.Formatter):
@@ -76,6 +78,13 @@ class JsonLines(logging.Formatter):
             if (value := getattr(record, name, None)) is not None:
                 line[name] = msgspec.to_builtins(value)
         return msgspec.json.encode(self._redactor.everywhere(line)).decode()
+
+
+def _thread_ended(arguments: threading.ExceptHookArgs) -> None:
+    """What Python would print of a thread that raised, a handler's own say, is logged: it may have secrets."""
+    if arguments.exc_type is not SystemExit and arguments.exc_value is not None:
+        name = "" if arguments.thread is None else f" {arguments.thread.name!r}"
+        logging.getLogger("pgcdc.run").error("the thread%s raised", name, exc_info=arguments.exc_value)
 
 
 def _time(record: logging.LogRecord) -> str:

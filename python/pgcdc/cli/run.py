@@ -78,7 +78,9 @@ def _run(pipeline: Pipeline, teller: _Teller) -> int:
     except Error as error:
         teller.tell(error)
         code = EXIT_SLOT_IN_USE if isinstance(error, SlotInUse) else EXIT_ERROR
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the Rust half is no Exception
         teller.tell_defect(error)
         code = EXIT_ERROR
     statistics = pipeline.statistics()
@@ -115,14 +117,15 @@ class _Teller:
             frames = traceback.extract_tb(cause.__traceback__)
             places = "".join(f"\n  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames)
             logger.info("where %s was raised:%s", type(cause).__name__, places)
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))  # which consumer's it is, where known
         if self._json:
-            logger.error("%s", error, extra={"hint": error.hint})
+            logger.error("%s%s", error, notes, extra={"hint": error.hint})
             return
-        self._line(f"error: {error}")
+        self._line(f"error: {error}{notes}")
         if error.hint:
             self._line(f"hint: {error.hint}")
 
-    def tell_defect(self, error: Exception) -> None:
+    def tell_defect(self, error: BaseException) -> None:
         """Anything else is a defect of pgcdc, for a bug report: its whole trace."""
         if self._json:
             logger.error("a defect of pgcdc: %s", type(error).__name__, exc_info=error)
