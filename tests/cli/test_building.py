@@ -133,7 +133,7 @@ def test_a_package(place: Path) -> None:
         (":make", "':make' is not module:attribute", "as in shop:pipeline"),
         (".shop:make", "'.shop:make' is not module:attribute", "as in shop:pipeline"),
         ("shop_for_tests:mak", "module 'shop_for_tests' has no 'mak'", "did you mean 'make'?"),
-        ("shop_for_tests:make.it", "'function' has no 'it'", ""),
+        ("shop_for_tests:make.it", "an object of type function has no 'it'", ""),
         ("shop_for_tests:Search", "is of the type type, not a pipeline", "name a pgcdc.Pipeline"),
         ("shop_for_tests:pgcdc", "is of the type module, not a pipeline", "name a pgcdc.Pipeline"),
         ("shop_for_tests:make_later", "is a coroutine function, not a pipeline", "name a pgcdc.Pipeline"),

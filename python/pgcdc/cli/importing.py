@@ -43,7 +43,9 @@ def import_attribute(path: str, where: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            owner = f"module {module!r}" if isinstance(found, ModuleType) else f"{type(found).__name__!r}"
+            owner = (
+                f"module {module!r}" if isinstance(found, ModuleType) else f"an object of type {type(found).__name__}"
+            )
             own = [name for name in vars(found) if not name.startswith("_")] if hasattr(found, "__dict__") else []
             raise ConfigError(f"{where}: {owner} has no {part!r}", hint=meant(part, own, "names in it")) from None
     return found
