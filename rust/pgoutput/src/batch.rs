@@ -1,6 +1,8 @@
 //! A run of raw messages with what is known of each: relation, transaction, index, LSN. Nothing is decoded here.
 //!
 //! Over 400 lines because a batch, what builds it and what reads a stream into it share what nobody else is to see.
+mod stored;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
