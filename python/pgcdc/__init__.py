@@ -25,6 +25,8 @@ from pgcdc.errors import (
     SlotLost,
     SlotNotFound,
     SpillError,
+    SpoolError,
+    SpoolFull,
     UnknownRelation,
 )
 from pgcdc.events import (
@@ -163,6 +165,8 @@ __all__ = [
     "SlotLost",
     "SlotNotFound",
     "SpillError",
+    "SpoolError",
+    "SpoolFull",
     "StreamAbort",
     "StreamCommit",
     "StreamPrepare",

@@ -28,6 +28,7 @@ __all__ = [
     "Frames",
     "Libpq",
     "RowFormat",
+    "Spool",
     "TypeCatalog",
     "encode_message",
     "encode_status_update",
@@ -537,6 +538,28 @@ class Batch:
         Args:
             batches: In stream order.
         """
+    def to_bytes(self) -> bytes:
+        """All of the batch as bytes that can be kept: its messages, and what is known of each.
+
+        They stand alone: the relations that its changes use are in them, and its transactions, positions and LSNs. What
+        the stream knows of types is not; see `from_bytes`.
+
+        Raises:
+            ConfigError: When it has more than 2**32 messages, or one of more than 4 GiB.
+        """
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview, format: RowFormat | None = None) -> Batch:
+        """The batch that `to_bytes` was called of.
+
+        Any bytes are a batch or an error, and take no more memory than a small multiple of their size.
+
+        Args:
+            data: What `to_bytes` gave.
+            format: How rows are given to those who ask the batch and do not say.
+
+        Raises:
+            DecodeError: When these bytes are no batch, or one of another version of the format.
+        """
     @staticmethod
     def of(messages: Iterable[bytes | bytearray | memoryview], lsns: Sequence[int] | None = None) -> Batch:
         """A batch of messages that are in hand already, from the beginning of a stream.
@@ -913,6 +936,104 @@ class Assembler:
         """Whether nothing is open, coming out or not looked at yet: then a keepalive's `wal_end` may be confirmed."""
     def statistics(self) -> AssemblerStatistics:
         """How many transactions are open and what room they take."""
+
+@final
+class Spool:
+    """A durable queue of batches for one consumer, in the files of a directory: what it has not taken yet.
+
+    Batches are appended, made durable by `sync`, read in the same order, and released when they are not needed any
+    more, which removes files. After a crash at any time, of the process or the machine, what was synced is there. What
+    was appended later may be there, too, up to some batch, and is durable if it is: `last_position` says how far it
+    goes, so who appends goes on with `batch.after(spool.last_position)`. Batches that were released may be read again
+    after the spool was opened again; a consumer takes `batch.after(...)` of its own position.
+
+    The directory is made where it is not there, with permissions for its owner only, as its files are. It belongs to
+    one object at a time. It has a random id that stays with it: a new, empty spool in the place of a lost one has
+    another id. Files are compressed with LZ4, and each batch has a checksum.
+
+    One thread may append and sync while another one reads and releases; no call holds the GIL while it touches files.
+
+    Args:
+        directory: Where the files are: on a disk that keeps them.
+        max_bytes: What all files may take, in bytes.
+        segment_bytes: A file is closed when the next batch would make it larger than this, in bytes. When all batches
+            were released, up to this much stays.
+        format: How rows are given to those who ask a batch that was read and do not say.
+
+    Raises:
+        ConfigError: When `segment_bytes` is not from 1 to `max_bytes`.
+        SpoolError: When another process has the directory, it cannot be read or made, or what is there is damaged: the
+            message says which file, and where.
+    """
+
+    def __new__(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        max_bytes: int = 17179869184,
+        segment_bytes: int = 67108864,
+        format: RowFormat | None = None,
+    ) -> Spool: ...
+    @property
+    def id(self) -> str:
+        """Its id, 32 hexadecimal digits."""
+    def append(self, batch: Batch, through_lsn: int = 0) -> int:
+        """Put a batch at the end. It is durable after the next `sync`.
+
+        Args:
+            batch: The batch; one without messages only says how far the WAL is done.
+            through_lsn: How far the WAL is done once this batch is.
+
+        Returns:
+            Its sequence: that of the batch before and one more. The first has 1.
+
+        Raises:
+            SpoolFull: When it would take more than `max_bytes` with it.
+            SpoolError: When the operating system refuses, or an earlier `sync` did. The batch is not in the spool then.
+        """
+    def sync(self) -> None:
+        """Make durable what was appended.
+
+        Raises:
+            SpoolError: When the operating system refuses. Then what was appended since the last time is not durable,
+                and nothing more is taken before the spool was closed and opened again.
+        """
+    def read(self) -> tuple[int, Batch, int] | None:
+        """The next batch in order, whether it is durable yet or not.
+
+        Returns:
+            Its sequence, the batch, its `through_lsn`; None when there is none yet.
+
+        Raises:
+            SpoolError: When it is not there as it was written, or the operating system refuses. The next call tries
+                again; nothing is left out.
+            DecodeError: When a later version of pgcdc wrote it.
+        """
+    def release(self, sequence: int) -> None:
+        """Give up a batch and all before it: what they led to is durable elsewhere.
+
+        Args:
+            sequence: That of the last one.
+
+        Raises:
+            SpoolError: When a file cannot be removed. The next call tries again.
+        """
+    @property
+    def through_lsn(self) -> int:
+        """That of the last batch, whether it was released or not; 0 when there was none."""
+    @property
+    def last_position(self) -> Position | None:
+        """The position of the last change; None when there was none."""
+    @property
+    def pending(self) -> int:
+        """How many batches there are that were not released."""
+    @property
+    def stored_bytes(self) -> int:
+        """What the batches' files take, in bytes."""
+    def close(self) -> None:
+        """Close the files, so that others can open the spool. Any call but this one raises ValueError then."""
+    def __enter__(self) -> Spool: ...
+    def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class CopyReader:

@@ -14,6 +14,8 @@ Error:
     │   ├── SinkUnavailable          try again later
     │   └── SinkRejected             this event will never be accepted
     ├── SpillError                   no room for transactions that are still open: make some, and stream again
+    ├── SpoolError                   a consumer's spool cannot be written or read: see to its disk, open it again
+    │   └── SpoolFull                it takes what it may: wait until something was released
     ├── SchemaError                  a table's shape and the consumer's do not fit
     │   ├── MigrationFailed
     │   └── RegistryError
@@ -51,6 +53,8 @@ __all__ = [
     "SlotLost",
     "SlotNotFound",
     "SpillError",
+    "SpoolError",
+    "SpoolFull",
     "UnknownRelation",
 ]
 
@@ -180,6 +184,14 @@ class SpillError(Error):
         super().__init__(message, **facts)
         self.xid = xid
         self.spilled_bytes = spilled_bytes
+
+
+class SpoolError(Error):
+    """A consumer's spool cannot be opened, written or read: another process has it, its disk refuses, or it is damaged."""
+
+
+class SpoolFull(SpoolError):
+    """A spool takes as many bytes as it may; the batch is not in it, and fits when something was released."""
 
 
 class SchemaError(Error):

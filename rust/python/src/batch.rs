@@ -2,7 +2,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pgoutput::batch::{self, Builder, Record};
+use pgoutput::batch::{self, Builder, Position, Record};
 use pgoutput::copy::SNAPSHOT_INDEX;
 use pgoutput::message::{Message, kind};
 use pgoutput::relation::{Column, Relation};
@@ -12,10 +12,11 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
 
 use crate::arrow;
+use crate::bytes::Bytes;
 use crate::catalog::TypeCatalog;
 use crate::construct::CollectorPause;
 use crate::debezium::Asked;
-use crate::error::config_error;
+use crate::error::{batch_error, config_error};
 use crate::event::{Events, Item};
 use crate::format::RowFormat;
 use crate::formats;
@@ -47,6 +48,11 @@ impl Batch {
     /// A batch as it was read.
     pub fn new(inner: batch::Batch, format: Option<Arc<Py<RowFormat>>>) -> Self {
         Self { inner, made: Arc::default(), format }
+    }
+
+    /// What is in it.
+    pub fn inner(&self) -> &batch::Batch {
+        &self.inner
     }
 
     fn cut(&self, inner: batch::Batch) -> Self {
@@ -148,12 +154,12 @@ impl Batch {
         drop(superseded);
     }
 
-    fn edge<'py, 'a>(
-        &self,
-        py: Python<'py>,
-        mut records: impl Iterator<Item = &'a Record>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let position = records.find_map(|record| self.inner.position(record));
+    /// The position of the last change.
+    pub fn last(&self) -> Option<Position> {
+        self.inner.records().iter().rev().find_map(|record| self.inner.position(record))
+    }
+
+    fn edge(py: Python<'_>, position: Option<Position>) -> PyResult<Option<Bound<'_, PyAny>>> {
         position.map(|position| imports(py)?.position.bind(py).call1(position)).transpose()
     }
 }
@@ -231,12 +237,12 @@ impl Batch {
 
     #[getter]
     fn first_position<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.edge(py, self.inner.records().iter())
+        Self::edge(py, self.inner.records().iter().find_map(|record| self.inner.position(record)))
     }
 
     #[getter]
     fn last_position<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.edge(py, self.inner.records().iter().rev())
+        Self::edge(py, self.last())
     }
 
     #[getter]
@@ -352,6 +358,22 @@ impl Batch {
             format = format.or_else(|| batch.format.clone());
         }
         Ok(Self::new(builder.finish(), format))
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let mut bytes = Vec::new();
+        let encoded = py.detach(|| self.inner.encode(&mut bytes));
+        encoded.map_err(|error| config_error(py, &format!("the batch is too large to be one: {error}")))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (data, format=None))]
+    fn from_bytes(py: Python<'_>, data: &Bound<'_, PyAny>, format: Option<Py<RowFormat>>) -> PyResult<Self> {
+        let bytes = Bytes::of(data)?;
+        let bytes = bytes.as_slice();
+        let parsed = py.detach(|| batch::Batch::parse(bytes)).map_err(|error| batch_error(py, error))?;
+        Ok(Self::new(parsed, format.map(Arc::new)))
     }
 
     /// Messages that are in hand already, as one batch.

@@ -7,7 +7,7 @@ use pgoutput::session::Shape;
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use spool::spill;
+use spool::{segments, spill};
 
 use crate::imports::imports;
 
@@ -225,6 +225,50 @@ pub fn schema_error(py: Python<'_>, message: &str, hint: &str, table: &str) -> P
         facts.set_item("hint", hint)?;
         facts.set_item("table", table)?;
         imports(py)?.schema_error.bind(py).call((message,), Some(&facts))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Bytes that are no batch.
+pub fn batch_error(py: Python<'_>, error: pgoutput::Error) -> PyErr {
+    let raised = || {
+        let facts = PyDict::new(py);
+        facts.set_item("reason", error.reason.to_string())?;
+        facts.set_item("field", error.field)?;
+        facts.set_item("offset", error.offset)?;
+        facts.set_item("hint", "give from_bytes() what to_bytes() of the same version of pgcdc gave")?;
+        imports(py)?.decode_error.bind(py).call((format!("these bytes are no batch: {error}"),), Some(&facts))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Why a spool cannot be written or read.
+pub fn spool_error(py: Python<'_>, error: &segments::Error) -> PyErr {
+    let raised = || {
+        let imports = imports(py)?;
+        let (class, hint) = match error {
+            segments::Error::Full { .. } => {
+                (&imports.spool_full, "wait until something of it was released, or raise max_bytes")
+            }
+            segments::Error::TooLarge { .. } => (&imports.spool_error, "raise max_bytes"),
+            segments::Error::Locked { .. } => {
+                (&imports.spool_error, "stop that process, or give each consumer a directory of its own")
+            }
+            segments::Error::Io { .. } => {
+                (&imports.spool_error, "make room there, or see to that disk, and open the spool again")
+            }
+            segments::Error::Failed { .. } => {
+                (&imports.spool_error, "close it and open it again: what it has then is durable")
+            }
+            segments::Error::Damaged { .. } => (
+                &imports.spool_error,
+                "look after that disk; what the spool held is lost for its consumer unless the slot still has it: put the \
+                 directory aside, and let the consumer take a new initial copy",
+            ),
+        };
+        let facts = PyDict::new(py);
+        facts.set_item("hint", hint)?;
+        class.bind(py).call((error.to_string(),), Some(&facts))
     };
     raised().map_or_else(|error| error, PyErr::from_value)
 }

@@ -49,6 +49,8 @@ pub struct Imports {
     pub position_error: Py<PyAny>,
     pub replication_error: Py<PyAny>,
     pub spill_error: Py<PyAny>,
+    pub spool_error: Py<PyAny>,
+    pub spool_full: Py<PyAny>,
     pub assembler_statistics: Py<PyAny>,
     #[cfg(feature = "arrow")]
     pub schema_error: Py<PyAny>,
@@ -115,6 +117,8 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         position_error: error("PositionError")?,
         replication_error: error("ReplicationError")?,
         spill_error: error("SpillError")?,
+        spool_error: error("SpoolError")?,
+        spool_full: error("SpoolFull")?,
         assembler_statistics: py.import("pgcdc.protocol.assembling")?.getattr("AssemblerStatistics")?.unbind(),
         #[cfg(feature = "arrow")]
         schema_error: error("SchemaError")?,

@@ -6,6 +6,7 @@
 //! | `batch` | `Batch`: a run of raw messages |
 //! | `assembler` | `Assembler`: streamed and prepared transactions to batches as protocol 1 has them |
 //! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
+//! | `spool` | `Spool`: what one consumer has not taken yet, in files |
 //! | `frames` | `Frames`: what was received and is not read yet; taken from libpq (unsafe code) |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
@@ -45,6 +46,7 @@ mod plain;
 mod rare;
 mod reader;
 mod row;
+mod spool;
 
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
 // State that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`), so nothing here should
@@ -74,6 +76,8 @@ mod _pgoutput {
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]
     use crate::row::json_number;
+    #[pymodule_export]
+    use crate::spool::Spool;
 
     use pyo3::prelude::*;
 

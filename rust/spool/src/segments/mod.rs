@@ -100,6 +100,8 @@ struct Reader<F> {
     offset: u64,
     /// The number of the block at the offset.
     next: u64,
+    /// The offset of the block before, which was read last; None before the first of a segment.
+    before: Option<u64>,
     packed: Vec<u8>,
 }
 
@@ -342,6 +344,15 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// Let the next `read` give once more what the last one gave.
+    pub fn back(&self) {
+        let mut reader = lock(&self.reader);
+        if let Some(before) = reader.before.take() {
+            reader.offset = before;
+            reader.next = reader.next.saturating_sub(1);
+        }
+    }
+
     /// Read the block at the reader's place, but of one that was released only the header.
     fn read_block(
         &self,
@@ -352,11 +363,11 @@ impl<D: Disk> Spool<D> {
     ) -> Result<Header> {
         let name = format::name(segment.first);
         let failed = |source| io_error(&self.disk, &name, "read", source);
-        let Reader { file, offset, next, packed } = reader;
+        let Reader { file, offset, next, before, packed } = reader;
         if file.as_ref().is_none_or(|(first, _)| *first != segment.first) {
             let opened = self.disk.open(&name).map_err(failed)?;
             *file = Some((segment.first, opened));
-            (*offset, *next) = (SEGMENT_LENGTH as u64, segment.first);
+            (*offset, *next, *before) = (SEGMENT_LENGTH as u64, segment.first, None);
         }
         let Some((_, file)) = file else { return Err(self.failed()) };
         let damaged = |reason| damaged(&self.disk, &name, *offset, reason);
@@ -381,6 +392,7 @@ impl<D: Disk> Spool<D> {
                 *packed = Vec::new();
             }
         }
+        *before = Some(*offset);
         *offset = offset.saturating_add(header.size());
         *next = header.sequence.saturating_add(1);
         Ok(header)

@@ -68,7 +68,7 @@ impl<D: Disk> Spool<D> {
         let stored = segments.iter().map(|segment| segment.length).sum();
         let state = State { segments, stored, released: first.saturating_sub(1), next, mark, removed: false };
         let writer = Writer { file, durable, durable_next: next, durable_mark: mark, failed: false, room: Vec::new() };
-        let reader = Reader { file: None, offset: 0, next: first, packed: Vec::new() };
+        let reader = Reader { file: None, offset: 0, next: first, before: None, packed: Vec::new() };
         let (writer, reader, state) = (Mutex::new(writer), Mutex::new(reader), Mutex::new(state));
         Ok(Self { disk, id, limits, writer, reader, state })
     }

@@ -88,6 +88,25 @@ fn what_was_released_before_it_was_read_is_not_read() {
 }
 
 #[test]
+fn what_was_read_is_read_once_more_when_asked() {
+    let disk = Memory::default();
+    let spool = open(&disk).unwrap();
+    spool.back();
+    append(&spool, 1..=20);
+    let mut bytes = Vec::new();
+    for number in 1..=20 {
+        for _ in 0..2 {
+            let entry = spool.read(&mut bytes).unwrap().unwrap();
+            assert_eq!((entry.sequence, &bytes), (number, &block(number)));
+            spool.back();
+            // There is one step back only.
+            spool.back();
+        }
+        assert_eq!(spool.read(&mut bytes).unwrap().unwrap().sequence, number);
+    }
+}
+
+#[test]
 fn an_empty_spool_in_the_place_of_a_lost_one_has_another_id() {
     let (disk, other) = (Memory::default(), Memory::default());
     let id = open(&disk).unwrap().id();
@@ -190,6 +209,21 @@ fn cut_at_every_byte_what_was_synced_is_there() {
     }
 }
 
+#[test]
+fn what_was_cut_off_does_not_come_back_behind_what_was_appended() {
+    let (disk, name, _) = half_synced();
+    let mut bytes = disk.bytes(&name);
+    let of_fifth = 36 + (1..=4).map(|one| 61 + packed(one)).sum::<usize>();
+    bytes[of_fifth + 70] ^= 1;
+    disk.put(&name, bytes);
+    let spool = open(&disk).unwrap();
+    assert_eq!(read_all(&spool).unwrap(), [1, 2, 3, 4]);
+    // As long as the one that was torn, so that the one behind it stands where the next is looked for.
+    append(&spool, 5..=5);
+    drop(spool);
+    assert_eq!(read_all(&open(&disk).unwrap()).unwrap(), [1, 2, 3, 4, 5]);
+}
+
 /// The length of a block as LZ4 writes what it cannot make shorter.
 fn packed(number: u64) -> usize {
     let length = block(number).len();
@@ -216,7 +250,7 @@ fn every_byte_that_changed_is_noticed_or_was_not_synced() {
                 assert!(at < synced, "{at}");
                 let text = error.to_string();
                 let end = (1..=4).map(|number| 36 + (1..number).map(|one| 61 + packed(one)).sum::<usize>());
-                let offset = if at < 36 { 0 } else { end.filter(|&start| start <= at).last().unwrap() };
+                let offset = if at < 36 { 0 } else { end.filter(|&start| start <= at).max().unwrap() };
                 let expected = format!("disk/{name} does not hold what was written to it: at byte {offset} ");
                 assert!(text.starts_with(&expected), "{text}");
             }

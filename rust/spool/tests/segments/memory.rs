@@ -148,12 +148,12 @@ impl Memory {
             let mut bytes = vec![0; length];
             for start in (0..length).step_by(SECTOR) {
                 let choice = dice.roll(4);
-                for at in start..length.min(start + SECTOR) {
+                for (at, byte) in bytes.iter_mut().enumerate().take(start + SECTOR).skip(start) {
                     let before = old.get(at).copied().unwrap_or(0);
                     // A byte that nobody has written since it was made durable is as it was.
                     let is_dirty = content.dirty.get(at).copied().unwrap_or(false);
                     let written = new.get(at).copied().filter(|_| is_dirty);
-                    bytes[at] = match (choice, written) {
+                    *byte = match (choice, written) {
                         (0, Some(_)) => before,
                         (1, Some(_)) if at >= old.len() => 0,
                         (_, written) => written.unwrap_or(before),

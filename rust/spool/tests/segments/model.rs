@@ -114,7 +114,7 @@ impl Test {
             Step::Append { length } => {
                 let mut dice = Dice(number * 7 + u64::from(length));
                 let bytes: Vec<u8> = (0..length).map(|_| u8::try_from(dice.roll(4)).unwrap()).collect();
-                let mark = Mark { through_lsn: number, last: (number % 3 != 0).then_some((number, 0)) };
+                let mark = Mark { through_lsn: number, last: (!number.is_multiple_of(3)).then_some((number, 0)) };
                 self.model.note(bytes.clone(), mark);
                 match self.spool().append(&bytes, mark) {
                     Ok(sequence) => {
