@@ -1,4 +1,6 @@
 //! `Batch`: a run of raw messages, decoded when somebody asks.
+//!
+//! Over 400 lines because it is one class, and all its methods are few lines over what the crate does.
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 

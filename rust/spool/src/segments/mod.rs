@@ -8,6 +8,7 @@
 //! One thread may append and sync while another one reads and releases. See `docs/decisions/0030-the-spool.md`.
 mod error;
 mod format;
+mod reading;
 mod recovery;
 
 use std::collections::VecDeque;
@@ -18,7 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::disk::{Directory, Disk, File};
 
 pub use error::Error;
-use format::{HEADER_LENGTH, Header, SEGMENT_LENGTH};
+use format::{Header, SEGMENT_LENGTH};
+use reading::Reader;
 
 /// What tells one spool from another: random, made when its directory was.
 pub type Id = [u8; 16];
@@ -91,19 +93,6 @@ struct Writer<F> {
 
 /// Not kept from one block to the next if it is more, in bytes.
 const ROOM: usize = 4 << 20;
-
-/// The end that blocks are read from.
-#[derive(Debug)]
-struct Reader<F> {
-    /// The segment that is open, by its first block.
-    file: Option<(u64, F)>,
-    offset: u64,
-    /// The number of the block at the offset.
-    next: u64,
-    /// The offset of the block before, which was read last; None before the first of a segment.
-    before: Option<u64>,
-    packed: Vec<u8>,
-}
 
 /// A spool that is open.
 #[derive(Debug)]
@@ -315,87 +304,6 @@ impl<D: Disk> Spool<D> {
         writer.durable_next = next;
         writer.durable_mark = mark;
         Ok(())
-    }
-
-    /// Read the next block in place of what is in `block`; None when there is none yet.
-    ///
-    /// # Errors
-    /// When it is not there as it was written, or the operating system refuses. The next call tries again.
-    pub fn read(&self, block: &mut Vec<u8>) -> Result<Option<Entry>> {
-        let mut reader = lock(&self.reader);
-        loop {
-            let (segment, released) = {
-                let state = lock(&self.state);
-                if reader.next >= state.next || state.released.saturating_add(1) >= state.next {
-                    return Ok(None);
-                }
-                // What was released need not be read; what was removed cannot be.
-                let next = reader.next.max(state.released.saturating_add(1));
-                let after = state.segments.partition_point(|segment| segment.first <= next);
-                let Some(&segment) = after.checked_sub(1).and_then(|at| state.segments.get(at)) else {
-                    return Ok(None);
-                };
-                (segment, state.released)
-            };
-            let header = self.read_block(&mut reader, &segment, released, block)?;
-            if header.sequence > released {
-                return Ok(Some(Entry { sequence: header.sequence, mark: header.mark }));
-            }
-        }
-    }
-
-    /// Let the next `read` give once more what the last one gave.
-    pub fn back(&self) {
-        let mut reader = lock(&self.reader);
-        if let Some(before) = reader.before.take() {
-            reader.offset = before;
-            reader.next = reader.next.saturating_sub(1);
-        }
-    }
-
-    /// Read the block at the reader's place, but of one that was released only the header.
-    fn read_block(
-        &self,
-        reader: &mut Reader<D::File>,
-        segment: &Segment,
-        released: u64,
-        block: &mut Vec<u8>,
-    ) -> Result<Header> {
-        let name = format::name(segment.first);
-        let failed = |source| io_error(&self.disk, &name, "read", source);
-        let Reader { file, offset, next, before, packed } = reader;
-        if file.as_ref().is_none_or(|(first, _)| *first != segment.first) {
-            let opened = self.disk.open(&name).map_err(failed)?;
-            *file = Some((segment.first, opened));
-            (*offset, *next, *before) = (SEGMENT_LENGTH as u64, segment.first, None);
-        }
-        let Some((_, file)) = file else { return Err(self.failed()) };
-        let damaged = |reason| damaged(&self.disk, &name, *offset, reason);
-        let left = segment.length.saturating_sub(*offset);
-        if left < HEADER_LENGTH as u64 {
-            return Err(damaged("it ends before the next block"));
-        }
-        let mut header = [0; HEADER_LENGTH];
-        file.read(*offset, &mut header).map_err(failed)?;
-        let header = Header::parse(&header, self.id, *offset).filter(|header| header.sequence == *next);
-        let header = header.ok_or_else(|| damaged("the next block does not begin"))?;
-        if header.size() > left {
-            return Err(damaged("the block is cut short"));
-        }
-        if header.sequence > released {
-            packed.resize(usize::try_from(header.packed).unwrap_or(usize::MAX), 0);
-            file.read(offset.saturating_add(HEADER_LENGTH as u64), packed).map_err(failed)?;
-            if crc32fast::hash(packed) != header.sum || !header.unpack(packed, block) {
-                return Err(damaged("the block is another one"));
-            }
-            if packed.capacity() > ROOM {
-                *packed = Vec::new();
-            }
-        }
-        *before = Some(*offset);
-        *offset = offset.saturating_add(header.size());
-        *next = header.sequence.saturating_add(1);
-        Ok(header)
     }
 
     /// Say that a block and all before it are not needed any more: what they led to is durable elsewhere.

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::format::{self, BLOCK, HEADER_LENGTH, Header, SEGMENT_LENGTH, SPOOL_LENGTH};
-use super::{Id, Limits, Mark, Reader, Result, Segment, Spool, State, Writer, damaged, io_error};
+use super::reading::Reader;
+use super::{Id, Limits, Mark, Result, Segment, Spool, State, Writer, damaged, io_error};
 use crate::disk::{Disk, File};
 
 /// The file with the spool's id, and its name while it is made.
@@ -68,7 +69,7 @@ impl<D: Disk> Spool<D> {
         let stored = segments.iter().map(|segment| segment.length).sum();
         let state = State { segments, stored, released: first.saturating_sub(1), next, mark, removed: false };
         let writer = Writer { file, durable, durable_next: next, durable_mark: mark, failed: false, room: Vec::new() };
-        let reader = Reader { file: None, offset: 0, next: first, before: None, packed: Vec::new() };
+        let reader = Reader::at(first);
         let (writer, reader, state) = (Mutex::new(writer), Mutex::new(reader), Mutex::new(state));
         Ok(Self { disk, id, limits, writer, reader, state })
     }
