@@ -187,7 +187,7 @@ class SpillError(Error):
 
 
 class SpoolError(Error):
-    """A consumer's spool cannot be opened, written or read: somebody else has it, its disk refuses, or it is damaged."""
+    """A consumer's spool cannot be used: somebody else has it, its disk refuses to read or write, or it is damaged."""
 
 
 class SpoolFull(SpoolError):

@@ -157,6 +157,7 @@ def test_an_empty_batch_says_how_far_the_wal_is_done(tmp_path: Path) -> None:
     with Spool(tmp_path) as spool:
         assert (spool.through_lsn, spool.last_position) == (5000, Position(1000, 1))
         # The stream comes again from further back: what is in the spool already is left out.
+        assert spool.last_position is not None
         again = Batch.concat([transaction(1), transaction(2)]).after(spool.last_position)
         assert again.first_position == Position(2000, 0)
 

@@ -4,7 +4,7 @@
 //! records (4 bytes each); the shapes, each the length of its Relation message and that; the transactions; the records; the
 //! bytes of all messages, one after the other. A shape or transaction is there when a record refers to it, each once.
 //! A record's fields are [`flag`], the length and the LSN of its message, and what differs from the record before it, so that
-//! most take 13 bytes. See `docs/decisions/0030-the-spool.md`.
+//! most take 13 bytes. See `docs/decisions/0031-the-spool.md`.
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! error; what was appended after that may be there or not, from the first to some block, and is durable if it is.
 //! Blocks that were released may come again after the spool was opened again, because only whole segments are removed.
 //!
-//! One thread may append and sync while another one reads and releases. See `docs/decisions/0030-the-spool.md`.
+//! One thread may append and sync while another one reads and releases. See `docs/decisions/0031-the-spool.md`.
 mod error;
 mod format;
 mod reading;
