@@ -1,4 +1,6 @@
 //! What was synced is there after any crash, whatever call fails; what is not as it was written is an error.
+//!
+//! Over 400 lines, because each promise has a test of its own, over the same few blocks.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod directory;
 mod memory;
@@ -172,6 +174,31 @@ fn a_disk_that_is_full_is_no_end() {
     spool.sync().unwrap();
     drop(spool);
     assert_eq!(read_all(&open(&disk).unwrap()).unwrap(), (1..=9).collect::<Vec<_>>());
+}
+
+#[test]
+fn after_a_sync_that_failed_nothing_is_taken_before_it_was_opened_again() {
+    for for_ever in [false, true] {
+        let disk = Memory::default();
+        let spool = open(&disk).unwrap();
+        append(&spool, 1..=2);
+        spool.sync().unwrap();
+        append(&spool, 3..=3);
+        disk.fail_at(Some(1), for_ever);
+        assert!(matches!(spool.sync().unwrap_err(), Error::Io { doing: "synced", .. }));
+        disk.fail_at(None, false);
+        let error = spool.append(&block(4), mark(4)).unwrap_err();
+        let expected = "the spool in disk could not be written before, and must be opened again";
+        assert_eq!((error.to_string(), spool.sync().unwrap_err().to_string()), (expected.into(), expected.into()));
+        // What was not synced is gone where it can be taken away.
+        let left = if for_ever { 3 } else { 2 };
+        assert_eq!((spool.pending(), spool.mark()), (left, Some(mark(left))));
+        drop(spool);
+        let spool = open(&disk).unwrap();
+        assert_eq!(read_all(&spool).unwrap(), (1..=left).collect::<Vec<_>>());
+        append(&spool, left + 1..=left + 1);
+        spool.sync().unwrap();
+    }
 }
 
 /// A spool whose last segment has synced blocks up to one, and others that are not synced.
