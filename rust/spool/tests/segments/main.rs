@@ -1,6 +1,4 @@
 //! What was synced is there after any crash, whatever call fails; what is not as it was written is an error.
-//!
-//! Over 400 lines, because each promise has a test of its own, over the same few blocks.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod directory;
 mod memory;
