@@ -27,6 +27,7 @@ from pgcdc.errors import (
     SpillError,
     SpoolError,
     SpoolFull,
+    SpoolInUse,
     UnknownRelation,
 )
 from pgcdc.events import (
@@ -167,6 +168,7 @@ __all__ = [
     "SpillError",
     "SpoolError",
     "SpoolFull",
+    "SpoolInUse",
     "StreamAbort",
     "StreamCommit",
     "StreamPrepare",

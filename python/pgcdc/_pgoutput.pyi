@@ -962,8 +962,8 @@ class Spool:
 
     Raises:
         ConfigError: When `segment_bytes` is not from 1 to `max_bytes`.
-        SpoolError: When another process has the directory, it cannot be read or made, or what is there is damaged: the
-            message says which file, and where.
+        SpoolInUse: When another process has the directory, or another object of this one.
+        SpoolError: When it cannot be read or made, or what is there is damaged: the message says which file, and where.
     """
 
     def __new__(
@@ -988,7 +988,7 @@ class Spool:
             Its sequence: that of the batch before and one more. The first has 1.
 
         Raises:
-            SpoolFull: When it would take more than `max_bytes` with it.
+            SpoolFull: When it would take more than `max_bytes` with it, or the disk is full.
             SpoolError: When the operating system refuses, or an earlier `sync` did. The batch is not in the spool then.
         """
     def sync(self) -> None:
@@ -1024,6 +1024,9 @@ class Spool:
     @property
     def last_position(self) -> Position | None:
         """The position of the last change; None when there was none."""
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the last batch, whether it was released or not; 0 when there was none."""
     @property
     def pending(self) -> int:
         """How many batches there are that were not released."""

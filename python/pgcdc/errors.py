@@ -15,7 +15,8 @@ Error:
     │   └── SinkRejected             this event will never be accepted
     ├── SpillError                   no room for transactions that are still open: make some, and stream again
     ├── SpoolError                   a consumer's spool cannot be written or read: see to its disk, open it again
-    │   └── SpoolFull                it takes what it may: wait until something was released
+    │   ├── SpoolFull                there is no room for the batch: wait until something was released
+    │   └── SpoolInUse               another process has it
     ├── SchemaError                  a table's shape and the consumer's do not fit
     │   ├── MigrationFailed
     │   └── RegistryError
@@ -55,6 +56,7 @@ __all__ = [
     "SpillError",
     "SpoolError",
     "SpoolFull",
+    "SpoolInUse",
     "UnknownRelation",
 ]
 
@@ -191,7 +193,14 @@ class SpoolError(Error):
 
 
 class SpoolFull(SpoolError):
-    """A spool takes as many bytes as it may; the batch is not in it, and fits when something was released."""
+    """There is no room for a batch, which is not in the spool: it takes what it may, or its disk is full.
+
+    It may fit when something was released, or the disk has room again. One that is larger than the spool never does.
+    """
+
+
+class SpoolInUse(SpoolError):
+    """Another process, or another object of this one, has the spool's directory."""
 
 
 class SchemaError(Error):

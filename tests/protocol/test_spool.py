@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcdc.errors import ConfigError, DecodeError, SpoolError, SpoolFull
+from pgcdc.errors import ConfigError, DecodeError, SpoolError, SpoolFull, SpoolInUse
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, BatchReader, DebeziumEnvelope, RowFormat, Spool
 from tests.golden.make import Captured, read_capture
@@ -140,7 +140,7 @@ os.kill(os.getpid(), 9)
             assert batch.changes()[0].new == {"id": number, "v": "a"}  # type: ignore[union-attr]
             spool.release(sequence)
         assert spool.read() is None
-        assert (spool.pending, spool.through_lsn) == (0, 100_048)
+        assert (spool.pending, spool.through_lsn, spool.last_sequence) == (0, 100_048, 100)
     assert (directory.stat().st_mode & 0o777, (directory / "spool").stat().st_mode & 0o777) == (0o700, 0o600)
     (directory / "spool").unlink()
     with pytest.raises(SpoolError, match="there are segments"):
@@ -162,6 +162,15 @@ def test_an_empty_batch_says_how_far_the_wal_is_done(tmp_path: Path) -> None:
         assert again.first_position == Position(2000, 0)
 
 
+def test_the_last_position_is_known_when_all_that_is_left_says_only_how_far_the_wal_is(tmp_path: Path) -> None:
+    with Spool(tmp_path, segment_bytes=100) as spool:
+        spool.append(transaction(1), 1048)
+        spool.release(spool.append(Batch.of([]), 5000))
+        assert len(list(tmp_path.glob("*.segment"))) == 1
+    with Spool(tmp_path) as spool:
+        assert (spool.through_lsn, spool.last_position) == (5000, Position(1000, 1))
+
+
 def test_no_more_is_taken_than_it_may_hold(tmp_path: Path) -> None:
     rows = [os.urandom(500).hex() for _ in range(2)]
     with Spool(tmp_path, max_bytes=20_000, segment_bytes=5_000) as spool:
@@ -177,14 +186,14 @@ def test_no_more_is_taken_than_it_may_hold(tmp_path: Path) -> None:
         assert spool.stored_bytes < 10_000
         assert spool.append(transaction(100, *rows)) == kept + 1
         large_batch = transaction(101, *(os.urandom(500).hex() for _ in range(80)))
-        with pytest.raises(SpoolError, match=r"more than the spool .* may take") as large:
+        with pytest.raises(SpoolFull, match=r"more than the spool .* may take") as large:
             spool.append(large_batch)
-        assert not isinstance(large.value, SpoolFull)
+        assert large.value.hint == "raise max_bytes"
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    with pytest.raises(SpoolError, match=rf"^the spool in {re.escape(str(tmp_path))} belongs to another process$"):
+    with pytest.raises(SpoolInUse, match=rf"^the spool in {re.escape(str(tmp_path))} belongs to another process$"):
         Spool(tmp_path)
     spool.close()
     spool.close()

@@ -1,4 +1,6 @@
 //! The one place where exceptions are made. No message holds a cell's value.
+use std::io;
+
 use pgoutput::assembler::{self, Cause};
 use pgoutput::batch::Position;
 use pgoutput::message::kind;
@@ -242,6 +244,10 @@ pub fn batch_error(py: Python<'_>, error: pgoutput::Error) -> PyErr {
     raised().map_or_else(|error| error, PyErr::from_value)
 }
 
+fn has_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Why a spool cannot be written or read.
 pub fn spool_error(py: Python<'_>, error: &segments::Error) -> PyErr {
     let raised = || {
@@ -250,9 +256,12 @@ pub fn spool_error(py: Python<'_>, error: &segments::Error) -> PyErr {
             segments::Error::Full { .. } => {
                 (&imports.spool_full, "wait until something of it was released, or raise max_bytes")
             }
-            segments::Error::TooLarge { .. } => (&imports.spool_error, "raise max_bytes"),
+            segments::Error::TooLarge { .. } => (&imports.spool_full, "raise max_bytes"),
+            segments::Error::Io { doing: "written" | "made", source, .. } if has_no_room(source) => {
+                (&imports.spool_full, "make room there")
+            }
             segments::Error::Locked { .. } => {
-                (&imports.spool_error, "stop that process, or give each consumer a directory of its own")
+                (&imports.spool_in_use, "stop that process, or give each consumer a directory of its own")
             }
             segments::Error::Io { .. } => {
                 (&imports.spool_error, "make room there, or see to that disk, and open the spool again")

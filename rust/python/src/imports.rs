@@ -51,6 +51,7 @@ pub struct Imports {
     pub spill_error: Py<PyAny>,
     pub spool_error: Py<PyAny>,
     pub spool_full: Py<PyAny>,
+    pub spool_in_use: Py<PyAny>,
     pub assembler_statistics: Py<PyAny>,
     #[cfg(feature = "arrow")]
     pub schema_error: Py<PyAny>,
@@ -119,6 +120,7 @@ fn load(py: Python<'_>) -> PyResult<Imports> {
         spill_error: error("SpillError")?,
         spool_error: error("SpoolError")?,
         spool_full: error("SpoolFull")?,
+        spool_in_use: error("SpoolInUse")?,
         assembler_statistics: py.import("pgcdc.protocol.assembling")?.getattr("AssemblerStatistics")?.unbind(),
         #[cfg(feature = "arrow")]
         schema_error: error("SchemaError")?,

@@ -92,7 +92,9 @@ impl Spool {
         self.with(py, |inner| {
             let mut bytes = Vec::new();
             batch.inner().encode(&mut bytes)?;
-            Ok(inner.append(&bytes, Mark { through_lsn, last: batch.last() })?)
+            // Each block says it, for a later one without changes may be all that is left of a segment.
+            let last = batch.last().or_else(|| inner.mark()?.last);
+            Ok(inner.append(&bytes, Mark { through_lsn, last })?)
         })
     }
 
@@ -124,6 +126,11 @@ impl Spool {
     fn last_position<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let last = self.with(py, |inner| Ok(inner.mark().and_then(|mark| mark.last)))?;
         last.map(|position| imports(py)?.position.bind(py).call1(position)).transpose()
+    }
+
+    #[getter]
+    fn last_sequence(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |inner| Ok(inner.last_sequence()))
     }
 
     #[getter]

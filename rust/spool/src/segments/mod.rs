@@ -149,6 +149,11 @@ impl<D: Disk> Spool<D> {
         state.next.saturating_sub(1).saturating_sub(state.released)
     }
 
+    /// The number of the last block, whether it was released or not; 0 when there was none.
+    pub fn last_sequence(&self) -> u64 {
+        lock(&self.state).next.saturating_sub(1)
+    }
+
     /// What is known of all that is in it: how far the WAL is done, and the position of the last change. None when it has
     /// no blocks.
     pub fn mark(&self) -> Option<Mark> {
