@@ -22,6 +22,7 @@ from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.settings import SnapshotMode, check_settings
+from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table
 from pgcdc.replication import Reconnect, connect
@@ -122,15 +123,18 @@ class Pipeline(Registration):
             Error: When it cannot start or cannot go on.
             CancelledError: After the drain, when it was cancelled.
         """
+        await self._arun_from(Source, MemoryPositions() if self._settings.snapshot == "only" else self._store)
+
+    async def _arun_from(self, make_source: Callable[..., Any], store: PositionStore) -> None:
+        """Run with changes and positions from anywhere; `pgcdc.testing` plays them."""
         if not self._subscriptions:
             raise ConfigError(
                 f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
             )
-        store = MemoryPositions() if self._settings.snapshot == "only" else self._store
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
-            run = self._run = Run(self._settings, self._subscriptions, store, self._waiters)
+            run = self._run = Run(self._settings, self._subscriptions, store, self._waiters, make_source)
             self._loop = asyncio.get_running_loop()
             self._closed = True
             if self._stop_early:

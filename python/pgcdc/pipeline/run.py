@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.pipeline import retry
@@ -47,6 +48,7 @@ class Run:
         subscriptions: The consumers by name.
         store: Where positions are kept.
         waiters: Who waits for progress.
+        make_source: Where changes come from: made with what `Source` is made with.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Run:
         subscriptions: Mapping[str, Subscription],
         store: PositionStore,
         waiters: Waiters,
+        make_source: Callable[..., Any] = Source,
     ) -> None:
         retry.check()
         self._settings = settings
@@ -83,7 +86,7 @@ class Run:
             for name, subscription in subscriptions.items()
         }
         self._ledger = Ledger(settings.name, store, self._lanes)
-        self._source = Source(
+        self._source = make_source(
             settings, subscriptions, self._lanes, self._ledger, formats, condition, waiters, self._source_ended
         )
 
