@@ -1,109 +1,23 @@
-"""One contract for all position stores."""
+"""The contract of position stores (pgcdc.testing.contracts), and what is each one's own."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
-from pgcdc import ConfigError, Position, PositionError
-from pgcdc.pipeline import MemoryPositions, Move, PositionStore, PostgresPositions, SqlitePositions, StoredPosition
+from pgcdc import ConfigError, PositionError
+from pgcdc.pipeline import MemoryPositions, Move, PositionStore, PostgresPositions, SqlitePositions
+from pgcdc.testing.contracts import PositionStoreContract
+from pgcdc.testing.position_contract import stored_position as row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Database
-
-
-def row(consumer: str = "search", **changed: Any) -> StoredPosition:
-    stored = StoredPosition(
-        consumer=consumer,
-        epoch=1,
-        snapshot="done",
-        position=None,
-        through_lsn=100,
-        slot="pgcdc_shop",
-        system_identifier="7710345756932548491",
-        timeline=1,
-        fingerprint="b62579c013551807",
-    )
-    return msgspec.structs.replace(stored, **changed)
-
-
-class PositionStoreContract:
-    """What every store does. A subclass has the fixture `store`: a store that is open and empty."""
-
-    def test_nothing_is_stored_at_first(self, store: PositionStore) -> None:
-        assert store.load("shop") == {}
-
-    def test_gives_back_what_was_stored(self, store: PositionStore) -> None:
-        rows = [
-            row("a", position=Position(2**64 - 1, 7), through_lsn=2**63 + 5, timeline=2**32 - 1, epoch=2**40),
-            row("b", position=Position(5, -1), snapshot="begun"),
-            row("c", snapshot="none"),
-            row("d", snapshot="begun", tables={}),
-            row("e", tables={2**32 - 1: 2**64 - 1, 16384: 0}),
-        ]
-        store.move("shop", [Move(None, stored) for stored in rows])
-        assert store.load("shop") == {stored.consumer: stored for stored in rows}
-        assert store.load("another") == {}
-
-    def test_survives_being_closed(self, store: PositionStore) -> None:
-        store.move("shop", [Move(None, row())])
-        store.close()
-        store.close()
-        store.open()
-        assert store.load("shop") == {"search": row()}
-
-    @pytest.mark.parametrize(
-        "expected",
-        [
-            None,
-            row(epoch=2, through_lsn=200, position=Position(150, 3)),
-            row(epoch=3, through_lsn=100, position=Position(150, 3)),
-            row(epoch=3, through_lsn=200, position=None),
-            row(epoch=3, through_lsn=200, position=Position(150, 4)),
-            row(epoch=3, through_lsn=200, position=Position(151, 3)),
-        ],
-    )
-    def test_refuses_a_step_from_what_is_not_stored(
-        self, store: PositionStore, expected: StoredPosition | None
-    ) -> None:
-        stored = row(epoch=3, through_lsn=200, position=Position(150, 3))
-        store.move("shop", [Move(None, stored)])
-        with pytest.raises(PositionError, match="'search' of pipeline 'shop'"):
-            store.move("shop", [Move(expected, row(epoch=9, through_lsn=900))])
-        assert store.load("shop") == {"search": stored}
-
-    def test_refuses_a_step_from_what_is_gone(self, store: PositionStore) -> None:
-        with pytest.raises(PositionError, match="is gone"):
-            store.move("shop", [Move(row(), row(through_lsn=200))])
-
-    def test_does_all_steps_or_none(self, store: PositionStore) -> None:
-        store.move("shop", [Move(None, row("a")), Move(None, row("b"))])
-        with pytest.raises(PositionError, match="taken over"):
-            store.move("shop", [Move(row("a"), row("a", through_lsn=200)), Move(None, row("b", epoch=2))])
-        assert store.load("shop") == {"a": row("a"), "b": row("b")}
-
-    def test_a_position_may_become_unknown(self, store: PositionStore) -> None:
-        known = row(position=Position(150, 3))
-        store.move("shop", [Move(None, known)])
-        store.move("shop", [Move(known, row(epoch=2))])
-        assert store.load("shop") == {"search": row(epoch=2)}
-
-    def test_forgets_one_or_all(self, store: PositionStore) -> None:
-        store.move("shop", [Move(None, row("a")), Move(None, row("b"))])
-        store.move("other", [Move(None, row("a"))])
-        store.forget("shop", ["a", "unknown"])
-        assert set(store.load("shop")) == {"b"}
-        store.forget("shop")
-        store.forget("shop")
-        assert store.load("shop") == {}
-        assert set(store.load("other")) == {"a"}
 
 
 class TestMemoryPositions(PositionStoreContract):

@@ -237,7 +237,7 @@ def test_what_a_handler_raises_ends_it_and_is_stored_up_to_there() -> None:
         pipeline = shop()
 
         @pipeline.on("orders")
-        def index(change: pgcdc.Change[Any], broken: bool = broken) -> None:
+        def index(change: Any, broken: bool = broken) -> None:
             if broken and change.new.id == 2:
                 raise ValueError
             seen.append(change.new.id)
@@ -255,7 +255,7 @@ async def test_on_a_running_loop() -> None:
     pipeline, seen = shop(), []
 
     @pipeline.on("orders")
-    async def index(change: pgcdc.Change[Any]) -> None:
+    async def index(change: Any) -> None:
         seen.append(change.new.id)
 
     await aplay(pipeline, [insert("orders", {"id": 1})])
@@ -302,15 +302,13 @@ class TestFaultySink:
                     sink = FaultySink(SqliteMirror(path), fail_at=fail_at, written=written)
                     assert isinstance(sink, pgcdc.TransactionalSink)
                     pipeline.add(sink, name="mirror")
-                    if fail_at is None:
-                        play(pipeline, changes, positions=store, messages_at_once=1)
-                        continue
                     try:
                         play(pipeline, changes, positions=store, messages_at_once=1)
-                    except pgcdc.SinkError as error:
-                        assert "it raised RuntimeError" in str(error)
+                    except pgcdc.SinkError:
                         failed = True
-                    assert failed == (sink.failures == 1)
+                        assert sink.failures == 1
+                    else:
+                        assert sink.failures == 0
                 assert mirrored(path, "orders") == ["1", "2", "3", "4", "5"]
                 assert len(logged(path)) == 5
                 if not failed:

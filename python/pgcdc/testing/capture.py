@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from datetime import datetime as Datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -92,8 +91,7 @@ class Capture:
         """
         with Path(path).open("wb") as file:
             file.write(MAGIC)
-            for lsn, payload in self.messages:
-                file.write(struct.pack(">QI", lsn, len(payload)) + payload)
+            file.writelines(struct.pack(">QI", lsn, len(payload)) + payload for lsn, payload in self.messages)
 
     @classmethod
     def record(cls, dsn: str, slot: str, publication: str, *, binary: bool = True) -> Capture:
@@ -257,9 +255,7 @@ class _Writer:
                 raise ConfigError(f"nothing is known of the columns of {table}", hint="give a pgcdc.testing.Table")
             columns = [] if known is None else [(c.name, c.type_oid, c.type_modifier) for c in known.columns]
             there = {column for column, *_ in columns}
-            columns += [
-                (column, self._oid(value), -1) for column, value in row.items() if column not in there
-            ]
+            columns += [(column, self._oid(value), -1) for column, value in row.items() if column not in there]
             first = "id" if any(column == "id" for column, *_ in columns) else columns[0][0]
             keys = (first,) if known is None else tuple(c.name for c in known.columns if c.is_key)
             identity = "d"
@@ -287,7 +283,7 @@ class _Writer:
             return type_of("jsonb")[0]
         if isinstance(value, Decimal):
             return type_of("numeric")[0]
-        if isinstance(value, Datetime):
+        if isinstance(value, datetime):
             return type_of("timestamptz" if value.tzinfo is not None else "timestamp")[0]
         if isinstance(value, list) and value and isinstance(value[0], (str, int)) and not isinstance(value[0], bool):
             return type_of("text[]" if isinstance(value[0], str) else "int8[]")[0]

@@ -79,9 +79,7 @@ def play(
     Raises:
         Error: What the run ended with; what was delivered until then is stored.
     """
-    return asyncio.run(
-        aplay(pipeline, what, existing=existing, positions=positions, messages_at_once=messages_at_once)
-    )
+    return asyncio.run(aplay(pipeline, what, existing=existing, positions=positions, messages_at_once=messages_at_once))
 
 
 async def aplay(
@@ -120,8 +118,9 @@ async def aplay(
         waiters: Waiters,
         ended: Callable[[BaseException | None], None],
     ) -> PlayedSource:
+        del waiters  # they are told by the lanes, and nobody has to ask a server for keepalives
         return PlayedSource(
-            capture, messages_at_once, settings, subscriptions, lanes, ledger, formats, condition, waiters, ended
+            capture, messages_at_once, settings, subscriptions, lanes, ledger, formats, condition, ended
         )
 
     await pipeline._arun_from(source, store)
@@ -140,7 +139,6 @@ class PlayedSource:
         ledger: Likewise.
         formats: Likewise.
         condition: Likewise.
-        waiters: Likewise.
         ended: Likewise.
     """
 
@@ -154,7 +152,6 @@ class PlayedSource:
         ledger: Ledger,
         formats: RowFormats,
         condition: threading.Condition,
-        waiters: Waiters,
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self.asked = 0

@@ -166,7 +166,7 @@ class _Async(FaultySink):
         self.writes += 1
         if self._gate is not None:
             self.waiting.set()
-            while not self._gate.is_set():
+            while not self._gate.is_set():  # noqa: ASYNC110 (it is set from any thread)
                 await asyncio.sleep(0.01)
         error = self._failure(batch)
         if error is None or self._written:

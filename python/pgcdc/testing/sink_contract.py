@@ -1,0 +1,487 @@
+"""What every sink does, as a class of tests: inherit, say how yours is made and what is in the target, run pytest.
+
+    class TestSearchIndex(SinkContract):
+        def make_sink(self, place: Path) -> SearchIndex:
+            return SearchIndex(place / "index.sqlite")
+
+        def content(self, place: Path) -> dict[int, dict[str, Any]]:
+            ...
+
+Nothing here needs a server: changes are played into a pipeline (`pgcdc.testing.play`). Longer than other files, because
+a class of tests is read as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from msgspec import UNSET
+
+from pgcdc.errors import Error, SinkRejected
+from pgcdc.lsn import Position
+from pgcdc.pipeline import MemoryPositions, Move, Pipeline, PositionStore
+from pgcdc.protocol import Batch
+from pgcdc.sink import Sink
+from pgcdc.testing.capture import Capture
+from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, table_name, transaction, truncate, update
+from pgcdc.testing.playing import play
+from pgcdc.testing.sinks import FaultySink, RecordingSink
+
+__all__ = ["SinkContract"]
+
+LONG: Final = "a value so long that PostgreSQL keeps it apart " * 200
+_OPTIONAL: Final = {
+    "toast": "test_keeps_what_an_update_did_not_send",
+    "added": "test_follows_a_column_that_is_added",
+    "down": "test_goes_on_when_the_target_is_back",
+    "busy": "test_waits_for_a_target_that_is_slow",
+    "refused": "test_a_row_that_is_refused_is_refused_with_its_whole_batch",
+}
+"""Tests that exist only where a subclass has something."""
+
+
+class SinkContract:
+    """What a sink does that keeps a copy of a table.
+
+    A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added` to None
+    for a target that does not keep such a thing. A test of `down`, `busy` or `refused` exists only where the subclass
+    has these. pytest's fixture `tmp_path` is used.
+
+    Attributes:
+        table: The table that changes are of.
+        toast: A column whose value may be so long that an update does not send it again.
+        added: A column that the table gets in the middle, and its type.
+        durable: Whether a sink that is made again for the same place finds what the one before had written. When not,
+            positions start anew with it.
+        refused: A row that the target never takes; the sink raises SinkRejected for it.
+    """
+
+    table: ClassVar[Table] = Table(
+        "contract", {"id": "bigint", "name": "text", "amount": "numeric(12,2)", "note": "text"}, key=("id",)
+    )
+    toast: ClassVar[str | None] = "note"
+    added: ClassVar[tuple[str, str] | None] = ("discount", "numeric(10,2)")
+    durable: ClassVar[bool] = True
+    refused: ClassVar[Mapping[str, Any] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for attribute, test in _OPTIONAL.items():
+            has = getattr(cls, attribute) not in (None, SinkContract.__dict__[attribute])
+            if attribute in ("toast", "added"):
+                has = getattr(cls, attribute) is not None
+            if test not in cls.__dict__:
+                setattr(cls, test, SinkContract.__dict__[test] if has else None)
+
+    # What a subclass says.
+
+    def make_sink(self, place: Path) -> Sink:
+        """Make the sink; for the same place again it is the same target after a restart.
+
+        Args:
+            place: A folder of its own for the target's files; or a name for it.
+
+        Returns:
+            The sink, not opened.
+        """
+        raise NotImplementedError
+
+    def content(self, place: Path) -> Any:
+        """Read from the target what it has, apart from the sink.
+
+        Args:
+            place: As `make_sink` had it.
+
+        Returns:
+            What `expected` gives: by default the rows by key, each a dict of all columns.
+        """
+        raise NotImplementedError
+
+    def expected(self, rows: Mapping[Any, Mapping[str, Any]], columns: Iterable[str]) -> Any:
+        """Say what the target should have.
+
+        Args:
+            rows: The table's rows by key.
+            columns: The table's columns at the end.
+
+        Returns:
+            What is compared with `content`.
+        """
+        names = list(columns)
+        return {key: {name: row.get(name) for name in names} for key, row in rows.items()}
+
+    def row(self, key: int, variant: int) -> dict[str, Any]:
+        """Make up a row.
+
+        Args:
+            key: Its key.
+            variant: Rows of one key and several variants differ.
+
+        Returns:
+            Values by column.
+        """
+        return {
+            "id": key,
+            "name": f"name {variant}",
+            "amount": Decimal(key * 10 + variant) + Decimal("0.25"),
+            "note": LONG if key % 2 else None,
+        }
+
+    def down(self, place: Path) -> AbstractContextManager[None]:
+        """Make the target unreachable for the length of a block; the sink raises SinkUnavailable meanwhile.
+
+        Args:
+            place: The target.
+        """
+        raise NotImplementedError
+
+    def busy(self, place: Path) -> AbstractContextManager[None]:
+        """Keep the target from answering for the length of a block; the sink waits, or raises SinkUnavailable.
+
+        Args:
+            place: The target.
+        """
+        raise NotImplementedError
+
+    # The tests.
+
+    def test_applies_inserts_updates_and_deletes(self, tmp_path: Path) -> None:
+        """What was written is there, in its last state."""
+        self._applies(tmp_path, self._plain())
+
+    def test_applies_several_changes_of_a_key_in_one_transaction(self, tmp_path: Path) -> None:
+        """The last one wins; what was made and removed within it leaves nothing."""
+        table, row = self.table, self.row
+        self._applies(
+            tmp_path,
+            [
+                transaction(
+                    insert(table, row(1, 0)),
+                    update(table, row(1, 1)),
+                    delete(table, row(1, 1)),
+                    insert(table, row(1, 2)),
+                    update(table, row(1, 3)),
+                    insert(table, row(2, 0)),
+                    delete(table, row(2, 0)),
+                ),
+            ],
+        )
+
+    def test_a_deleted_row_is_gone(self, tmp_path: Path) -> None:
+        """Also when it is written again afterwards, and deleted again."""
+        table, row = self.table, self.row
+        twice = [
+            change for number in (0, 1) for change in (insert(table, row(1, number)), delete(table, row(1, number)))
+        ]
+        self._applies(tmp_path, [insert(table, row(2, 0)), *twice])
+
+    def test_follows_a_change_of_key(self, tmp_path: Path) -> None:
+        """The old key is gone, and can be used again."""
+        table, row = self.table, self.row
+        self._applies(
+            tmp_path,
+            [
+                transaction(insert(table, row(1, 0)), insert(table, row(2, 0))),
+                update(table, self._moved(1, 10, 1), old=row(1, 0)),
+                insert(table, row(1, 3)),
+                transaction(
+                    update(table, self._moved(2, 20, 1), old=row(2, 0)),
+                    update(table, self._moved(2, 30, 2), old=self._moved(2, 20, 1)),
+                ),
+            ],
+        )
+
+    def test_keeps_what_an_update_did_not_send(self, tmp_path: Path) -> None:
+        """An unchanged TOAST value stays, in the same batch as its row and in another, also under another key."""
+        for at_once in (1, 100):
+            self._applies(tmp_path / str(at_once), self._toasted(), messages_at_once=at_once)
+
+    def test_a_truncated_table_is_empty(self, tmp_path: Path) -> None:
+        """And is filled again, also within one transaction."""
+        table, row = self.table, self.row
+        self._applies(
+            tmp_path,
+            [
+                transaction(*(insert(table, row(key, 0)) for key in range(1, 6))),
+                truncate(table),
+                insert(table, row(2, 1)),
+                transaction(insert(table, row(3, 1)), truncate(table), insert(table, row(4, 1))),
+            ],
+        )
+
+    def test_follows_a_column_that_is_added(self, tmp_path: Path) -> None:
+        """In the middle of everything."""
+        self._applies(tmp_path, self._widened())
+
+    def test_takes_the_rows_of_an_initial_copy(self, tmp_path: Path) -> None:
+        """Before what the stream brings."""
+        table, row = self.table, self.row
+        existing = [insert(table, row(key, 0)) for key in range(1, 8)]
+        self._applies(tmp_path, [delete(table, row(2, 0)), update(table, row(3, 1))], existing=existing)
+
+    def test_a_replay_changes_nothing(self, tmp_path: Path) -> None:
+        """Everything comes again, because the positions were lost: the target is the same."""
+        changes = self._all()
+        self._applies(tmp_path, changes)
+        self._play(tmp_path, Capture.of(changes), MemoryPositions())
+        self._check(tmp_path, changes)
+
+    def test_a_restart_changes_nothing(self, tmp_path: Path) -> None:
+        """The stream is cut at any message, also within a transaction, and goes on where the positions say."""
+        changes = self._all()
+        whole = Capture.of(changes)
+        for number in range(3, len(whole), max(1, len(whole) // 12)):
+            place, positions = tmp_path / str(number), MemoryPositions()
+            place.mkdir()
+            self._play(place, whole.cut(number), positions, messages_at_once=5)
+            self._play(place, whole, positions if self.durable else MemoryPositions())
+            self._check(place, changes)
+
+    def test_what_is_written_and_not_stored_comes_again(self, tmp_path: Path) -> None:
+        """As after kill -9 between the sink's write and the position's: what was written comes again."""
+        changes = self._all()
+        whole = Capture.of(changes)
+        for number in range(3, len(whole), max(1, len(whole) // 7)):
+            place, positions = tmp_path / str(number), MemoryPositions()
+            place.mkdir()
+            self._play(place, whole.cut(number // 2), positions)
+            before = MemoryPositions()
+            for stored in positions.load("contract").values():
+                before.move("contract", [Move(None, stored)])
+            self._play(place, whole.cut(number), positions)
+            self._play(place, whole, before if self.durable else MemoryPositions())
+            self._check(place, changes)
+
+    def test_a_write_that_failed_on_the_way_back_is_repeated(self, tmp_path: Path) -> None:
+        """The n-th write took effect and was reported as failed, for n = 1, 2, 3 until none does."""
+        changes = self._all()
+        whole, number, failed = Capture.of(changes), 0, True
+        while failed:
+            number += 1
+            place, positions = tmp_path / str(number), MemoryPositions()
+            place.mkdir()
+            sink = FaultySink(self.make_sink(place), fail_at=number, written=True, error=ConnectionError())
+            failed = self._fails(sink, whole, positions)
+            self._play(place, whole, positions if self.durable else MemoryPositions())
+            self._check(place, changes)
+        assert number > 1, "no write failed"
+
+    def test_goes_on_when_the_target_is_back(self, tmp_path: Path) -> None:
+        """What is written while the target cannot be reached is not lost, and not written twice."""
+        self._held(tmp_path, self.down)
+
+    def test_waits_for_a_target_that_is_slow(self, tmp_path: Path) -> None:
+        """Others go on meanwhile."""
+        self._held(tmp_path, self.busy)
+
+    def test_a_row_that_is_refused_is_refused_with_its_whole_batch(self, tmp_path: Path) -> None:
+        """SinkRejected, and nothing of the batch takes effect: what is before and behind that row can be written."""
+        assert self.refused is not None
+        table, row = self.table, self.row
+        before: list[Transaction | Change] = [insert(table, row(1, 0))]
+        good = [insert(table, row(2, 0)), update(table, row(1, 1))]
+        capture = Capture.of([*before, transaction(good[0], insert(table, self.refused), good[1])])
+        whole = Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+        first, culprit = whole.first_position, Position(capture.end_lsn, 1)
+        assert first is not None
+        sink = self.make_sink(tmp_path)
+
+        async def write() -> None:
+            await _done(sink.open())
+            try:
+                await _done(sink.write(whole.up_to(first)))
+                try:
+                    await _done(sink.write(whole.after(first)))
+                except SinkRejected:
+                    pass
+                else:
+                    raise AssertionError("the sink raises SinkRejected")
+            finally:
+                await _done(sink.close())
+            self._check(tmp_path, before)
+            await _done(sink.open())
+            try:
+                await _done(sink.write(whole.after(first).up_to(Position(culprit.commit_lsn, culprit.index - 1))))
+                await _done(sink.write(whole.after(culprit)))
+            finally:
+                await _done(sink.close())
+
+        asyncio.run(write())
+        self._check(tmp_path, [*before, *good])
+
+    # What they are made of.
+
+    def _plain(self) -> list[Transaction | Change]:
+        table, row = self.table, self.row
+        return [
+            transaction(*(insert(table, row(key, 0)) for key in range(1, 6))),
+            update(table, row(2, 1)),
+            transaction(delete(table, row(3, 0)), update(table, row(4, 1)), update(table, row(4, 2))),
+            insert(table, row(3, 3)),
+            delete(table, row(5, 0)),
+        ]
+
+    def _toasted(self) -> list[Transaction | Change]:
+        table, row = self.table, self.row
+        assert self.toast is not None
+        unsent = {self.toast: UNSET}
+        return [
+            insert(table, row(1, 0)),
+            update(table, row(1, 1) | unsent),
+            insert(table, row(3, 0)),
+            update(table, self._moved(3, 30, 1) | unsent, old=row(3, 0)),
+            transaction(insert(table, row(5, 0)), update(table, row(5, 1) | unsent)),
+            transaction(
+                update(table, row(5, 2) | unsent),
+                update(table, self._moved(5, 50, 3) | unsent, old=row(5, 2)),
+                update(table, self._moved(5, 51, 4) | unsent, old=self._moved(5, 50, 3)),
+            ),
+        ]
+
+    def _widened(self) -> list[Transaction | Change]:
+        assert self.added is not None
+        table, row = self.table, self.row
+        name, kind = self.added
+        wide = Table(table.name, {**table.columns, name: kind}, table.key, table.replica_identity)
+        return [
+            transaction(insert(table, row(1, 0)), insert(table, row(2, 0))),
+            transaction(update(table, row(1, 1)), insert(wide, row(3, 0) | {name: self.added_value(3)})),
+            update(wide, row(2, 1) | {name: self.added_value(2)}),
+            insert(wide, row(4, 0)),
+        ]
+
+    def added_value(self, key: int) -> Any:
+        """A value for the column `added`.
+
+        Args:
+            key: The row's key.
+        """
+        return Decimal(key) + Decimal("0.50")
+
+    def _all(self) -> list[Transaction | Change]:
+        table, row = self.table, self.row
+        return [
+            *self._plain(),
+            truncate(table),
+            *(self._plain() if self.toast is None else self._toasted()),
+            transaction(*(insert(table, row(key, 0)) for key in range(100, 140))),
+            update(table, self._moved(100, 200, 1), old=row(100, 0)),
+        ]
+
+    def _moved(self, key: int, new: int, variant: int) -> dict[str, Any]:
+        """The row of a key, under another one."""
+        [name] = self.table.keys
+        return self.row(key, variant) | {name: new}
+
+    def _applies(
+        self,
+        place: Path,
+        changes: Sequence[Transaction | Change],
+        *,
+        existing: Iterable[Change] = (),
+        messages_at_once: int = 100,
+    ) -> None:
+        place.mkdir(exist_ok=True)
+        there = list(existing)
+        self._play(place, Capture.of(changes, there), MemoryPositions(), messages_at_once=messages_at_once)
+        self._check(place, [*there, *changes])
+
+    def _play(self, place: Path, capture: Capture, positions: PositionStore, *, messages_at_once: int = 100) -> None:
+        self._run(self.make_sink(place), capture, positions, messages_at_once)
+
+    def _run(self, sink: Sink, capture: Capture, positions: PositionStore, at_once: int) -> None:
+        play(self._pipeline(sink), capture, positions=positions, messages_at_once=at_once)
+
+    def _pipeline(self, sink: Sink) -> Pipeline:
+        pipeline = Pipeline("contract", tables=[table_name(self.table)])
+        pipeline.add(sink, name="sink")
+        return pipeline
+
+    def _held(self, place: Path, hold: Callable[[Path], AbstractContextManager[None]]) -> None:
+        changes = self._plain()
+        first, whole, positions = Capture.of(changes[:1]), Capture.of(changes), MemoryPositions()
+        self._play(place, first, positions)
+        counted = FaultySink(self.make_sink(place))
+        pipeline, other = self._pipeline(counted), RecordingSink()
+        errors: list[BaseException] = []
+        pipeline.add(other, name="other")
+
+        def run() -> None:
+            try:
+                play(pipeline, whole, positions=positions)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        try:
+            with hold(place):
+                thread.start()
+                # The other one is new, and gets everything while the first is held.
+                other.wait(sum(len(one.changes) if isinstance(one, Transaction) else 1 for one in changes))
+                _until(lambda: counted.writes > 0 or self._retries(pipeline) or not thread.is_alive())
+        finally:
+            thread.join(60)
+        assert not thread.is_alive(), "it did not go on"
+        assert errors == []
+        self._check(place, changes)
+
+    def _retries(self, pipeline: Pipeline) -> bool:
+        consumer = pipeline.statistics().consumers.get("sink")
+        return consumer is not None and consumer.last_error is not None
+
+    def _fails(self, sink: Sink, capture: Capture, positions: PositionStore) -> bool:
+        try:
+            self._run(sink, capture, positions, 20)
+        except Error as error:
+            if not isinstance(error.__cause__, ConnectionError):
+                raise
+            return True
+        return False
+
+    def _check(self, place: Path, changes: Iterable[Transaction | Change]) -> None:
+        rows, columns = _applied(changes)
+        assert self.content(place) == self.expected(rows, columns)
+
+
+def _applied(changes: Iterable[Transaction | Change]) -> tuple[dict[Any, dict[str, Any]], list[str]]:
+    """What a table has after some changes of it, and which columns: slow and plain."""
+    rows: dict[Any, dict[str, Any]] = {}
+    columns: dict[str, None] = {}
+    for one in changes:
+        for change in one.changes if isinstance(one, Transaction) else (one,):
+            table = change.tables[0]
+            assert isinstance(table, Table)
+            columns.update(dict.fromkeys(table.columns))
+            [key] = table.keys
+            if change.action == "truncate":
+                rows.clear()
+            elif change.action == "delete":
+                assert change.old is not None
+                del rows[change.old[key]]
+            else:
+                assert change.new is not None
+                before: Mapping[str, Any] = {}
+                if change.action == "update":
+                    before = rows.pop((change.old or change.new)[key])
+                new = {name: before[name] if value is UNSET else value for name, value in change.new.items()}
+                rows[new[key]] = new
+    return rows, list(columns)
+
+
+async def _done(result: Awaitable[None] | None) -> None:
+    if result is not None:
+        await result
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "not within 30 s"
+        time.sleep(0.01)
