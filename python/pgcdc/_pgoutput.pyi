@@ -3,11 +3,11 @@
 Longer than other files because it is the one place where these classes are documented.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from os import PathLike
 from types import GenericAlias
-from typing import Any, Generic, Literal, final, overload
+from typing import Any, Generic, Literal, TypeAlias, final, overload
 
 from msgspec import Struct
 from typing_extensions import TypeVar, disjoint_base
@@ -37,6 +37,7 @@ __all__ = [
 
 _Row = TypeVar("_Row", covariant=True, default=Any)
 _Own = TypeVar("_Own", bound=Struct)
+_Source: TypeAlias = int | tuple[int, str | Callable[[bytes], str] | None]
 
 @disjoint_base
 class TypeCatalog:
@@ -496,7 +497,11 @@ class Batch:
             format: How rows are given; when None as the stream says that this came from, else structs.
         """
     def select(
-        self, tables: Collection[tuple[str, str]] | None = None, actions: Collection[str] | None = None
+        self,
+        tables: Collection[tuple[str, str]] | None = None,
+        actions: Collection[str] | None = None,
+        *,
+        messages: Collection[str] | None = None,
     ) -> Batch:
         """The changes of some tables and actions only; reads headers, decodes nothing.
 
@@ -506,6 +511,7 @@ class Batch:
             tables: `(schema, table)` pairs; None for all. Logical messages belong to no table and are kept only
                 when None.
             actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`, `"message"`; None for all.
+            messages: Prefixes: transactional logical messages of these are kept besides, whatever the others say.
 
         Raises:
             ConfigError: When an action is none of these.
@@ -522,6 +528,69 @@ class Batch:
 
         Args:
             position: `(commit_lsn, index)`.
+        """
+    def take(self, numbers: Iterable[int]) -> Batch:
+        """Only some of the changes; they share the bytes, and the events that were made already.
+
+        Args:
+            numbers: Their numbers among the changes, from 0; in any order, the changes keep theirs.
+        """
+    def pieces(self, max_changes: int, max_bytes: int | None = None, *, transactions: bool = False) -> list[Batch]:
+        """The changes in pieces, in order; each has one change at least.
+
+        Args:
+            max_changes: So many changes in each at most.
+            max_bytes: So many bytes of raw messages at most; None for any number.
+            transactions: No piece ends within a transaction; one that is larger than the limits makes a larger piece.
+        """
+    def reshaped(
+        self,
+        plan: Callable[[Relation], tuple[Relation, Sequence[_Source]] | None],
+        *,
+        catalog: TypeCatalog | None = None,
+    ) -> Batch:
+        """The changes with other columns or names; no Python objects are made of rows.
+
+        Positions stay as they are. Messages of other kinds than changes are left out.
+
+        Args:
+            plan: Called for each relation of the batch. None leaves its rows as they are. Else the new relation, and
+                for each of its columns where it comes from: the number of a column of the old one; or that with a
+                string or None that takes the place of every value, or with a function that is given what PostgreSQL
+                prints for the value, in UTF-8, the same from text and from binary, and returns the new value as text.
+                The function is not called for NULL, and what was not sent stays so.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
+
+        Raises:
+            ConfigError: When there are not as many sources as columns, or one is not a column of the old relation.
+            DecodeError: For the first change that cannot be read: nobody could say what of it is to be left out.
+        """
+    def rewritten(self, changes: Iterable[int | tuple[int, str, Any, Any, Any]]) -> Batch:
+        """The changes written anew: some left out, some as they are, some in place of others.
+
+        Args:
+            changes: The number of a change that stays as it is, or a tuple that begins with the number of the change
+                whose place it takes, in rising order; the same number may come several times. The tuples are
+                `(number, "insert" | "update" | "delete", relation, new, old)`, with the cells of the new and the old
+                row or None where there is none: a cell is None, UNSET, a str as PostgreSQL prints the value, bytes as
+                it sends the value, or an int, the number of a column whose cell in the same row of the old change is
+                taken; `(number, "truncate", relations, cascade, restart_identity)`; and
+                `(number, "message", prefix, content, None)`.
+
+        Raises:
+            ConfigError: When they are not so.
+        """
+    def keys(self, columns: Mapping[int, Sequence[str]], *, by_table: bool = True) -> list[tuple[bytes, ...] | None]:
+        """Of each change, which changes it has to be in order with; reads no more of a row than the key's bytes.
+
+        Args:
+            columns: The columns of the key, by the table's OID.
+            by_table: Whether keys of two tables are never the same.
+
+        Returns:
+            For each change the key, as bytes that are equal where the keys are; the old one and the new one where it
+            was changed; None where it is in order with all changes: it is no row, its table has no key here, or the
+            key was not sent.
         """
     @staticmethod
     def truncation(relations: Sequence[Relation], lsn: int) -> Batch:

@@ -41,7 +41,7 @@ def test_a_panic_ends_the_pipeline(
     else:
         pipeline.on("orders", "insert", name="handler")(panic_later if asynchronous else panic)
     if place == "decoding":
-        monkeypatch.setattr(HandlerTarget, "_changes", panic)
+        monkeypatch.setattr(HandlerTarget, "_prepared", panic)
     run = Running(pipeline)
     run.streaming()
     newest_database.execute("INSERT INTO orders VALUES (1)")

@@ -14,6 +14,7 @@ from pgcdc.pipeline.copying import InitialCopy, wanted
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.joining import Joining
+from pgcdc.pipeline.keys import check_columns, key_columns
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import StoredPosition
@@ -139,6 +140,7 @@ class Beginning:
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
             self._guard = Guard(connection, settings, published.tables)
             self._ledger.complete = wanted(self._subscriptions, published.tables)
+            self._know_columns(published)
             self._resume(stored, server, published.fingerprint, joined_at)
         joining = self._join(stored, catalog, copied=copying)
         lsn = min(row.through_lsn for row in self._ledger.stored.values())
@@ -171,7 +173,12 @@ class Beginning:
         self._fanout.know(published.all_tables, 0)
         self._guard = Guard(connection, self._settings, published.tables)
         self._ledger.fingerprint = published.fingerprint
+        self._know_columns(published)
         return published
+
+    def _know_columns(self, published: publishing.Published) -> None:
+        check_columns(self._subscriptions, published.tables)
+        self._formats.order_by(key_columns(published.all_tables))
 
     def _unpublish(self, connection: Connection) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from typing import TypeAlias
 
 from pgcdc.errors import SchemaError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
@@ -12,6 +13,10 @@ from pgcdc.protocol import Batch
 from pgcdc.replication import PublishedTable
 
 __all__ = ["Fanout"]
+
+
+Wanted: TypeAlias = tuple[Set[Table], Set[str] | None, Set[str]]
+"""The tables and actions that a consumer asks for, None for all actions, and the prefixes of logical messages."""
 
 
 class Fanout:
@@ -42,10 +47,11 @@ class Fanout:
         self._names: dict[int, Table] = {}
         self._renamed_below = 0
 
-    def _grouped(self) -> dict[tuple[Set[Table], Set[str] | None], list[Lane]]:
-        groups: dict[tuple[Set[Table], Set[str] | None], list[Lane]] = {}
+    def _grouped(self) -> dict[Wanted, list[Lane]]:
+        groups: dict[Wanted, list[Lane]] = {}
         for name, tables in self._attached.items():
-            groups.setdefault((tables, self._subscriptions[name].actions), []).append(self._lanes[name])
+            one = self._subscriptions[name]
+            groups.setdefault((tables, one.actions, one.messages), []).append(self._lanes[name])
         return groups
 
     def attach(self, name: str, after: Position | None = None, *, without: Collection[Table] = ()) -> None:
@@ -100,8 +106,8 @@ class Fanout:
         names = self._names_now(batch) if batch.changes_count else None
         nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
-        for (tables, actions), lanes in self._groups.items():
-            selected = self._select(batch, names, tables, actions) if batch.changes_count else batch
+        for wanted, lanes in self._groups.items():
+            selected = self._select(batch, names, wanted) if batch.changes_count else batch
             for lane in lanes:
                 if only is not None and lane not in only:
                     continue
@@ -169,11 +175,10 @@ class Fanout:
                 table=new,
             )
 
-    def _select(
-        self, batch: Batch, names: Mapping[Table, Set[Table]] | None, tables: Set[Table], actions: Set[str] | None
-    ) -> Batch:
+    def _select(self, batch: Batch, names: Mapping[Table, Set[Table]] | None, wanted: Wanted) -> Batch:
+        tables, actions, messages = wanted
         if names is None:
-            return batch.select(tables, actions)
+            return batch.select(tables, actions, messages=messages or None)
         for then, now in names.items():
             # Filters go by name, and here one name means two tables.
             if now & tables and now - tables:
@@ -185,4 +190,5 @@ class Fanout:
                     " Pipeline.destroy() once: the next start takes a new initial copy",
                     table=".".join(then),
                 )
-        return batch.select({then for then, now in names.items() if now & tables}, actions)
+        then_wanted = {then for then, now in names.items() if now & tables}
+        return batch.select(then_wanted, actions, messages=messages or None)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from pgcdc.errors import ConfigError
+from pgcdc.tables import Table, parse_table
+from pgcdc.transforms import Transform
+from pgcdc.transforms.applying import Function
+from pgcdc.transforms.functions import fuse
 
 __all__ = ["ConsumerOptions", "Options", "check_options"]
+
+AnyTransform: TypeAlias = Transform | Function
+MOST_CONCURRENT = 256
+"""So many changes may one consumer handle at once, at most: each takes a thread where the handler blocks."""
 
 
 class ConsumerOptions(TypedDict, total=False):
@@ -19,10 +27,31 @@ class ConsumerOptions(TypedDict, total=False):
         name: The consumer's name, which its stored position belongs to.
         snapshot: `"never"`: no part in the initial copy; changes from the slot's beginning on, or from now on where the
             pipeline runs already.
+        where: A function of a change of a row: those for which it is false are left out.
+        columns: The columns that it gets, by table, or a list of names where it has one table; others are in no form of
+            what it is given.
+        transform: What becomes of changes before the consumer sees them, in this order: what the functions of
+            `pgcdc.transforms` return, and functions of a change that return a change, None or a list of changes.
+        messages: The prefixes of logical messages (`pg_logical_emit_message`) that it gets, beside its tables: those
+            that belong to a transaction.
+        max_rows: So many changes are given to it at once, at most.
+        max_bytes: So many bytes of raw messages, likewise; one change may be larger.
+        max_wait: So many seconds more rows are waited for while there are fewer than `max_rows`.
+        concurrency: So many changes (of a sink: parts of a batch) are under way at once; those of one key never.
+        key: The columns of the key that order is kept for; by default each table's primary key.
     """
 
     name: str | None
     snapshot: Literal["never"] | None
+    where: Callable[[Any], object] | None
+    columns: Mapping[str, Collection[str]] | Collection[str] | None
+    transform: AnyTransform | Collection[AnyTransform]
+    messages: Collection[str]
+    max_rows: int | None
+    max_bytes: int | None
+    max_wait: float
+    concurrency: int
+    key: Collection[str] | None
 
 
 @dataclass(frozen=True)
@@ -30,18 +59,37 @@ class Options:
     """The same, checked; the name has become the subscription's.
 
     Attributes:
-        snapshot: See `ConsumerOptions`.
+        snapshot: See `ConsumerOptions`, as for all that follow.
+        where: Likewise.
+        columns: Names by table.
+        transforms: What `transform` says, in order, as transforms.
+        messages: Likewise.
+        max_rows: Likewise.
+        max_bytes: Likewise.
+        max_wait: Likewise.
+        concurrency: Likewise.
+        key: Likewise.
     """
 
     snapshot: Literal["never"] | None = None
+    where: Callable[[Any], object] | None = None
+    columns: Mapping[Table, tuple[str, ...]] = field(default_factory=dict)
+    transforms: tuple[Transform, ...] = ()
+    messages: frozenset[str] = frozenset()
+    max_rows: int | None = None
+    max_bytes: int | None = None
+    max_wait: float = 0.0
+    concurrency: int = 1
+    key: tuple[str, ...] | None = None
 
 
-def check_options(consumer: str, given: Mapping[str, object]) -> Options:
+def check_options(consumer: str, given: Mapping[str, object], tables: Collection[Table] = ()) -> Options:
     """Check what was said of a consumer.
 
     Args:
         consumer: Its name, for the error.
         given: What was said, by name.
+        tables: Its tables.
 
     Returns:
         The options, with defaults for what was not said.
@@ -58,4 +106,79 @@ def check_options(consumer: str, given: Mapping[str, object]) -> Options:
     snapshot = given.get("snapshot")
     if snapshot not in (None, "never"):
         raise ConfigError(f"snapshot={snapshot!r} does not exist for one consumer", hint='only "never" does')
-    return Options(snapshot="never" if snapshot == "never" else None)
+    where = given.get("where")
+    if where is not None and not callable(where):
+        raise ConfigError(f"where= of consumer {consumer!r} is not a function", hint="where=lambda change: …")
+    max_wait = given.get("max_wait", 0.0)
+    if isinstance(max_wait, bool) or not isinstance(max_wait, int | float) or not 0 <= max_wait <= 3600:
+        raise ConfigError(f"max_wait of consumer {consumer!r} is no number of seconds from 0 to 3600")
+    key = _names(consumer, "key", given.get("key"))
+    concurrency = _count(consumer, "concurrency", given.get("concurrency", 1)) or 1
+    if concurrency > MOST_CONCURRENT:
+        raise ConfigError(f"concurrency of consumer {consumer!r} is {MOST_CONCURRENT} at most")
+    if key is not None and (concurrency == 1 or not key):
+        raise ConfigError(
+            f"key= of consumer {consumer!r} says what concurrency keeps in order",
+            hint='concurrency=4, key=["user_id"]; one change after another is in order anyway',
+        )
+    return Options(
+        snapshot="never" if snapshot == "never" else None,
+        where=where,
+        columns=_columns(consumer, given.get("columns"), tables),
+        transforms=_transforms(consumer, given.get("transform", ())),
+        messages=frozenset(_names(consumer, "messages", given.get("messages")) or ()),
+        max_rows=_count(consumer, "max_rows", given.get("max_rows")),
+        max_bytes=_count(consumer, "max_bytes", given.get("max_bytes")),
+        max_wait=float(max_wait),
+        concurrency=concurrency,
+        key=key,
+    )
+
+
+def _count(consumer: str, option: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{option} of consumer {consumer!r} must be a whole number of at least 1")
+    return value
+
+
+def _names(consumer: str, option: str, value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{option} of consumer {consumer!r} must be a list of names")
+    return tuple(dict.fromkeys(value))
+
+
+def _columns(consumer: str, value: object, tables: Collection[Table]) -> dict[Table, tuple[str, ...]]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        if len(tables) != 1:
+            raise ConfigError(
+                f"columns= of consumer {consumer!r} does not say of which table they are",
+                hint='columns={"orders": ["id", "status"]}',
+            )
+        value = dict.fromkeys(tables, value)
+    chosen = {}
+    for table, names in value.items():
+        parsed = parse_table(table)
+        if parsed not in tables:
+            raise ConfigError(
+                f"columns= of consumer {consumer!r} names table {'.'.join(parsed)!r}, which it does not get",
+                table=".".join(parsed),
+            )
+        chosen[parsed] = _names(consumer, "columns", names) or ()
+        if not chosen[parsed]:
+            raise ConfigError(f"columns= of consumer {consumer!r} leaves nothing of table {'.'.join(parsed)!r}")
+    return chosen
+
+
+def _transforms(consumer: str, value: object) -> tuple[Transform, ...]:
+    given = value if isinstance(value, list | tuple) else [value]
+    try:
+        return tuple(fuse(given))
+    except ConfigError as error:
+        error.add_note(f"consumer {consumer!r}")
+        raise

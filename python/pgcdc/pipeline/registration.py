@@ -22,7 +22,7 @@ from pgcdc.pipeline.subscription import (
     choose_actions,
     choose_tables,
 )
-from pgcdc.sink import Sink
+from pgcdc.sink import Sink, TransactionalSink
 
 __all__ = ["Register", "Registration"]
 
@@ -145,7 +145,7 @@ class Registration:
                 raise ConfigError(f"the handler of consumer {consumer!r} cannot be called")
             check_row(consumer, row)
             chosen = choose_tables(consumer, [table], self._settings.tables)
-            chosen_options = check_options(consumer, options)
+            chosen_options = check_options(consumer, options, chosen)
             self._register(
                 HandlerSubscription(
                     name=consumer,
@@ -182,11 +182,17 @@ class Registration:
         """
         consumer = options.get("name") or type(sink).__name__.lower()
         check_sink(consumer, sink)
-        chosen = check_options(consumer, options)
+        chosen_tables = choose_tables(consumer, tables, self._settings.tables, messages=bool(options.get("messages")))
+        chosen = check_options(consumer, options, chosen_tables)
+        if chosen.concurrency > 1 and isinstance(sink, TransactionalSink):
+            raise ConfigError(
+                f"sink {consumer!r} keeps one position together with its data, so its batches come one after another",
+                hint="leave concurrency out; several pipelines, each with some of the tables, write at once",
+            )
         self._register(
             SinkSubscription(
                 name=consumer,
-                tables=choose_tables(consumer, tables, self._settings.tables),
+                tables=chosen_tables,
                 actions=None if actions is None else choose_actions(consumer, actions),
                 copies=self._copies(chosen),
                 options=chosen,

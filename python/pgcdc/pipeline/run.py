@@ -291,4 +291,4 @@ def _target(subscription: Subscription, formats: RowFormats, lane: Lane) -> Targ
     if isinstance(subscription, HandlerSubscription):
         return HandlerTarget(subscription, formats, lambda: lane.held)
     assert isinstance(subscription, SinkSubscription)
-    return SinkTarget(subscription)
+    return SinkTarget(subscription, formats)

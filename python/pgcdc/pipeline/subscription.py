@@ -13,12 +13,11 @@ import msgspec
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.options import Options
 from pgcdc.sink import Sink
+from pgcdc.tables import Table, parse_table
 
 __all__ = ["Action", "Handler", "HandlerSubscription", "SinkSubscription", "Subscription", "Table", "parse_table"]
 
 Action: TypeAlias = Literal["insert", "update", "delete", "truncate"]
-Table: TypeAlias = tuple[str, str]
-"""Schema and name."""
 Handler: TypeAlias = Callable[[Any], Awaitable[None] | None]
 
 ROW_ACTIONS: Final = frozenset({"insert", "update", "delete"})
@@ -42,6 +41,11 @@ class Subscription:
     actions: frozenset[str] | None
     copies: bool
     options: Options
+
+    @property
+    def messages(self) -> frozenset[str]:
+        """The prefixes of the logical messages that it gets."""
+        return self.options.messages
 
     def takes(self, action: Action) -> bool:
         """Whether this consumer asked to be told of an action."""
@@ -72,35 +76,8 @@ class SinkSubscription(Subscription):
     sink: Sink
 
 
-def parse_table(table: str | Table) -> Table:
-    """Read a table's name.
-
-    Args:
-        table: `"orders"` (in the schema public), `"sales.orders"`, or schema and name as a pair: for names that have a
-            full stop in them. Names are as the catalog has them: no quotes, capital letters count.
-
-    Returns:
-        Schema and name.
-
-    Raises:
-        ConfigError: When it is none of these.
-    """
-    if isinstance(table, str):
-        parts = tuple(table.split("."))
-        if len(parts) == 1:
-            parts = ("public", *parts)
-    else:
-        parts = tuple(table)
-    if len(parts) != 2 or not all(parts):
-        raise ConfigError(
-            f"{table!r} is not a table's name",
-            hint='write "orders", "sales.orders", or ("sales", "a.name.with.full.stops")',
-        )
-    return parts[0], parts[1]
-
-
 def choose_tables(
-    consumer: str, tables: Collection[str | Table] | None, published: Collection[Table]
+    consumer: str, tables: Collection[str | Table] | None, published: Collection[Table], *, messages: bool = False
 ) -> frozenset[Table]:
     """Check the tables that a consumer asks for.
 
@@ -108,6 +85,7 @@ def choose_tables(
         consumer: Its name, for the error.
         tables: What it asks for; None for all.
         published: The tables of the pipeline.
+        messages: Whether it gets logical messages, so that it may ask for no table.
 
     Returns:
         The tables.
@@ -120,7 +98,7 @@ def choose_tables(
     if isinstance(tables, str):
         raise ConfigError(f"tables of consumer {consumer!r} must be a list", hint=f"write tables=[{tables!r}]")
     chosen = frozenset(parse_table(table) for table in tables)
-    if not chosen:
+    if not chosen and not messages:
         raise ConfigError(f"consumer {consumer!r} asks for no table", hint="leave tables out to get all of them")
     for table in sorted(chosen - set(published)):
         name = ".".join(table)

@@ -1,27 +1,31 @@
-"""What a consumer writes to: a sink, or a handler called change by change; blocking code has a thread of its own."""
+"""What a consumer writes to: a sink, or a handler called change by change; blocking code has threads of its own.
+
+Over 400 lines because the two kinds share how far a batch is, which nobody else is to see.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any, Protocol
+from typing import Protocol
 
 from pgcdc.errors import DecodeError, SinkUnavailable
-from pgcdc.events import Delete, Insert, Message, Truncate, Update
-from pgcdc.lsn import Position
-from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Table, is_async
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.ordering import Schedule, parts, run_in_tasks, run_in_threads
+from pgcdc.pipeline.shaping import Keys, Shaping, Unshapable
+from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription, Table, is_async
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.sink import TransactionalSink
+from pgcdc.transforms.applying import AnyChange, Context, Shaped
 
 __all__ = ["AnyChange", "GaveUp", "HandlerFailed", "HandlerTarget", "RowFormats", "SinkTarget", "Target"]
 
 SAY_EVERY = 0.5
 """Seconds after which a handler's position is said within a batch: what a crash repeats is no more for a slow one."""
-
-AnyChange = Insert[Any] | Update[Any] | Delete[Any] | Truncate | Message
 
 
 class GaveUp(Exception):
@@ -29,7 +33,7 @@ class GaveUp(Exception):
 
 
 class HandlerFailed(Exception):
-    """A handler raised, or a change could not be decoded for it.
+    """A handler raised, or a change could not be decoded for it; or a filter or transform of any consumer did.
 
     Args:
         change: The change, or the error in its place.
@@ -53,7 +57,8 @@ class Target(Protocol):
 
         Args:
             batch: The batch.
-            reach: Told each time that something became durable: the last position, and how many changes.
+            reach: Told each time that something became durable: the last position, and how many changes. All changes up
+                to the position are durable then, also where some above it are.
         """
 
     def give_up(self) -> None:
@@ -75,17 +80,27 @@ class Target(Protocol):
 
 
 class RowFormats:
-    """How the rows of each consumer are made, once the types of the source are known."""
+    """How the rows of each consumer are made, and what its order is kept by, once the source's catalog is known."""
 
     def __init__(self) -> None:
         self._catalog: TypeCatalog | None = None
         self._former: frozenset[tuple[Table, Table]] = frozenset()
         self._formats: dict[tuple[object, ...], RowFormat] = {}
+        self._routed: dict[str, frozenset[Table]] = {}
+        self._keys: Mapping[int, Sequence[str]] = {}
 
     def use(self, catalog: TypeCatalog) -> None:
         """Set what is known of user-defined types; before the first batch is handed over."""
         self._catalog = catalog
         self._formats.clear()
+
+    def order_by(self, keys: Mapping[int, Sequence[str]]) -> None:
+        """Set the columns of each table's key; before the first batch is handed over.
+
+        Args:
+            keys: By the table's OID.
+        """
+        self._keys = dict(keys)
 
     def renamed(self, then: Table, now: Table) -> None:
         """Rows come with a former name of a table: they are of the same class.
@@ -96,36 +111,154 @@ class RowFormats:
         """
         self._former |= {(then, now)}
 
-    def of(self, subscription: HandlerSubscription) -> RowFormat:
+    def of(self, subscription: Subscription, batch: Batch | None = None) -> RowFormat:
         """The format of a consumer; consumers that want the same rows share one, and so the rows.
 
         Args:
             subscription: What it asked for.
+            batch: What it is to be given, where transforms may have given tables other names.
         """
-        row = subscription.row
+        row = subscription.row if isinstance(subscription, HandlerSubscription) else None
         former = self._former
-        key = () if row is None else (row, subscription.tables, former)
+        tables = subscription.tables
+        if row is not None and batch is not None and subscription.options.transforms:
+            tables = self._routed.get(subscription.name, tables)
+            tables |= {(relation.schema, relation.name) for relation in batch.relations}
+            self._routed[subscription.name] = tables
+        key = () if row is None else (row, tables, former)
         if key not in self._formats:
-            names = subscription.tables | {then for then, now in former if now in subscription.tables}
+            names = tables | {then for then, now in former if now in tables}
             types = {} if row is None else {".".join(table): row for table in names}
             self._formats[key] = RowFormat("struct", types=types, catalog=self._catalog)
         return self._formats[key]
 
+    def context(self) -> Context:
+        """What transforms need to know."""
+        if () not in self._formats:
+            self._formats[()] = RowFormat("struct", types={}, catalog=self._catalog)
+        return Context(self._formats[()], self._former)
 
-class SinkTarget:
-    """A sink: asynchronous when its `write` is a coroutine function, else called in a thread of its own.
+    def keys(self, subscription: Subscription) -> Keys:
+        """What a consumer's changes are kept in order by.
+
+        Args:
+            subscription: What it asked for.
+        """
+        chosen = subscription.options.key
+        return Keys(self._keys if chosen is None else dict.fromkeys(self._keys, chosen), chosen is None)
+
+
+class _Progress:
+    """How far one piece of a batch is.
+
+    Args:
+        source: The piece, as it came.
+        shaped: What the consumer gets of it.
+        failed: Where that ends, if it could not be had whole.
+    """
+
+    def __init__(self, source: Batch, shaped: Shaped, failed: Unshapable | None) -> None:
+        self.source = source
+        self.shaped = shaped
+        self.failed = failed
+        self.count = shaped.batch.changes_count
+        self.done = bytearray(self.count)
+        self.lowest = 0
+        self.handled = 0
+        self.said = 0
+
+    def origin(self, number: int) -> int:
+        origins = self.shaped.origins
+        return number if origins is None else origins[number]
+
+    def finish(self, number: int) -> None:
+        """One of the changes is done."""
+        self.done[number] = True
+        self.handled += 1
+        while self.lowest < self.count and self.done[self.lowest]:
+            self.lowest += 1
+
+    def reached(self) -> int:
+        """How many changes from the first on are done, with all that come from the same one."""
+        reached = self.lowest
+        if reached < self.count:
+            origin = self.origin(reached)
+            while reached and self.origin(reached - 1) == origin:
+                reached -= 1
+        return reached
+
+
+class _Shaped:
+    """What the two kinds have in common: a batch in pieces, each made into what the consumer gets.
+
+    Args:
+        subscription: The consumer.
+        formats: How rows are made.
+    """
+
+    def __init__(self, subscription: Subscription, formats: RowFormats) -> None:
+        self._subscription = subscription
+        self._formats = formats
+        self._shaping = Shaping(subscription.options)
+        self._concurrency = subscription.options.concurrency
+        # The batch in hand and what of it is left: it comes again after a SinkUnavailable.
+        self._batch: Batch | None = None
+        self._left: list[Batch] = []
+        self._piece: _Progress | None = None
+
+    def _next(self, batch: Batch) -> _Progress | None:
+        """The piece to go on with; None when all are done."""
+        if batch is not self._batch:
+            self._batch, self._left, self._piece = batch, self._shaping.pieces(batch), None
+        if self._piece is None and self._left:
+            self._piece = self._shape(self._left[0])
+        return self._piece
+
+    def _shape(self, source: Batch) -> _Progress:
+        own = self._formats.of(self._subscription)
+        try:
+            return _Progress(source, self._shaping.shape(source, own, self._formats.context), None)
+        except Unshapable as failed:
+            return _Progress(source, failed.before, failed)
+
+    def _piece_done(self, piece: _Progress, reach: Callable[[Position, int], None], unsaid: int) -> None:
+        """All that the consumer gets of a piece is durable; raises where that is not all of it."""
+        failed = piece.failed
+        last = piece.source.last_position if failed is None else failed.reached
+        if last is not None:
+            reach(last, unsaid)
+        if failed is not None:
+            self._batch = None  # what it is made of is to be tried again
+            raise HandlerFailed(failed.change, failed.cause) from failed.cause
+        self._left.pop(0)
+        self._piece = None
+
+    def _keys(self, piece: _Progress) -> list[tuple[bytes, ...] | None]:
+        """The keys of each change that the consumer gets: those of the change that it comes from."""
+        keys = self._formats.keys(self._subscription)
+        of = piece.source.keys(keys.columns, by_table=keys.by_table)
+        return [of[piece.origin(number)] for number in range(piece.count)]
+
+
+class SinkTarget(_Shaped):
+    """A sink: asynchronous when its `write` is a coroutine function, else called in threads of its own.
 
     Args:
         subscription: The sink and its name.
+        formats: How rows are made.
     """
 
-    def __init__(self, subscription: SinkSubscription) -> None:
+    def __init__(self, subscription: SinkSubscription, formats: RowFormats | None = None) -> None:
+        super().__init__(subscription, RowFormats() if formats is None else formats)
         self._sink = subscription.sink
-        self._worker = None if is_async(self._sink.write) else Worker(f"pgcdc-{subscription.name}")
+        count = 0 if is_async(self._sink.write) else self._concurrency
+        self._workers = _workers(subscription.name, count)
         self.keeps_position = isinstance(self._sink, TransactionalSink)
+        # Of the piece in hand, written in parts: those that are left, segment by segment.
+        self._parts: list[list[list[int]]] | None = None
 
-    async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object) -> None:
-        result = method(*arguments) if self._worker is None else await self._worker.call(method, *arguments)
+    async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
+        result = await self._workers[by].call(method, *arguments) if self._workers else method(*arguments)
         if isawaitable(result):
             await result
 
@@ -135,31 +268,63 @@ class SinkTarget:
         if not isinstance(self._sink, TransactionalSink):
             return None
         ask = self._sink.position
-        position = ask() if self._worker is None else await self._worker.call(ask)
+        position = await self._workers[0].call(ask) if self._workers else ask()
         return None if position is None else Position(*position)
 
     async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
         """Write a batch: durable when the sink returns."""
-        await self._call(self._sink.write, batch)
-        if batch.last_position is not None:
-            reach(batch.last_position, batch.changes_count)
+        while True:
+            known = self._piece is not None and batch is self._batch
+            piece = await self._workers[0].call(self._next, batch) if self._workers else self._next(batch)
+            if piece is None:
+                self._batch = None
+                return
+            if not known:
+                self._parts = None
+            if piece.count and not piece.handled:
+                if self._concurrency == 1:
+                    await self._call(self._sink.write, piece.shaped.batch)
+                else:
+                    await self._write_parts(piece, reach)
+                piece.handled = piece.count
+            self._piece_done(piece, reach, piece.count - piece.said)
+
+    async def _write_parts(self, piece: _Progress, reach: Callable[[Position, int], None]) -> None:
+        """Write parts of a piece at once: those of a segment, then those of the next."""
+        if self._parts is None:
+            self._parts = parts(self._keys(piece), piece.shaped.origins, self._concurrency)
+        while self._parts:
+            segment = self._parts[0]
+            batches = [piece.shaped.batch.take(numbers) for numbers in segment]
+            last = max((one.last_position for one in batches if one.last_position is not None), default=None)
+            calls = (self._call(self._sink.write, one, by=by % self._concurrency) for by, one in enumerate(batches))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            # What was written is not written again when the rest is tried again.
+            left = [numbers for numbers, result in zip(segment, results, strict=True) if result is not None]
+            written = sum(map(len, segment)) - sum(map(len, left))
+            errors = [result for result in results if isinstance(result, BaseException)]
+            if errors:
+                self._parts[0] = left
+                raise errors[0]
+            self._parts.pop(0)
+            if last is not None and self._parts:
+                reach(last, written)
+                piece.said += written
 
     def give_up(self) -> None:
         """A batch is written whole or not: there is nothing to end early."""
 
     async def close(self, timeout: float) -> bool:
         """Close the sink, after a call that may still run."""
-        if self._worker is None:
-            await self._call(self._sink.close)
-            return True
-        if not await self._worker.idle(timeout):
-            return False
+        for worker in self._workers:
+            if not await worker.idle(timeout):
+                return False
         await self._call(self._sink.close)
-        return await self._worker.stop(timeout)
+        return await _stopped(self._workers, timeout)
 
 
-class HandlerTarget:
-    """A handler, called with one change after another.
+class HandlerTarget(_Shaped):
+    """A handler, called with one change after another, or with changes of several keys at once.
 
     Args:
         subscription: The handler, its name and its row class.
@@ -170,19 +335,17 @@ class HandlerTarget:
     keeps_position = False
 
     def __init__(self, subscription: HandlerSubscription, formats: RowFormats, held: Callable[[], bool]) -> None:
-        self._subscription = subscription
+        super().__init__(subscription, formats)
         self._handler = subscription.handler
-        self._worker = None if is_async(self._handler) else Worker(f"pgcdc-{subscription.name}")
-        self._formats = formats
+        self._workers = _workers(subscription.name, 0 if is_async(self._handler) else self._concurrency)
         self._held = held
         self._ended = threading.Event()
-        # The batch being handled and how many of its changes are: it comes again after a SinkUnavailable.
-        self._batch: Batch | None = None
-        self._handled = 0
-        # How many of them were said to be, to whom, and when that is due again.
-        self._said = 0
+        self._changes: list[AnyChange | DecodeError] = []
         self._reach: Callable[[Position, int], None] = lambda _position, _count: None
         self._say_at = 0.0
+        # What is done above one that is not, by position and the number among those of that: it may come again in
+        # another batch, without what could not be done.
+        self._ahead: set[tuple[Position, int]] = set()
 
     async def open(self) -> Position | None:
         """Nothing to open."""
@@ -190,35 +353,99 @@ class HandlerTarget:
 
     async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
         """Call the handler with the changes of a batch that it has not had yet."""
-        if batch is not self._batch:
-            self._batch, self._handled, self._said = batch, 0, 0
         self._reach = reach
-        try:
-            if self._worker is None:
-                await self._handle_async(batch)
-            else:
-                await self._worker.call(self._handle, batch)
-        finally:
-            # Also after a failure: what was handled before it does not come again.
-            self._say(batch)
-        self._batch = None
+        while True:
+            known = self._piece is not None and batch is self._batch
+            piece = await self._workers[0].call(self._prepared, batch) if self._workers else self._prepared(batch)
+            if piece is None:
+                self._batch = None
+                return
+            if not known:
+                self._say_at = time.monotonic() + SAY_EVERY
+            try:
+                await self._handle_piece(piece)
+            finally:
+                # Also after a failure: what was handled before it does not come again.
+                self._say(piece)
+                self._note_ahead(piece)
+            self._piece_done(piece, reach, 0)
 
-    def _say(self, batch: Batch) -> None:
+    def _prepared(self, batch: Batch) -> _Progress | None:
+        before = self._piece
+        piece = self._next(batch)
+        if piece is not None and piece is not before:
+            self._changes = piece.shaped.batch.changes(self._formats.of(self._subscription, piece.shaped.batch))
+            if self._ahead:
+                self._skip_known(piece)
+        return piece
+
+    async def _handle_piece(self, piece: _Progress) -> None:
+        if self._concurrency > 1:
+            schedule = Schedule(self._keys(piece), piece.done)
+
+            def done(number: int) -> None:
+                self._handled_one(piece, number)
+
+            if self._workers:
+                await run_in_threads(schedule, self._workers, self._handle, done)
+            else:
+                await run_in_tasks(schedule, self._concurrency, self._handle_async, done)
+        elif self._workers:
+            await self._workers[0].call(self._handle_all, piece)
+        else:
+            for number in range(piece.lowest, piece.count):
+                await self._handle_async(number)
+                self._handled_one(piece, number)
+
+    def _handle_all(self, piece: _Progress) -> None:
+        for number in range(piece.lowest, piece.count):
+            self._handle(number)
+            self._handled_one(piece, number)
+
+    def _say(self, piece: _Progress) -> None:
         """Say how far it is."""
-        if self._handled > self._said:
-            last = self._changes(batch)[self._handled - 1].position
-            self._reach(Position(*last), self._handled - self._said)  # type: ignore[misc]
-            self._said = self._handled
+        reached = piece.reached()
+        if piece.handled > piece.said and reached:
+            position = self._changes[reached - 1].position
+            if isinstance(position, tuple):
+                self._reach(Position(*position), piece.handled - piece.said)
+                piece.said = piece.handled
         self._say_at = time.monotonic() + SAY_EVERY
 
-    def _handled_one(self, batch: Batch) -> None:
+    def _handled_one(self, piece: _Progress, number: int) -> None:
         """One more is done. A slow handler's batch takes long: what is done of it must not come again for that."""
-        self._handled += 1
+        piece.finish(number)
         if time.monotonic() >= self._say_at:
-            self._say(batch)
+            self._say(piece)
 
-    def _changes(self, batch: Batch) -> list[AnyChange | DecodeError]:
-        return batch.changes(self._formats.of(self._subscription))
+    def _places(self) -> list[tuple[Position, int] | None]:
+        """Each change's position and its number among those of that; None where many have one, as in a copy."""
+        places: list[tuple[Position, int] | None] = []
+        last: Position | None = None
+        same = 0
+        for change in self._changes:
+            position = change.position
+            if not isinstance(position, tuple) or position[1] == SNAPSHOT_INDEX:
+                places.append(None)
+                continue
+            same = same + 1 if position == last else 0
+            last = Position(*position)
+            places.append((last, same))
+        return places
+
+    def _note_ahead(self, piece: _Progress) -> None:
+        reached = piece.reached()
+        if self._concurrency > 1 and reached < piece.count:
+            places = self._places()
+            done = (number for number in range(reached, piece.count) if piece.done[number])
+            self._ahead |= {place for number in done if (place := places[number]) is not None}
+        elif self._ahead and (last := piece.source.last_position) is not None:
+            self._ahead = {place for place in self._ahead if place[0] > last}
+
+    def _skip_known(self, piece: _Progress) -> None:
+        for number, place in enumerate(self._places()):
+            if place in self._ahead:
+                piece.finish(number)
 
     def _check(self) -> None:
         """Before each change: raises when it may not be handled."""
@@ -227,38 +454,46 @@ class HandlerTarget:
         if self._held():
             raise SinkUnavailable("it waits until the pipeline has its server again")
 
-    def _handle(self, batch: Batch) -> None:
-        for change in self._changes(batch)[self._handled :]:
-            self._check()
-            try:
-                if isinstance(change, DecodeError):
-                    raise change
-                self._handler(change)
-            except SinkUnavailable:
-                raise
-            except Exception as error:
-                raise HandlerFailed(change, error) from error
-            self._handled_one(batch)
+    def _handle(self, number: int) -> None:
+        self._check()
+        change = self._changes[number]
+        try:
+            if isinstance(change, DecodeError):
+                raise change
+            self._handler(change)
+        except SinkUnavailable:
+            raise
+        except Exception as error:
+            raise HandlerFailed(change, error) from error
 
-    async def _handle_async(self, batch: Batch) -> None:
-        for change in self._changes(batch)[self._handled :]:
-            self._check()
-            try:
-                if isinstance(change, DecodeError):
-                    raise change
-                result = self._handler(change)
-                if isawaitable(result):
-                    await result
-            except SinkUnavailable:
-                raise
-            except Exception as error:
-                raise HandlerFailed(change, error) from error
-            self._handled_one(batch)
+    async def _handle_async(self, number: int) -> None:
+        self._check()
+        change = self._changes[number]
+        try:
+            if isinstance(change, DecodeError):
+                raise change
+            result = self._handler(change)
+            if isawaitable(result):
+                await result
+        except SinkUnavailable:
+            raise
+        except Exception as error:
+            raise HandlerFailed(change, error) from error
 
     def give_up(self) -> None:
-        """Handle the change in hand and no further one."""
+        """Handle the changes in hand and no further one."""
         self._ended.set()
 
     async def close(self, timeout: float) -> bool:
-        """End the thread."""
-        return self._worker is None or await self._worker.stop(timeout)
+        """End the threads."""
+        return await _stopped(self._workers, timeout)
+
+
+def _workers(name: str, count: int) -> list[Worker]:
+    """So many threads for a consumer."""
+    return [Worker(f"pgcdc-{name}" if not number else f"pgcdc-{name}-{number + 1}") for number in range(count)]
+
+
+async def _stopped(workers: Sequence[Worker], timeout: float) -> bool:
+    """End threads; whether all have."""
+    return all(await asyncio.gather(*(worker.stop(timeout) for worker in workers)))

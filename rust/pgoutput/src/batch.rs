@@ -12,6 +12,8 @@ use crate::frame::Frame;
 use crate::message::{Message, NewRow, kind};
 use crate::session::{Origin, Place, Session, Shape, Transaction, fields_at, parse};
 
+pub mod reshape;
+
 /// `(commit_lsn, index)`: the place of a change in the order of all changes.
 pub type Position = (u64, i64);
 
@@ -170,6 +172,21 @@ impl Batch {
         })
     }
 
+    /// What is known of a message, for whoever puts it into another batch.
+    fn place(&self, record: &Record) -> Place {
+        let shape = |number: usize| self.content.shapes.get(number).cloned();
+        Place {
+            shape: record.shape.and_then(shape),
+            truncated: self.truncated(record).iter().map(|number| number.and_then(shape)).collect(),
+            transaction: self.transaction(record),
+            origin: self.origin(record).cloned(),
+            index: record.index,
+            end_lsn: record.end_lsn,
+            streamed: record.streamed,
+            malformed: record.malformed,
+        }
+    }
+
     fn keep(&self, mut test: impl FnMut(&Record) -> bool) -> Self {
         let records = self.records.iter().filter(|record| test(record)).cloned().collect();
         Self { content: Arc::clone(&self.content), records }
@@ -302,20 +319,7 @@ impl Builder {
     /// Add what is left of a batch, as it is.
     pub fn push_batch(&mut self, batch: &Batch) {
         for record in &batch.records {
-            let shape = |number: usize| batch.content.shapes.get(number).cloned();
-            let place = Place {
-                shape: record.shape.and_then(shape),
-                truncated: batch.truncated(record).iter().map(|number| number.and_then(shape)).collect(),
-                transaction: batch.transaction(record),
-                origin: batch.origin(record).cloned(),
-                index: record.index,
-                end_lsn: record.end_lsn,
-                streamed: record.streamed,
-                malformed: record.malformed,
-            };
-            let start = self.content.bytes.len();
-            self.content.bytes.extend_from_slice(batch.bytes(record));
-            self.record(start, record.lsn, &place);
+            self.push_placed(batch.bytes(record), record.lsn, &batch.place(record));
         }
     }
 

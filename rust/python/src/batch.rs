@@ -1,7 +1,7 @@
 //! `Batch`: a run of raw messages, decoded when somebody asks.
 //!
 //! Over 400 lines because it is one class, and all its methods are few lines over what the crate does.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgoutput::batch::{self, Builder, Position, Record};
@@ -23,6 +23,7 @@ use crate::event::{Events, Item};
 use crate::format::RowFormat;
 use crate::formats;
 use crate::imports::imports;
+use crate::reshape;
 
 /// The events of a batch that were made already in one format, by the numbers of their records.
 struct Made {
@@ -289,12 +290,13 @@ impl Batch {
         self.list(py, format, true)
     }
 
-    #[pyo3(signature = (tables=None, actions=None))]
+    #[pyo3(signature = (tables=None, actions=None, *, messages=None))]
     fn select(
         &self,
         py: Python<'_>,
         tables: Option<Bound<'_, PyAny>>,
         actions: Option<Bound<'_, PyAny>>,
+        messages: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let tables = match tables {
             None => None,
@@ -314,7 +316,52 @@ impl Batch {
                 Some(actions.try_iter()?.map(kind).collect::<PyResult<Vec<_>>>()?)
             }
         };
-        Ok(self.cut(self.inner.select(tables.as_ref(), kinds.as_deref())))
+        let Some(messages) = messages else {
+            return Ok(self.cut(self.inner.select(tables.as_ref(), kinds.as_deref())));
+        };
+        let mut prefixes = HashSet::new();
+        for prefix in messages.try_iter()? {
+            prefixes.insert(text_bytes(prefix?.cast::<PyString>()?)?);
+        }
+        Ok(self.cut(self.inner.select_with_messages(tables.as_ref(), kinds.as_deref(), &prefixes)))
+    }
+
+    fn take(&self, numbers: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let numbers = numbers.try_iter()?.map(|number| number?.extract()).collect::<PyResult<_>>()?;
+        Ok(self.cut(self.inner.take(&numbers)))
+    }
+
+    #[pyo3(signature = (max_changes, max_bytes=None, *, transactions=false))]
+    fn pieces(&self, max_changes: usize, max_bytes: Option<usize>, transactions: bool) -> Vec<Self> {
+        let pieces = self.inner.pieces(max_changes, max_bytes.unwrap_or(usize::MAX), transactions);
+        pieces.into_iter().map(|piece| self.cut(piece)).collect()
+    }
+
+    #[pyo3(signature = (plan, *, catalog=None))]
+    fn reshaped(
+        &self,
+        py: Python<'_>,
+        plan: &Bound<'_, PyAny>,
+        catalog: Option<&Bound<'_, TypeCatalog>>,
+    ) -> PyResult<Self> {
+        let catalog = self.catalog(py, catalog);
+        let made = reshape::reshaped(py, &self.inner, plan, catalog.as_ref().map(Bound::get))?;
+        Ok(Self::new(made, self.format.clone()))
+    }
+
+    fn rewritten(&self, py: Python<'_>, changes: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self::new(reshape::rewritten(py, &self.inner, changes)?, self.format.clone()))
+    }
+
+    #[pyo3(signature = (columns, *, by_table=true))]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
+    fn keys<'py>(
+        &self,
+        py: Python<'py>,
+        columns: HashMap<u32, Vec<Bound<'py, PyString>>>,
+        by_table: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        reshape::keys(py, &self.inner, &columns, by_table)
     }
 
     fn after(&self, position: (u64, i64)) -> Self {

@@ -45,6 +45,7 @@ mod imports;
 mod plain;
 mod rare;
 mod reader;
+mod reshape;
 mod row;
 mod spool;
 
