@@ -83,11 +83,18 @@ from pgcdc.sink import Sink, TransactionalSink
 if TYPE_CHECKING:
     from pgcdc.pipeline import Pipeline
     from pgcdc.replication import aconnect, connect
+    from pgcdc.transforms.emitting import aemit, emit
 
 __version__ = "0.1.0"
 
 # The decoder is imported without a driver: what needs psycopg or asyncio is loaded when it is first named.
-_LAZY = {"Pipeline": "pgcdc.pipeline", "aconnect": "pgcdc.replication", "connect": "pgcdc.replication"}
+_LAZY = {
+    "Pipeline": "pgcdc.pipeline",
+    "aconnect": "pgcdc.replication",
+    "aemit": "pgcdc.transforms.emitting",
+    "connect": "pgcdc.replication",
+    "emit": "pgcdc.transforms.emitting",
+}
 
 
 if not TYPE_CHECKING:  # where there is a __getattr__, type checkers take any name for one that exists
@@ -180,7 +187,9 @@ __all__ = [
     "UnknownRelation",
     "Update",
     "aconnect",
+    "aemit",
     "connect",
+    "emit",
     "format_lsn",
     "parse_lsn",
 ]

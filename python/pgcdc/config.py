@@ -146,6 +146,17 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         row: `"module:Class"`, the struct that the handler's rows are made of.
         actions: What it is told of.
         snapshot: `"never"`: no part in copies of existing rows.
+        where: `"module:function"`, a function of a change that says whether it is wanted.
+        columns: The columns that are wanted, by table, or a list where it has one table.
+        transform: `"module:name"`, one or several, in order: functions of a change, or what the functions of
+            `pgcdc.transforms` return.
+        messages: Prefixes of logical messages.
+        topics: Topics of events of `pgcdc.emit`.
+        max_rows: See `pgcdc.pipeline.options.ConsumerOptions`, as what follows.
+        max_bytes: Likewise.
+        max_wait: Likewise.
+        concurrency: Likewise.
+        key: Likewise.
     """
 
     sink: str | None = None
@@ -156,6 +167,16 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     row: str | None = None
     actions: list[str] | None = None
     snapshot: str | None = None
+    where: str | None = None
+    columns: list[str] | dict[str, list[str]] | None = None
+    transform: str | list[str] | None = None
+    messages: list[str] | None = None
+    topics: list[str] | None = None
+    max_rows: int | None = None
+    max_bytes: int | None = None
+    max_wait: float | None = None
+    concurrency: int | None = None
+    key: list[str] | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True):

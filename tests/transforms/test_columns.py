@@ -9,7 +9,7 @@ import struct
 from decimal import Decimal
 from typing import Any
 
-import pyarrow
+import pyarrow  # type: ignore[import-untyped]
 import pytest
 from msgspec import UNSET
 

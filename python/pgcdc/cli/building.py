@@ -131,7 +131,7 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
             kind = "sink" if consumer.sink is not None else "handler"
             instead = {"table": 'tables = ["orders"]', "tables": 'table = "orders"'}.get(other)
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
-    more: Any = {"name": name, "snapshot": consumer.snapshot}
+    more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer)}
     if consumer.sink is not None:
         sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})
         _within(where, pipeline.add, sink, tables=consumer.tables, actions=consumer.actions, **more)
@@ -147,6 +147,18 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
         raise ConfigError(f"{where}.row is {_what(row)}, not a class")
     register = _within(where, pipeline.on, consumer.table, *(consumer.actions or ()), row=row, **more)
     _within(where, register, handler)
+
+
+def _shaping(where: str, consumer: ConsumerSection) -> dict[str, Any]:
+    """The options that say what of the changes a consumer gets; functions are imported."""
+    plain = ("columns", "messages", "topics", "max_rows", "max_bytes", "max_wait", "concurrency", "key")
+    given = {name: value for name in plain if (value := getattr(consumer, name)) is not None}
+    if consumer.where is not None:
+        given["where"] = import_attribute(consumer.where, f"{where}.where")
+    if consumer.transform is not None:
+        names = [consumer.transform] if isinstance(consumer.transform, str) else consumer.transform
+        given["transform"] = [import_attribute(name, f"{where}.transform") for name in names]
+    return given
 
 
 def _sink(name: str, where: str) -> Any:

@@ -12,6 +12,7 @@ from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import Transform
 from pgcdc.transforms.applying import Function
 from pgcdc.transforms.functions import fuse
+from pgcdc.transforms.outbox import PREFIX, outbox
 
 __all__ = ["ConsumerOptions", "Options", "check_options"]
 
@@ -34,6 +35,8 @@ class ConsumerOptions(TypedDict, total=False):
             `pgcdc.transforms` return, and functions of a change that return a change, None or a list of changes.
         messages: The prefixes of logical messages (`pg_logical_emit_message`) that it gets, beside its tables: those
             that belong to a transaction.
+        topics: The topics of events of `pgcdc.emit` that it gets, as inserts into the tables `outbox.TOPIC`; see
+            `pgcdc.transforms.outbox`.
         max_rows: So many changes are given to it at once, at most.
         max_bytes: So many bytes of raw messages, likewise; one change may be larger.
         max_wait: So many seconds more rows are waited for while there are fewer than `max_rows`.
@@ -47,6 +50,7 @@ class ConsumerOptions(TypedDict, total=False):
     columns: Mapping[str, Collection[str]] | Collection[str] | None
     transform: AnyTransform | Collection[AnyTransform]
     messages: Collection[str]
+    topics: Collection[str]
     max_rows: int | None
     max_bytes: int | None
     max_wait: float
@@ -63,7 +67,7 @@ class Options:
         where: Likewise.
         columns: Names by table.
         transforms: What `transform` says, in order, as transforms.
-        messages: Likewise.
+        messages: Likewise, with those that topics have.
         max_rows: Likewise.
         max_bytes: Likewise.
         max_wait: Likewise.
@@ -121,12 +125,15 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
             f"key= of consumer {consumer!r} says what concurrency keeps in order",
             hint='concurrency=4, key=["user_id"]; one change after another is in order anyway',
         )
+    topics = _names(consumer, "topics", given.get("topics")) or ()
+    messages = _names(consumer, "messages", given.get("messages")) or ()
+    transforms = _transforms(consumer, given.get("transform", ()))
     return Options(
         snapshot="never" if snapshot == "never" else None,
         where=where,
         columns=_columns(consumer, given.get("columns"), tables),
-        transforms=_transforms(consumer, given.get("transform", ())),
-        messages=frozenset(_names(consumer, "messages", given.get("messages")) or ()),
+        transforms=(outbox(), *transforms) if topics else transforms,
+        messages=frozenset((*messages, *(PREFIX + topic for topic in topics))),
         max_rows=_count(consumer, "max_rows", given.get("max_rows")),
         max_bytes=_count(consumer, "max_bytes", given.get("max_bytes")),
         max_wait=float(max_wait),

@@ -161,6 +161,47 @@ class Registration:
 
         return register
 
+    def on_message(
+        self, topic: str, /, *, row: type[Any] | None = None, **options: Unpack[ConsumerOptions]
+    ) -> Register[Insert[Any]]:
+        """Register a function that is called with each event of a topic that `pgcdc.emit` said: a consumer of its own.
+
+        An event comes as an insert into the table `outbox.TOPIC`, whose row has `key`, `payload` (decoded JSON, or
+        bytes) and `headers`. For the rest it is as with `on`.
+
+        Args:
+            topic: The topic.
+            row: The msgspec struct class of `new`, with some of these three as fields.
+            **options: See `ConsumerOptions`. The name is the function's, when none is given.
+
+        Returns:
+            A decorator that returns the function unchanged.
+
+        Raises:
+            ConfigError: When row or an option is not as it must be.
+        """
+
+        def register(handler: Any) -> Any:
+            name = options.get("name")
+            consumer = str(getattr(handler, "__name__", "")) if name is None else name
+            if not callable(handler):
+                raise ConfigError(f"the handler of consumer {consumer!r} cannot be called")
+            check_row(consumer, row)
+            self._register(
+                HandlerSubscription(
+                    name=consumer,
+                    tables=frozenset(),
+                    actions=ROW_ACTIONS,
+                    copies=False,
+                    options=check_options(consumer, {**options, "topics": [topic, *options.get("topics", ())]}),
+                    handler=handler,
+                    row=row,
+                )
+            )
+            return handler
+
+        return register
+
     def add(
         self,
         sink: Sink,
@@ -194,7 +235,7 @@ class Registration:
                 name=consumer,
                 tables=chosen_tables,
                 actions=None if actions is None else choose_actions(consumer, actions),
-                copies=self._copies(chosen),
+                copies=self._copies(chosen) and bool(chosen_tables),
                 options=chosen,
                 sink=sink,
             )
