@@ -83,6 +83,7 @@ from pgcdc.sink import Sink, TransactionalSink
 if TYPE_CHECKING:
     from pgcdc.pipeline import Pipeline
     from pgcdc.replication import aconnect, connect
+    from pgcdc.schema import SchemaChange, SchemaVersion
     from pgcdc.transforms.emitting import aemit, emit
 
 __version__ = "0.1.0"
@@ -90,6 +91,8 @@ __version__ = "0.1.0"
 # The decoder is imported without a driver: what needs psycopg or asyncio is loaded when it is first named.
 _LAZY = {
     "Pipeline": "pgcdc.pipeline",
+    "SchemaChange": "pgcdc.schema",
+    "SchemaVersion": "pgcdc.schema",
     "aconnect": "pgcdc.replication",
     "aemit": "pgcdc.transforms.emitting",
     "connect": "pgcdc.replication",
@@ -164,7 +167,9 @@ __all__ = [
     "ReplicationError",
     "RollbackPrepared",
     "RowFormat",
+    "SchemaChange",
     "SchemaError",
+    "SchemaVersion",
     "Sink",
     "SinkError",
     "SinkRejected",

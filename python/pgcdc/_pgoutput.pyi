@@ -28,6 +28,7 @@ __all__ = [
     "Frames",
     "Libpq",
     "RowFormat",
+    "SchemaVersions",
     "Spool",
     "TypeCatalog",
     "encode_message",
@@ -437,6 +438,27 @@ class Decoder(Generic[_Row]):
         """
 
 @final
+class SchemaVersions:
+    """Which version of a table's shape was in force where, for all tables.
+
+    Args:
+        versions: By the OID of the table: the first position of each version, and its number.
+    """
+
+    def __new__(cls, versions: Mapping[int, Sequence[tuple[tuple[int, int], int]]]) -> SchemaVersions: ...
+    def version(self, oid: int, position: tuple[int, int]) -> int | None:
+        """The version that was in force.
+
+        Args:
+            oid: The table.
+            position: Where; what comes before the first that is known has that one, too.
+
+        Returns:
+            Its number; None of a table that nothing is known of.
+        """
+    def __eq__(self, other: object) -> bool: ...
+
+@final
 class Batch:
     """A run of messages from one stream: their bytes, the relations valid for them, and their positions.
 
@@ -515,6 +537,28 @@ class Batch:
 
         Raises:
             ConfigError: When an action is none of these.
+        """
+    @property
+    def versions(self) -> SchemaVersions | None:
+        """The versions of tables' shapes that its events carry; None where nobody has said."""
+    def with_versions(self, versions: SchemaVersions) -> Batch:
+        """The same batch, whose events have `schema_version`; so have those of what is cut from it.
+
+        Args:
+            versions: Of all tables in it; shared, not copied.
+        """
+    def shape_runs(self) -> list[tuple[int, Relation, Position | None, int | None]]:
+        """Find where tables change shape: the changes that are the first of their table, or of another shape before.
+
+        Returns:
+            For each its place among the messages, as for `split_at`; its table's shape; its position and its version,
+            where they are known. In stream order; a truncate once for each of its tables.
+        """
+    def split_at(self, at: int) -> tuple[Batch, Batch]:
+        """The messages before one of them, and it with those that follow.
+
+        Args:
+            at: Its place among the messages of this batch, from 0.
         """
     def after(self, position: tuple[int, int]) -> Batch:
         """Only the messages after a position: changes at or below it are left out, as are messages of other kinds
@@ -649,8 +693,8 @@ class Batch:
         are those of the event, in this order, and a field that is not known is left out:
 
         - `action`: `"insert"`, `"update"`, `"delete"`, `"truncate"`, `"message"`;
-        - of a row `schema` and `table`; of a truncate `relations` (objects with `schema` and `table`), `cascade` and
-          `restart_identity`; of a message `transactional`;
+        - of a row `schema`, `table` and, in a pipeline, `schema_version`; of a truncate `relations` (objects with
+          these), `cascade` and `restart_identity`; of a message `transactional`;
         - `position` as `str(Position)` prints it, so that text compares as positions do; `commit_lsn`
           (`"16/B374D848"`), `index` (-1 for rows of the initial copy) and `commit_time`, all where the transaction's
           Begin was seen;

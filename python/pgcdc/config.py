@@ -157,6 +157,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         max_wait: Likewise.
         concurrency: Likewise.
         key: Likewise.
+        on_schema_change: What it does when a table has another shape: a word, or a table of words by kind of change.
     """
 
     sink: str | None = None
@@ -177,6 +178,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     max_wait: float | None = None
     concurrency: int | None = None
     key: list[str] | None = None
+    on_schema_change: str | dict[str, str] | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True):

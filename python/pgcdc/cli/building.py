@@ -132,6 +132,7 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
             instead = {"table": 'tables = ["orders"]', "tables": 'table = "orders"'}.get(other)
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
     more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer)}
+    more["on_schema_change"] = consumer.on_schema_change
     if consumer.sink is not None:
         sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})
         _within(where, pipeline.add, sink, tables=consumer.tables, actions=consumer.actions, **more)

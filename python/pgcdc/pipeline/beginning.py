@@ -23,6 +23,7 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog, RowFormat
 from pgcdc.replication import Connection, Snapshot, SnapshotProgress, check_server, connect
 from pgcdc.replication.snapshot_view import SnapshotView
@@ -57,6 +58,7 @@ class Beginning:
         lanes: Their lanes.
         ledger: What is stored.
         formats: Told the types of the database.
+        versioning: Knows the versions of tables' shapes.
         fanout: Hands over to the lanes.
         condition: Shared by all lanes.
         wait: Waits for the condition until a predicate holds, or raises when the run is being stopped.
@@ -76,6 +78,7 @@ class Beginning:
         lanes: Mapping[str, Lane],
         ledger: Ledger,
         formats: RowFormats,
+        versioning: Versioning,
         fanout: Fanout,
         condition: threading.Condition,
         wait: Callable[[Callable[[], bool]], None],
@@ -90,6 +93,7 @@ class Beginning:
         self._lanes = lanes
         self._ledger = ledger
         self._formats = formats
+        self._versioning = versioning
         self._fanout = fanout
         self._condition = condition
         self._wait = wait
@@ -121,6 +125,7 @@ class Beginning:
         settings = self._settings
         slot = own(connection, settings.slot, self._pause)
         stored = self._ledger.open()
+        self._versioning.open()
         self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)
         decision = decide(settings, list(self._subscriptions.values()), stored, slot, server)
@@ -137,6 +142,7 @@ class Beginning:
             publishing.extend(connection, settings)
             published = publishing.published(connection, settings)
             self._fanout.know(published.all_tables, written_lsn(connection))
+            self._versioning.learn_types(published.tables)
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
             self._guard = Guard(connection, settings, published.tables)
             self._ledger.complete = wanted(self._subscriptions, published.tables)
@@ -152,7 +158,14 @@ class Beginning:
         made = publishing.make(connection, self._settings)
         try:
             copy = InitialCopy(
-                self._settings, self._subscriptions, self._lanes, self._fanout, self._ledger, self._wait, self._watch
+                self._settings,
+                self._subscriptions,
+                self._lanes,
+                self._fanout,
+                self._ledger,
+                self._versioning,
+                self._wait,
+                self._watch,
             )
             copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
         except BaseException:
@@ -214,6 +227,7 @@ class Beginning:
             self._fanout,
             catalog,
             self._formats.renamed,
+            self._versioning,
             self._condition,
             self._stopping,
             self._watch,

@@ -11,6 +11,7 @@ from pgcdc.errors import PositionError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure, retry
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Rows
+from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import GaveUp, HandlerFailed, Target
 from pgcdc.protocol import Batch
@@ -34,15 +35,19 @@ class Consumer:
         subscription: What it asked for.
         target: What it writes to.
         lane: Where its items come from.
+        reshaping: What it does where a table changes shape; None: nothing.
     """
 
-    def __init__(self, subscription: Subscription, target: Target, lane: Lane) -> None:
+    def __init__(
+        self, subscription: Subscription, target: Target, lane: Lane, reshaping: Reshaping | None = None
+    ) -> None:
         self.name = subscription.name
         self.lane = lane
         self.state: ConsumerState = "starting"
         self.last_error: str | None = None
         self._subscription = subscription
         self._target = target
+        self._reshaping = reshaping
         self._own: Position | None = None
         self._skip: Position | None = None
 
@@ -78,6 +83,8 @@ class Consumer:
         while (item := await self.lane.take()) is not None:
             if isinstance(item, Begin):
                 self._begin(item)
+                if self._reshaping is not None:
+                    await self._reshaping.begin(item.stored, self._persist)
             elif isinstance(item, CopyBegin):
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
@@ -88,7 +95,8 @@ class Consumer:
 
     async def _close(self) -> None:
         try:
-            if not await self._target.close(CLOSE_WITHIN):
+            ended = self._reshaping is None or await self._reshaping.close(CLOSE_WITHIN)
+            if not await self._target.close(CLOSE_WITHIN) or not ended:
                 logger.warning("consumer %r: a call still runs and is left behind", self.name)
         except Exception as error:
             if self.state == "failed":  # The first error is the one to tell.
@@ -130,6 +138,9 @@ class Consumer:
                 f"the target of consumer {self.name!r} is at {self._own}, past the initial copy that begins at {start}",
                 start,
             )
+        if self._reshaping is not None:
+            mine = [one for one in item.relations if (one.schema, one.name) in self._subscription.tables]
+            await self._reshaping.begin_copy(mine, item.lsn, self._persist)
         if not (item.again or self._own is not None) or not self._subscription.takes("truncate"):
             return
         relations = [item for item in item.relations if (item.schema, item.name) in self._subscription.tables]
@@ -154,7 +165,22 @@ class Consumer:
                 batch = batch.after(self._skip)
                 if not batch.changes_count:
                     return
-        await self._write(batch)
+        if self._reshaping is not None:
+            if batch.versions is None:
+                batch = self._reshaping.versioned(batch)
+            while (shape := self._reshaping.next(batch)) is not None:
+                before, batch = batch.split_at(shape.at)
+                await self._pass_on(before)
+                await self._reshaping.enter(shape, self._persist)
+        await self._pass_on(batch)
+
+    async def _pass_on(self, batch: Batch) -> None:
+        if not batch.changes_count:
+            return
+        if self._subscription.gets_rows:
+            await self._write(batch)
+        elif batch.last_position is not None:
+            self.lane.reach(batch.last_position, 0)
 
     async def _write(self, batch: Batch) -> None:
         try:

@@ -23,6 +23,7 @@ from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, TableEnd
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server
 from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog
 from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, connect
 from pgcdc.replication.copy_command import ATTEMPTS as MADE_AGAIN
@@ -90,6 +91,7 @@ class InitialCopy:
         lanes: Their lanes.
         fanout: Hands batches over to the lanes.
         ledger: What is stored.
+        versioning: Knows the versions of tables' shapes.
         wait: Waits for the shared condition until a predicate holds, or raises when the run is being stopped.
         watch: Told each snapshot that is taken, and None when it is over.
     """
@@ -101,6 +103,7 @@ class InitialCopy:
         lanes: Mapping[str, Lane],
         fanout: Fanout,
         ledger: Ledger,
+        versioning: Versioning,
         wait: Callable[[Callable[[], bool]], None],
         watch: Callable[[Snapshot | None], None],
     ) -> None:
@@ -109,6 +112,7 @@ class InitialCopy:
         self._lanes = lanes
         self._fanout = fanout
         self._ledger = ledger
+        self._versioning = versioning
         self._wait = wait
         self._watch = watch
 
@@ -142,6 +146,8 @@ class InitialCopy:
             try:
                 slot, tables = self._make_slot(connection, server, published, first=attempt == 1)
                 complete = self._ledger.complete
+                self._versioning.learn_types(tables)
+                self._versioning.begin([table.relation for table in tables], slot.consistent_point, self._wait)
                 if attempt == 1:
                     self._store_slot(slot.consistent_point)
                 missing = {name: set(complete[name]) - set(self._lanes[name].tables) for name in names}

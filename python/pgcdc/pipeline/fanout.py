@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import TypeAlias
 
 from pgcdc.errors import SchemaError
+from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.queue import Lane, Rows
 from pgcdc.pipeline.subscription import Subscription, Table
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Batch
 from pgcdc.replication import PublishedTable
 
@@ -27,6 +29,7 @@ class Fanout:
         lanes: Their lanes.
         wait: Called while a lane has no room: waits until a predicate holds, or raises when the run is being stopped.
         renamed: Told each former name of a table that appears, and what it is called now, before its rows go out.
+        versioning: Knows the versions of tables' shapes; None: batches go out without.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Fanout:
         lanes: Mapping[str, Lane],
         wait: Callable[[Callable[[], bool]], None],
         renamed: Callable[[Table, Table], None],
+        versioning: Versioning | None = None,
     ) -> None:
         self._subscriptions = subscriptions
         self._lanes = lanes
         self._wait = wait
         self._renamed = renamed
+        self._versioning = versioning
         self._wanted = frozenset(table for one in subscriptions.values() for table in one.tables)
         self._attached = {name: subscription.tables for name, subscription in subscriptions.items()}
         self._after: dict[Lane, Position] = {}
@@ -104,6 +109,8 @@ class Fanout:
             SchemaError: When a table has got another name while the pipeline ran: whose it is now, a person decides.
         """
         names = self._names_now(batch) if batch.changes_count else None
+        if self._versioning is not None and batch.changes_count:
+            batch = self._versioning.observe(batch, self._is_wanted, self._wait)
         nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
         for wanted, lanes in self._groups.items():
@@ -121,6 +128,10 @@ class Fanout:
         # Those that have room are served first; only then is the slowest one waited for.
         for lane, rows in full:
             self._wait(lambda lane=lane, rows=rows: lane.offer(rows))  # type: ignore[misc]
+
+    def _is_wanted(self, relation: Relation) -> bool:
+        name = (relation.schema, relation.name)
+        return self._names.get(relation.oid, name) in self._wanted or name in self._wanted
 
     def _without_known(self, lane: Lane, batch: Batch) -> Batch:
         """What a lane that was attached later has not had yet."""
@@ -157,13 +168,19 @@ class Fanout:
             names.setdefault(then, set()).add(now)
         return names
 
+    def _follows(self, now: Table, then: Table) -> bool:
+        """Whether all who have a table under its name at the start go on when it has another; none has that one."""
+        those = [one for one in self._subscriptions.values() if now in one.tables or then in one.tables]
+        return all(then not in one.tables and one.options.on_schema_change["rename_table"] != "stop" for one in those)
+
     def _check_rename(self, now: Table, then: Table, live: bool) -> None:
-        if live and (now in self._wanted or then in self._wanted):
+        if live and (now in self._wanted or then in self._wanted) and not self._follows(now, then):
             old, new = ".".join(now), ".".join(then)
             raise SchemaError(
                 f"table {old} was renamed to {new} while the pipeline ran: its consumers know it by the old name",
                 hint=f"rename it back, or use {new!r} in the pipeline's tables and handlers, and start again;"
-                " nothing was confirmed past the rename",
+                ' nothing was confirmed past the rename. With on_schema_change={"rename_table": "follow"} for all its'
+                " consumers the pipeline goes on until its next start",
                 table=new,
             )
         if not live and then in self._wanted and now not in self._wanted:

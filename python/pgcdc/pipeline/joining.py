@@ -31,10 +31,11 @@ from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Batch, Catalog, RowFormat
 from pgcdc.replication import Connection, PublishedTable, Slot, Snapshot, Stream, connect
 from pgcdc.replication.copy_command import ATTEMPTS as MADE_AGAIN
-from pgcdc.replication.copy_command import never_still
+from pgcdc.replication.copy_command import SnapshotStale, never_still
 from pgcdc.replication.session import Session
 
 __all__ = ["Joining"]
@@ -68,6 +69,7 @@ class Joining:
         source: Hands over to all that are not away; used in the source's thread only.
         catalog: The types of the database.
         renamed: As for `Fanout`.
+        versioning: Knows the versions of tables' shapes.
         condition: Shared by all lanes.
         stopping: Whether the run is being stopped.
         watch: Told each snapshot that is taken, and None when it is over.
@@ -85,6 +87,7 @@ class Joining:
         source: Fanout,
         catalog: Catalog,
         renamed: Callable[[Table, Table], None],
+        versioning: Versioning,
         condition: threading.Condition,
         stopping: Callable[[], bool],
         watch: Callable[[Snapshot | None], None],
@@ -98,7 +101,8 @@ class Joining:
         self._source = source
         self._catalog = catalog
         self._names = dict(source.names)
-        self._fanout = Fanout(subscriptions, lanes, self._wait, renamed)
+        self._versioning = versioning
+        self._fanout = Fanout(subscriptions, lanes, self._wait, renamed, versioning)
         self._condition = condition
         self._stopping = stopping
         self._watch = watch
@@ -222,6 +226,15 @@ class Joining:
         taken = [table for table in tables if table.relation.oid in lacking]
         number = settings.snapshot_connections
         with Snapshot(settings.dsn, slot, taken, self._catalog, connections=number) as snapshot:
+            if not self._begin_shapes(taken, slot.consistent_point):
+                if stream is None:  # there will be one, from here on
+                    self._reached = max(self._reached, Position(slot.consistent_point, SNAPSHOT_INDEX))
+                return slot, SnapshotStale(
+                    "a table was altered before and after a snapshot, with nothing written in between",
+                    hint="start again: the rows are copied in another snapshot",
+                    slot=slot.name,
+                    lsn=slot.consistent_point,
+                )
             rest = None if stream is None else self._follow(stream, slot.consistent_point)
             who = ", ".join(sorted(self._missing))
             at = format_lsn(slot.consistent_point)
@@ -242,6 +255,15 @@ class Joining:
             self._fanout.send(rest, stream.idle_lsn)
             self._reached = _further(self._reached, rest, stream.idle_lsn)
         return slot, stale
+
+    def _begin_shapes(self, tables: Sequence[PublishedTable], lsn: int) -> bool:
+        """Take down the shapes that the snapshot has; those between them and the last known are the source's."""
+        relations = [table.relation for table in tables]
+        border = Position(lsn, SNAPSHOT_INDEX)
+        self._versioning.learn_types(tables)
+        # A shape that nobody has seen may not be the next: the source may have rows of another before it.
+        self._wait(lambda: self._source_at >= border or self._versioning.fits(relations, lsn))
+        return self._versioning.begin(relations, lsn, self._wait)
 
     def _make_slot(self, connection: Connection) -> tuple[Slot, Sequence[PublishedTable]]:
         """Make a slot, and another as long as what is published changes meanwhile: the copy would lack it."""

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from pgcdc.errors import ConfigError
+from pgcdc.schema import ChangeKind, Policy, PolicyWord, check_policy
 from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import Transform
 from pgcdc.transforms.applying import Function
@@ -42,6 +43,10 @@ class ConsumerOptions(TypedDict, total=False):
         max_wait: So many seconds more rows are waited for while there are fewer than `max_rows`.
         concurrency: So many changes (of a sink: parts of a batch) are under way at once; those of one key never.
         key: The columns of the key that order is kept for; by default each table's primary key.
+        on_schema_change: What it does when one of its tables has another shape: `"follow"`, `"warn"` (and go on) or
+            `"stop"`, for all kinds of changes, or for some: `"add"`, `"drop"`, `"rename"`, `"retype"` (of columns),
+            `"key"` (other columns in the replica identity), `"rename_table"`. Default: follow, but stop when the table
+            has another name.
     """
 
     name: str | None
@@ -56,6 +61,7 @@ class ConsumerOptions(TypedDict, total=False):
     max_wait: float
     concurrency: int
     key: Collection[str] | None
+    on_schema_change: PolicyWord | Mapping[ChangeKind, PolicyWord] | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Options:
         max_wait: Likewise.
         concurrency: Likewise.
         key: Likewise.
+        on_schema_change: A word for each kind.
     """
 
     snapshot: Literal["never"] | None = None
@@ -85,6 +92,7 @@ class Options:
     max_wait: float = 0.0
     concurrency: int = 1
     key: tuple[str, ...] | None = None
+    on_schema_change: Policy = field(default_factory=lambda: check_policy("", None))
 
 
 def check_options(consumer: str, given: Mapping[str, object], tables: Collection[Table] = ()) -> Options:
@@ -139,6 +147,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         max_wait=float(max_wait),
         concurrency=concurrency,
         key=key,
+        on_schema_change=check_policy(consumer, given.get("on_schema_change")),
     )
 
 

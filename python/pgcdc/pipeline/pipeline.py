@@ -21,11 +21,14 @@ from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
+from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
+from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.settings import SnapshotMode, check_settings
 from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
-from pgcdc.pipeline.subscription import Table
+from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect, connect
+from pgcdc.schema import History, SchemaVersion
 
 __all__ = ["Pipeline"]
 
@@ -88,6 +91,7 @@ class Pipeline(Registration):
         )
         super().__init__(settings)
         self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
+        self._schemas = _schemas_beside(self._store, dsn)
         self._waiters = Waiters()
         self._lock = threading.Lock()
         self._run: Run | None = None
@@ -123,18 +127,24 @@ class Pipeline(Registration):
             Error: When it cannot start or cannot go on.
             CancelledError: After the drain, when it was cancelled.
         """
-        await self._arun_from(Source, MemoryPositions() if self._settings.snapshot == "only" else self._store)
+        if self._settings.snapshot == "only":
+            await self._arun_from(Source, MemoryPositions(), MemorySchemas())
+        else:
+            await self._arun_from(Source, self._store, self._schemas)
 
-    async def _arun_from(self, make_source: Callable[..., Any], store: PositionStore) -> None:
+    async def _arun_from(self, make_source: Callable[..., Any], store: PositionStore, schemas: SchemaStore) -> None:
         """Run with changes and positions from anywhere; `pgcdc.testing` plays them."""
         if not self._subscriptions:
             raise ConfigError(
                 f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
             )
+        self._migrations.check(self._subscriptions)
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
-            run = self._run = Run(self._settings, self._subscriptions, store, self._waiters, make_source)
+            run = self._run = Run(
+                self._settings, self._subscriptions, store, self._waiters, schemas, self._migrations, make_source
+            )
             self._loop = asyncio.get_running_loop()
             self._closed = True
             if self._stop_early:
@@ -237,6 +247,7 @@ class Pipeline(Registration):
             connection.drop_slot(self._settings.slot, if_exists=True)
             publishing.drop(connection, self._settings)
             self._store.forget(self.name)
+            self._schemas.forget(self.name)
 
     def forget(self, consumer: str) -> None:
         """Remove the stored position of a consumer that is not wanted any more.
@@ -252,6 +263,7 @@ class Pipeline(Registration):
             own(connection, self._settings.slot, _sleep)
             self._stored(consumer)
             self._store.forget(self.name, [consumer])
+            self._schemas.forget(self.name, [consumer])
 
     def rename(self, consumer: str, new: str) -> None:
         """Let a consumer go on under another name.
@@ -267,9 +279,34 @@ class Pipeline(Registration):
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             row = self._stored(consumer)
+            self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
             self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])
             self._store.forget(self.name, [consumer])
+
+    def schema_history(self, table: str | Table | None = None) -> list[SchemaVersion]:
+        """Read the versions that the pipeline's tables have had; also while it runs.
+
+        Args:
+            table: Only those of this table, by its latest name, or by any that it had.
+
+        Returns:
+            By table, the oldest first.
+
+        Raises:
+            ConnectionLost: When the server that keeps them cannot be reached.
+        """
+        store = _schemas_beside(self._store, self._settings.dsn)  # one of its own: the run may be using the other
+        store.open()
+        try:
+            history = History(store.versions(self.name))
+        finally:
+            store.close()
+        if table is None:
+            return history.of()
+        name = parse_table(table)
+        oids = {version.oid for version in history.of() if (version.schema, version.table) == name}
+        return history.of(lambda version: version.oid in oids)
 
     def _stored(self, consumer: str) -> Any:
         stored = self._store.load(self.name)
@@ -284,11 +321,17 @@ class Pipeline(Registration):
     def _owned(self) -> Iterator[None]:
         if self._run is not None:
             raise ConfigError(f"pipeline {self.name!r} runs", hint="stop it first")
-        self._store.open()
-        try:
+        with contextlib.ExitStack() as stack:
+            for store in (self._store, self._schemas):
+                stack.callback(store.close)
+                store.open()
             yield
-        finally:
-            self._store.close()
+
+
+def _schemas_beside(positions: PositionStore, dsn: str) -> SchemaStore:
+    """Where versions are kept: where the positions are, when that says where; else in the source database."""
+    beside = getattr(positions, "schemas", None)
+    return PostgresSchemas(dsn) if beside is None else beside()
 
 
 async def _undisturbed(run: Run) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position, format_lsn, parse_lsn
+from pgcdc.pipeline.schemas import MemorySchemas
 
 __all__ = [
     "COLUMNS",
@@ -212,6 +213,7 @@ class MemoryPositions:
 
     def __init__(self) -> None:
         self._stored: dict[str, dict[str, StoredPosition]] = {}
+        self._schemas = MemorySchemas()
 
     def open(self) -> None:
         """Nothing to do."""
@@ -244,6 +246,10 @@ class MemoryPositions:
         else:
             stored = self._stored.get(pipeline, {})
             self._stored[pipeline] = {name: row for name, row in stored.items() if name not in consumers}
+
+    def schemas(self) -> MemorySchemas:
+        """The store of versions of tables' shapes that belongs to this one."""
+        return self._schemas
 
     def close(self) -> None:
         """Nothing to do: what was stored stays, so that a second run in the same process resumes."""

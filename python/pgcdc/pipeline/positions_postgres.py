@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,27 +11,13 @@ from psycopg import sql
 
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
+from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
+from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresPositions"]
 
-# Held while the table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog.
-_CREATE_LOCK = 0x7067636463000001
-
-# What a pipeline confirms must survive the server's crash; a role's or database's settings must not stand in the way.
-_DURABLE = (
-    "SET synchronous_commit = on; SET default_transaction_read_only = off;"
-    " SET default_transaction_isolation = 'read committed'"
-)
 _COLUMNS = sql.SQL(COLUMNS)
-_PATIENCE = {
-    "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),
-    "keepalives_idle": 10,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 40_000,
-}
-"""So that a dead network is noticed within a minute; what the DSN says comes first."""
 
 
 class PostgresPositions:
@@ -70,14 +55,14 @@ class PostgresPositions:
             connection = psycopg.connect(
                 autocommit=True,
                 fallback_application_name="pgcdc positions",
-                **{**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},  # type: ignore[arg-type]
+                **{**PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
             )
         except psycopg.Error as error:
             raise _lost(error) from error
         self._who = (connection.info.user, connection.info.dbname)
         try:
             connection.execute(pin(connection.info.server_version))
-            connection.execute(_DURABLE)
+            connection.execute(DURABLE)
             found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
             if found is None or found[0] is None:
                 self._create(connection)
@@ -90,7 +75,7 @@ class PostgresPositions:
 
     def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
             # Half-empty pages: the rows are updated every second, and without indexed changes stay on their page (HOT).
             connection.execute(
@@ -132,7 +117,7 @@ class PostgresPositions:
             " or keep the positions elsewhere: Pipeline(…, positions=…)"
         )
         return ConfigError(
-            f"the position table {schema}.positions cannot be made or used: {_primary(error)}",
+            f"the position table {schema}.positions cannot be made or used: {primary(error)}",
             hint=hint,
             table=f"{self._schema}.positions",
             sqlstate=error.sqlstate,
@@ -150,7 +135,7 @@ class PostgresPositions:
             raise self._unusable(error) from error
         except psycopg.Error as error:
             raise PositionError(
-                f"the position table {self._schema}.positions cannot be used: {_primary(error)}",
+                f"the position table {self._schema}.positions cannot be used: {primary(error)}",
                 hint="nothing was confirmed past what is stored; put the table right and start again",
                 table=f"{self._schema}.positions",
                 sqlstate=error.sqlstate,
@@ -215,6 +200,10 @@ class PostgresPositions:
                 (pipeline, *(2 * (None if consumers is None else list(consumers),))),
             )
 
+    def schemas(self) -> PostgresSchemas:
+        """A store of versions of tables' shapes beside the positions."""
+        return PostgresSchemas(self._dsn, schema=self._schema)
+
     def close(self) -> None:
         """Close the connection."""
         if self._opened is not None:
@@ -222,18 +211,9 @@ class PostgresPositions:
             self._opened = None
 
 
-def _primary(error: psycopg.Error) -> str:
-    # The primary message alone, because details can hold values of rows. When there was no server to send one, libpq's
-    # first line; not where it quotes a part of the DSN that it could not understand, which can be of a password.
-    if error.diag.message_primary:
-        return error.diag.message_primary
-    text = str(error).partition("\n")[0]
-    return text if isinstance(error, psycopg.OperationalError) and "invalid" not in text else type(error).__name__
-
-
 def _lost(error: psycopg.Error) -> ConnectionLost:
     return ConnectionLost(
-        f"the server that keeps the positions cannot be reached: {_primary(error)}",
+        f"the server that keeps the positions cannot be reached: {primary(error)}",
         hint="nothing was confirmed past what is stored",
         sqlstate=error.sqlstate,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
+from pgcdc.pipeline.schemas_sqlite import SqliteSchemas
 
 __all__ = ["SqlitePositions"]
 
@@ -138,6 +139,10 @@ class SqlitePositions:
                     "DELETE FROM positions WHERE pipeline = ? AND consumer = ?",
                     [(pipeline, consumer) for consumer in consumers],
                 )
+
+    def schemas(self) -> SqliteSchemas:
+        """A store of versions of tables' shapes in the same file."""
+        return SqliteSchemas(self._path)
 
     def close(self) -> None:
         """Close the file."""

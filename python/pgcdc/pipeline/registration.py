@@ -7,11 +7,13 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from pgcdc.errors import ConfigError
 from pgcdc.events import Change, Insert, Truncate, Update
+from pgcdc.pipeline.migrations import Migrations, Registered
 from pgcdc.pipeline.options import ConsumerOptions, Options, check_options
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.subscription import (
     ROW_ACTIONS,
     Action,
+    AnyAction,
     Handler,
     HandlerSubscription,
     SinkSubscription,
@@ -22,6 +24,7 @@ from pgcdc.pipeline.subscription import (
     choose_actions,
     choose_tables,
 )
+from pgcdc.schema import SchemaChange
 from pgcdc.sink import Sink, TransactionalSink
 
 __all__ = ["Register", "Registration"]
@@ -48,6 +51,7 @@ class Registration:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._subscriptions: dict[str, Subscription] = {}
+        self._migrations = Migrations()
         self._closed = False
 
     @property
@@ -87,6 +91,15 @@ class Registration:
     def on(
         self,
         table: str | Table,
+        /,
+        *actions: AnyAction,
+        row: type[Row],
+        **options: Unpack[ConsumerOptions],
+    ) -> Register[Change[Row] | Truncate | SchemaChange]: ...
+    @overload
+    def on(
+        self,
+        table: str | Table,
         action: Literal["insert", "update"],
         /,
         *actions: Literal["insert", "update"],
@@ -111,6 +124,15 @@ class Registration:
         row: None = None,
         **options: Unpack[ConsumerOptions],
     ) -> Register[Change[Any] | Truncate]: ...
+    @overload
+    def on(
+        self,
+        table: str | Table,
+        /,
+        *actions: AnyAction,
+        row: None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> Register[Change[Any] | Truncate | SchemaChange]: ...
     def on(
         self,
         table: str | Table,
@@ -127,7 +149,9 @@ class Registration:
 
         Args:
             table: One of the pipeline's tables.
-            *actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; the first three when none is given.
+            *actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; the first three when none is given. With
+                `"schema"` it is also called with a `SchemaChange` where the table has another shape, before the first
+                change of that shape.
             row: The msgspec struct class of `new` and `old`; columns that it has no field for are left out.
             **options: See `ConsumerOptions`. The name is the function's, when none is given.
 
@@ -146,13 +170,17 @@ class Registration:
             check_row(consumer, row)
             chosen = choose_tables(consumer, [table], self._settings.tables)
             chosen_options = check_options(consumer, options, chosen)
+            chosen_actions = choose_actions(consumer, actions)
+            gets_rows = chosen_actions != {"schema"}  # it is found with rows of any kind
             self._register(
                 HandlerSubscription(
                     name=consumer,
                     tables=chosen,
-                    actions=choose_actions(consumer, actions) or ROW_ACTIONS,
-                    copies=self._copies(chosen_options),
+                    actions=(chosen_actions - {"schema"} or ROW_ACTIONS) if gets_rows else ROW_ACTIONS | {"truncate"},
+                    copies=gets_rows and self._copies(chosen_options),
                     options=chosen_options,
+                    told="schema" in chosen_actions,
+                    gets_rows=gets_rows,
                     handler=handler,
                     row=row,
                 )
@@ -215,7 +243,8 @@ class Registration:
         Args:
             sink: The sink; blocking ones run in a thread of their own.
             tables: Of the pipeline's tables; None for all of them.
-            actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; None for all.
+            actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; None for all. A sink that has a method
+                `schema_changed(change)` is called with a `SchemaChange` in any case.
             **options: See `ConsumerOptions`. The name is the class's in small letters, when none is given.
 
         Raises:
@@ -230,16 +259,55 @@ class Registration:
                 f"sink {consumer!r} keeps one position together with its data, so its batches come one after another",
                 hint="leave concurrency out; several pipelines, each with some of the tables, write at once",
             )
+        chosen_actions = None if actions is None else choose_actions(consumer, actions)
+        if chosen_actions is not None and "schema" in chosen_actions:
+            raise ConfigError(
+                f"sink {consumer!r} asks for the action 'schema'",
+                hint="a sink with a method schema_changed(change) is told in any case",
+            )
         self._register(
             SinkSubscription(
                 name=consumer,
                 tables=chosen_tables,
-                actions=None if actions is None else choose_actions(consumer, actions),
+                actions=chosen_actions,
+                told=callable(getattr(sink, "schema_changed", None)),
                 copies=self._copies(chosen) and bool(chosen_tables),
                 options=chosen,
                 sink=sink,
             )
         )
+
+    def migrate(self, table: str | Table, *, consumer: str | None = None) -> Callable[[Registered], Registered]:
+        """Register a function that runs once when a table has another shape, before the first change of that shape.
+
+        It is called with the old and the new shape, and what comes for the consumer meanwhile waits. A coroutine
+        function runs on the event loop, any other in a thread. That it was begun, and that it has ended, is written
+        down durably: it never runs again for the same version once it has returned; when the process dies meanwhile it
+        runs again at the next start, so it must be able to find half of its work done. When it raises SinkUnavailable
+        it is called again later; when it raises anything else the pipeline stops with MigrationFailed, and the next
+        start tries again.
+
+        Args:
+            table: One of the pipeline's tables.
+            consumer: The name of the consumer before whose first change it runs, once for that consumer. None: once for
+                the whole pipeline, before any consumer's.
+
+        Returns:
+            A decorator that returns the function unchanged.
+
+        Raises:
+            ConfigError: When it is not one of the pipeline's tables, or has such a function already. That there is no
+                such consumer is told when the pipeline is run.
+        """
+        [chosen] = choose_tables(consumer or "", [table], self._settings.tables)
+
+        def register(migration: Registered) -> Registered:
+            if self._closed:
+                raise ConfigError(f"a migration for table {'.'.join(chosen)} cannot be added while the pipeline runs")
+            self._migrations.add(chosen, consumer, migration)
+            return migration
+
+        return register
 
     def _copies(self, options: Options) -> bool:
         return options.snapshot is None and self._settings.snapshot != "never"

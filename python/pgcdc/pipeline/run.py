@@ -14,14 +14,18 @@ from pgcdc.pipeline import retry
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.copying import forget_unused
 from pgcdc.pipeline.ledger import Ledger
+from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.reshaping import Reshaping, Together
+from pgcdc.pipeline.schemas import SchemaStore
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription
 from pgcdc.pipeline.target import HandlerTarget, RowFormats, SinkTarget, Target
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.pipeline.worker import Worker
 
 __all__ = ["Run"]
@@ -48,6 +52,8 @@ class Run:
         subscriptions: The consumers by name.
         store: Where positions are kept.
         waiters: Who waits for progress.
+        schemas: Where the versions of tables' shapes are kept.
+        migrations: What is to run when a table has another.
         make_source: Where changes come from: made with what `Source` is made with.
     """
 
@@ -57,6 +63,8 @@ class Run:
         subscriptions: Mapping[str, Subscription],
         store: PositionStore,
         waiters: Waiters,
+        schemas: SchemaStore,
+        migrations: Migrations,
         make_source: Callable[..., Any] = Source,
     ) -> None:
         retry.check()
@@ -81,13 +89,24 @@ class Run:
             for name in subscriptions
         }
         formats = RowFormats()
-        self._consumers = {
-            name: Consumer(subscription, _target(subscription, formats, self._lanes[name]), self._lanes[name])
-            for name, subscription in subscriptions.items()
-        }
+        self._versioning = Versioning(settings.name, schemas, condition)
+        together = Together(self._versioning, migrations)
+        self._consumers = {}
+        for name, subscription in subscriptions.items():
+            target = _target(subscription, formats, self._lanes[name])
+            reshaping = Reshaping(subscription, target, together)
+            self._consumers[name] = Consumer(subscription, target, self._lanes[name], reshaping)
         self._ledger = Ledger(settings.name, store, self._lanes)
         self._source = make_source(
-            settings, subscriptions, self._lanes, self._ledger, formats, condition, waiters, self._source_ended
+            settings,
+            subscriptions,
+            self._lanes,
+            self._ledger,
+            formats,
+            self._versioning,
+            condition,
+            waiters,
+            self._source_ended,
         )
 
     async def run(self) -> None:
@@ -222,6 +241,7 @@ class Run:
         answers = await self._store_last(keeper, worker)
         if not await asyncio.shield(ender.call(self._source.finish, FINISH_WITHIN)):
             logger.warning("pipeline %r: its connection still hangs in a command", self._settings.name)
+        await ender.call(self._versioning.close)
         await ender.stop(FINISH_WITHIN)
         if answers:
             try:

@@ -31,6 +31,7 @@ from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.tenure import Reached, Tenure
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.replication import Connection, SnapshotProgress, connect
 from pgcdc.replication.results import StatementTimeout
 from pgcdc.replication.session import Session
@@ -58,6 +59,7 @@ class Source:
         lanes: Their lanes.
         ledger: What is stored.
         formats: Told the types of the database.
+        versioning: Knows the versions of tables' shapes.
         condition: Shared by all lanes.
         waiters: Who waits for keepalives.
         ended: Called in this thread when no more will be handed over, with the error that is the reason, if one is.
@@ -75,6 +77,7 @@ class Source:
         lanes: Mapping[str, Lane],
         ledger: Ledger,
         formats: RowFormats,
+        versioning: Versioning,
         condition: threading.Condition,
         waiters: Waiters,
         ended: Callable[[BaseException | None], None],
@@ -89,13 +92,14 @@ class Source:
         self._condition = condition
         self._waiters = waiters
         self._ended = ended
-        self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed)
+        self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed, versioning)
         self._beginning = Beginning(
             settings,
             subscriptions,
             lanes,
             ledger,
             formats,
+            versioning,
             self._fanout,
             condition,
             self._wait,

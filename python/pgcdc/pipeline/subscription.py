@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -15,13 +15,23 @@ from pgcdc.pipeline.options import Options
 from pgcdc.sink import Sink
 from pgcdc.tables import Table, parse_table
 
-__all__ = ["Action", "Handler", "HandlerSubscription", "SinkSubscription", "Subscription", "Table", "parse_table"]
+__all__ = [
+    "Action",
+    "AnyAction",
+    "Handler",
+    "HandlerSubscription",
+    "SinkSubscription",
+    "Subscription",
+    "Table",
+    "parse_table",
+]
 
 Action: TypeAlias = Literal["insert", "update", "delete", "truncate"]
+AnyAction: TypeAlias = Action | Literal["schema"]
 Handler: TypeAlias = Callable[[Any], Awaitable[None] | None]
 
 ROW_ACTIONS: Final = frozenset({"insert", "update", "delete"})
-_ACTIONS: Final = frozenset(get_args(Action))
+_ACTIONS: Final = frozenset({*get_args(Action), "schema"})
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Subscription:
         actions: What it is told of; None for everything.
         copies: Whether it takes part in the initial copy.
         options: What else was said of it.
+        told: Whether it is told that a table has another shape.
+        gets_rows: Whether it gets changes at all, and not only that.
     """
 
     name: str
@@ -41,6 +53,8 @@ class Subscription:
     actions: frozenset[str] | None
     copies: bool
     options: Options
+    told: bool = field(default=False, kw_only=True)
+    gets_rows: bool = field(default=True, kw_only=True)
 
     @property
     def messages(self) -> frozenset[str]:
@@ -131,7 +145,7 @@ def choose_actions(consumer: str, actions: Collection[str]) -> frozenset[str]:
         if action not in _ACTIONS:
             raise ConfigError(
                 f"consumer {consumer!r} asks for the action {action!r}, which does not exist",
-                hint='the actions are "insert", "update", "delete" and "truncate"',
+                hint='the actions are "insert", "update", "delete", "truncate" and "schema"',
             )
     return frozenset(actions)
 

@@ -19,6 +19,7 @@ from pgcdc.pipeline.shaping import Keys, Shaping, Unshapable
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription, Table, is_async
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
+from pgcdc.schema import SchemaChange
 from pgcdc.sink import TransactionalSink
 from pgcdc.transforms.applying import AnyChange, Context, Shaped
 
@@ -59,6 +60,13 @@ class Target(Protocol):
             batch: The batch.
             reach: Told each time that something became durable: the last position, and how many changes. All changes up
                 to the position are durable then, also where some above it are.
+        """
+
+    async def schema_changed(self, change: SchemaChange) -> None:
+        """Tell it that a table has another shape from here on, if it asked for that; durable when this returns.
+
+        Args:
+            change: What happened.
         """
 
     def give_up(self) -> None:
@@ -311,6 +319,12 @@ class SinkTarget(_Shaped):
                 reach(last, written)
                 piece.said += written
 
+    async def schema_changed(self, change: SchemaChange) -> None:
+        """Tell the sink, if it has a method for that."""
+        method: Callable[..., Awaitable[None] | None] | None = getattr(self._sink, "schema_changed", None)
+        if method is not None:
+            await self._call(method, change)
+
     def give_up(self) -> None:
         """A batch is written whole or not: there is nothing to end early."""
 
@@ -479,6 +493,13 @@ class HandlerTarget(_Shaped):
             raise
         except Exception as error:
             raise HandlerFailed(change, error) from error
+
+    async def schema_changed(self, change: SchemaChange) -> None:
+        """Call the handler with it, if it asked for that."""
+        if self._subscription.told:
+            result = await self._workers[0].call(self._handler, change) if self._workers else self._handler(change)
+            if isawaitable(result):
+                await result
 
     def give_up(self) -> None:
         """Handle the changes in hand and no further one."""

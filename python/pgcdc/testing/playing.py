@@ -12,7 +12,7 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position
-from pgcdc.pipeline import MemoryPositions, Pipeline, PipelineStatistics, PositionStore, StoredPosition
+from pgcdc.pipeline import MemoryPositions, MemorySchemas, Pipeline, PipelineStatistics, PositionStore, StoredPosition
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.progress import Waiters
@@ -21,6 +21,7 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.target import RowFormats
+from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Assembler, Batch, Catalog
 from pgcdc.replication import SnapshotProgress
 from pgcdc.testing.capture import Capture
@@ -114,16 +115,18 @@ async def aplay(
         lanes: Mapping[str, Lane],
         ledger: Ledger,
         formats: RowFormats,
+        versioning: Versioning,
         condition: threading.Condition,
         waiters: Waiters,
         ended: Callable[[BaseException | None], None],
     ) -> PlayedSource:
         del waiters  # they are told by the lanes, and nobody has to ask a server for keepalives
         return PlayedSource(
-            capture, messages_at_once, settings, subscriptions, lanes, ledger, formats, condition, ended
+            capture, messages_at_once, settings, subscriptions, lanes, ledger, formats, versioning, condition, ended
         )
 
-    await pipeline._arun_from(source, store)
+    schemas = getattr(store, "schemas", MemorySchemas)()
+    await pipeline._arun_from(source, store, schemas)
     return Played(pipeline.statistics(), store)
 
 
@@ -138,6 +141,7 @@ class PlayedSource:
         lanes: Likewise.
         ledger: Likewise.
         formats: Likewise.
+        versioning: Likewise.
         condition: Likewise.
         ended: Likewise.
     """
@@ -151,6 +155,7 @@ class PlayedSource:
         lanes: Mapping[str, Lane],
         ledger: Ledger,
         formats: RowFormats,
+        versioning: Versioning,
         condition: threading.Condition,
         ended: Callable[[BaseException | None], None],
     ) -> None:
@@ -167,9 +172,10 @@ class PlayedSource:
         self._lanes = lanes
         self._ledger = ledger
         self._formats = formats
+        self._versioning = versioning
         self._condition = condition
         self._ended = ended
-        self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed)
+        self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed, versioning)
         self._stopping = False
         self._over = False
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{settings.name}-source", daemon=True)
@@ -225,6 +231,7 @@ class PlayedSource:
         messages = self._capture.messages
         start, end = self._capture.first_lsn, self._capture.end_lsn
         stored = self._ledger.open()
+        self._versioning.open()
         self._own(stored, start, end)
         if not stored:
             self._copy(start)
@@ -272,6 +279,7 @@ class PlayedSource:
         relations = {relation.oid: relation for batch in existing for relation in batch.relations}
         copying = [lane for name, lane in self._lanes.items() if self._subscriptions[name].copies]
         position = existing[0].last_position or Position(start, -1)
+        self._versioning.begin(relations.values(), position.commit_lsn, self._wait)
         for lane in copying:
             lane.offer(CopyBegin(list(relations.values()), position.commit_lsn, again=False))
         for batch in existing:

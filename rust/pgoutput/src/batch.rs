@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::frame::Frame;
 use crate::message::{Message, NewRow, kind};
 use crate::session::{Origin, Place, Session, Shape, Transaction, fields_at, parse};
+use crate::versions::Versions;
 
 pub mod reshape;
 
@@ -88,11 +89,12 @@ struct Content {
     origins: Vec<Option<Arc<Origin>>>,
 }
 
-/// A run of messages. Cutting it down shares the bytes.
+/// A run of messages. Cutting it down shares the bytes, copying it everything.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     content: Arc<Content>,
-    records: Vec<Record>,
+    records: Arc<Vec<Record>>,
+    versions: Option<Arc<Versions>>,
 }
 
 impl Batch {
@@ -189,7 +191,52 @@ impl Batch {
 
     fn keep(&self, mut test: impl FnMut(&Record) -> bool) -> Self {
         let records = self.records.iter().filter(|record| test(record)).cloned().collect();
-        Self { content: Arc::clone(&self.content), records }
+        self.part(records)
+    }
+
+    fn part(&self, records: Vec<Record>) -> Self {
+        Self { content: Arc::clone(&self.content), records: Arc::new(records), versions: self.versions.clone() }
+    }
+
+    /// The same, which knows the versions of its relations.
+    #[must_use]
+    pub fn with_versions(self, versions: Arc<Versions>) -> Self {
+        Self { versions: Some(versions), ..self }
+    }
+
+    /// The versions of its relations, where they are known.
+    pub fn versions(&self) -> Option<&Arc<Versions>> {
+        self.versions.as_ref()
+    }
+
+    /// The messages before one of them, and it with those that follow.
+    #[must_use]
+    pub fn split_at(&self, at: usize) -> (Self, Self) {
+        let (before, rest) = self.records.split_at(at.min(self.records.len()));
+        (self.part(before.to_vec()), self.part(rest.to_vec()))
+    }
+
+    /// The changes that are the first of their relation, or have another shape than those of the same relation before:
+    /// the place of each among the messages, and the number of its shape.
+    pub fn shape_runs(&self) -> Vec<(usize, usize)> {
+        let mut runs = Vec::new();
+        let mut in_force = vec![false; self.shapes().len()];
+        for (at, record) in self.records.iter().enumerate().filter(|(_, record)| record.is_change()) {
+            for number in record.shape.into_iter().chain(self.truncated(record).iter().copied().flatten()) {
+                if in_force.get(number) != Some(&false) {
+                    continue;
+                }
+                let oid = self.shapes().get(number).map(|shape| shape.relation.oid);
+                for (other, shape) in in_force.iter_mut().zip(self.shapes()) {
+                    *other &= Some(shape.relation.oid) != oid;
+                }
+                if let Some(now) = in_force.get_mut(number) {
+                    *now = true;
+                }
+                runs.push((at, number));
+            }
+        }
+        runs
     }
 
     /// The changes of some tables (pairs of schema and name) and kinds only; None for all. A Truncate is kept when one of
@@ -249,6 +296,7 @@ pub struct Builder {
     records: Vec<Record>,
     /// The numbers of `content.shapes` by their addresses, which stay theirs because the list holds them.
     shape_numbers: HashMap<usize, usize>,
+    versions: Option<Arc<Versions>>,
 }
 
 impl Builder {
@@ -318,7 +366,9 @@ impl Builder {
 
     /// Add what is left of a batch, as it is.
     pub fn push_batch(&mut self, batch: &Batch) {
-        for record in &batch.records {
+        // Later ones know what the earlier ones knew, and more.
+        self.versions = batch.versions.clone().or_else(|| self.versions.take());
+        for record in &*batch.records {
             self.push_placed(batch.bytes(record), record.lsn, &batch.place(record));
         }
     }
@@ -375,7 +425,7 @@ impl Builder {
 
     /// The batch.
     pub fn finish(self) -> Batch {
-        Batch { content: Arc::new(self.content), records: self.records }
+        Batch { content: Arc::new(self.content), records: Arc::new(self.records), versions: self.versions }
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`value`] | a column's bytes | one value |
 //! | [`session`] | messages in stream order | relations in force, transaction, index of each change |
 //! | [`batch`] | frames or messages | a run of raw messages with all of that beside them |
+//! | [`versions`] | a relation and a position | the version of its shape that was in force there |
 //! | [`assembler`] | messages of protocols 2 to 4 | batches as protocol 1 has them |
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
 //! | [`encode`] | messages, tuples, frames, COPY rows | their bytes |
@@ -41,5 +42,6 @@ pub mod row;
 pub mod session;
 pub mod tuple;
 pub mod value;
+pub mod versions;
 
 pub use error::{Error, Reason};

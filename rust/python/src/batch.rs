@@ -24,12 +24,16 @@ use crate::format::RowFormat;
 use crate::formats;
 use crate::imports::imports;
 use crate::reshape;
+use crate::versions::SchemaVersions;
 
 /// The events of a batch that were made already in one format, by the numbers of their records.
 struct Made {
     format: Py<RowFormat>,
     events: Vec<Option<Py<PyAny>>>,
 }
+
+/// A change that is the first of its shape: where, of which relation, at which position, of which version.
+type ShapeRun<'py> = (usize, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>, Option<u32>);
 
 /// A run of messages from one stream.
 #[pyclass(frozen, module = "pgcdc._pgoutput")]
@@ -58,6 +62,15 @@ impl Batch {
         &self.inner
     }
 
+    /// What was made of its changes, at their positions and of their tables: of the same versions.
+    fn remade(&self, inner: batch::Batch) -> Self {
+        let inner = match self.inner.versions() {
+            Some(versions) => inner.with_versions(Arc::clone(versions)),
+            None => inner,
+        };
+        Self::new(inner, self.format.clone())
+    }
+
     fn cut(&self, inner: batch::Batch) -> Self {
         Self { inner, made: Arc::clone(&self.made), format: self.format.clone() }
     }
@@ -83,6 +96,7 @@ impl Batch {
             streamed: record.streamed,
             transaction: self.inner.transaction(record),
             index: record.index,
+            versions: self.inner.versions().map(AsRef::as_ref),
         }
     }
 
@@ -346,11 +360,11 @@ impl Batch {
     ) -> PyResult<Self> {
         let catalog = self.catalog(py, catalog);
         let made = reshape::reshaped(py, &self.inner, plan, catalog.as_ref().map(Bound::get))?;
-        Ok(Self::new(made, self.format.clone()))
+        Ok(self.remade(made))
     }
 
     fn rewritten(&self, py: Python<'_>, changes: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self::new(reshape::rewritten(py, &self.inner, changes)?, self.format.clone()))
+        Ok(self.remade(reshape::rewritten(py, &self.inner, changes)?))
     }
 
     #[pyo3(signature = (columns, *, by_table=true))]
@@ -362,6 +376,38 @@ impl Batch {
         by_table: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         reshape::keys(py, &self.inner, &columns, by_table)
+    }
+
+    #[getter]
+    fn versions(&self) -> Option<SchemaVersions> {
+        self.inner.versions().map(|versions| SchemaVersions::from(Arc::clone(versions)))
+    }
+
+    fn with_versions(&self, versions: &Bound<'_, SchemaVersions>) -> Self {
+        // Not `cut`: events that were made before have no version.
+        Self::new(self.inner.clone().with_versions(versions.get().inner()), self.format.clone())
+    }
+
+    fn shape_runs<'py>(&self, py: Python<'py>) -> PyResult<Vec<ShapeRun<'py>>> {
+        let format = RowFormat::default(py)?.get();
+        let mut runs = Vec::new();
+        for (at, number) in self.inner.shape_runs() {
+            let (Some(record), Some(shape)) = (self.inner.records().get(at), self.inner.shapes().get(number)) else {
+                continue;
+            };
+            let position = self.inner.position(record);
+            let known = self.inner.versions().zip(position);
+            let version = known.and_then(|(versions, position)| versions.version(shape.relation.oid, position));
+            let relation = format.plan(py, shape)?.relation.bind(py).clone();
+            let position = position.map(|position| imports(py)?.position.bind(py).call1(position)).transpose()?;
+            runs.push((at, relation, position, version));
+        }
+        Ok(runs)
+    }
+
+    fn split_at(&self, at: usize) -> (Self, Self) {
+        let (before, rest) = self.inner.split_at(at);
+        (self.cut(before), self.cut(rest))
     }
 
     fn after(&self, position: (u64, i64)) -> Self {

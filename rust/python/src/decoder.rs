@@ -38,6 +38,7 @@ fn one<'py>(
         streamed: place.streamed,
         transaction: place.transaction,
         index: place.index,
+        versions: None,
     })
 }
 

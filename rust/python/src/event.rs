@@ -4,6 +4,7 @@ use std::sync::Arc;
 use pgoutput::batch::Position;
 use pgoutput::message::{Message, Old, Prepared};
 use pgoutput::session::{Shape, Transaction};
+use pgoutput::versions::{Span, Versions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList};
 
@@ -23,6 +24,8 @@ pub struct Item<'a> {
     pub streamed: bool,
     pub transaction: Option<Transaction>,
     pub index: Option<i64>,
+    /// The versions of relations, where they are known.
+    pub versions: Option<&'a Versions>,
 }
 
 impl<'a> Item<'a> {
@@ -52,6 +55,8 @@ pub struct Events<'py, 'f> {
     plan: Option<(Arc<Shape>, Arc<Plan>)>,
     transaction: Option<(Transaction, Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     arguments: Vec<Bound<'py, PyAny>>,
+    /// The version that was used last, and of which relation.
+    version: Option<(u32, Span, Bound<'py, PyAny>)>,
 }
 
 type Made<'py> = Result<Bound<'py, PyAny>, Failure>;
@@ -60,7 +65,7 @@ impl<'py, 'f> Events<'py, 'f> {
     pub fn new(py: Python<'py>, format: &'f RowFormat, plan: Option<(Arc<Shape>, Arc<Plan>)>) -> PyResult<Self> {
         let maker = Maker::new(py, imports(py)?, format.json, format.refuse_out_of_range)?;
         let plan = plan.filter(|(_, plan)| format.is_current(plan));
-        Ok(Self { format, maker, plan, transaction: None, arguments: Vec::new() })
+        Ok(Self { format, maker, plan, transaction: None, arguments: Vec::new(), version: None })
     }
 
     /// The plan that was used last, for the next one who makes events in this format.
@@ -299,7 +304,21 @@ impl<'py, 'f> Events<'py, 'f> {
         self.arguments.clear();
         self.arguments.extend([plan.relation.bind(self.maker.py).clone(), new, old]);
         self.push_transaction(item, xid, true)?;
+        self.push_version(item, item.shape);
         self.finish(class)
+    }
+
+    /// The last field of a change; left out where it is not known.
+    fn push_version(&mut self, item: &Item<'_>, shape: Option<&Arc<Shape>>) {
+        let (Some(versions), Some(shape), Some(position)) = (item.versions, shape, item.position()) else { return };
+        let oid = shape.relation.oid;
+        if !matches!(&self.version, Some((known, span, _)) if *known == oid && span.contains(position)) {
+            let Some(span) = versions.span(oid, position) else { return };
+            self.version = Some((oid, span, PyInt::new(self.maker.py, span.version).into_any()));
+        }
+        if let Some((_, _, version)) = &self.version {
+            self.arguments.push(version.clone());
+        }
     }
 
     fn truncate(&mut self, item: &Item<'_>, xid: Option<u32>, flags: [bool; 2], oids: &[u32]) -> Made<'py> {
@@ -315,6 +334,7 @@ impl<'py, 'f> Events<'py, 'f> {
         self.arguments.push(relations.into_any());
         self.arguments.extend(flags);
         self.push_transaction(item, xid, true)?;
+        self.push_version(item, item.truncated.first().copied().flatten());
         self.finish(&self.maker.imports.truncate)
     }
 }

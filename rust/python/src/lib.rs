@@ -5,6 +5,7 @@
 //! | `decoder` | `Decoder`: messages to events |
 //! | `batch` | `Batch`: a run of raw messages |
 //! | `assembler` | `Assembler`: streamed and prepared transactions to batches as protocol 1 has them |
+//! | `versions` | `SchemaVersions`: which version of a table's shape was in force where |
 //! | `reader` | `BatchReader`, `CopyReader`: what a connection receives to batches |
 //! | `spool` | `Spool`: what one consumer has not taken yet, in files |
 //! | `frames` | `Frames`: what was received and is not read yet; taken from libpq (unsafe code) |
@@ -48,6 +49,7 @@ mod reader;
 mod reshape;
 mod row;
 mod spool;
+mod versions;
 
 /// The Rust half of pgcdc; import it through `pgcdc.protocol`.
 // State that calls can change is behind a mutex, or belongs to one call at a time (`exclusive`), so nothing here should
@@ -79,6 +81,8 @@ mod _pgoutput {
     use crate::row::json_number;
     #[pymodule_export]
     use crate::spool::Spool;
+    #[pymodule_export]
+    use crate::versions::SchemaVersions;
 
     use pyo3::prelude::*;
 

@@ -136,14 +136,14 @@ impl Batch {
                 && records.last().is_some_and(|last| self.transaction(last) == self.transaction(record));
             if is_full && !is_inside && !records.is_empty() {
                 let records = std::mem::take(&mut records);
-                pieces.push(Self { content: Arc::clone(&self.content), records });
+                pieces.push(self.part(records));
                 bytes = 0;
             }
             bytes = bytes.saturating_add(size);
             records.push(record.clone());
         }
         if !records.is_empty() {
-            pieces.push(Self { content: Arc::clone(&self.content), records });
+            pieces.push(self.part(records));
         }
         pieces
     }

@@ -125,7 +125,7 @@ impl Batch {
         let (mut shapes, mut transactions) = (Used::default(), Used::default());
         let mut records = Vec::with_capacity(self.records.len().saturating_mul(16));
         let mut last = None;
-        for record in &self.records {
+        for record in &*self.records {
             self.put_record(&mut records, last, record, &mut shapes, &mut transactions)?;
             last = Some(record);
         }
@@ -190,7 +190,7 @@ impl Batch {
     fn put_messages(&self, out: &mut Vec<u8>) {
         let mut put = |range: Range<usize>| out.extend_from_slice(self.content.bytes.get(range).unwrap_or_default());
         let mut run = 0..0;
-        for Record { bytes, .. } in &self.records {
+        for Record { bytes, .. } in &*self.records {
             if run.end == bytes.start {
                 run.end = bytes.end;
             } else {
@@ -241,7 +241,7 @@ impl Batch {
             all.push(record);
         }
         parser.messages(&mut all)?;
-        Ok(Self { content: Arc::new(parser.content), records: all })
+        Ok(Self { content: Arc::new(parser.content), records: Arc::new(all), versions: None })
     }
 }
 

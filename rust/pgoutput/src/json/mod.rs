@@ -18,6 +18,7 @@ use crate::session::{Shape, Transaction};
 use crate::tuple::Tuple;
 use crate::value::digits::integer;
 use crate::value::{Format, Invalid};
+use crate::versions::{Span, Versions};
 
 use name::Name;
 pub use value::{Scratch, write as write_value};
@@ -141,6 +142,8 @@ struct Writer<'a> {
     scratch: Scratch,
     /// What was written last of a transaction.
     transaction: Option<Written>,
+    /// The version that was written last, and of which relation.
+    version: Option<(u32, Span)>,
 }
 
 /// A buffer with nothing in it and room for so many bytes.
@@ -247,7 +250,7 @@ impl<'a> Writer<'a> {
         };
         let out = emptied(buffer, batch.nbytes().saturating_mul(2));
         let plans = batch.shapes().iter().map(plan).collect();
-        Self { batch, plans, out, scratch: Scratch::default(), transaction: None }
+        Self { batch, plans, out, scratch: Scratch::default(), transaction: None, version: None }
     }
 
     /// One change. It is read while it is written; where that fails it is read again with all checks, to say what is wrong.
@@ -293,6 +296,9 @@ impl<'a> Writer<'a> {
                     let plan = plan.ok_or(Refused::UnknownRelation { oid, offset })?;
                     self.out.extend_from_slice(if number > 0 { b",{" } else { b"{" });
                     self.out.extend_from_slice(&plan.table);
+                    if let Some(versions) = self.batch.versions() {
+                        self.version(record, oid, versions);
+                    }
                     self.out.push(b'}');
                 }
                 self.out.push(b']');
@@ -334,6 +340,9 @@ impl<'a> Writer<'a> {
                 Action::Delete => delete,
             });
         }
+        if let Some(versions) = self.batch.versions() {
+            self.version(record, oid, versions);
+        }
         self.place(record)?;
         self.lsn(record.lsn);
         let Some(plan) = self.plans.get(number) else { return Ok(()) };
@@ -348,6 +357,18 @@ impl<'a> Writer<'a> {
             plan.columns.write(&mut self.out, cells, bytes, &mut self.scratch)?;
         }
         Ok(())
+    }
+
+    /// `schema_version`, where it is known.
+    fn version(&mut self, record: &Record, oid: u32, versions: &Versions) {
+        let Some(position) = self.batch.position(record) else { return };
+        if !matches!(&self.version, Some((known, span)) if *known == oid && span.contains(position)) {
+            self.version = versions.span(oid, position).map(|span| (oid, span));
+        }
+        if let Some((_, span)) = &self.version {
+            self.out.extend_from_slice(b",\"schema_version\":");
+            integer(&mut self.out, i64::from(span.version));
+        }
     }
 
     /// `position`, `commit_lsn`, `index`, `commit_time`, where they are known.

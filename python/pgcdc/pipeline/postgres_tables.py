@@ -1,0 +1,43 @@
+"""What the pipeline's own tables in PostgreSQL have in common: how they are reached, and what an error tells."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import psycopg
+
+__all__ = ["CREATE_LOCK", "DURABLE", "PATIENCE", "primary"]
+
+CREATE_LOCK: Final = 0x7067636463000001
+"""Held while a table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog."""
+DURABLE: Final = (
+    "SET synchronous_commit = on; SET default_transaction_read_only = off;"
+    " SET default_transaction_isolation = 'read committed'"
+)
+"""What a pipeline confirms must survive the server's crash, whatever the settings of a role or database say."""
+PATIENCE: Final[dict[str, Any]] = {
+    "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),
+    "keepalives_idle": 10,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 40_000,
+}
+"""So that a dead network is noticed within a minute; what the DSN says comes first."""
+
+
+def primary(error: psycopg.Error) -> str:
+    """What may be told of an error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The primary message alone, because details can hold values of rows. When there was no server to send one,
+        libpq's first line; not where it quotes a part of the DSN that it could not understand, which can be of a
+        password.
+    """
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, psycopg.OperationalError) and "invalid" not in text else type(error).__name__

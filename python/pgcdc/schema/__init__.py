@@ -1,0 +1,19 @@
+"""Shapes of tables over time: versions, what differs between two of them, and what a consumer does about it."""
+
+from pgcdc.schema.change import SchemaChange, change_of
+from pgcdc.schema.history import History, SchemaColumn, SchemaVersion, fingerprint_of
+from pgcdc.schema.policy import ChangeKind, Policy, PolicyWord, check_policy, reaction_to
+
+__all__ = [
+    "ChangeKind",
+    "History",
+    "Policy",
+    "PolicyWord",
+    "SchemaChange",
+    "SchemaColumn",
+    "SchemaVersion",
+    "change_of",
+    "check_policy",
+    "fingerprint_of",
+    "reaction_to",
+]
