@@ -456,7 +456,7 @@ class SchemaVersions:
         Returns:
             Its number; None of a table that nothing is known of.
         """
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
 
 @final
 class Batch:

@@ -17,7 +17,7 @@ from pgcdc.lsn import format_lsn
 if TYPE_CHECKING:
     from pgcdc.events import Column, Relation
 
-__all__ = ["TYPE_NAMES", "event_text", "relation_text"]
+__all__ = ["TYPE_NAMES", "event_text", "relation_text", "type_text"]
 
 _MOST_COLUMNS: Final = 12
 
@@ -150,13 +150,23 @@ def _name(name: str) -> str:
 
 
 def _type(column: Column) -> str:
-    """The type's name with its length or precision.
+    return type_text(TYPE_NAMES.get(column.type_oid, f"oid:{column.type_oid}"), column.type_modifier)
+
+
+def type_text(name: str, type_modifier: int) -> str:
+    """Print a type's name with its length or precision.
+
+    Args:
+        name: The type's name.
+        type_modifier: `pg_attribute.atttypmod`.
+
+    Returns:
+        `"numeric(10,2)"`; the name alone where there is nothing more to say.
 
     Source:
         Server functions `numerictypmodout`, `varchartypmodout`.
     """
-    name = TYPE_NAMES.get(column.type_oid, f"oid:{column.type_oid}")
-    modifier = column.type_modifier - 4
+    modifier = type_modifier - 4
     if modifier < 0 or name.endswith("[]"):
         return name
     if name in ("varchar", "bpchar"):

@@ -10,6 +10,7 @@ import typer
 from pgcdc import __version__
 from pgcdc.cli.demo import demo
 from pgcdc.cli.run import run as run_pipeline
+from pgcdc.cli.schema import application as schema
 
 __all__ = ["run"]
 
@@ -24,6 +25,7 @@ _application = typer.Typer(
 )
 _application.command("run")(run_pipeline)
 _application.command()(demo)
+_application.add_typer(schema, name="schema")
 
 
 def _print_version(wanted: bool) -> None:
