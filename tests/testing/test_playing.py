@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -249,6 +250,26 @@ def test_what_a_handler_raises_ends_it_and_is_stored_up_to_there() -> None:
         else:
             play(pipeline, changes, positions=store)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("identity", ["d", "f"])
+def test_changes_of_one_key_stay_in_order(identity: Any) -> None:
+    """However many are handled at once; under replica identity full the key is still the primary key."""
+    orders = Table("orders", {"id": "bigint", "status": "text"}, replica_identity=identity)
+    changes = [insert(orders, {"id": key, "status": "0"}) for key in range(5)]
+    for number in range(1, 9):
+        for key in range(5):
+            before = {"id": key, "status": str(number - 1)}
+            changes.append(update(orders, {"id": key, "status": str(number)}, old=before))
+    pipeline, seen = shop(), dict[int, list[str]]()
+
+    @pipeline.on("orders", concurrency=4)
+    async def index(change: Any) -> None:
+        await asyncio.sleep(0)
+        seen.setdefault(change.new.id, []).append(change.new.status)
+
+    play(pipeline, changes)
+    assert seen == {key: [str(number) for number in range(9)] for key in range(5)}
 
 
 async def test_on_a_running_loop() -> None:

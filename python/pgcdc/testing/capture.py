@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -40,10 +40,12 @@ class Capture:
     Attributes:
         messages: `wal_start` and payload of each XLogData.
         existing: Rows of an initial copy that comes before them.
+        keys: Primary keys by the table's OID, where they are not what the stream says of the replica identity.
     """
 
     messages: Sequence[tuple[int, bytes]]
     existing: Sequence[Batch] = ()
+    keys: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, transactions: Iterable[Transaction | Change], existing: Iterable[Change] = ()) -> Capture:
@@ -66,7 +68,7 @@ class Capture:
         messages: list[tuple[int, bytes]] = []
         for one in transactions:
             messages.extend(writer.transaction(one if isinstance(one, Transaction) else Transaction((one,))))
-        return cls(messages, copied)
+        return cls(messages, copied, writer.keys)
 
     @classmethod
     def load(cls, path: str | Path) -> Capture:
@@ -130,6 +132,17 @@ class Capture:
         commits = (begin.final_lsn for begin in begins if isinstance(begin, Begin))
         return max(*(lsn for lsn, _ in self.messages), *commits, _FIRST_LSN, 0)
 
+    def order(self) -> dict[int, Sequence[str]]:
+        """The columns by which changes of each table are kept in order, by the table's OID."""
+        decoder, found = Decoder(), dict[int, Sequence[str]]()
+        shapes = [relation for batch in self.existing for relation in batch.relations]
+        events = decoder.decode_many([payload for _, payload in self.messages if payload[:1] in b"RSEY"])
+        shapes += [event for event in events if isinstance(event, Relation)]
+        for relation in shapes:
+            identity = [column.name for column in relation.columns if column.is_key]
+            found[relation.oid] = self.keys.get(relation.oid) or identity or [one.name for one in relation.columns]
+        return found
+
     def cut(self, count: int) -> Capture:
         """The beginning of it, as if the connection had been lost there.
 
@@ -139,7 +152,7 @@ class Capture:
         Returns:
             The messages, and the existing rows.
         """
-        return Capture(self.messages[:count], self.existing)
+        return Capture(self.messages[:count], self.existing, self.keys)
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -171,6 +184,7 @@ class _Writer:
         self._shapes: dict[tuple[str, str], Relation] = {}
         self._told: dict[int, Relation] = {}
         self._transformer = Transformer()
+        self.keys: dict[int, tuple[str, ...]] = {}
 
     def copy(self, rows: Iterable[Change]) -> list[Batch]:
         batches = []
@@ -257,10 +271,10 @@ class _Writer:
             there = {column for column, *_ in columns}
             columns += [(column, self._oid(value), -1) for column, value in row.items() if column not in there]
             first = "id" if any(column == "id" for column, *_ in columns) else columns[0][0]
-            keys = (first,) if known is None else tuple(c.name for c in known.columns if c.is_key)
+            keys = self.keys.get(oid, (first,))
             identity = "d"
             if known is not None and known.replica_identity == "f":
-                identity, keys = "f", tuple(column for column, *_ in columns)
+                identity = "f"
         whole = identity == "f"
         unknown = sorted(row.keys() - {column for column, *_ in columns})
         if unknown:
@@ -268,7 +282,7 @@ class _Writer:
         relation = Relation(
             oid, *name, identity, [Column(one, kind, modifier, whole or one in keys) for one, kind, modifier in columns]
         )
-        self._shapes[name] = relation
+        self._shapes[name], self.keys[oid] = relation, keys
         return relation
 
     def _oid(self, value: Any) -> int:

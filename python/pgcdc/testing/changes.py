@@ -11,7 +11,7 @@ import msgspec
 from psycopg.postgres import types as _types
 
 from pgcdc.errors import ConfigError
-from pgcdc.pipeline.subscription import parse_table
+from pgcdc.tables import parse_table
 
 __all__ = [
     "Change",

@@ -228,6 +228,7 @@ class PlayedSource:
 
     def _play(self) -> None:
         self._formats.use(Catalog())
+        self._formats.order_by(self._capture.order())
         messages = self._capture.messages
         start, end = self._capture.first_lsn, self._capture.end_lsn
         stored = self._ledger.open()
