@@ -11,6 +11,7 @@ import json
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -20,8 +21,9 @@ import pgcdc
 from pgcdc import DecodeError, Delete, Truncate
 from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline import SqlitePositions
+from pgcdc.pipeline import run as running
 from pgcdc.replication import Reconnect
-from tests.pipeline.running import DEADLINE, Running, until
+from tests.pipeline.running import DEADLINE, Running, counted_saves, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,6 +180,9 @@ class Machine(RuleBasedStateMachine):
         self.run: Running | None = None
         self.extra = 0
         self.column = "amount"
+        self.patches = contextlib.ExitStack()
+        self.patches.enter_context(mock.patch.object(running, "SAVE_EVERY", 0.05))
+        self.saves = self.patches.enter_context(counted_saves())
 
     # What happens.
 
@@ -223,6 +228,7 @@ class Machine(RuleBasedStateMachine):
     @rule(written=st.booleans())
     def crash(self, written: bool) -> None:
         assert self.run is not None
+        self.saves(2)  # whatever may be stored is: what is queued must not be among it
         self.moment.dies_before = not written
         self.moment.dead = True
         self.touch()
@@ -343,6 +349,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if self.run is None:
+            self.patches.close()
             return
         try:
             self.moment.free.set()
@@ -357,6 +364,7 @@ class Machine(RuleBasedStateMachine):
             self.run.pipeline.stop()
             self.run.ended(DEADLINE)
             self.moment.dead = False
+            self.patches.close()
             self.run.pipeline.destroy()
             self.database.execute(f"DROP TABLE {self.name}")
 
