@@ -67,7 +67,7 @@ def test_a_start_that_fails_keeps_the_slot_that_positions_are_of(new_orders: Dat
     new_orders.execute("ALTER PUBLICATION mine SET TABLE orders", "INSERT INTO orders VALUES (2, 'new')")
     sink = Recorder()
     run_once(new_orders, shop(new_orders, sink, publication="mine"))
-    assert [change.new.id for change in sink.changes] == [2]
+    assert sink.actions == ["truncate", "insert", "insert"], "what was not published for a while is copied anew"
 
 
 def test_a_copy_that_fails_half_way_goes_on_where_it_was(orders: Database) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
+
+import msgspec
 
 from pgcdc.errors import Error
 from pgcdc.pipeline import publishing
@@ -19,9 +21,10 @@ from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
-from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog, RowFormat
@@ -144,10 +147,12 @@ class Beginning:
             self._fanout.know(published.all_tables, written_lsn(connection))
             self._versioning.learn_types(published.tables)
             joined_at = 0 if slot is None else slot.confirmed_flush_lsn or 0
-            self._guard = Guard(connection, settings, published.tables)
             self._ledger.complete = wanted(self._subscriptions, published.tables)
             self._know_columns(published)
-            self._resume(stored, server, published.fingerprint, joined_at)
+            self._guard = Guard(connection, settings, published.tables)
+            missed = self._missed(connection, self._guard, stored)
+            self._ledger.see(str(self._guard.seen), news=False)
+            self._resume(stored, server, published.fingerprint, joined_at, missed)
         joining = self._join(stored, catalog, copied=copying)
         lsn = min(row.through_lsn for row in self._ledger.stored.values())
         assert self._guard is not None
@@ -185,6 +190,9 @@ class Beginning:
         # The slot is made after this: no name from before it can come.
         self._fanout.know(published.all_tables, 0)
         self._guard = Guard(connection, self._settings, published.tables)
+        if (difference := self._guard.unlogged()) is not None:
+            raise difference.error
+        self._ledger.see(str(self._guard.seen), news=False)
         self._ledger.fingerprint = published.fingerprint
         self._know_columns(published)
         return published
@@ -192,6 +200,17 @@ class Beginning:
     def _know_columns(self, published: publishing.Published) -> None:
         check_columns(self._subscriptions, published.tables)
         self._formats.order_by(key_columns(published.all_tables))
+
+    def _missed(
+        self, connection: Connection, guard: Guard, stored: Mapping[str, StoredPosition]
+    ) -> dict[str, Collection[int]]:
+        """Find the tables of which the stream may lack something that was written while it did not run."""
+        if (difference := guard.unlogged()) is not None:
+            self._ledger.lack(difference.tables)
+            raise difference.error
+        seen = {row.seen for row in stored.values() if row.seen is not None}
+        missed = {text: guard.missed(connection, Seen.parse(text)) for text in seen}
+        return {name: missed[row.seen] for name, row in stored.items() if row.seen is not None and missed[row.seen]}
 
     def _unpublish(self, connection: Connection) -> None:
         try:
@@ -204,9 +223,17 @@ class Beginning:
                 # The next start finds it and uses it. The error that led here is the one to raise.
                 logger.warning("publication %r is left behind: %s", self._settings.publication, error)
 
-    def _resume(self, stored: Mapping[str, StoredPosition], server: Server, fingerprint: str, joined_at: int) -> None:
+    def _resume(
+        self,
+        stored: Mapping[str, StoredPosition],
+        server: Server,
+        fingerprint: str,
+        joined_at: int,
+        missed: Mapping[str, Collection[int]],
+    ) -> None:
         complete = self._ledger.complete
         rows = rows_to_resume(self._settings, self._subscriptions, stored, server, fingerprint, joined_at, complete)
+        rows = [_without(row, missed.get(row.consumer, ()), self._fanout.names) for row in rows]
         self._ledger.fingerprint = fingerprint
         self._ledger.put(rows)
         for name, row in self._ledger.stored.items():
@@ -243,3 +270,18 @@ class Beginning:
         if snapshot is not None:
             bar = None if self._settings.show_progress else False
             self._view.enter_context(SnapshotView(snapshot.progress, f"pipeline {self._settings.name!r}", bar=bar))
+
+
+def _without(row: StoredPosition, missed: Collection[int], names: Mapping[int, Table]) -> StoredPosition:
+    """What is stored for a consumer of which tables may lack something; those are copied anew, if it copies."""
+    changed = "what is published, or the table's partitions, changed while the pipeline did not run"
+    tables = row.tables
+    for oid in sorted(missed):
+        name = ".".join(names[oid])
+        if tables is None:
+            logger.warning("consumer %r takes no copies and may lack rows of table %s: %s", row.consumer, name, changed)
+        elif oid in tables:
+            logger.warning("consumer %r: table %s is copied anew: %s", row.consumer, name, changed)
+    if tables is None or tables.keys().isdisjoint(missed):
+        return row
+    return msgspec.structs.replace(row, tables={oid: lsn for oid, lsn in tables.items() if oid not in missed})

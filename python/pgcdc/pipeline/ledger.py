@@ -52,6 +52,8 @@ class Ledger:
         self.complete: Mapping[str, Collection[int]] = {}
         self.given_up = False
         self.slot_is_gone = False
+        self._seen: str | None = None
+        self._news = False
 
     def open(self) -> dict[str, StoredPosition]:
         """Open the store and read what is in it."""
@@ -109,6 +111,16 @@ class Ledger:
         """What this process knows to be stored, by consumer."""
         return dict(self._stored)
 
+    def see(self, seen: str, *, news: bool) -> None:
+        """Note what was seen of the catalog, to be stored with positions.
+
+        Args:
+            seen: `str` of a `Seen`.
+            news: Whether there was something that is not to be looked at again: then the next `save` writes.
+        """
+        self._seen = seen
+        self._news |= news
+
     def put(self, rows: Sequence[StoredPosition]) -> None:
         """Store new states as the pipeline's owner.
 
@@ -117,7 +129,7 @@ class Ledger:
         """
         with self._lock, self._reached():
             epoch = 1 + max((row.epoch for row in self._stored.values()), default=0)
-            new = [msgspec.structs.replace(row, epoch=epoch) for row in rows]
+            new = [msgspec.structs.replace(row, epoch=epoch, seen=self._seen or row.seen) for row in rows]
             self._move([Move(self._stored.get(row.consumer), row) for row in new])
 
     def lack(self, tables: Collection[int]) -> None:
@@ -156,8 +168,9 @@ class Ledger:
             ConnectionLost: When the store is away; it is opened again at the next call.
         """
         with self._lock, self._reached():
+            news, self._news = self._news, False
             moves = self._progress()
-            if final or any(_matters(move) for move in moves):
+            if final or news or any(_matters(move) for move in moves):
                 self._move(moves)
             return self._confirmable()
 
@@ -175,6 +188,7 @@ class Ledger:
                 position=position or stored.position,
                 through_lsn=max(stored.through_lsn, through_lsn),
                 tables=tables,
+                seen=self._seen or stored.seen,
             )
             # A start that failed before it knew all tables of a consumer leaves its mark as it is.
             complete = self.complete.get(name)

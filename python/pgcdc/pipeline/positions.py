@@ -30,7 +30,7 @@ __all__ = [
 
 COLUMNS = (
     "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint,"
-    " tables"
+    " tables, seen"
 )
 """The columns of a table of positions, beside the pipeline's name, in the order of `to_row` and `from_row`."""
 
@@ -57,6 +57,8 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
         tables: The tables, by OID, whose rows are durable in the consumer as of a snapshot, and that snapshot's LSN:
             what committed at or above it came, or comes, by the stream. None: nothing of that kind is known or wanted,
             every table comes by the stream alone.
+        seen: What had been seen of the catalog when this was stored (`seen.Seen`); None: an earlier version has stored
+            it.
     """
 
     consumer: str
@@ -69,6 +71,7 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     timeline: int
     fingerprint: str
     tables: Mapping[int, int] | None = None
+    seen: str | None = None
 
     def same_place(self, other: StoredPosition) -> bool:
         """Whether both have the same epoch, position and `through_lsn`: what a compare-and-set compares."""
@@ -152,6 +155,7 @@ def to_row(stored: StoredPosition) -> tuple[object, ...]:
         stored.timeline,
         stored.fingerprint,
         None if stored.tables is None else json.dumps({oid: format_lsn(lsn) for oid, lsn in stored.tables.items()}),
+        stored.seen,
     )
 
 
@@ -164,9 +168,8 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
     Returns:
         What is stored.
     """
-    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, fingerprint, text = (
-        row
-    )
+    consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, *rest = row
+    fingerprint, text, seen = rest
     tables = None if text is None else {int(oid): parse_lsn(lsn) for oid, lsn in json.loads(text).items()}
     return StoredPosition(
         consumer=consumer,
@@ -179,6 +182,7 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
         timeline=timeline,
         fingerprint=fingerprint,
         tables=tables,
+        seen=seen,
     )
 
 

@@ -93,6 +93,7 @@ class PostgresPositions:
                     timeline bigint NOT NULL,
                     fingerprint text NOT NULL,
                     tables text,
+                    seen text,
                     updated_at timestamptz NOT NULL DEFAULT now(),
                     PRIMARY KEY (pipeline, consumer)
                 ) WITH (fillfactor = 50)
@@ -101,9 +102,12 @@ class PostgresPositions:
 
     def _extend(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Add what a table lacks that an earlier version has made."""
-        query = "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'tables'"
-        if connection.execute(query, (self._table.as_string(connection),)).fetchone() is None:
-            connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS tables text").format(self._table))
+        query = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s)"
+        found = {name for (name,) in connection.execute(query, (self._table.as_string(connection),))}
+        for column in ("tables", "seen"):
+            if column not in found:
+                add = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} text")
+                connection.execute(add.format(self._table, sql.Identifier(column)))
 
     def _unusable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "53", "57"):
@@ -160,12 +164,12 @@ class PostgresPositions:
             PositionError: When what is stored is not what a step expects, or the table cannot be written.
         """
         insert = sql.SQL(
-            "INSERT INTO {} (pipeline, {}) VALUES (%s, %s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s)"
+            "INSERT INTO {} (pipeline, {}) VALUES (%s, %s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING"
         ).format(self._table, _COLUMNS)
         update = sql.SQL(
             "UPDATE {} SET ({}, updated_at) ="
-            " (%s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, clock_timestamp())"
+            " (%s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s, clock_timestamp())"
             " WHERE pipeline = %s AND consumer = %s AND epoch = %s AND through_lsn = %s::pg_lsn"
             " AND commit_lsn IS NOT DISTINCT FROM %s::pg_lsn AND change_index IS NOT DISTINCT FROM %s::bigint"
         ).format(self._table, _COLUMNS)

@@ -28,6 +28,7 @@ _CREATE = """
         timeline integer NOT NULL,
         fingerprint text NOT NULL,
         tables text,
+        seen text,
         PRIMARY KEY (pipeline, consumer)
     ) WITHOUT ROWID
 """
@@ -66,8 +67,10 @@ class SqlitePositions:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA busy_timeout = 10000")
             connection.execute(_CREATE)
-            if "tables" not in {column for _, column, *_ in connection.execute("PRAGMA table_info(positions)")}:
-                connection.execute("ALTER TABLE positions ADD COLUMN tables text")
+            found = {column for _, column, *_ in connection.execute("PRAGMA table_info(positions)")}
+            for column in ("tables", "seen"):
+                if column not in found:
+                    connection.execute(f"ALTER TABLE positions ADD COLUMN {column} text")
         except sqlite3.Error as error:
             connection.close()
             raise self._unusable(error) from error
@@ -121,7 +124,7 @@ class SqlitePositions:
                 if (found is None) != (expected is None) or (found and expected and not found.same_place(expected)):
                     raise refused(pipeline, move, found)
             connection.executemany(
-                f"INSERT OR REPLACE INTO positions (pipeline, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO positions (pipeline, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 [(pipeline, *to_row(move.next)) for move in moves],
             )
 

@@ -44,6 +44,9 @@ READ_TIMEOUT = 0.2
 """Seconds that one read waits for data at most: how soon a stop or something to confirm is noticed when it is quiet."""
 STATUS_EVERY = 0.5
 """Seconds between two status updates while nothing is read: well within any usable wal_sender_timeout."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at what is published, also when there is nothing to confirm: a partition that was just
+attached is still empty, as a rule, and what is unlogged for a while is noticed."""
 
 
 class Stopped(Exception):
@@ -119,6 +122,7 @@ class Source:
         self._interrupted = False
         self._finishing = False
         self._confirmable = 0
+        self._look_at = 0.0
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{settings.name}-source", daemon=True)
 
     # From the event loop.
@@ -294,6 +298,7 @@ class Source:
 
     def _published(self, connection: Connection, begun: Begun) -> bool:
         """Whether it is known that all tables have been published since the run began; raises when they were not."""
+        self._look_at = time.monotonic() + LOOK_EVERY
         try:
             difference = begun.guard.check(connection)
         except StatementTimeout as error:
@@ -302,7 +307,13 @@ class Source:
         if difference is not None:
             self._ledger.lack(difference.tables)
             raise difference.error
+        self._ledger.see(str(begun.guard.seen), news=begun.guard.news)
         return True
+
+    def _watch(self) -> None:
+        """Look now and then."""
+        if self._connection is not None and self._begun is not None and time.monotonic() >= self._look_at:
+            self._published(self._connection, self._begun)
 
     def _joined(self, reason: BaseException | None) -> None:
         if isinstance(reason, ConnectionLost):
@@ -324,6 +335,7 @@ class Source:
                 if begun.joining is not None:
                     begun.joining.sent(batch, idle_lsn, self._wait)
                 self._confirm(tenure)
+                self._watch()
                 self.asked = asked + tenure.questions
                 if self._waiters.waiting and not len(batch):
                     tenure.send_status(reply_requested=True)
@@ -356,6 +368,7 @@ class Source:
             if self._tenure is not None:
                 try:
                     self._confirm(self._tenure)
+                    self._watch()
                     self._tenure.send_status()
                 except ConnectionLost:
                     # A batch is handed over to all or to none. The next read says that the connection is lost; until
