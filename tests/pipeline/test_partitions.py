@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +13,15 @@ from pgcdc import ConfigError, PositionError
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.seen import Seen, full_xid
-from tests.pipeline.running import Running, confirmed, flushed, running, until
+from pgcdc.pipeline.source import Source
+from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, until
 from tests.pipeline.targets import Recorder, SqliteMirror, mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pgcdc.replication import Connection
     from tests.conftest import Database
 
 # With defaults, a check, and keys: making a partition of it writes most rows of the catalog more than once.
@@ -38,7 +41,7 @@ ATTACH_AGAIN = "ALTER TABLE orders ATTACH PARTITION orders_1 FOR VALUES FROM (1)
 class Watch:
     """A guard, and what it is made of."""
 
-    def __init__(self, connection: pgcdc.Connection, *tables: str, publication: str = "mine") -> None:
+    def __init__(self, connection: Connection, *tables: str, publication: str = "mine") -> None:
         self.connection = connection
         self._settings = pgcdc.Pipeline("shop", connection.dsn, tables=tables, publication=publication)._settings
         self.guard = self.anew()
@@ -79,7 +82,7 @@ def in_one(database: Database, *statements: str) -> None:
 
 
 def test_routine(database: Database, watch: Watch) -> None:
-    """What is made as a partition is well with rows in it, in whatever transaction; what is attached, while it is empty."""
+    """What is made as a partition is well with rows in it, in whatever transaction; what is attached, when empty."""
     before = watch.guard.seen
     in_one(
         database,
@@ -151,6 +154,7 @@ def test_rows_from_before(database: Database, watch: Watch, change: tuple[str, .
     else:
         database.execute(*change)
     partition = "orders_1" if DETACH in change else "orders_2"
+    database.execute(f"ALTER TABLE {partition} ALTER status SET STATISTICS 10")
     said = f"partition public.{partition} was attached to table public.orders while pipeline 'shop' "
     for _ in range(2):
         assert (watch.says() or "").startswith(said + "ran, and is not empty"), "it is not forgotten"
@@ -170,7 +174,7 @@ def test_a_partition_that_was_emptied(database: Database, watch: Watch) -> None:
 
 
 def test_what_is_not_in_the_wal(new_database_of_orders: Database) -> None:
-    """An unlogged partition, at a start and later; a table of all tables that is unlogged for a while; a foreign one."""
+    """An unlogged partition, at a start and later; a table of all tables that is unlogged, or dropped."""
     database = new_database_of_orders
     setup = (
         "CREATE TABLE other (id bigint)",
@@ -325,7 +329,7 @@ def assert_mirrored(database: Database, folder: Path) -> None:
 
 
 def test_a_running_pipeline_stops_and_the_next_start_copies(database: Database, tmp_path: Path) -> None:
-    """It notices by itself, though nothing has come that could be confirmed. PostgreSQL 14 needs another slot."""
+    """PostgreSQL 14 needs another slot: the next start says so."""
     database.execute(*ORDERS)
     run = Running(shop(database, tmp_path))
     run.streaming()
@@ -350,6 +354,35 @@ def test_a_running_pipeline_stops_and_the_next_start_copies(database: Database, 
         database.execute("INSERT INTO orders VALUES (102)")
         run.catch_up(database)
     assert_mirrored(database, tmp_path)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["nothing comes", "lanes are full"])
+def test_it_looks_though_there_is_nothing_to_confirm(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """What was just attached is empty as a rule, and will not be for ever."""
+    database, go_on = newest_database, threading.Event()
+    database.execute(*ORDERS)
+    monkeypatch.setattr(Source, "_confirm", lambda source, tenure: None)
+
+    class Slow(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            super().write(batch)
+            assert not full or batch.first_position is None or batch.first_position.index < 0 or go_on.wait(DEADLINE)
+
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], max_rows_in_flight=2)
+    pipeline.add(Slow(), name="sink")
+    run = Running(pipeline)
+    run.streaming()
+    if full:
+        for number in range(2, 9):
+            database.execute(f"INSERT INTO orders VALUES ({number})")
+        until(lambda: run.pipeline.statistics().consumers["sink"].queued_rows >= 2, "the lane is full")
+    in_one(database, APART, *LOADED, ATTACH)
+    until(lambda: run.pipeline.statistics().source.phase == "stopped", "it has noticed")
+    go_on.set()
+    error = run.ended()
+    assert isinstance(error, PositionError) and "partition public.orders_2 was attached" in str(error)
 
 
 def test_attached_while_it_is_stopped(

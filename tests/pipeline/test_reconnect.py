@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
@@ -330,6 +329,38 @@ def test_what_cannot_be_put_right_ends_it_at_once(
         assert error.hint
 
 
+def test_what_was_not_published_while_it_was_away(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noticed before anything is streamed: what comes next would be taken for all that there is."""
+    database, begun = new_orders, threading.Semaphore(0)
+    enter = Tenure.__enter__
+
+    def counted(tenure: Tenure) -> Tenure:
+        begun.release()
+        return enter(tenure)
+
+    monkeypatch.setattr(Tenure, "__enter__", counted)
+    with Proxy(database.server.port) as proxy:
+        store = MemoryPositions()
+        pipeline = pgcdc.Pipeline("shop", proxy.dsn(database.dsn), tables=["orders"], positions=store, reconnect=SOON)
+        pipeline.add(Recorder(), name="sink")
+        run = Running(pipeline)
+        run.streaming()
+        run.catch_up(database)
+        assert begun.acquire(blocking=False)
+        proxy.refuse = True
+        proxy.close()
+        reconnecting(run)
+        database.execute(
+            "ALTER PUBLICATION pgcdc_shop DROP TABLE orders",
+            "INSERT INTO orders VALUES (2, 'unpublished')",
+            "ALTER PUBLICATION pgcdc_shop ADD TABLE orders",
+        )
+        proxy.refuse = False
+        error = run.ended()
+    assert isinstance(error, PositionError) and "put back into" in str(error)
+    assert not begun.acquire(blocking=False)
+
+
 def test_it_gives_up_when_it_is_told_to(new_orders: Database) -> None:
     with Proxy(new_orders.server.port) as proxy:
         policy = Reconnect(first=0.01, longest=0.01, give_up=0.3)
@@ -394,7 +425,10 @@ SERVER = Server("7", timeline=1, database="shop", end_lsn=5000, switches={}, sta
         ({}, {"confirmed_flush_lsn": 901}, PositionError),
         ({}, {"wal_status": "lost"}, pgcdc.SlotLost),
         ({}, {"two_phase": True}, pgcdc.ConfigError),
+        ({}, {"synced": True}, None),  # of a standby that was promoted
+        ({"standby": True}, {"synced": True}, pgcdc.ConfigError),
         ({}, None, pgcdc.SlotNotFound),
+        ({"standby": True}, None, pgcdc.SlotNotFound),
     ],
 )
 def test_what_is_compared_when_the_server_is_back(
@@ -403,5 +437,13 @@ def test_what_is_compared_when_the_server_is_back(
     """Stored is 900; up to 1000 was handed over."""
     settings = pgcdc.Pipeline("shop", "", tables=["orders"])._settings
     now = None if slot is None else msgspec.structs.replace(SLOT, **slot)
-    with contextlib.nullcontext() if kind is None else pytest.raises(kind):
-        check_again(settings, {"sink": STORED}, now, dataclasses.replace(SERVER, **server), 1000)
+    found = dataclasses.replace(SERVER, **server)
+    if kind is None:
+        check_again(settings, {"sink": STORED}, now, found, 1000)
+        return
+    with pytest.raises(kind) as caught:
+        check_again(settings, {"sink": STORED}, now, found, 1000)
+    if kind in (pgcdc.ConfigError, pgcdc.SlotNotFound) and (slot is None or "synced" in slot):
+        # Nothing is lost when a server of several has answered that is not the primary.
+        hint = caught.value.hint or ""
+        assert ("destroy()" in hint, "target_session_attrs=read-write" in hint) == (not found.standby, found.standby)

@@ -84,6 +84,13 @@ def pause(standby: Database) -> None:
     until(lambda: standby.execute("SELECT pg_get_wal_replay_pause_state()") == [("paused",)])
 
 
+def test_a_slot_of_the_primary_is_missed_on_the_standby(pair: tuple[Database, Database]) -> None:
+    """As when the primary is restarted, and the DSN names both: nothing is lost, and nothing is to be made anew."""
+    with pgcdc.connect(pair[1].dsn) as connection, pytest.raises(pgcdc.SlotNotFound) as caught:
+        connection.stream("of_the_primary", ["p"])
+    assert "target_session_attrs=read-write" in (caught.value.hint or "")
+
+
 def test_a_standby_that_is_late(pair: tuple[Database, Database], slot: str, caplog: pytest.LogCaptureFixture) -> None:
     primary, standby = pair
     pause(standby)

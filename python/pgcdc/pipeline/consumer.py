@@ -13,7 +13,7 @@ from pgcdc.pipeline import failure, retry
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Rows
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import GaveUp, HandlerFailed, Target
+from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held, Target
 from pgcdc.protocol import Batch
 
 __all__ = ["Consumer", "ConsumerState"]
@@ -204,6 +204,9 @@ class Consumer:
 
     def _unavailable(self, error: SinkUnavailable) -> None:
         self.state, self.last_error = "retrying", str(error)
+        if isinstance(error, Held):
+            logger.info("consumer %r: %s", self.name, error)
+            return
         logger.warning("consumer %r: not available, trying again: %s", self.name, error)
 
 

@@ -14,6 +14,7 @@ from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, re
 from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.replication.settings import pin
+from pgcdc.replication.sqlstate import ON_STANDBY
 
 __all__ = ["PostgresPositions"]
 
@@ -133,7 +134,7 @@ class PostgresPositions:
         try:
             with connection.transaction():
                 yield connection
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             raise _lost(error) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise self._unusable(error) from error
@@ -216,8 +217,9 @@ class PostgresPositions:
 
 
 def _lost(error: psycopg.Error) -> ConnectionLost:
+    read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
     return ConnectionLost(
-        f"the server that keeps the positions cannot be reached: {primary(error)}",
-        hint="nothing was confirmed past what is stored",
+        f"the server that keeps the positions cannot be {'written to' if read_only else 'reached'}: {primary(error)}",
+        hint=f"nothing was confirmed past what is stored{f'; {ON_STANDBY}' if read_only else ''}",
         sqlstate=error.sqlstate,
     )

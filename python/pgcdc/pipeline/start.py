@@ -18,6 +18,8 @@ from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import Connection, SlotState
 from pgcdc.replication.session import Session
+from pgcdc.replication.slot import synchronised
+from pgcdc.replication.sqlstate import ON_STANDBY
 from pgcdc.replication.timeline import switch_point
 
 __all__ = ["Decision", "Server", "check_again", "decide", "look_at", "rows_to_resume", "tables_missing", "written_lsn"]
@@ -139,10 +141,10 @@ def decide(
         return "again"
     try:
         if slot is None:
-            raise _slot_gone(settings, stored)
+            raise _slot_gone(settings, stored, server)
         _check_lost(slot)
     except (SlotNotFound, SlotLost):
-        if settings.snapshot == "when_needed":
+        if settings.snapshot == "when_needed" and not (slot is None and server.standby):
             return "again"
         raise
     _check_positions(settings, stored, slot, server)
@@ -173,7 +175,7 @@ def check_again(
         ConnectionLost: When a standby has not replayed enough of it yet.
     """
     if slot is None:
-        raise _slot_gone(settings, stored)
+        raise _slot_gone(settings, stored, server)
     _check_slot(slot, server)
     _check_lost(slot)
     if server.standby and server.end_lsn < reached_lsn and all(r.timeline == server.timeline for r in stored.values()):
@@ -280,6 +282,8 @@ def _check_slot(slot: SlotState, server: Server) -> None:
                 hint="give the pipeline a slot of its own: Pipeline(…, slot=…)",
                 slot=slot.name,
             )
+    if slot.synced and server.standby:
+        raise synchronised(slot.name)
     if slot.two_phase:
         raise ConfigError(
             f"slot {slot.name!r} decodes transactions when they are prepared (two_phase), before it is known whether"
@@ -313,12 +317,12 @@ def _unknown_slot(settings: Settings, slot: SlotState) -> PositionError:
     )
 
 
-def _slot_gone(settings: Settings, stored: Mapping[str, StoredPosition]) -> SlotNotFound:
+def _slot_gone(settings: Settings, stored: Mapping[str, StoredPosition], server: Server) -> SlotNotFound:
     through_lsn = min(row.through_lsn for row in stored.values())
     return SlotNotFound(
         f"slot {settings.slot!r} does not exist any more, and pipeline {settings.name!r} is only at"
         f" {format_lsn(through_lsn)}: what was written since then cannot be read",
-        hint=f'{_ANEW}; or use snapshot="when_needed"',
+        hint=ON_STANDBY if server.standby else f'{_ANEW}; or use snapshot="when_needed"',
         slot=settings.slot,
         lsn=through_lsn,
     )

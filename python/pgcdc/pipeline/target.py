@@ -29,6 +29,10 @@ SAY_EVERY = 0.5
 """Seconds after which a handler's position is said within a batch: what a crash repeats is no more for a slow one."""
 
 
+class Held(SinkUnavailable):
+    """Nothing is wrong with the target: the pipeline has lost its server, and may not be the owner any more."""
+
+
 class GaveUp(Exception):
     """The time to drain is over; what was reached until then was reported."""
 
@@ -466,7 +470,7 @@ class HandlerTarget(_Shaped):
         if self._ended.is_set():
             raise GaveUp
         if self._held():
-            raise SinkUnavailable("it waits until the pipeline has its server again")
+            raise Held("it waits until the pipeline has its server again")
 
     def _handle(self, number: int) -> None:
         self._check()

@@ -16,6 +16,7 @@ import msgspec
 from pgcdc.errors import ConfigError, SlotLost, SlotNotFound
 from pgcdc.lsn import parse_lsn
 from pgcdc.replication.quoting import literal
+from pgcdc.replication.sqlstate import ON_STANDBY
 
 __all__ = [
     "PLUGIN",
@@ -28,6 +29,7 @@ __all__ = [
     "lost",
     "missing",
     "state_of",
+    "synchronised",
 ]
 
 PLUGIN: Final = "pgoutput"
@@ -253,6 +255,23 @@ def lost(slot: str, found: SlotState) -> SlotLost:
         " a larger max_slot_wal_keep_size keeps it from happening again",
         slot=slot,
         lsn=found.confirmed_flush_lsn,
+        sqlstate="55000",
+    )
+
+
+def synchronised(slot: str) -> ConfigError:
+    """The exception for a slot of a standby that follows the one of its primary: it is not to be used there.
+
+    Args:
+        slot: Its name.
+
+    Returns:
+        The exception, to be raised.
+    """
+    return ConfigError(
+        f'slot "{slot}" of this standby is synchronised from its primary, and of use only when the standby is promoted',
+        hint=ON_STANDBY,
+        slot=slot,
         sqlstate="55000",
     )
 

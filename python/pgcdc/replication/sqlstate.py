@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOBODY",
+    "ON_STANDBY",
     "RUNNING",
     "Doing",
     "Who",
@@ -193,6 +194,11 @@ def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NO
 _TOO_MANY = (
     "raise max_wal_senders (and max_connections) and restart the server, or stop a connection that is not needed"
 )
+ON_STANDBY = (
+    "this server is a standby: connect to its primary, if you mean that one; where the DSN names several servers, put"
+    " target_session_attrs=read-write into it"
+)
+"""What to do when a slot cannot be used on a standby: nothing is wrong with it, as a rule."""
 _ALL_SLOTS = "SELECT slot_name FROM pg_replication_slots;"
 _REPLICATION_ROLE = "ALTER ROLE {role} REPLICATION; as a superuser (on Amazon RDS: GRANT rds_replication TO {role};)"
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (

@@ -21,8 +21,8 @@ from pgcdc.replication.link import Link
 from pgcdc.replication.negotiation import choose_binary, start_command
 from pgcdc.replication.new_types import TypeWatch
 from pgcdc.replication.progress import Progress
-from pgcdc.replication.slot import check_slot, lost
-from pgcdc.replication.sqlstate import Doing, connection_lost, missing_slot_hint
+from pgcdc.replication.slot import check_slot, lost, synchronised
+from pgcdc.replication.sqlstate import ON_STANDBY, Doing, connection_lost, missing_slot_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,11 +89,13 @@ def start(
     if found is None:
         raise SlotNotFound(
             f'slot "{slot}" does not exist',
-            hint=missing_slot_hint(slot),
+            hint=ON_STANDBY if _wal_end(session).standby else missing_slot_hint(slot),
             slot=slot,
             sqlstate="42704",
         )
     check_slot(found, database)
+    if found.synced and _wal_end(session).standby:
+        raise synchronised(slot)
     if found.lost:
         raise lost(slot, found)
     confirmed = found.confirmed_flush_lsn or 0
