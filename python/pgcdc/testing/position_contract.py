@@ -64,6 +64,7 @@ class PositionStoreContract:
             row("c", snapshot="none"),
             row("d", snapshot="begun", tables={}),
             row("e", tables={2**32 - 1: 2**64 - 1, 16384: 0}),
+            row("f", seen="4711 4712 4800"),
         ]
         store.move("shop", [Move(None, stored) for stored in rows])
         assert store.load("shop") == {stored.consumer: stored for stored in rows}
