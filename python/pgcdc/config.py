@@ -155,6 +155,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         max_rows: See `pgcdc.pipeline.options.ConsumerOptions`, as what follows.
         max_bytes: Likewise.
         max_wait: Likewise.
+        transactions: Likewise.
         concurrency: Likewise.
         key: Likewise.
         on_schema_change: What it does when a table has another shape: a word, or a table of words by kind of change.
@@ -176,6 +177,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     max_rows: int | None = None
     max_bytes: int | None = None
     max_wait: float | None = None
+    transactions: bool | int | None = None
     concurrency: int | None = None
     key: list[str] | None = None
     on_schema_change: str | dict[str, str] | None = None

@@ -152,7 +152,7 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
 
 def _shaping(where: str, consumer: ConsumerSection) -> dict[str, Any]:
     """The options that say what of the changes a consumer gets; functions are imported."""
-    plain = ("columns", "messages", "topics", "max_rows", "max_bytes", "max_wait", "concurrency", "key")
+    plain = ("columns", "messages", "topics", "max_rows", "max_bytes", "max_wait", "transactions", "concurrency", "key")
     given = {name: value for name in plain if (value := getattr(consumer, name)) is not None}
     if consumer.where is not None:
         given["where"] = import_attribute(consumer.where, f"{where}.where")

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 from pgcdc.errors import PositionError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure, retry
+from pgcdc.pipeline.gathering import Unfinished, gathered
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Rows
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.subscription import Subscription
@@ -89,8 +90,8 @@ class Consumer:
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
                 self._skip = None
-            elif isinstance(item, Rows):
-                await self._deliver(item.batch)
+            elif isinstance(item, Rows) and not await self._gather(item):
+                return
             self.lane.done()
 
     async def _close(self) -> None:
@@ -155,6 +156,19 @@ class Consumer:
         )
 
     # Delivery.
+
+    async def _gather(self, rows: Rows) -> bool:
+        """Deliver what the lane has brought; whether all of it was."""
+        options = self._subscription.options
+        if not (options.max_wait or options.transactions):
+            await self._deliver(rows.batch)
+            return True
+        try:
+            async for batch in gathered(self.name, options, self.lane, rows):
+                await self._deliver(batch)
+        except Unfinished:
+            return False
+        return True
 
     async def _deliver(self, batch: Batch) -> None:
         if self._skip is not None:

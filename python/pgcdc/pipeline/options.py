@@ -20,6 +20,8 @@ __all__ = ["ConsumerOptions", "Options", "check_options"]
 AnyTransform: TypeAlias = Transform | Function
 MOST_CONCURRENT = 256
 """So many changes may one consumer handle at once, at most: each takes a thread where the handler blocks."""
+LARGEST_TRANSACTION = 100_000
+"""So many changes a transaction may have that is taken whole, where no number was said."""
 
 
 class ConsumerOptions(TypedDict, total=False):
@@ -41,6 +43,9 @@ class ConsumerOptions(TypedDict, total=False):
         max_rows: So many changes are given to it at once, at most.
         max_bytes: So many bytes of raw messages, likewise; one change may be larger.
         max_wait: So many seconds more rows are waited for while there are fewer than `max_rows`.
+        transactions: For sinks: no write ends within a transaction, which waits for its last change; True for those of
+            up to 100,000 changes, or a number. A larger one, or one of more than 64 MiB, stops the consumer. `max_rows`
+            and `max_bytes` are then limits for whole transactions: one alone may be larger.
         concurrency: So many changes (of a sink: parts of a batch) are under way at once; those of one key never.
         key: The columns of the key that order is kept for; by default each table's primary key.
         on_schema_change: What it does when one of its tables has another shape: `"follow"`, `"warn"` (and go on) or
@@ -59,6 +64,7 @@ class ConsumerOptions(TypedDict, total=False):
     max_rows: int | None
     max_bytes: int | None
     max_wait: float
+    transactions: bool | int
     concurrency: int
     key: Collection[str] | None
     on_schema_change: PolicyWord | Mapping[ChangeKind, PolicyWord] | None
@@ -77,6 +83,8 @@ class Options:
         max_rows: Likewise.
         max_bytes: Likewise.
         max_wait: Likewise.
+        transactions: How many changes the largest one has that is taken whole; 0: they come in parts.
+        max_transaction_bytes: How many bytes of raw messages it has.
         concurrency: Likewise.
         key: Likewise.
         on_schema_change: A word for each kind.
@@ -90,6 +98,8 @@ class Options:
     max_rows: int | None = None
     max_bytes: int | None = None
     max_wait: float = 0.0
+    transactions: int = 0
+    max_transaction_bytes: int = 64 * 1024 * 1024
     concurrency: int = 1
     key: tuple[str, ...] | None = None
     on_schema_change: Policy = field(default_factory=lambda: check_policy("", None))
@@ -133,6 +143,16 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
             f"key= of consumer {consumer!r} says what concurrency keeps in order",
             hint='concurrency=4, key=["user_id"]; one change after another is in order anyway',
         )
+    transactions = given.get("transactions", False)
+    if isinstance(transactions, bool):
+        transactions = LARGEST_TRANSACTION if transactions else 0
+    else:
+        transactions = _count(consumer, "transactions", transactions) or 0
+    if transactions and concurrency > 1:
+        raise ConfigError(
+            f"consumer {consumer!r} cannot have transactions whole and in parts at once",
+            hint="leave concurrency or transactions out",
+        )
     topics = _names(consumer, "topics", given.get("topics")) or ()
     messages = _names(consumer, "messages", given.get("messages")) or ()
     transforms = _transforms(consumer, given.get("transform", ()))
@@ -145,6 +165,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         max_rows=_count(consumer, "max_rows", given.get("max_rows")),
         max_bytes=_count(consumer, "max_bytes", given.get("max_bytes")),
         max_wait=float(max_wait),
+        transactions=transactions,
         concurrency=concurrency,
         key=key,
         on_schema_change=check_policy(consumer, given.get("on_schema_change")),

@@ -129,6 +129,8 @@ class Lane:
         self.tables: dict[int, int] = {}
         self._items: deque[Item] = deque()
         self._working: Item | None = None
+        self._behind: list[Rows] = []  # what was taken to it by `more`
+        self._wants_more = False
         self._condition = condition
         self._max_rows = max_rows
         self._max_bytes = max_bytes
@@ -158,6 +160,7 @@ class Lane:
                 if (
                     self.rows
                     and not self._held
+                    and not self._wants_more
                     and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes)
                 ):
                     return False
@@ -179,6 +182,7 @@ class Lane:
             last = self._items[-1] if self._items else self._working
             if isinstance(last, Rows):
                 last.through_lsn = max(last.through_lsn, through_lsn)
+                self._wake()
                 return
             if last is not None or through_lsn <= self.through_lsn:
                 return
@@ -244,6 +248,55 @@ class Lane:
                 self._working = Rows(batch, taken[-1].through_lsn, nbytes)
         return self._working
 
+    async def more(self, seconds: float | None, through_lsn: int = 0) -> Batch | None:
+        """Take what comes behind the rows that are worked on: it is in flight together with them.
+
+        While it waits without a limit of time, the source may hand over more than has room: whoever waits so must
+        have it, and sees to it that it has an end.
+
+        Args:
+            seconds: How long to wait; None: for as long as it takes.
+            through_lsn: No longer either than until the WAL is done up to here for what is worked on; 0: until then.
+
+        Returns:
+            The rows; empty when the time is over, the WAL is done so far, or what comes next are no rows. None when
+            nothing more will come.
+        """
+        deadline = None if seconds is None else self._loop.time() + seconds
+        try:
+            while True:
+                with self._condition:
+                    working = self._working
+                    assert isinstance(working, Rows)
+                    if self._items and not self._held:
+                        rows = self._items[0]
+                        if not isinstance(rows, Rows):
+                            return Batch.of([])
+                        self._items.popleft()
+                        self._behind.append(rows)
+                        working.through_lsn = max(working.through_lsn, rows.through_lsn)
+                        return rows.batch
+                    if self._closed:
+                        return None
+                    if through_lsn and working.through_lsn > through_lsn:
+                        return Batch.of([])
+                    self._wants_more = deadline is None
+                    self._condition.notify_all()
+                    self._arrived.clear()
+                    self._waiting = True
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    return Batch.of([])
+        finally:
+            self._wants_more = False
+
+    def working_through(self) -> int:
+        """How far the WAL is done for the consumer once the rows that are worked on are durable."""
+        with self._condition:
+            return self._working.through_lsn if isinstance(self._working, Rows) else 0
+
     async def allowed(self) -> bool:
         """Wait until it is not held.
 
@@ -301,6 +354,10 @@ class Lane:
         """Record that the whole item being worked on is durable."""
         with self._condition:
             item, self._working = self._working, None
+            behind, self._behind = self._behind, []
+            for rows in behind:
+                self.rows -= rows.batch.changes_count
+                self.bytes -= rows.nbytes
             if isinstance(item, Rows):
                 self.rows -= item.batch.changes_count
                 self.bytes -= item.nbytes

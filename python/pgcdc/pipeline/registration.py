@@ -170,6 +170,8 @@ class Registration:
             check_row(consumer, row)
             chosen = choose_tables(consumer, [table], self._settings.tables)
             chosen_options = check_options(consumer, options, chosen)
+            if chosen_options.transactions:
+                raise ConfigError(f"handler {consumer!r} gets one change after another: transactions= is for sinks")
             chosen_actions = choose_actions(consumer, actions)
             gets_rows = chosen_actions != {"schema"}  # it is found with rows of any kind
             self._register(

@@ -63,6 +63,7 @@ class Shaping:
         self._transforms = (*self._columns.values(), *options.transforms)
         self._max_rows = options.max_rows
         self._max_bytes = options.max_bytes
+        self._transactions = bool(options.transactions)
 
     @property
     def transforms(self) -> bool:
@@ -81,7 +82,7 @@ class Shaping:
         rows, size = self._max_rows, self._max_bytes
         if (rows is None or batch.changes_count <= rows) and (size is None or batch.nbytes <= size):
             return [batch]
-        return batch.pieces(rows or batch.changes_count, size)
+        return batch.pieces(rows or batch.changes_count, size, transactions=self._transactions)
 
     def shape(self, batch: Batch, own: RowFormat, context: Callable[[], Context]) -> Shaped:
         """Filter and transform a batch.
