@@ -12,6 +12,7 @@ from psycopg.postgres import types as _types
 
 from pgcdc.errors import ConfigError
 from pgcdc.tables import parse_table
+from pgcdc.transforms.outbox import PREFIX, content_of
 
 __all__ = [
     "Change",
@@ -19,6 +20,7 @@ __all__ = [
     "Table",
     "Transaction",
     "delete",
+    "emitted",
     "insert",
     "message",
     "transaction",
@@ -162,6 +164,21 @@ def message(prefix: str, content: bytes | str, *, transactional: bool = True) ->
     """
     raw = content.encode() if isinstance(content, str) else content
     return Change("message", prefix=prefix, content=raw, transactional=transactional)
+
+
+def emitted(topic: str, payload: Any, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> Change:
+    """What `pgcdc.emit` writes.
+
+    Args:
+        topic: See there, as what follows.
+        payload: Likewise.
+        key: Likewise.
+        headers: Likewise.
+
+    Returns:
+        The change.
+    """
+    return message(PREFIX + topic, content_of(payload, key, headers))
 
 
 def transaction(*changes: Change, commit_lsn: int | None = None) -> Transaction:
