@@ -230,7 +230,6 @@ class PlayedSource:
         self._formats.use(Catalog())
         self._formats.order_by(self._capture.order())
         messages = self._capture.messages
-        self._formats.order_by(self._keys())
         start, end = self._capture.first_lsn, self._capture.end_lsn
         stored = self._ledger.open()
         self._versioning.open()
@@ -248,16 +247,6 @@ class PlayedSource:
             self.received_lsn = max(self.received_lsn, part[-1][0], through)
             self._fanout.send(Batch.of([]), through)
         self._wait(lambda: all(not lane.rows and lane.through_lsn >= through for lane in self._lanes.values()))
-
-    def _keys(self) -> dict[int, list[str]]:
-        """The columns of each table's key: those of its replica identity."""
-        streamed = Batch.of([payload for _, payload in self._capture.messages]).relations
-        relations = [*streamed, *(relation for batch in self._capture.existing for relation in batch.relations)]
-        return {
-            relation.oid: [column.name for column in relation.columns if column.is_key]
-            or [column.name for column in relation.columns]
-            for relation in relations
-        }
 
     def _own(self, stored: Mapping[str, StoredPosition], start: int, end: int) -> None:
         """Own the pipeline, and say where each consumer stands."""
