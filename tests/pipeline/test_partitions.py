@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import pgcdc
+import pgcdc.replication
 from pgcdc import ConfigError, PositionError
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.guarding import Guard
@@ -383,6 +384,24 @@ def test_it_looks_though_there_is_nothing_to_confirm(
     go_on.set()
     error = run.ended()
     assert isinstance(error, PositionError) and "partition public.orders_2 was attached" in str(error)
+
+
+def test_changed_while_the_slot_was_made(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the snapshot, and before what is published is looked at again: the leaves are the same then."""
+    database = newest_database
+    database.execute(*ORDERS)
+    create_slot = pgcdc.replication.Connection.create_slot
+
+    def slowly(connection: Connection, *arguments: Any, **options: Any) -> Any:
+        slot = create_slot(connection, *arguments, **options)
+        in_one(database, DETACH, "INSERT INTO orders_1 VALUES (2)", ATTACH_AGAIN)
+        return slot
+
+    monkeypatch.setattr(pgcdc.replication.Connection, "create_slot", slowly)
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    pipeline.add(Recorder(), name="sink")
+    error = Running(pipeline).ended()
+    assert isinstance(error, PositionError) and "partition public.orders_1 was attached" in str(error)
 
 
 def test_attached_while_it_is_stopped(

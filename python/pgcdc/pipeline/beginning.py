@@ -172,7 +172,7 @@ class Beginning:
                 self._wait,
                 self._watch,
             )
-            copy.take(connection, server, catalog, lambda: self._published(connection), again=again)
+            copy.take(connection, server, catalog, lambda made: self._published(connection, made), again=again)
         except BaseException:
             if made and not any(lane.tables for lane in self._lanes.values()):
                 self._unpublish(connection)
@@ -185,8 +185,10 @@ class Beginning:
         for row in self._ledger.stored.values():
             self._lanes[row.consumer].advance(row.through_lsn)
 
-    def _published(self, connection: Connection) -> publishing.Published:
+    def _published(self, connection: Connection, made: bool) -> publishing.Published:
         published = publishing.published(connection, self._settings)
+        if made:
+            return published  # what has changed since the slot was made is for the watch to find
         # The slot is made after this: no name from before it can come.
         self._fanout.know(published.all_tables, 0)
         self._guard = Guard(connection, self._settings, published.tables)

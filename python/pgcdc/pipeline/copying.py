@@ -121,7 +121,7 @@ class InitialCopy:
         connection: Connection,
         server: Server,
         catalog: Catalog,
-        published: Callable[[], Published],
+        published: Callable[[bool], Published],
         *,
         again: bool,
     ) -> None:
@@ -131,7 +131,7 @@ class InitialCopy:
             connection: The replication connection; it must not be used otherwise while the copy goes on.
             server: What the server said of itself.
             catalog: The types of the database.
-            published: Gives what is published now.
+            published: Gives what is published now; told whether it is only to compare, when the slot is made already.
             again: Whether something of an earlier copy may be in the targets.
 
         Raises:
@@ -171,14 +171,14 @@ class InitialCopy:
                 raise stale
 
     def _make_slot(
-        self, connection: Connection, server: Server, published: Callable[[], Published], *, first: bool
+        self, connection: Connection, server: Server, published: Callable[[bool], Published], *, first: bool
     ) -> tuple[Slot, Sequence[PublishedTable]]:
         """Make the slot, and again as long as what is published changes meanwhile: the copy would lack it."""
         settings = self._settings
         exports = any(subscription.copies for subscription in self._subscriptions.values())
         for number in range(MADE_AGAIN):
             # The shapes and files of the tables are taken before the slot is made: the copy compares with them.
-            before = published()
+            before = published(False)
             self._ledger.complete = wanted(self._subscriptions, before.tables)
             if first:
                 # Before the slot of an earlier copy is dropped: with this mark the next start does without it.
@@ -191,7 +191,7 @@ class InitialCopy:
                 slot = connection.create_slot(
                     settings.slot, temporary=settings.snapshot == "only", export_snapshot=exports
                 )
-                changes = before.state.changes(published().state)
+                changes = before.state.changes(published(True).state)
             except BaseException:
                 self._drop(connection)
                 raise
