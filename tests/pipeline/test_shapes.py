@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -15,7 +17,8 @@ import pytest
 import pgcdc
 from pgcdc import SchemaChange
 from pgcdc.pipeline import SqlitePositions
-from tests.pipeline.running import DEADLINE, Running, running, slots, until
+from pgcdc.pipeline.versioning import Versioning
+from tests.pipeline.running import DEADLINE, Running, flushed, running, until
 from tests.pipeline.shop import run_once
 from tests.pipeline.targets import Recorder
 from tests.pipeline.test_kill import Program
@@ -159,28 +162,31 @@ def test_an_alter_between_two_runs_is_migrated_at_the_next(new_orders: Database,
     assert second.schema_history() == []
 
 
-def test_what_was_left_out_by_the_filter_leaves_no_migration_out(new_orders: Database) -> None:
+@pytest.mark.parametrize("had_one", [True, False])
+def test_what_was_left_out_by_the_filter_leaves_no_migration_out(new_orders: Database, had_one: bool) -> None:
     """The consumer's position goes past the first row of the new shape, which is none of its business."""
     database = new_orders
-    pipeline, ran, deleted = shop(database), list[Any](), list[Any]()
+    pipeline, ran, deleted = shop(database, snapshot="initial" if had_one else "never"), list[Any](), list[Any]()
     pipeline.migrate("orders", consumer="handler")(lambda old, new: ran.append((len(old.columns), len(deleted))))
 
     @pipeline.on("orders", "delete", name="handler")
     def handle(change: pgcdc.Change[Any]) -> None:
         deleted.append(change)
 
-    with running(pipeline) as run:
-        run.streaming()
-        database.execute("DELETE FROM orders WHERE id = 1", ADD, "INSERT INTO orders VALUES (2, 'b')")
-        run.catch_up(database)
+    def do(*statements: str) -> None:
+        with running(pipeline) as run:
+            run.streaming()
+            for statement in statements:
+                database.execute(statement)
+            run.catch_up(database)
+
+    do(*["DELETE FROM orders WHERE id = 1"][:had_one])
+    do(ADD, "INSERT INTO orders VALUES (2, 'b')")
     assert ran == []
-    run_once(database, pipeline)
-    with running(pipeline) as run:
-        run.streaming()
-        database.execute("DELETE FROM orders WHERE id = 2")
-        run.catch_up(database)
-    assert ran == [(2, 1)]
-    assert len(deleted) == 2
+    do()
+    do("DELETE FROM orders WHERE id = 2")
+    assert ran == [(2, had_one)]
+    assert len(deleted) == 1 + had_one
 
 
 def test_a_migration_that_fails_stops_there_and_is_tried_again(new_orders: Database) -> None:
@@ -417,14 +423,37 @@ def test_a_table_that_is_renamed_may_be_followed(new_orders: Database) -> None:
     assert len(versions(pipeline, "purchases")) == len(versions(pipeline, "orders")) == 3
 
 
+def test_a_shape_that_goes_and_comes_back_within_one_transaction(new_orders: Database) -> None:
+    """All of it is in one batch: each is the next version of the one before it."""
+    database = new_orders
+    pipeline, sink = shop(database), Told()
+    pipeline.add(sink)
+    with running(pipeline) as run:
+        run.streaming()
+        with database.connect() as connection, connection.transaction():
+            for number in range(2, 8):
+                connection.execute(f"INSERT INTO orders (id) VALUES ({number})")
+                connection.execute(
+                    f"ALTER TABLE orders {'DROP' if number % 2 else 'ADD'} COLUMN x {'int' * (1 - number % 2)}"
+                )
+        database.execute("INSERT INTO orders (id) VALUES (9)")
+        run.catch_up(database)
+    wanted: list[Any] = [(1, 1), (2, 1)]
+    for version, number in zip(range(2, 8), (3, 4, 5, 6, 7, 9), strict=True):
+        wanted += [f"{version - 1}-{version}", (number, version)]
+    assert ids(sink.changes) == wanted
+
+
 class Gate(Recorder):
     """Takes nothing of the stream before it is let."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.reached = threading.Event()
         self.go_on = threading.Event()
 
     def write(self, batch: pgcdc.Batch) -> None:
+        self.reached.set()
         assert self.go_on.wait(2 * DEADLINE)
         super().write(batch)
 
@@ -438,23 +467,74 @@ def test_a_consumer_that_joins_waits_for_versions_that_the_source_has_not_seen(n
     pipeline, slow, late = shop(database, max_rows_in_flight=1), Gate(), Told()
     pipeline.add(slow, name="slow")
     pipeline.add(late, name="late")
-    database.execute(
-        *(f"INSERT INTO orders VALUES ({number}, 'b')" for number in (2, 3)),
-        "ALTER TABLE orders ADD COLUMN x int",
-        "INSERT INTO orders VALUES (4, 'c', 1)",
-        "ALTER TABLE orders ADD COLUMN y int",
-    )
-    with running(pipeline) as run:
-        try:
-            until(lambda: len(slots(database)) == 2, "the slot of the snapshot")
-        finally:
-            slow.go_on.set()
+    asked = threading.Event()
+
+    def told(method: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            asked.set()
+            return method(*arguments)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name in ("fits", "begin"):
+            stack.enter_context(mock.patch.object(Versioning, name, told(getattr(Versioning, name))))
+        # A slot waits for it, so the snapshot is taken when all of the following is done.
+        writing = stack.enter_context(database.connect())
+        writing.execute("BEGIN; CREATE TABLE another (id int)")
+        stack.callback(slow.go_on.set)
+        run = stack.enter_context(running(pipeline))
         run.streaming()
+        database.execute("INSERT INTO orders VALUES (2, 'b')")
+        assert slow.reached.wait(DEADLINE)
+        database.execute("INSERT INTO orders VALUES (3, 'b')")
+        written = flushed(database)
+        until(lambda: pipeline.statistics().source.received_lsn >= written, "the source has a row that finds no room")
+        database.execute(
+            "ALTER TABLE orders ADD COLUMN x int",
+            "INSERT INTO orders VALUES (4, 'c', 1)",
+            "ALTER TABLE orders ADD COLUMN y int",
+        )
+        writing.execute("COMMIT")
+        assert asked.wait(DEADLINE)
+        slow.go_on.set()
         database.execute("INSERT INTO orders VALUES (5, 'd', 1, 1)")
         run.catch_up(database)
     assert ids(slow.changes) == [(2, 1), (3, 1), (4, 2), (5, 3)]
     assert ids(late.changes) == [(1, 3), (2, 3), (3, 3), (4, 3), (5, 3)]
     assert [version for version, _ in versions(pipeline)] == [1, 2, 3]
+
+
+def test_a_table_altered_before_and_behind_a_snapshot_is_copied_again(
+    new_orders: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source has seen the shape behind it before the one of the snapshot could be taken down."""
+    database = new_orders
+    first = shop(database)
+    first.add(Recorder(), name="early")
+    run_once(database, first)
+    database.execute("ALTER TABLE orders ADD COLUMN x int")
+    pipeline, early, late = shop(database), Recorder(), Told()
+    pipeline.add(early, name="early")
+    pipeline.add(late, name="late")
+    begin, snapshots = Versioning.begin, list[int]()
+
+    def slowly(versioning: Versioning, relations: Any, lsn: int, wait: Any) -> bool:
+        snapshots.append(lsn)
+        if len(snapshots) == 1:
+            database.execute("ALTER TABLE orders ADD COLUMN y int", "INSERT INTO orders VALUES (2, 'b', 1, 1)")
+            until(lambda: bool(early.changes), "the source is ahead")
+        return begin(versioning, relations, lsn, wait)
+
+    monkeypatch.setattr(Versioning, "begin", slowly)
+    with running(pipeline) as run:
+        run.streaming()
+        run.catch_up(database)
+        database.execute("INSERT INTO orders VALUES (3, 'c', 1, 1)")
+        run.catch_up(database)
+    assert len(snapshots) == 2
+    assert ids(early.changes) == [(2, 2), (3, 2)]
+    assert ids(late.changes) == [(1, 2), (2, 2), (3, 2)]
 
 
 def test_nobody_hears_of_versions_alone_but_who_asks(new_orders: Database) -> None:

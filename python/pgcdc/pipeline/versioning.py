@@ -163,12 +163,9 @@ class Versioning:
     def _note(self, seen: Iterable[tuple[Relation, Position]], wait: Callable[[Callable[[], bool]], None]) -> None:
         # Mostly there is nothing; then nobody waits for the store either, which another may be using just now.
         history = self._history
-        candidates = [
-            (relation, position)
-            for relation, position in seen
-            if (history.fit if position.index == SNAPSHOT_INDEX else history.next)(relation, position)
-        ]
-        if not candidates:
+        # What follows a change may go back to the shape before it, so it is looked at again with it.
+        candidates = list(seen)
+        if not any(_find(history, relation, position) for relation, position in candidates):
             return
         failed: list[BaseException] = []
         ended = threading.Event()
@@ -196,7 +193,7 @@ class Versioning:
         new.type_names = self._history.type_names
         versions = []
         for relation, position in candidates:
-            version = (new.fit if position.index == SNAPSHOT_INDEX else new.next)(relation, position)
+            version = _find(new, relation, position)
             if version is not None:
                 versions.append(version)
                 new.add(version)
@@ -284,3 +281,8 @@ class Versioning:
         with self._lock:
             self._write(lambda: self._store.record(self._pipeline, steps))
             self._steps |= {(step.consumer, step.oid, step.version): step for step in steps}
+
+
+def _find(history: History, relation: Relation, position: Position) -> SchemaVersion | None:
+    """The version that begins with a row; of a copy's rows, with the snapshot that they are of."""
+    return (history.fit if position.index == SNAPSHOT_INDEX else history.next)(relation, position)
