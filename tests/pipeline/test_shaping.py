@@ -250,3 +250,41 @@ def test_a_sink_gets_transactions_whole(newest_database: Database) -> None:
     commits: list[set[int]] = [{change.commit_lsn for change in batch.changes()} for batch in whole.batches]  # type: ignore[union-attr, misc]
     assert sum(map(len, commits)) == len(set().union(*commits)) == 6
     assert all(batch.changes_count <= 50 for batch in parts.batches)
+
+
+def test_events_die_with_their_transaction_and_outlive_the_server(newest_database: Database) -> None:
+    """A writer that is killed before its commit has said nothing; what committed comes after a crash, once."""
+    database = newest_database
+    database.execute(ORDERS)
+    events: list[int] = []
+
+    def made() -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+
+        @pipeline.on_message("counted")
+        def counted(event: pgcdc.Insert[Any]) -> None:
+            events.append(event.new.payload)
+
+        return pipeline
+
+    with running(made()) as run:
+        run.streaming()
+        with psycopg.connect(database.dsn) as killed:
+            pgcdc.emit(killed, "counted", 1)
+            database.execute(f"SELECT pg_terminate_backend({killed.info.backend_pid}, 30000)")
+            with pytest.raises(psycopg.OperationalError):
+                killed.execute("SELECT 1")
+            killed.close()
+        with psycopg.connect(database.dsn) as connection:
+            pgcdc.emit(connection, "counted", 2)
+        run.catch_up(database)
+    assert events == [2]
+    with psycopg.connect(database.dsn) as connection:
+        for number in range(3, 6):
+            pgcdc.emit(connection, "counted", number)
+    database.server.crash()
+    database.server.start()
+    with running(made()) as run:
+        run.streaming()
+        run.catch_up(database)
+    assert events == [2, 3, 4, 5]
