@@ -6,8 +6,10 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 import psycopg
+import psycopg2
 import pytest
 
 import pgcdc
@@ -219,6 +221,39 @@ def test_events_come_from_a_table_whose_rows_are_deleted_at_once(newest_database
     assert (event.table, event.new.key, event.new.headers) == ("order", "7", {"a": "b"})
     assert str(event.new.payload["n"]) == "0.1000000000000000055"
     assert b'"payload":{"n": 0.1000000000000000055}' in sink.batches[0].to_json()
+
+
+def test_other_drivers_emit_too(newest_database: Database) -> None:
+    """psycopg2, and asyncpg within a transaction of its own."""
+    database = newest_database
+    database.execute(ORDERS)
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    sink = Recorder()
+    pipeline.add(sink, name="sink", tables=[], topics=["topic"])
+
+    async def asynchronous() -> None:
+        with database.connect() as psycopgs:
+            information = psycopgs.info
+            connection = await asyncpg.connect(
+                host=information.host, port=information.port, user=information.user, database=information.dbname
+            )
+        try:
+            async with connection.transaction():
+                await pgcdc.aemit(connection, "topic", {"by": "asyncpg"})
+        finally:
+            await connection.close()
+
+    with running(pipeline) as run:
+        run.streaming()
+        blocking = psycopg2.connect(database.dsn)
+        try:
+            pgcdc.emit(blocking, "topic", b"\x00\xff")
+            blocking.commit()
+        finally:
+            blocking.close()
+        asyncio.run(asynchronous())
+        run.catch_up(database)
+    assert [change.new.payload for change in sink.changes] == [b"\x00\xff", {"by": "asyncpg"}]
 
 
 def test_what_cannot_emit_is_refused(newest_database: Database) -> None:

@@ -254,7 +254,9 @@ class Registration:
         """
         consumer = options.get("name") or type(sink).__name__.lower()
         check_sink(consumer, sink)
-        chosen_tables = choose_tables(consumer, tables, self._settings.tables, messages=bool(options.get("messages")))
+        chosen_tables = choose_tables(
+            consumer, tables, self._settings.tables, messages=bool(options.get("messages") or options.get("topics"))
+        )
         chosen = check_options(consumer, options, chosen_tables)
         if chosen.concurrency > 1 and isinstance(sink, TransactionalSink):
             raise ConfigError(
