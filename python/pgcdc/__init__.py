@@ -78,10 +78,10 @@ from pgcdc.protocol import (
     PgTid,
     RowFormat,
 )
-from pgcdc.sink import Sink, TransactionalSink
+from pgcdc.sink import RewritingSink, Sink, TransactionalSink
 
 if TYPE_CHECKING:
-    from pgcdc.pipeline import Pipeline
+    from pgcdc.pipeline import Pipeline, Retry
     from pgcdc.replication import aconnect, connect
     from pgcdc.schema import SchemaChange, SchemaVersion
     from pgcdc.transforms.emitting import aemit, emit
@@ -91,6 +91,7 @@ __version__ = "0.1.0"
 # The decoder is imported without a driver: what needs psycopg or asyncio is loaded when it is first named.
 _LAZY = {
     "Pipeline": "pgcdc.pipeline",
+    "Retry": "pgcdc.pipeline",
     "SchemaChange": "pgcdc.schema",
     "SchemaVersion": "pgcdc.schema",
     "aconnect": "pgcdc.replication",
@@ -165,6 +166,8 @@ __all__ = [
     "RegistryError",
     "Relation",
     "ReplicationError",
+    "Retry",
+    "RewritingSink",
     "RollbackPrepared",
     "RowFormat",
     "SchemaChange",

@@ -31,7 +31,10 @@ know is in attributes; what a person does next is in `hint`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+from msgspec import UnsetType
 
 __all__ = [
     "ConcurrencyConflict",
@@ -167,7 +170,15 @@ class SinkUnavailable(SinkError):
 
 
 class SinkRejected(SinkError):
-    """The target will never take this event; trying again is of no use."""
+    """The target will never take this event; trying again is of no use.
+
+    Attributes:
+        positions: Which changes of a batch it was about, where the target says so: the others are not suspected then.
+    """
+
+    def __init__(self, message: str, *, positions: Collection[tuple[int, int] | UnsetType] = (), **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.positions = frozenset(one for one in positions if not isinstance(one, UnsetType))
 
 
 class SpillError(Error):

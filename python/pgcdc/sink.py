@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pgcdc.lsn import Position
     from pgcdc.protocol import Batch
 
-__all__ = ["Sink", "TransactionalSink"]
+__all__ = ["RewritingSink", "Sink", "TransactionalSink"]
 
 
 class Sink(Protocol):
@@ -52,3 +52,19 @@ class TransactionalSink(Sink, Protocol):
 
     def position(self) -> Position | None:
         """The last position applied, None when there is none; called after `open`."""
+
+
+@runtime_checkable
+class RewritingSink(TransactionalSink, Protocol):
+    """One that can be given dead letters again: changes from before its position, which must stay as it is."""
+
+    def rewrite(self, batch: Batch) -> Awaitable[None] | None:
+        """Apply a change that was a dead letter; the position that is stored stays as it is.
+
+        Args:
+            batch: A batch of one change, with the position that it had. It may come again after a crash.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+        """

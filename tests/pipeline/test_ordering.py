@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pgcdc
 from pgcdc import Batch, Pipeline, Position, SinkUnavailable
 from pgcdc.pipeline.ordering import Schedule, parts
-from pgcdc.pipeline.target import HandlerFailed, HandlerTarget, RowFormats, SinkTarget
+from pgcdc.pipeline.target import HandlerFailed, HandlerTarget, RowFormats, SinkFailed, SinkTarget
 from pgcdc.sink import TransactionalSink
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire
@@ -157,7 +157,7 @@ def test_what_is_reached_is_done_and_nothing_is_lost(
             while True:
                 try:
                     await handler.write(source, reach)
-                except SinkUnavailable:
+                except HandlerFailed:
                     continue
                 break
         finally:
@@ -305,7 +305,7 @@ async def test_a_sink_gets_parts_of_a_batch_at_once() -> None:
     while True:
         try:
             await made.write(source, lambda *one: reached.append(one))
-        except SinkUnavailable:
+        except SinkFailed:
             continue
         break
     assert await made.close(30)

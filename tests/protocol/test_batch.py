@@ -247,6 +247,17 @@ def test_a_selection_knows_its_relations_and_its_end() -> None:
     ]
 
 
+def test_takes_changes_by_their_places() -> None:
+    batch = read(*STREAM, wire.insert(1, ["9"])[:-1])
+    changes = batch.changes()
+    assert len(changes) == 8 and isinstance(changes[7], DecodeError)
+    for numbers in (set(), {0}, {7}, {1, 3, 7}, {2, 99}, set(range(8))):
+        taken = batch.take(numbers)
+        assert [str(one) for one in taken.changes()] == [str(changes[number]) for number in sorted(numbers - {99})]
+        assert len(taken) == taken.changes_count == len(numbers - {99}), "no other messages"
+    assert str(batch.take({1, 3}).take({1}).changes()[0]) == str(changes[3])
+
+
 def test_after_a_position() -> None:
     """At or below it is left out: a consumer that resumes inside a transaction sees each change once."""
     batch = read(*STREAM)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias, TypeVar
+from collections.abc import Callable
 
-from pgcdc.errors import PositionError, SinkUnavailable
+from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
-from pgcdc.pipeline import failure, retry
+from pgcdc.pipeline import failure
+from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.gathering import Unfinished, gathered
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Rows
+from pgcdc.pipeline.parking import Desk, Parking
+from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Nudge, Rows
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held, Target
+from pgcdc.pipeline.target import GaveUp, RowFormats, Target
 from pgcdc.protocol import Batch
 
 __all__ = ["Consumer", "ConsumerState"]
 
 logger = logging.getLogger("pgcdc.pipeline")
-
-ConsumerState: TypeAlias = Literal["starting", "running", "retrying", "failed", "stopped"]
-
-Result = TypeVar("Result")
 
 CLOSE_WITHIN = 1.0
 """Seconds that a call which still runs at the end is waited for."""
@@ -37,20 +34,48 @@ class Consumer:
         target: What it writes to.
         lane: Where its items come from.
         reshaping: What it does where a table changes shape; None: nothing.
+        desk: Where its dead letters go; None when there are none.
+        through: Gives what is stored of how far it is.
+        formats: How rows of the pipeline are given, and what its tables' keys are.
     """
 
     def __init__(
-        self, subscription: Subscription, target: Target, lane: Lane, reshaping: Reshaping | None = None
+        self,
+        subscription: Subscription,
+        target: Target,
+        lane: Lane,
+        reshaping: Reshaping | None = None,
+        desk: Desk | None = None,
+        through: Callable[[], int] = lambda: 0,
+        formats: RowFormats | None = None,
     ) -> None:
         self.name = subscription.name
         self.lane = lane
-        self.state: ConsumerState = "starting"
-        self.last_error: str | None = None
+        self.delivery = Delivery(subscription, target, lane)
         self._subscription = subscription
         self._target = target
         self._reshaping = reshaping
+        self._through = through
+        self._formats = RowFormats() if formats is None else formats
+        if desk is not None:
+            self.delivery.parking = Parking(
+                self.name, subscription.options, desk, self._letters_away, lambda: self._formats.key_columns
+            )
         self._own: Position | None = None
         self._skip: Position | None = None
+
+    @property
+    def state(self) -> ConsumerState:
+        """What it is about."""
+        return self.delivery.state
+
+    @property
+    def last_error(self) -> str | None:
+        """The last thing that went wrong."""
+        return self.delivery.last_error
+
+    def _fail(self, error: BaseException) -> None:
+        self.delivery.state, self.delivery.last_error = "failed", str(error)
 
     async def run(self) -> None:
         """Deliver until the lane ends.
@@ -65,7 +90,7 @@ class Consumer:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self.state, self.last_error = "failed", str(error)
+            self._fail(error)
             raise
         finally:
             await self._close()
@@ -76,16 +101,21 @@ class Consumer:
 
     async def _work(self) -> None:
         try:
-            self._own = await self._persist(self._target.open)
+            self._own = await self.delivery.persist(self._target.open)
         except GaveUp:
             raise
         except Exception as error:
             raise failure.of_sink(self.name, None, error) from error
         while (item := await self.lane.take()) is not None:
+            if isinstance(item, Nudge):
+                await self.delivery.again(self._through(), self._formats.context().format)
+                continue
             if isinstance(item, Begin):
                 self._begin(item)
                 if self._reshaping is not None:
-                    await self._reshaping.begin(item.stored, self._persist)
+                    await self._reshaping.begin(item.stored, self.delivery.keep_trying)
+                if self.delivery.parking is not None:
+                    await self.delivery.parking.open(item.stored.epoch)
             elif isinstance(item, CopyBegin):
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
@@ -103,10 +133,10 @@ class Consumer:
             if self.state == "failed":  # The first error is the one to tell.
                 logger.warning("consumer %r: closing it failed too: %s", self.name, type(error).__name__)
                 return
-            self.state, self.last_error = "failed", str(error)
+            self._fail(error)
             raise failure.of_sink(self.name, None, error, "cannot be closed") from error
         if self.state != "failed":
-            self.state = "stopped"
+            self.delivery.state = "stopped"
 
     # Where to go on.
 
@@ -141,7 +171,7 @@ class Consumer:
             )
         if self._reshaping is not None:
             mine = [one for one in item.relations if (one.schema, one.name) in self._subscription.tables]
-            await self._reshaping.begin_copy(mine, item.lsn, self._persist)
+            await self._reshaping.begin_copy(mine, item.lsn, self.delivery.keep_trying)
         if not (item.again or self._own is not None) or not self._subscription.takes("truncate"):
             return
         relations = [item for item in item.relations if (item.schema, item.name) in self._subscription.tables]
@@ -185,7 +215,7 @@ class Consumer:
             while (shape := self._reshaping.next(batch)) is not None:
                 before, batch = batch.split_at(shape.at)
                 await self._pass_on(before)
-                await self._reshaping.enter(shape, self._persist)
+                await self._reshaping.enter(shape, self.delivery.keep_trying)
         await self._pass_on(batch)
 
     async def _pass_on(self, batch: Batch) -> None:
@@ -197,31 +227,17 @@ class Consumer:
             self.lane.reach(batch.last_position, 0)
 
     async def _write(self, batch: Batch) -> None:
-        try:
-            await self._persist(lambda: self._target.write(batch, self.lane.reach))
-        except GaveUp:
-            raise
-        except HandlerFailed as error:
-            raise failure.of_handler(self.name, error.change, error.cause) from error.cause
-        except Exception as error:
-            raise failure.of_sink(self.name, batch, error) from error
+        await self.delivery.write(batch)
 
-    async def _persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        """Call until the target is available; only this consumer waits meanwhile."""
-        async for attempt in retry.attempts(self._unavailable):
-            with attempt:
-                if not await self.lane.allowed():
-                    raise GaveUp
-                result = await call()
-        self.state = "running"
-        return result
-
-    def _unavailable(self, error: SinkUnavailable) -> None:
-        self.state, self.last_error = "retrying", str(error)
-        if isinstance(error, Held):
-            logger.info("consumer %r: %s", self.name, error)
+    def _letters_away(self, error: ConnectionLost | None) -> None:
+        """The store of dead letters is away, or back: until it is, this consumer stays where it is."""
+        if error is None:
+            logger.warning("consumer %r: the store of its dead letters is back", self.name)
+            self.delivery.state = "running"
             return
-        logger.warning("consumer %r: not available, trying again: %s", self.name, error)
+        if self.state != "retrying":
+            logger.warning("consumer %r: its dead letters cannot be stored, trying again: %s", self.name, error)
+        self.delivery.state, self.delivery.last_error = "retrying", str(error)
 
 
 def _resume_at(position: Position, exact: bool) -> Position:

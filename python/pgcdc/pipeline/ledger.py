@@ -121,6 +121,18 @@ class Ledger:
         self._seen = seen
         self._news |= news
 
+    def through_lsn(self, consumer: str) -> int:
+        """How far a consumer is, as it is stored.
+
+        Args:
+            consumer: Its name.
+
+        Returns:
+            The LSN; 0 when nothing is stored.
+        """
+        row = self._stored.get(consumer)
+        return 0 if row is None else row.through_lsn
+
     def put(self, rows: Sequence[StoredPosition]) -> None:
         """Store new states as the pipeline's owner.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from pgcdc.errors import ConfigError
+from pgcdc.pipeline.retry import Retry
 from pgcdc.schema import ChangeKind, Policy, PolicyWord, check_policy
 from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import Transform
@@ -15,7 +16,11 @@ from pgcdc.transforms.applying import Function
 from pgcdc.transforms.functions import fuse
 from pgcdc.transforms.outbox import PREFIX, outbox
 
-__all__ = ["ConsumerOptions", "Options", "check_options"]
+__all__ = ["ConsumerOptions", "OnFailure", "Options", "check_options"]
+
+OnFailure: TypeAlias = Literal["stop", "park", "hold"]
+
+_RETRY = Retry()
 
 AnyTransform: TypeAlias = Transform | Function
 MOST_CONCURRENT = 256
@@ -52,6 +57,12 @@ class ConsumerOptions(TypedDict, total=False):
             `"stop"`, for all kinds of changes, or for some: `"add"`, `"drop"`, `"rename"`, `"retype"` (of columns),
             `"key"` (other columns in the replica identity), `"rename_table"`. Default: follow, but stop when the table
             has another name.
+        retry: What is tried again, and how. Default: only SinkUnavailable, without end.
+        on_failure: What becomes of a change that is refused, that the handler raises on, or that cannot be decoded.
+            `"stop"` (default): the pipeline stops there. `"park"`: it is a dead letter, and the rest goes on.
+            `"hold"`: likewise, and later changes of the same row wait behind it: for targets that do not compare
+            positions, because a retry would bring an old value back.
+        max_dead_letters: So many dead letters the consumer may have, those that wait included; then it stops.
     """
 
     name: str | None
@@ -68,6 +79,9 @@ class ConsumerOptions(TypedDict, total=False):
     concurrency: int
     key: Collection[str] | None
     on_schema_change: PolicyWord | Mapping[ChangeKind, PolicyWord] | None
+    retry: Retry
+    on_failure: OnFailure
+    max_dead_letters: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,9 @@ class Options:
         concurrency: Likewise.
         key: Likewise.
         on_schema_change: A word for each kind.
+        retry: Likewise.
+        on_failure: Likewise.
+        max_dead_letters: Likewise.
     """
 
     snapshot: Literal["never"] | None = None
@@ -103,6 +120,9 @@ class Options:
     concurrency: int = 1
     key: tuple[str, ...] | None = None
     on_schema_change: Policy = field(default_factory=lambda: check_policy("", None))
+    retry: Retry = _RETRY
+    on_failure: OnFailure = "stop"
+    max_dead_letters: int = 1000
 
 
 def check_options(consumer: str, given: Mapping[str, object], tables: Collection[Table] = ()) -> Options:
@@ -156,6 +176,15 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
     topics = _names(consumer, "topics", given.get("topics")) or ()
     messages = _names(consumer, "messages", given.get("messages")) or ()
     transforms = _transforms(consumer, given.get("transform", ()))
+    retry = given.get("retry", _RETRY)
+    if not isinstance(retry, Retry):
+        raise ConfigError(f"retry of consumer {consumer!r} is no pgcdc.Retry", hint="retry=pgcdc.Retry(attempts=5)")
+    on_failure = given.get("on_failure", Options.on_failure)
+    if on_failure not in get_args(OnFailure):
+        raise ConfigError(
+            f"on_failure={on_failure!r} of consumer {consumer!r} does not exist",
+            hint=f"it is one of {', '.join(map(repr, get_args(OnFailure)))}",
+        )
     return Options(
         snapshot="never" if snapshot == "never" else None,
         where=where,
@@ -169,6 +198,10 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         concurrency=concurrency,
         key=key,
         on_schema_change=check_policy(consumer, given.get("on_schema_change")),
+        retry=retry,
+        on_failure=on_failure,  # type: ignore[arg-type]
+        max_dead_letters=_count(consumer, "max_dead_letters", given.get("max_dead_letters"))
+        or Options.max_dead_letters,
     )
 
 

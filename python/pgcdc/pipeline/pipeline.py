@@ -15,6 +15,8 @@ import msgspec
 from pgcdc.errors import ConfigError, Error, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import publishing
+from pgcdc.pipeline.deadletter import DeadLetterStore
+from pgcdc.pipeline.deadletters import DeadLetters, letters_beside
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -50,6 +52,8 @@ class Pipeline(Registration):
         show_progress: Draw a bar on stderr while they are copied, where that is a terminal and the extra `cli` is
             there. Elsewhere, and without it, lines of the log "pgcdc.snapshot" say how far it is.
         positions: Where positions are kept. Default: the table `pgcdc.positions` in the source database.
+        dead_letters: Where changes are kept that a consumer could not be given (`on_failure=`). Default: beside the
+            positions; beside those of a store of one's own, the table `pgcdc.dead_letters` in the source database.
         max_rows_in_flight: How many changes may wait for each consumer, at most.
         max_bytes_in_flight: How many bytes of raw messages may wait for each consumer, at most.
         reconnect: What becomes of a run that has lost the server, or the one that keeps the positions. True: it goes on
@@ -72,6 +76,7 @@ class Pipeline(Registration):
         snapshot_connections: int = 2,
         show_progress: bool = False,
         positions: PositionStore | None = None,
+        dead_letters: DeadLetterStore | None = None,
         max_rows_in_flight: int = 20_000,
         max_bytes_in_flight: int = 16 * 1024 * 1024,
         reconnect: bool | Reconnect = True,
@@ -92,6 +97,8 @@ class Pipeline(Registration):
         super().__init__(settings)
         self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
         self._schemas = _schemas_beside(self._store, dsn)
+        self._own_letters: DeadLetterStore = letters_beside(self._store, dsn) if dead_letters is None else dead_letters
+        self._letters = self._own_letters
         self._waiters = Waiters()
         self._lock = threading.Lock()
         self._run: Run | None = None
@@ -103,6 +110,11 @@ class Pipeline(Registration):
     def name(self) -> str:
         """The pipeline's name."""
         return self._settings.name
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The changes that its consumers could not be given; to be listed, delivered again, dropped."""
+        return DeadLetters(self._letters, self.name)
 
     # Running.
 
@@ -128,12 +140,19 @@ class Pipeline(Registration):
             CancelledError: After the drain, when it was cancelled.
         """
         if self._settings.snapshot == "only":
-            await self._arun_from(Source, MemoryPositions(), MemorySchemas())
+            await self._arun_from(Source, MemoryPositions(), MemorySchemas(), self._own_letters)
         else:
-            await self._arun_from(Source, self._store, self._schemas)
+            await self._arun_from(Source, self._store, self._schemas, self._own_letters)
 
-    async def _arun_from(self, make_source: Callable[..., Any], store: PositionStore, schemas: SchemaStore) -> None:
-        """Run with changes and positions from anywhere; `pgcdc.testing` plays them."""
+    async def _arun_from(
+        self,
+        make_source: Callable[..., Any],
+        store: PositionStore,
+        schemas: SchemaStore,
+        letters: DeadLetterStore | None = None,
+    ) -> None:
+        """Run with changes and positions from anywhere; `pgcdc.testing` plays them, with dead letters beside these."""
+        self._letters = letters_beside(store, self._settings.dsn) if letters is None else letters
         if not self._subscriptions:
             raise ConfigError(
                 f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
@@ -142,8 +161,16 @@ class Pipeline(Registration):
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
+            parks = any(one.options.on_failure != "stop" for one in self._subscriptions.values())
             run = self._run = Run(
-                self._settings, self._subscriptions, store, self._waiters, schemas, self._migrations, make_source
+                self._settings,
+                self._subscriptions,
+                store,
+                self._waiters,
+                schemas,
+                self._migrations,
+                make_source,
+                self._letters if parks else None,
             )
             self._loop = asyncio.get_running_loop()
             self._closed = True
@@ -236,7 +263,9 @@ class Pipeline(Registration):
     # Stored positions, while it does not run.
 
     def destroy(self) -> None:
-        """Drop the slot, the publication if a pipeline made it, and the stored positions; what is missing is no error.
+        """Drop the slot, the publication if a pipeline made it, stored positions and dead letters.
+
+        What is missing is no error.
 
         Raises:
             SlotInUse: When it runs, here or elsewhere.
@@ -246,6 +275,7 @@ class Pipeline(Registration):
             own(connection, self._settings.slot, _sleep)
             connection.drop_slot(self._settings.slot, if_exists=True)
             publishing.drop(connection, self._settings)
+            self._own_letters.forget(self.name)
             self._store.forget(self.name)
             self._schemas.forget(self.name)
 
@@ -262,6 +292,7 @@ class Pipeline(Registration):
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             self._stored(consumer)
+            self._own_letters.forget(self.name, [consumer])
             self._store.forget(self.name, [consumer])
             self._schemas.forget(self.name, [consumer])
 
@@ -282,6 +313,7 @@ class Pipeline(Registration):
             self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
             self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])
+            self._own_letters.rename(self.name, consumer, new)
             self._store.forget(self.name, [consumer])
 
     def schema_history(self, table: str | Table | None = None) -> list[SchemaVersion]:
@@ -321,7 +353,7 @@ class Pipeline(Registration):
     def _owned(self) -> Iterator[None]:
         if self._run is not None:
             raise ConfigError(f"pipeline {self.name!r} runs", hint="stop it first")
-        with contextlib.ExitStack() as stack:
+        with contextlib.closing(self._own_letters), contextlib.ExitStack() as stack:
             for store in (self._store, self._schemas):
                 stack.callback(store.close)
                 store.open()

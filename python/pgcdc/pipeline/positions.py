@@ -14,6 +14,7 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position, format_lsn, parse_lsn
+from pgcdc.pipeline.deadletter import MemoryDeadLetters
 from pgcdc.pipeline.schemas import MemorySchemas
 
 __all__ = [
@@ -218,6 +219,7 @@ class MemoryPositions:
     def __init__(self) -> None:
         self._stored: dict[str, dict[str, StoredPosition]] = {}
         self._schemas = MemorySchemas()
+        self._letters = MemoryDeadLetters()
 
     def open(self) -> None:
         """Nothing to do."""
@@ -250,6 +252,10 @@ class MemoryPositions:
         else:
             stored = self._stored.get(pipeline, {})
             self._stored[pipeline] = {name: row for name, row in stored.items() if name not in consumers}
+
+    def dead_letters(self) -> MemoryDeadLetters:
+        """The store of dead letters that belongs to this one."""
+        return self._letters
 
     def schemas(self) -> MemorySchemas:
         """The store of versions of tables' shapes that belongs to this one."""

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
+from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
 from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
@@ -204,6 +205,10 @@ class PostgresPositions:
                 ).format(self._table),
                 (pipeline, *(2 * (None if consumers is None else list(consumers),))),
             )
+
+    def dead_letters(self) -> PostgresDeadLetters:
+        """A store of dead letters beside this table."""
+        return PostgresDeadLetters(self._dsn, schema=self._schema)
 
     def schemas(self) -> PostgresSchemas:
         """A store of versions of tables' shapes beside the positions."""

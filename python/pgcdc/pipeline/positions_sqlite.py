@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgcdc.errors import ConfigError, PositionError
+from pgcdc.pipeline.deadletter_sqlite import SqliteDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
 from pgcdc.pipeline.schemas_sqlite import SqliteSchemas
 
@@ -142,6 +143,10 @@ class SqlitePositions:
                     "DELETE FROM positions WHERE pipeline = ? AND consumer = ?",
                     [(pipeline, consumer) for consumer in consumers],
                 )
+
+    def dead_letters(self) -> SqliteDeadLetters:
+        """A store of dead letters in the same file."""
+        return SqliteDeadLetters(self._path)
 
     def schemas(self) -> SqliteSchemas:
         """A store of versions of tables' shapes in the same file."""

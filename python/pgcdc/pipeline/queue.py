@@ -18,7 +18,7 @@ from pgcdc.lsn import Position
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.protocol import Batch
 
-__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Rows", "TableEnd"]
+__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Nudge", "Rows", "TableEnd"]
 
 
 @dataclass
@@ -86,10 +86,15 @@ class Rows:
     nbytes: int
 
 
+@dataclass
+class Nudge:
+    """There is something for the consumer to do that does not come by the lane: its dead letters."""
+
+
 MERGED_ROWS = 1000
 """Batches that wait are handed over together up to so many rows: enough for a write's fixed cost to be spread thin."""
 
-Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Rows
+Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Rows
 
 
 class Lane:
@@ -138,6 +143,7 @@ class Lane:
         self._progressed = progressed
         self._closed = False
         self._held = False
+        self._nudged = False
         self._waiting = False
         self._arrived = asyncio.Event()
 
@@ -211,6 +217,12 @@ class Lane:
             self._held = False
             self._wake()
 
+    def nudge(self) -> None:
+        """Let the consumer have a Nudge before the next item, when nothing is held."""
+        with self._condition:
+            self._nudged = True
+            self._wake()
+
     def close(self) -> None:
         """Nothing more will come: the consumer ends when it has done what is queued; at once while it is held."""
         with self._condition:
@@ -228,10 +240,14 @@ class Lane:
         """Wait for the next item.
 
         Returns:
-            The item; it stays in flight until `done`. None after the last one of a closed lane, or when it is held.
+            The item; it stays in flight until `done`, but for a Nudge, which is not said to be done. None after the
+            last one of a closed lane, or when it is held.
         """
         while True:
             with self._condition:
+                if self._nudged and not self._held and not self._closed:
+                    self._nudged = False
+                    return Nudge()
                 if self._items and not self._held:
                     taken = self._pop()
                     break

@@ -1,4 +1,4 @@
-"""How long to wait before what is not available is tried again: a target, the server, the position store."""
+"""What is tried again, how often, and after what pauses: a target, the server, the position store."""
 
 from __future__ import annotations
 
@@ -7,15 +7,54 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from pgcdc.errors import ConfigError, Error, SinkUnavailable
+import msgspec
+
+from pgcdc.errors import ConfigError, Error
 from pgcdc.replication import Reconnect
 
-__all__ = ["Away", "attempts", "check"]
+__all__ = ["Away", "Retry", "attempts", "check"]
 
-FIRST_WAIT = 0.1
-"""Seconds before the second attempt; doubled each time."""
-LONGEST_WAIT = 15.0
-"""Seconds between two attempts at most, so that a target that comes back is soon noticed."""
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """What of one consumer's failures is tried again, and how.
+
+    What raises `SinkUnavailable` is always tried again. Pauses grow from `first` to `longest`, twice as long each time,
+    with jitter. When attempts or seconds are spent it is the consumer's `on_failure` that says what becomes of the
+    change.
+
+    Attributes:
+        attempts: How often one change, or one batch of a sink, is tried in all; None for any number.
+        give_up: Seconds after its first failure when it is not tried again; None for never.
+        first: The first pause, in seconds.
+        longest: The longest pause, in seconds.
+        on: Classes of exceptions that are tried again, beside SinkUnavailable.
+        breaker_after: After so many failures in a row, whatever they were of, the target is left alone for
+            `breaker_pause`, then tried once, and so on until that goes well.
+        breaker_pause: Seconds.
+    """
+
+    attempts: int | None = None
+    give_up: float | None = None
+    first: float = 0.1
+    longest: float = 15.0
+    on: tuple[type[Exception], ...] = ()
+    breaker_after: int = 8
+    breaker_pause: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name in ("attempts", "breaker_after"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"Retry({name}={value!r}) is not a number from 1 on")
+        for name in ("give_up", "first", "longest", "breaker_pause"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ConfigError(f"Retry({name}={value!r}) is not a number of seconds above 0")
+        kinds: Any = self.on
+        if not isinstance(kinds, tuple) or not all(
+            isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds
+        ):
+            raise ConfigError("Retry(on=…) is a tuple of classes of exceptions", hint="on=(TimeoutError,)")
 
 
 def check() -> None:
@@ -32,26 +71,26 @@ def check() -> None:
         ) from None
 
 
-def attempts(failed: Callable[[SinkUnavailable], None]) -> AsyncIterator[AbstractContextManager[Any]]:
-    """Make an endless row of attempts with growing pauses and jitter between them.
+def attempts(policy: Retry, again: Callable[[Exception], bool]) -> AsyncIterator[AbstractContextManager[Any]]:
+    """Make a row of attempts with growing pauses and jitter between them.
 
     Args:
-        failed: Told of each failure, before the pause.
+        policy: How many, and how long the pauses are.
+        again: Told of each failure, before the pause; says whether it is one to be tried again.
 
     Returns:
         To be used as `async for attempt in attempts(...): with attempt: ...`; it ends at the first attempt that does
-        not raise SinkUnavailable. Any other exception ends it too, and is raised.
+        not raise. What is not to be tried again ends it too, and so does the last attempt: that exception is raised.
     """
     import stamina
 
-    def is_unavailable(error: Exception) -> bool:
-        if not isinstance(error, SinkUnavailable):
-            return False
-        failed(error)
-        return True
-
     return stamina.retry_context(
-        on=is_unavailable, attempts=None, timeout=None, wait_initial=FIRST_WAIT, wait_max=LONGEST_WAIT
+        on=again,
+        attempts=policy.attempts,
+        timeout=policy.give_up,
+        wait_initial=policy.first,
+        wait_max=policy.longest,
+        wait_jitter=min(1.0, 10 * policy.first),
     ).__aiter__()
 
 

@@ -13,8 +13,10 @@ from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.pipeline import retry
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.copying import forget_unused
+from pgcdc.pipeline.deadletter import DeadLetterStore, Marks
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.migrations import Migrations
+from pgcdc.pipeline.parking import Desk
 from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Lane
@@ -55,6 +57,7 @@ class Run:
         schemas: Where the versions of tables' shapes are kept.
         migrations: What is to run when a table has another.
         make_source: Where changes come from: made with what `Source` is made with.
+        letters: Where dead letters are kept; None where no consumer has any.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Run:
         schemas: SchemaStore,
         migrations: Migrations,
         make_source: Callable[..., Any] = Source,
+        letters: DeadLetterStore | None = None,
     ) -> None:
         retry.check()
         self._settings = settings
@@ -91,12 +95,20 @@ class Run:
         formats = RowFormats()
         self._versioning = Versioning(settings.name, schemas, condition)
         together = Together(self._versioning, migrations)
+        self._ledger = ledger = Ledger(settings.name, store, self._lanes)
+        self._desk = None if letters is None else Desk(settings.name, letters)
         self._consumers = {}
         for name, subscription in subscriptions.items():
             target = _target(subscription, formats, self._lanes[name])
-            reshaping = Reshaping(subscription, target, together)
-            self._consumers[name] = Consumer(subscription, target, self._lanes[name], reshaping)
-        self._ledger = Ledger(settings.name, store, self._lanes)
+            self._consumers[name] = Consumer(
+                subscription,
+                target,
+                self._lanes[name],
+                Reshaping(subscription, target, together),
+                self._desk,
+                lambda name=name: ledger.through_lsn(name),  # type: ignore[misc]
+                formats,
+            )
         self._source = make_source(
             settings,
             subscriptions,
@@ -123,10 +135,14 @@ class Run:
             for name, consumer in self._consumers.items()
         }
         keeper = asyncio.create_task(self._keep(worker), name="pgcdc-positions")
+        watch = asyncio.create_task(self._watch_letters(), name="pgcdc-dead-letters")
         self._source.start()
         await self._ending.wait()
         await self._drain(tasks, ender)
+        watch.cancel()
         await self._finish(keeper, worker, ender)
+        if self._desk is not None:
+            await self._desk.close(STORE_WITHIN)
         if self._error is not None:
             raise self._error
 
@@ -178,9 +194,26 @@ class Run:
                 # A server that is being stopped asks, and waits until everything is confirmed, however little it is.
                 # Where positions are stored in it that fails, and it is let go of after a while.
                 asked = self._source.asked
-                lost = await self._save(worker, final=asked != answered)
+                # A dead letter waits until its transaction is stored as done, however little it is.
+                waits = any((parking := one.delivery.parking) and parking.waiting for one in self._consumers.values())
+                lost = await self._save(worker, final=asked != answered or waits)
                 pause = SAVE_EVERY if lost is None else self._pause(lost)
                 answered = asked
+
+    async def _watch_letters(self) -> None:
+        """See now and then whether somebody wants a dead letter delivered again, or has dropped one."""
+        desk = self._desk
+        while desk is not None:
+            await asyncio.sleep(SAVE_EVERY)
+            try:
+                marks = await desk.call(desk.store.marks, desk.pipeline)
+            except Exception as error:  # It is not this that has to work: who has a letter to store says what is wrong.
+                logger.debug("pipeline %r: its dead letters cannot be seen: %s", self._settings.name, error)
+                continue
+            for name, consumer in self._consumers.items():
+                parking = consumer.delivery.parking
+                if parking is not None and (parking.waiting or parking.marks != marks.get(name, Marks())):
+                    self._lanes[name].nudge()
 
     async def _save(self, worker: Worker, *, final: bool) -> ConnectionLost | None:
         """Store how far everything is, and have it confirmed; tell when the store is away, and fail otherwise."""
@@ -291,6 +324,11 @@ class Run:
                 queued_bytes=lane.bytes,
                 state=self._consumers[name].state,
                 last_error=self._consumers[name].last_error,
+                failures=(breaker := self._consumers[name].delivery.breaker).failures,
+                breaker=breaker.state,
+                next_attempt_in=breaker.next_attempt_in,
+                dead_letters=0 if (parking := self._consumers[name].delivery.parking) is None else parking.count,
+                held_keys=0 if parking is None else parking.held_keys,
             )
             for name, lane in self._lanes.items()
         }

@@ -25,16 +25,18 @@ class Unshapable(Exception):
         reached: The position of the last of these; None when there is none.
         change: The change, or the error in its place.
         cause: What was raised.
+        number: Which change it is: the first has 0.
     """
 
     def __init__(
-        self, before: Shaped, reached: Position | None, change: AnyChange | DecodeError, cause: Exception
+        self, before: Shaped, reached: Position | None, change: AnyChange | DecodeError, cause: Exception, number: int
     ) -> None:
         super().__init__()
         self.before = before
         self.reached = reached
         self.change = change
         self.cause = cause
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Shaping:
                 shaped = self._shaped(before, own, context)
                 [change] = piece.changes(context.format)
                 cause = change if isinstance(change, DecodeError) and isinstance(raised, DecodeError) else raised
-                return Unshapable(shaped, before.last_position, change, cause)
+                return Unshapable(shaped, before.last_position, change, cause, number)
         # It was in the batch as a whole only: what is done by functions that remember is not found so.
         [change, *_] = batch.changes(context.format)
-        return Unshapable(Shaped(batch.take([])), None, change, error)
+        return Unshapable(Shaped(batch.take([])), None, change, error, 0)

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from pgcdc.lsn import Position
-from pgcdc.pipeline.consumer import ConsumerState
+from pgcdc.pipeline.breaker import BreakerState
+from pgcdc.pipeline.delivery import ConsumerState
 from pgcdc.replication import SnapshotProgress
 
 __all__ = ["ConsumerStatistics", "Phase", "PipelineStatistics", "SourceStatistics"]
@@ -26,6 +27,12 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         queued_bytes: Bytes of raw messages that they keep in memory; a batch counts whole, whatever the filter left.
         state: `"starting"`, `"running"`, `"retrying"`, `"failed"` or `"stopped"`.
         last_error: The last thing that went wrong, also when a later attempt went well.
+        failures: How many attempts in a row have failed, up to now.
+        breaker: `"closed"`; `"open"` while the target is left alone after many of them; `"half-open"` while it is tried
+            once.
+        next_attempt_in: Seconds until then, while it is open.
+        dead_letters: How many dead letters it has, those that wait included.
+        held_keys: How many keys wait behind one of them.
     """
 
     delivered: int
@@ -35,6 +42,11 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     queued_bytes: int
     state: ConsumerState
     last_error: str | None
+    failures: int = 0
+    breaker: BreakerState = "closed"
+    next_attempt_in: float | None = None
+    dead_letters: int = 0
+    held_keys: int = 0
 
 
 class SourceStatistics(msgspec.Struct, frozen=True):

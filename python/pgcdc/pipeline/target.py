@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from inspect import isawaitable
 from typing import Protocol
 
-from pgcdc.errors import DecodeError, SinkUnavailable
+from pgcdc.errors import DecodeError, SinkRejected
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.ordering import Schedule, parts, run_in_tasks, run_in_threads
 from pgcdc.pipeline.shaping import Keys, Shaping, Unshapable
@@ -20,16 +20,26 @@ from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, S
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
-from pgcdc.sink import TransactionalSink
+from pgcdc.sink import RewritingSink, TransactionalSink
 from pgcdc.transforms.applying import AnyChange, Context, Shaped
 
-__all__ = ["AnyChange", "GaveUp", "HandlerFailed", "HandlerTarget", "RowFormats", "SinkTarget", "Target"]
+__all__ = [
+    "AnyChange",
+    "GaveUp",
+    "HandlerFailed",
+    "HandlerTarget",
+    "Held",
+    "RowFormats",
+    "SinkFailed",
+    "SinkTarget",
+    "Target",
+]
 
 SAY_EVERY = 0.5
 """Seconds after which a handler's position is said within a batch: what a crash repeats is no more for a slow one."""
 
 
-class Held(SinkUnavailable):
+class Held(Exception):
     """Nothing is wrong with the target: the pipeline has lost its server, and may not be the owner any more."""
 
 
@@ -43,12 +53,30 @@ class HandlerFailed(Exception):
     Args:
         change: The change, or the error in its place.
         cause: What was raised.
+        number: Which change of the batch it is, or comes from: the first has 0. All before it are done, or settled.
     """
 
-    def __init__(self, change: AnyChange | DecodeError, cause: Exception) -> None:
+    def __init__(self, change: AnyChange | DecodeError, cause: Exception, number: int) -> None:
         super().__init__()
         self.change = change
         self.cause = cause
+        self.number = number
+
+
+class SinkFailed(Exception):
+    """A sink raised.
+
+    Args:
+        cause: What it raised.
+        refused: The numbers of the batch's changes that it was about.
+        left: The numbers of those that come behind and were not written.
+    """
+
+    def __init__(self, cause: Exception, refused: Sequence[int], left: Sequence[int]) -> None:
+        super().__init__()
+        self.cause = cause
+        self.refused = refused
+        self.left = left
 
 
 class Target(Protocol):
@@ -57,13 +85,35 @@ class Target(Protocol):
     async def open(self) -> Position | None:
         """Get ready; returns the target's own position when it keeps one."""
 
-    async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
-        """Write a batch; called again with the same batch after a SinkUnavailable.
+    async def write(
+        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
+    ) -> None:
+        """Write a batch; called again with the same batch after a failure, with more of it settled perhaps.
 
         Args:
             batch: The batch.
             reach: Told each time that something became durable: the last position, and how many changes. All changes up
                 to the position are durable then, also where some above it are.
+            settled: The numbers of those of its changes that are not to be written: they are dead letters.
+
+        Raises:
+            HandlerFailed: When a handler raised, or a filter or transform.
+            SinkFailed: When a sink did.
+            Held: When it has to wait.
+            GaveUp: When it is to end.
+        """
+
+    async def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter; what the target knows of its position does not change.
+
+        Args:
+            batch: A batch of one change.
+
+        Raises:
+            HandlerFailed: As `write`.
+            SinkFailed: As `write`.
+            Held: When it has to wait.
+            GaveUp: When it is to end.
         """
 
     async def schema_changed(self, change: SchemaChange) -> None:
@@ -113,6 +163,11 @@ class RowFormats:
             keys: By the table's OID.
         """
         self._keys = dict(keys)
+
+    @property
+    def key_columns(self) -> Mapping[int, Sequence[str]]:
+        """The columns of each table's primary key, by the table's OID."""
+        return self._keys
 
     def renamed(self, then: Table, now: Table) -> None:
         """Rows come with a former name of a table: they are of the same class.
@@ -164,13 +219,15 @@ class _Progress:
     """How far one piece of a batch is.
 
     Args:
-        source: The piece, as it came.
+        source: The piece, as it came, without what is settled.
+        numbers: Those of its changes among those of the batch.
         shaped: What the consumer gets of it.
         failed: Where that ends, if it could not be had whole.
     """
 
-    def __init__(self, source: Batch, shaped: Shaped, failed: Unshapable | None) -> None:
+    def __init__(self, source: Batch, numbers: Sequence[int], shaped: Shaped, failed: Unshapable | None) -> None:
         self.source = source
+        self.numbers = numbers
         self.shaped = shaped
         self.failed = failed
         self.count = shaped.batch.changes_count
@@ -182,6 +239,17 @@ class _Progress:
     def origin(self, number: int) -> int:
         origins = self.shaped.origins
         return number if origins is None else origins[number]
+
+    def number(self, number: int) -> int:
+        """The number, among those of the batch, of the change that one comes from."""
+        return self.numbers[self.origin(number)]
+
+    def settle(self, settled: Set[int]) -> None:
+        """Those that come from these are not to be delivered."""
+        for number in range(self.count) if settled else ():
+            if not self.done[number] and self.number(number) in settled:
+                self.finish(number)
+                self.said += 1  # they are not said to be delivered
 
     def finish(self, number: int) -> None:
         """One of the changes is done."""
@@ -213,25 +281,32 @@ class _Shaped:
         self._formats = formats
         self._shaping = Shaping(subscription.options)
         self._concurrency = subscription.options.concurrency
-        # The batch in hand and what of it is left: it comes again after a SinkUnavailable.
+        # The batch in hand and what of it is left: it comes again after a failure. And how much is not left.
         self._batch: Batch | None = None
         self._left: list[Batch] = []
+        self._base = 0
         self._piece: _Progress | None = None
 
-    def _next(self, batch: Batch) -> _Progress | None:
+    def _next(self, batch: Batch, settled: Set[int]) -> _Progress | None:
         """The piece to go on with; None when all are done."""
         if batch is not self._batch:
-            self._batch, self._left, self._piece = batch, self._shaping.pieces(batch), None
+            self._batch, self._left, self._base, self._piece = batch, self._shaping.pieces(batch), 0, None
         if self._piece is None and self._left:
-            self._piece = self._shape(self._left[0])
+            self._piece = self._shape(self._left[0], settled)
+        elif self._piece is not None:
+            self._piece.settle(settled)
         return self._piece
 
-    def _shape(self, source: Batch) -> _Progress:
+    def _shape(self, source: Batch, settled: Set[int]) -> _Progress:
+        numbers: Sequence[int] = range(self._base, self._base + source.changes_count)
+        if not settled.isdisjoint(numbers):
+            numbers = [number for number in numbers if number not in settled]
+            source = source.take([number - self._base for number in numbers])
         own = self._formats.of(self._subscription)
         try:
-            return _Progress(source, self._shaping.shape(source, own, self._formats.context), None)
+            return _Progress(source, numbers, self._shaping.shape(source, own, self._formats.context), None)
         except Unshapable as failed:
-            return _Progress(source, failed.before, failed)
+            return _Progress(source, numbers, failed.before, failed)
 
     def _piece_done(self, piece: _Progress, reach: Callable[[Position, int], None], unsaid: int) -> None:
         """All that the consumer gets of a piece is durable; raises where that is not all of it."""
@@ -239,11 +314,15 @@ class _Shaped:
         last = piece.source.last_position if failed is None else failed.reached
         if last is not None:
             reach(last, unsaid)
-        if failed is not None:
-            self._batch = None  # what it is made of is to be tried again
-            raise HandlerFailed(failed.change, failed.cause) from failed.cause
-        self._left.pop(0)
         self._piece = None
+        if failed is not None:
+            # From that change on it is to be tried again, or without it.
+            number = piece.numbers[failed.number]
+            rest = self._left[0]
+            self._left[0] = rest.take(range(number - self._base, rest.changes_count))
+            self._base = number
+            raise HandlerFailed(failed.change, failed.cause, number) from failed.cause
+        self._base += self._left.pop(0).changes_count
 
     def _keys(self, piece: _Progress) -> list[tuple[bytes, ...] | None]:
         """The keys of each change that the consumer gets: those of the change that it comes from."""
@@ -283,11 +362,14 @@ class SinkTarget(_Shaped):
         position = await self._workers[0].call(ask) if self._workers else ask()
         return None if position is None else Position(*position)
 
-    async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
+    async def write(
+        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
+    ) -> None:
         """Write a batch: durable when the sink returns."""
         while True:
             known = self._piece is not None and batch is self._batch
-            piece = await self._workers[0].call(self._next, batch) if self._workers else self._next(batch)
+            next, work = self._next, self._workers
+            piece = await work[0].call(next, batch, settled) if work else next(batch, settled)
             if piece is None:
                 self._batch = None
                 return
@@ -295,11 +377,54 @@ class SinkTarget(_Shaped):
                 self._parts = None
             if piece.count and not piece.handled:
                 if self._concurrency == 1:
-                    await self._call(self._sink.write, piece.shaped.batch)
+                    try:
+                        await self._call(self._sink.write, piece.shaped.batch)
+                    except Exception as error:
+                        refused = sorted({piece.number(number) for number in range(piece.count)})
+                        raise self._failed(piece, error, refused) from error
                 else:
                     await self._write_parts(piece, reach)
                 piece.handled = piece.count
             self._piece_done(piece, reach, piece.count - piece.said)
+
+    def _failed(
+        self, piece: _Progress, error: Exception, refused: Sequence[int], behind: Set[int] = frozenset()
+    ) -> SinkFailed:
+        """What is to be known of a failure.
+
+        Args:
+            piece: What was being written.
+            error: What the sink raised.
+            refused: The numbers of the changes that it was about.
+            behind: Those of the piece that were not written yet.
+        """
+        end = self._base + self._left[0].changes_count
+        # Where the piece ends at a change that cannot be shaped, that comes again with the rest.
+        begin = piece.numbers[piece.failed.number] if piece.failed is not None else end
+        left = sorted({*behind, *range(begin, end + sum(one.changes_count for one in self._left[1:]))})
+        return SinkFailed(error, refused, left)
+
+    async def rewrite(self, batch: Batch) -> None:
+        """Write it as any other batch, unless the sink keeps a position: that has to know that this is an old one."""
+        try:
+            shaped = self._shaping.shape(batch, self._formats.of(self._subscription), self._formats.context)
+        except Unshapable as failed:
+            raise HandlerFailed(failed.change, failed.cause, 0) from failed.cause
+        if not shaped.batch.changes_count:
+            return
+        write: Callable[[Batch], Awaitable[None] | None] = self._sink.write
+        if isinstance(self._sink, RewritingSink):
+            write = self._sink.rewrite
+        elif self.keeps_position:
+            refusal = SinkRejected(
+                f"{type(self._sink).__name__} keeps its position, and cannot be given a change from before it",
+                hint="give the sink a method rewrite(batch), or apply the change by hand and drop its dead letter",
+            )
+            raise SinkFailed(refusal, [0], [])
+        try:
+            await self._call(write, shaped.batch)
+        except Exception as error:
+            raise SinkFailed(error, [0], []) from error
 
     async def _write_parts(self, piece: _Progress, reach: Callable[[Position, int], None]) -> None:
         """Write parts of a piece at once: those of a segment, then those of the next."""
@@ -317,7 +442,12 @@ class SinkTarget(_Shaped):
             errors = [result for result in results if isinstance(result, BaseException)]
             if errors:
                 self._parts[0] = left
-                raise errors[0]
+                fatal = next((error for error in errors if not isinstance(error, Exception)), errors[0])
+                if not isinstance(fatal, Exception):
+                    raise fatal
+                refused = sorted({piece.number(number) for part in left for number in part})
+                behind = {piece.number(one) for later in self._parts[1:] for part in later for one in part}
+                raise self._failed(piece, fatal, refused, behind) from fatal
             self._parts.pop(0)
             if last is not None and self._parts:
                 reach(last, written)
@@ -369,12 +499,19 @@ class HandlerTarget(_Shaped):
         """Nothing to open."""
         return None
 
-    async def write(self, batch: Batch, reach: Callable[[Position, int], None]) -> None:
+    async def rewrite(self, batch: Batch) -> None:
+        """Call the handler."""
+        await self.write(batch, lambda _position, _count: None)
+
+    async def write(
+        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
+    ) -> None:
         """Call the handler with the changes of a batch that it has not had yet."""
         self._reach = reach
         while True:
             known = self._piece is not None and batch is self._batch
-            piece = await self._workers[0].call(self._prepared, batch) if self._workers else self._prepared(batch)
+            prepared, work = self._prepared, self._workers
+            piece = await work[0].call(prepared, batch, settled) if work else prepared(batch, settled)
             if piece is None:
                 self._batch = None
                 return
@@ -388,9 +525,9 @@ class HandlerTarget(_Shaped):
                 self._note_ahead(piece)
             self._piece_done(piece, reach, 0)
 
-    def _prepared(self, batch: Batch) -> _Progress | None:
+    def _prepared(self, batch: Batch, settled: Set[int]) -> _Progress | None:
         before = self._piece
-        piece = self._next(batch)
+        piece = self._next(batch, settled)
         if piece is not None and piece is not before:
             self._changes = piece.shaped.batch.changes(self._formats.of(self._subscription, piece.shaped.batch))
             if self._ahead:
@@ -412,13 +549,15 @@ class HandlerTarget(_Shaped):
             await self._workers[0].call(self._handle_all, piece)
         else:
             for number in range(piece.lowest, piece.count):
-                await self._handle_async(number)
-                self._handled_one(piece, number)
+                if not piece.done[number]:
+                    await self._handle_async(number)
+                    self._handled_one(piece, number)
 
     def _handle_all(self, piece: _Progress) -> None:
         for number in range(piece.lowest, piece.count):
-            self._handle(number)
-            self._handled_one(piece, number)
+            if not piece.done[number]:
+                self._handle(number)
+                self._handled_one(piece, number)
 
     def _say(self, piece: _Progress) -> None:
         """Say how far it is."""
@@ -465,6 +604,9 @@ class HandlerTarget(_Shaped):
             if place in self._ahead:
                 piece.finish(number)
 
+    def _number(self, number: int) -> int:
+        return number if self._piece is None else self._piece.number(number)
+
     def _check(self) -> None:
         """Before each change: raises when it may not be handled."""
         if self._ended.is_set():
@@ -479,10 +621,8 @@ class HandlerTarget(_Shaped):
             if isinstance(change, DecodeError):
                 raise change
             self._handler(change)
-        except SinkUnavailable:
-            raise
         except Exception as error:
-            raise HandlerFailed(change, error) from error
+            raise HandlerFailed(change, error, self._number(number)) from error
 
     async def _handle_async(self, number: int) -> None:
         self._check()
@@ -493,10 +633,8 @@ class HandlerTarget(_Shaped):
             result = self._handler(change)
             if isawaitable(result):
                 await result
-        except SinkUnavailable:
-            raise
         except Exception as error:
-            raise HandlerFailed(change, error) from error
+            raise HandlerFailed(change, error, self._number(number)) from error
 
     async def schema_changed(self, change: SchemaChange) -> None:
         """Call the handler with it, if it asked for that."""

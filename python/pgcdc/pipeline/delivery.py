@@ -1,0 +1,305 @@
+"""A batch to a consumer's target: tried again, taken apart, and what cannot be delivered put among its dead letters."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeAlias, TypeVar
+
+from pgcdc.errors import DecodeError, Error, SinkRejected, SinkUnavailable
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline import failure, retry
+from pgcdc.pipeline.breaker import Breaker
+from pgcdc.pipeline.parking import Parking
+from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.subscription import HandlerSubscription, Subscription
+from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held, SinkFailed, Target
+from pgcdc.protocol import Batch, RowFormat
+
+__all__ = ["ConsumerState", "Delivery"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+ConsumerState: TypeAlias = Literal["starting", "running", "retrying", "failed", "stopped"]
+
+Result = TypeVar("Result")
+
+
+class _Further(Exception):
+    """It failed again, but on a later change than before: the attempts are counted anew."""
+
+    def __init__(self, failed: HandlerFailed) -> None:
+        super().__init__()
+        self.failed = failed
+
+
+class Delivery:
+    """What writes to one consumer's target.
+
+    Args:
+        subscription: The consumer.
+        target: Its target.
+        lane: Its lane, which is told how far it is.
+
+    Attributes:
+        state: What the consumer is about.
+        last_error: The last thing that went wrong.
+        breaker: Its circuit breaker.
+        parking: Its dead letters; None when the pipeline has none.
+    """
+
+    def __init__(self, subscription: Subscription, target: Target, lane: Lane) -> None:
+        self.name = subscription.name
+        self.state: ConsumerState = "starting"
+        self.last_error: str | None = None
+        self.parking: Parking | None = None
+        self.breaker = Breaker(subscription.name, subscription.options.retry)
+        self._policy = self._own_policy = subscription.options.retry
+        self._parks = subscription.options.on_failure != "stop"
+        self._handles = isinstance(subscription, HandlerSubscription)
+        self._target = target
+        self._lane = lane
+        self._tries = 0
+        self._first_failure = 0.0
+
+    async def write(self, batch: Batch) -> None:
+        """Deliver a batch: when this returns, each of its changes is durable in the target or among the dead letters.
+
+        Args:
+            batch: The batch.
+
+        Raises:
+            Error: What could not be delivered, with the consumer, the table and the position named.
+            GaveUp: When it is to end.
+        """
+        if self._handles:
+            await self._handle(batch)
+        else:
+            await self._write(batch)
+        # A target that keeps a position is asked for it at the next start, and does not know of what it has not got.
+        if self._parks and not self._target.keeps_position and batch.last_position is not None:
+            self._lane.reach(batch.last_position, 0)
+
+    async def _handle(self, batch: Batch) -> None:
+        parking = self.parking if self._parks else None
+        settled: set[int] = set() if parking is None else await parking.hold_back(batch)
+        while True:
+            try:
+                done = frozenset(settled)
+                await self.persist(lambda done=done: self._target.write(batch, self._lane.reach, done))  # type: ignore[misc]
+            except HandlerFailed as failed:
+                if parking is None:
+                    raise failure.of_handler(self.name, failed.change, failed.cause) from failed.cause
+                self._note(failed.cause)
+                await parking.park(batch, {failed.number: failed.cause}, self._tries)
+                settled = {*settled, failed.number}
+                settled |= await parking.hold_back(batch, settled, failed.number + 1)
+            else:
+                return
+
+    async def _write(self, batch: Batch) -> None:
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            if self._parks and self.parking is not None:
+                held = await self.parking.hold_back(part)
+                if held:
+                    part = part.take(set(range(part.changes_count)) - held)
+            if not part.changes_count:
+                continue
+            try:
+                await self.persist(lambda part=part: self._target.write(part, self._lane.reach))  # type: ignore[misc]
+            except GaveUp:
+                raise
+            except HandlerFailed as failed:  # a filter or transform
+                if not self._parks or self.parking is None:
+                    raise failure.of_handler(self.name, failed.change, failed.cause) from failed.cause
+                self._note(failed.cause)
+                await self.parking.park(part, {failed.number: failed.cause}, self._tries)
+                parts.append(part.take(range(failed.number + 1, part.changes_count)))
+            except SinkFailed as failed:
+                error = failed.cause
+                if not self._parks or not (isinstance(error, SinkRejected | DecodeError) or self._is_temporary(error)):
+                    raise failure.of_sink(self.name, part, error) from error
+                parts.append(part.take(failed.left))
+                parts += reversed(await self._take_apart(part.take(failed.refused), error))
+
+    async def _take_apart(self, part: Batch, error: Exception) -> Sequence[Batch]:
+        """Put what was refused among the dead letters.
+
+        Returns:
+            What is left, in order.
+        """
+        parking, count, spent = self.parking, part.changes_count, self._is_temporary(error)
+        if parking is None:
+            raise failure.of_sink(self.name, part, error) from error
+        self._note(error)
+        guilty = {0} if count == 1 else set(range(count)) if spent else _named(part, error)
+        if guilty:
+            if parking.holds and not spent:
+                # One after the other: what comes before one is delivered before its key is held.
+                first = min(guilty)
+                if first:
+                    return [part.take(set(range(first))), part.take(set(range(first, count)))]
+                guilty = {0}
+            rest = set(range(count)) - guilty
+            await parking.park(part, dict.fromkeys(guilty, error), self._tries)
+            return [part.take(rest)]
+        # Whole transactions as long as there are several.
+        middle = _middle(part)
+        return [part.take(set(range(middle))), part.take(set(range(middle, count)))]
+
+    async def again(self, through_lsn: int, format: RowFormat | None) -> None:
+        """Deliver dead letters again that were asked for, and those that wait for nothing any more.
+
+        Args:
+            through_lsn: What was stored of how far the consumer is.
+            format: How the rows of the pipeline are given.
+
+        Raises:
+            GaveUp: When it is to end.
+        """
+        parking = self.parking
+        if parking is None:
+            return
+        async for letter, stays in parking.due(through_lsn):
+            batch = Batch.from_bytes(letter.message, format)
+            try:
+                await self.persist(lambda batch=batch: self._target.rewrite(batch))  # type: ignore[misc]
+            except GaveUp:
+                raise
+            except Exception as error:
+                cause = _cause(error)
+                self._note(cause)
+                await parking.failed_again(letter, cause, self._tries)
+                stays()
+            else:
+                await parking.delivered(letter)
+        await parking.look()
+
+    def _note(self, cause: Exception) -> None:
+        # The text of anything else than an error of ours can hold values of rows.
+        self.last_error = str(cause) if isinstance(cause, Error) else type(cause).__name__
+
+    # Trying again.
+
+    async def keep_trying(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Call until nothing is away that it needs, without end, for what is no change.
+
+        Args:
+            call: The call.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            GaveUp: When it is to end.
+            Exception: What it raised, but for SinkUnavailable.
+        """
+        return await self.persist(call, retry.Retry())
+
+    async def persist(self, call: Callable[[], Awaitable[Result]], policy: retry.Retry | None = None) -> Result:
+        """Call until the target takes it, refuses it, or has been tried often enough; only this consumer waits.
+
+        Args:
+            call: The call.
+            policy: How often that is; None for the consumer's own.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            GaveUp: When it is to end.
+            Exception: What it raised last.
+        """
+        self._policy = self._own_policy if policy is None else policy
+        pending: HandlerFailed | None = None
+        while True:
+            self._tries = 0
+            place = None if pending is None else pending.number
+            try:
+                async for attempt in retry.attempts(self._policy, self._failed):
+                    with attempt:
+                        self._tries += 1
+                        if pending is not None:
+                            error, pending = pending, None
+                            raise error
+                        try:
+                            result = await self._call(call)
+                        except HandlerFailed as failed:
+                            if place is not None and failed.number > place:
+                                raise _Further(failed) from None
+                            place = failed.number if place is None else place
+                            raise
+            except _Further as further:
+                pending = further.failed
+            else:
+                self.breaker.answered()
+                if self.state == "retrying":
+                    logger.warning("consumer %r: available again", self.name)
+                self.state = "running"
+                return result
+
+    async def _call(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        while True:
+            if not await self._lane.allowed():
+                raise GaveUp
+            await self.breaker.ready()
+            try:
+                return await call()
+            except Held as held:
+                self.state, self.last_error = "retrying", str(held)
+                logger.info("consumer %r: %s", self.name, held)
+
+    def _is_temporary(self, error: Exception) -> bool:
+        return isinstance(_cause(error), (SinkUnavailable, *self._policy.on))
+
+    def _failed(self, error: Exception) -> bool:
+        """Told of each failure by what counts attempts; says whether there may be another attempt."""
+        if not self._is_temporary(error):
+            if not isinstance(error, _Further | GaveUp):
+                self.breaker.answered()
+            return False
+        self._note(_cause(error))
+        if self.state != "retrying":
+            self.state = "retrying"
+            logger.warning("consumer %r: not available, trying again: %s", self.name, self.last_error)
+        self.breaker.failed()
+        now = time.monotonic()
+        if self._tries == 1:
+            self._first_failure = now
+        # The breaker may keep it waiting for longer than it is tried for.
+        limit, pause = self._policy.give_up, self.breaker.next_attempt_in or 0.0
+        return limit is None or now + pause - self._first_failure <= limit
+
+
+def _cause(error: Exception) -> Exception:
+    return error.cause if isinstance(error, HandlerFailed | SinkFailed) else error
+
+
+def _named(part: Batch, error: Exception) -> set[int]:
+    """The numbers of the changes that an error is about, where it says so and that is not all of the batch."""
+    positions = set(error.positions) if isinstance(error, SinkRejected) else set()
+    if isinstance(error, DecodeError) and error.position is not None:
+        positions = {error.position}
+    # Rows of the initial copy share a position: it says nothing.
+    positions = {Position(*one) for one in positions if one[1] != SNAPSHOT_INDEX}
+    if not positions:
+        return set()
+    found = [change.position for change in part.changes()]
+    return {number for number, position in enumerate(found) if position in positions}
+
+
+def _middle(part: Batch) -> int:
+    """The number of the change at which to cut: where a transaction begins, if one does after the first change."""
+    places = [change.position for change in part.changes()]
+    half = len(places) // 2
+    begins = [
+        number
+        for number in range(1, len(places))
+        if isinstance(there := places[number], tuple)
+        and isinstance(before := places[number - 1], tuple)
+        and there[0] != before[0]
+    ]
+    return min(begins, key=lambda number: abs(number - half), default=half)

@@ -1,0 +1,177 @@
+"""Which rows a change is about, so that later changes of them can be held back behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from pgcdc.errors import DecodeError
+from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
+from pgcdc.protocol import Batch
+
+__all__ = ["EVERYTHING", "Held", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
+
+Hold: TypeAlias = tuple[int, str | None]
+"""A table's OID, and a key's values as JSON; None for all rows of the table. OID 0 means all tables."""
+
+EVERYTHING: Hold = (0, None)
+
+
+class Seen(NamedTuple):
+    """What can be said of one change.
+
+    Attributes:
+        table: `schema.name`; several with commas for a truncate; None for a logical message and where it is not known.
+        action: The change's action; `"unknown"` where that cannot be read.
+        key: The key's values by name, as JSON.
+        values: The change as a line of JSON.
+        holds: What waits behind it when it fails.
+        digest: Tells two changes of one position apart.
+    """
+
+    table: str | None
+    action: str
+    key: str | None
+    values: str | None
+    holds: tuple[Hold, ...]
+    digest: str
+
+
+class Held:
+    """The rows that are held."""
+
+    def __init__(self, holds: Iterable[Hold] = ()) -> None:
+        self._keys: dict[int, set[str | None]] = {}
+        self.add(holds)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys in self._keys.values())
+
+    def add(self, holds: Iterable[Hold]) -> None:
+        """Hold more rows.
+
+        Args:
+            holds: Which.
+        """
+        for oid, key in holds:
+            self._keys.setdefault(oid, set()).add(key)
+
+    def meets(self, holds: Iterable[Hold]) -> bool:
+        """Whether any of these rows is held.
+
+        Args:
+            holds: Which.
+        """
+        if 0 in self._keys:
+            return True
+        for oid, key in holds:
+            if oid == 0:
+                return bool(self._keys)
+            keys = self._keys.get(oid)
+            if keys and (key is None or None in keys or key in keys):
+                return True
+        return False
+
+
+def holds_to_text(holds: Iterable[Hold]) -> str:
+    """Print holds for a store.
+
+    Args:
+        holds: What is held.
+    """
+    return json.dumps([[oid, key] for oid, key in holds])
+
+
+def holds_from_text(text: str) -> list[Hold]:
+    """Undo `holds_to_text`.
+
+    Args:
+        text: What it gave.
+    """
+    return [(oid, key) for oid, key in json.loads(text)]
+
+
+def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None) -> list[Seen]:
+    """Look at each change of a batch.
+
+    Args:
+        batch: The batch.
+        keys: The columns of primary keys, by the table's OID, for tables whose replica identity does not say them.
+
+    Returns:
+        One for each change, also for those that cannot be decoded.
+    """
+    changes = batch.changes()
+    lines: list[bytes | None]
+    try:
+        lines = list(batch.to_json().split(b"\n")[:-1])
+    except DecodeError:
+        lines = [_line(batch.take({number})) for number in range(len(changes))]
+    return [_seen(batch, number, change, lines[number], keys or {}) for number, change in enumerate(changes)]
+
+
+def _line(one: Batch) -> bytes | None:
+    try:
+        return one.to_json().rstrip(b"\n")
+    except DecodeError:
+        return None
+
+
+def _seen(
+    batch: Batch, number: int, change: Any, line: bytes | None, primary_keys: Mapping[int, Sequence[str]]
+) -> Seen:
+    values = None if line is None else line.decode()
+    if line is None or isinstance(change, DecodeError):
+        return _undecodable(batch.take({number}), change, values)
+    digest = _digest(line)
+    if isinstance(change, Message):
+        return Seen(None, "message", None, values, (), digest)
+    if isinstance(change, Truncate):
+        tables = ",".join(f"{relation.schema}.{relation.name}" for relation in change.relations)
+        return Seen(tables, "truncate", None, values, tuple((one.oid, None) for one in change.relations), digest)
+    relation: Relation = change.relation
+    columns = _key_columns(relation, primary_keys)
+    row = json.loads(line, parse_float=str, parse_int=str)
+    rows = [row[part] for part in ("new", "old") if part in row]
+    keys = [{name: one[name] for name in columns} for one in rows if columns and all(name in one for name in columns)]
+    return Seen(
+        f"{relation.schema}.{relation.name}",
+        change.action,
+        json.dumps(keys[0]) if keys else None,
+        values,
+        # The values alone: a column that gets another name or a wider type does not make another row of it.
+        tuple(dict.fromkeys((relation.oid, json.dumps(list(key.values()))) for key in keys)) or ((relation.oid, None),),
+        digest,
+    )
+
+
+def _undecodable(one: Batch, change: Any, values: str | None) -> Seen:
+    relations = one.relations
+    raw = getattr(change, "raw", b"")
+    kinds = {b"I": "insert", b"U": "update", b"D": "delete", b"T": "truncate", b"M": "message"}
+    action = change.action if isinstance(change, Insert | Update | Delete) else kinds.get(raw[:1], "unknown")
+    return Seen(
+        ",".join(f"{relation.schema}.{relation.name}" for relation in relations) or getattr(change, "table", None),
+        action,
+        None,
+        values,
+        tuple((relation.oid, None) for relation in relations) or (EVERYTHING,),
+        _digest(raw or one.to_bytes()),
+    )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _key_columns(relation: Relation, primary_keys: Mapping[int, Sequence[str]]) -> Sequence[str]:
+    # Under REPLICA IDENTITY FULL every column is flagged, and each update would have another key. Where there is no
+    # primary key either, a row is known by all that is in it, and each change sends that of before.
+    if relation.replica_identity in ("f", "n"):
+        return primary_keys.get(relation.oid, ())
+    return [column.name for column in relation.columns if column.is_key]

@@ -1,0 +1,321 @@
+"""What becomes of changes that a consumer cannot be given: dead letters, before its position moves past them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from pgcdc.errors import ConnectionLost, SinkError
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
+from pgcdc.pipeline.holding import Held, Seen, describe, holds_from_text, holds_to_text
+from pgcdc.pipeline.options import Options
+from pgcdc.pipeline.worker import Worker
+from pgcdc.protocol import Batch
+from pgcdc.replication import Reconnect
+
+__all__ = ["Desk", "Parking"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PAUSES = Reconnect()
+
+
+class Desk:
+    """The dead letters of one run: one store, used in a thread of its own.
+
+    Args:
+        pipeline: The pipeline's name.
+        store: Where they are kept.
+    """
+
+    def __init__(self, pipeline: str, store: DeadLetterStore) -> None:
+        self.pipeline = pipeline
+        self.store = store
+        self._worker = Worker(f"pgcdc-{pipeline}-dead-letters")
+
+    async def call(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the store.
+
+        Args:
+            method: The method.
+            *args: Its arguments.
+            **kwargs: Its arguments.
+
+        Returns:
+            What it returned.
+        """
+        return await self._worker.call(method, *args, **kwargs)
+
+    async def close(self, timeout: float) -> None:
+        """Close the store, after a call that may still run.
+
+        Args:
+            timeout: How long that is waited for, in seconds.
+        """
+        if await self._worker.idle(timeout):
+            await self._worker.call(self.store.close)
+            await self._worker.stop(timeout)
+        else:
+            logger.warning("pipeline %r: its dead letters' store hangs and is left behind", self.pipeline)
+
+
+class Parking:
+    """One consumer's dead letters.
+
+    Args:
+        consumer: The consumer's name.
+        options: What was said of it.
+        desk: The run's.
+        away: Told when the store cannot be used, and with None when it can be again.
+        keys: Gives the columns of primary keys, by the table's OID.
+
+    Attributes:
+        marks: What the store had of this consumer's letters when they were looked at last.
+        count: How many letters there are.
+        holds: Whether later changes of the same rows wait.
+        waiting: Whether one of them is to be delivered, now or as soon as its transaction is done.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        options: Options,
+        desk: Desk,
+        away: Callable[[ConnectionLost | None], None],
+        keys: Callable[[], Mapping[int, Sequence[str]]],
+    ) -> None:
+        self.consumer = consumer
+        self.marks = Marks()
+        self.count = 0
+        self.waiting = False
+        self._desk = desk
+        self.holds = options.on_failure == "hold"
+        self._limit = options.max_dead_letters
+        self._away = away
+        self._keys = keys
+        self._held = Held()
+        self._epoch = 0
+
+    @property
+    def held_keys(self) -> int:
+        """How many keys are held."""
+        return len(self._held)
+
+    async def open(self, epoch: int) -> None:
+        """Become the owner of what is stored, and learn which rows are held.
+
+        Args:
+            epoch: The owner's.
+
+        Raises:
+            PositionError: When another process has taken over.
+            ConfigError: When the store cannot be used as it is.
+        """
+        self._epoch = epoch
+        if epoch:
+            await self._persist(self._desk.store.claim, self._desk.pipeline, self.consumer, epoch)
+        await self.look()
+
+    async def look(self) -> list[DeadLetter]:
+        """Read what is stored.
+
+        Returns:
+            The consumer's letters, by position.
+        """
+        marks = await self._persist(self._desk.store.marks, self._desk.pipeline)
+        letters: list[DeadLetter] = []
+        self.marks = marks.get(self.consumer, Marks())
+        if self.marks.count:
+            letters = await self._persist(
+                self._desk.store.find, Which(pipeline=self._desk.pipeline, consumer=self.consumer)
+            )
+        self.count = len(letters)
+        self._held = Held()
+        self.waiting = False
+        blocked = Held()
+        for letter in letters:
+            holds = holds_from_text(letter.holds)
+            if self.holds:
+                self._held.add(holds)
+            if _wanted(letter) and not blocked.meets(holds):
+                self.waiting = True
+            else:
+                blocked.add(holds)
+        return letters
+
+    async def hold_back(self, batch: Batch, settled: Collection[int] = (), start: int = 0) -> set[int]:
+        """Store the changes of rows that are held.
+
+        Args:
+            batch: Changes that are to be delivered.
+            settled: Those that are letters already.
+            start: The number of the first one to look at.
+
+        Returns:
+            The numbers of those that are not to be delivered now.
+        """
+        if not self._held:
+            return set()
+        letters: dict[int, DeadLetter] = {}
+        for number, seen in enumerate(describe(batch, self._keys())):
+            if number >= start and number not in settled and self._held.meets(seen.holds):
+                self._held.add(seen.holds)  # a change of key holds the other one, too
+                letters[number] = self._letter(batch, number, seen, None, 0)
+        await self._add(list(letters.values()))
+        return set(letters)
+
+    async def park(self, batch: Batch, causes: Mapping[int, Exception], attempts: int) -> None:
+        """Store changes that have failed.
+
+        Args:
+            batch: What they are in.
+            causes: What was raised, by their numbers.
+            attempts: How often each was tried.
+        """
+        seen = describe(batch.take(causes), self._keys())
+        letters = [
+            self._letter(batch, number, one, causes[number], attempts)
+            for number, one in zip(sorted(causes), seen, strict=True)
+        ]
+        await self._add(letters)
+        if self.holds:
+            for one in seen:
+                self._held.add(one.holds)
+        for letter, one in zip(letters, seen, strict=True):
+            logger.warning(
+                "consumer %r: %s of %s at %s is a dead letter now: %s",
+                self.consumer,
+                one.action,
+                one.table or "no table",
+                letter.position,
+                letter.error_type,
+            )
+
+    def _letter(self, batch: Batch, number: int, seen: Seen, cause: Exception | None, attempts: int) -> DeadLetter:
+        one = batch.take({number})
+        position = one.first_position
+        if position is None:  # it cannot be read, and does not know where it stands: behind what can be
+            position = batch.take(set(range(number))).last_position or Position(0, SNAPSHOT_INDEX)
+        now = datetime.now(UTC)
+        return DeadLetter(
+            pipeline=self._desk.pipeline,
+            consumer=self.consumer,
+            position=Position(*position),
+            digest=seen.digest,
+            state="held" if cause is None else "failed",
+            table=seen.table,
+            action=seen.action,
+            key=seen.key,
+            values=seen.values,
+            message=one.to_bytes(),
+            holds=holds_to_text(seen.holds) if self.holds else "[]",
+            error_type="" if cause is None else _type_of(cause),
+            error_text="" if cause is None else str(cause),
+            attempts=attempts,
+            first_at=now,
+            last_at=now,
+        )
+
+    async def _add(self, letters: list[DeadLetter]) -> None:
+        if not letters:
+            return
+        if self.count + len(letters) > self._limit:
+            # Some may be stored already: they come again after a crash.
+            known = {letter.identity for letter in await self.look()}
+            new = len({letter.identity for letter in letters} - known)
+            if self.count + new > self._limit:
+                raise SinkError(
+                    f"consumer {self.consumer!r} has {self.count} dead letters and would have {self.count + new}:"
+                    f" more than its max_dead_letters={self._limit}",
+                    hint="pgcdc deadletter list shows why; put the cause right, retry or drop them, and start again:"
+                    " nothing was confirmed past what is not among them",
+                    table=letters[0].table,
+                    lsn=letters[0].position.commit_lsn,
+                ) from None
+        await self._persist(self._desk.store.add, letters, self._epoch)
+        self.count += len(letters)
+
+    async def due(self, through_lsn: int) -> AsyncIterator[tuple[DeadLetter, Callable[[], None]]]:
+        """What is to be delivered again now, in order: what was asked for, and what does not wait any more.
+
+        Args:
+            through_lsn: A letter of a transaction that is not done up to here may come again by itself, so it is left.
+
+        Yields:
+            The letter, whole, and what to call when it has failed again, so that nothing behind it is delivered.
+        """
+        blocked = Held()
+        for letter in await self.look():
+            holds = holds_from_text(letter.holds)
+            place = letter.position
+            done = place.commit_lsn < through_lsn or (place.index < 0 and place.commit_lsn == through_lsn)
+            if not _wanted(letter) or not done or blocked.meets(holds):
+                blocked.add(holds)
+                continue
+            whole = await self._persist(self._desk.store.read, letter.id)
+            if whole is not None:
+                yield whole, lambda holds=holds: blocked.add(holds)  # type: ignore[misc]
+
+    async def delivered(self, letter: DeadLetter) -> None:
+        """A letter was taken: remove it.
+
+        Args:
+            letter: The letter.
+        """
+        await self._persist(self._desk.store.remove, [letter.id])
+        logger.info("consumer %r: the dead letter at %s was delivered", self.consumer, letter.position)
+
+    async def failed_again(self, letter: DeadLetter, cause: Exception, attempts: int) -> None:
+        """A letter was not taken: it stays.
+
+        Args:
+            letter: The letter.
+            cause: What was raised.
+            attempts: How often it was tried.
+        """
+        again = msgspec.structs.replace(
+            letter,
+            state="failed",
+            error_type=_type_of(cause),
+            error_text=str(cause),
+            attempts=attempts,
+            last_at=datetime.now(UTC),
+        )
+        await self._persist(self._desk.store.add, [again], self._epoch)
+        logger.warning(
+            "consumer %r: the dead letter at %s failed again: %s", self.consumer, letter.position, again.error_type
+        )
+
+    async def _persist(self, method: Callable[..., T], *arguments: Any) -> T:
+        """Call the store until it can be used; only this consumer waits meanwhile, and its position stays."""
+        attempt = 0
+        while True:
+            try:
+                result = await self._desk.call(method, *arguments)
+            except ConnectionLost as error:
+                self._away(error)
+                await asyncio.sleep(_PAUSES.pause(attempt))
+                attempt += 1
+            else:
+                if attempt:
+                    self._away(None)
+                return result
+
+
+def _wanted(letter: DeadLetter) -> bool:
+    """Whether it is to be delivered again as soon as no earlier one holds its rows."""
+    return letter.requested or letter.state == "held"
+
+
+def _type_of(cause: Exception) -> str:
+    kind = type(cause)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
