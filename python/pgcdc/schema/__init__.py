@@ -1,8 +1,8 @@
 """Shapes of tables over time: versions, what differs between two of them, and what a consumer does about it."""
 
-from pgcdc.schema.change import SchemaChange, change_of
+from pgcdc.schema.change import ChangeKind, SchemaChange, change_of
 from pgcdc.schema.history import History, SchemaColumn, SchemaVersion, fingerprint_of
-from pgcdc.schema.policy import ChangeKind, Policy, PolicyWord, check_policy, reaction_to
+from pgcdc.schema.policy import Policy, PolicyWord, check_policy, reaction_to
 
 __all__ = [
     "ChangeKind",

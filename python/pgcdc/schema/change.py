@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -11,10 +11,11 @@ from pgcdc.event_text import relation_text
 from pgcdc.events import Column, Relation
 from pgcdc.lsn import Position
 
-if TYPE_CHECKING:
-    from pgcdc.schema.policy import ChangeKind
+__all__ = ["ChangeKind", "SchemaChange", "change_of"]
 
-__all__ = ["SchemaChange", "change_of"]
+ChangeKind: TypeAlias = Literal["add", "drop", "rename", "retype", "key", "rename_table"]
+"""Columns were added, dropped, renamed, given another type; the replica identity has other columns; the table, or its
+schema, has another name."""
 
 _NOWHERE: Final = Position(0, 0)
 

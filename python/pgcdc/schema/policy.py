@@ -7,13 +7,10 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from pgcdc.errors import ConfigError
-from pgcdc.schema.change import SchemaChange
+from pgcdc.schema.change import ChangeKind, SchemaChange
 
-__all__ = ["ChangeKind", "Policy", "PolicyWord", "check_policy", "reaction_to"]
+__all__ = ["Policy", "PolicyWord", "check_policy", "reaction_to"]
 
-ChangeKind: TypeAlias = Literal["add", "drop", "rename", "retype", "key", "rename_table"]
-"""Columns were added, dropped, renamed, given another type; the replica identity has other columns; the table, or its
-schema, has another name."""
 PolicyWord: TypeAlias = Literal["follow", "warn", "stop"]
 """`follow`: go on; `warn`: go on, and say so in the log; `stop`: end with SchemaError before the first change."""
 Policy: TypeAlias = Mapping[ChangeKind, PolicyWord]
