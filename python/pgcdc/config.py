@@ -24,6 +24,7 @@ __all__ = [
     "PipelineSection",
     "PositionsSection",
     "ReconnectSection",
+    "RetrySection",
     "holds_secret",
     "key_path",
     "meant",
@@ -90,6 +91,28 @@ class ReconnectSection(_Section, frozen=True, kw_only=True, forbid_unknown_field
     first: float | UnsetType = UNSET
     longest: float | UnsetType = UNSET
     give_up: float | UnsetType = UNSET
+
+
+class RetrySection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[consumers.NAME.retry]`: the arguments of `pgcdc.Retry`.
+
+    Attributes:
+        attempts: See there, as what follows; pauses are in seconds.
+        give_up: Likewise.
+        first: Likewise.
+        longest: Likewise.
+        on: Classes of exceptions: `"TimeoutError"`, one that Python has, or `"module:Class"`.
+        breaker_after: Likewise.
+        breaker_pause: Likewise.
+    """
+
+    attempts: int | UnsetType = UNSET
+    give_up: float | UnsetType = UNSET
+    first: float | UnsetType = UNSET
+    longest: float | UnsetType = UNSET
+    on: list[str] | UnsetType = UNSET
+    breaker_after: int | UnsetType = UNSET
+    breaker_pause: float | UnsetType = UNSET
 
 
 class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +182,9 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         concurrency: Likewise.
         key: Likewise.
         on_schema_change: What it does when a table has another shape: a word, or a table of words by kind of change.
+        retry: What a `pgcdc.Retry` is made with.
+        on_failure: See `pgcdc.pipeline.options.ConsumerOptions`, as what follows.
+        max_dead_letters: Likewise.
     """
 
     sink: str | None = None
@@ -181,6 +207,9 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     concurrency: int | None = None
     key: list[str] | None = None
     on_schema_change: str | dict[str, str] | None = None
+    retry: RetrySection | None = None
+    on_failure: str | None = None
+    max_dead_letters: int | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -356,6 +385,8 @@ class _Reading:
         self.check_keys(value, kind.__struct_fields__, path, "setting")
         if isinstance(value.get("reconnect"), dict):
             self.section(value["reconnect"], ReconnectSection, f"{path}.reconnect")
+        if isinstance(value.get("retry"), dict):
+            self.section(value["retry"], RetrySection, f"{path}.retry")
         for field in msgspec.structs.fields(kind):
             if field.required and field.name not in value:
                 raise ConfigError(

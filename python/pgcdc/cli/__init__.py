@@ -1,8 +1,9 @@
 """The command `pgcdc`: one file for each verb, imported when a verb is asked for.
 
 Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr · 2 the command line or the configuration is
-wrong · 3 the demo's targets are not equal to the source · 4 another process runs the pipeline · 130 interrupted. Stdout
-is data; everything else goes to stderr. What is not an `pgcdc.Error` is a defect of pgcdc and comes with its trace.
+wrong · 3 the demo's targets are not equal to the source · 4 another process runs the pipeline · 5 dead letters are left
+that were to be delivered · 130 interrupted. Stdout is data; everything else goes to stderr. What is not an
+`pgcdc.Error` is a defect of pgcdc and comes with its trace.
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ from typing import Final
 from pgcdc import __version__
 from pgcdc.errors import Error
 
-__all__ = ["EXIT_CONFIGURATION", "EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_NOT_EQUAL", "EXIT_SLOT_IN_USE", "main"]
+__all__ = [
+    "EXIT_CONFIGURATION",
+    "EXIT_DEAD_LETTERS",
+    "EXIT_ERROR",
+    "EXIT_INTERRUPTED",
+    "EXIT_NOT_EQUAL",
+    "EXIT_SLOT_IN_USE",
+    "main",
+]
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
 EXIT_NOT_EQUAL: Final = 3
 EXIT_SLOT_IN_USE: Final = 4
+EXIT_DEAD_LETTERS: Final = 5
 EXIT_INTERRUPTED: Final = 130
 
 

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from pgcdc.cli.importing import import_attribute, raised
 from pgcdc.config import Configuration, ConsumerSection, ReconnectSection, key_path, meant, read_configuration
 from pgcdc.errors import ConfigError, Error
-from pgcdc.pipeline import Pipeline, PositionStore, PostgresPositions, SqlitePositions
+from pgcdc.pipeline import Pipeline, PositionStore, PostgresPositions, Retry, SqlitePositions
 from pgcdc.replication import Reconnect
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
             kind = "sink" if consumer.sink is not None else "handler"
             instead = {"table": 'tables = ["orders"]', "tables": 'table = "orders"'}.get(other)
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
-    more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer)}
+    more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer), **_failing(where, consumer)}
     more["on_schema_change"] = consumer.on_schema_change
     if consumer.sink is not None:
         sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})
@@ -159,6 +159,19 @@ def _shaping(where: str, consumer: ConsumerSection) -> dict[str, Any]:
     if consumer.transform is not None:
         names = [consumer.transform] if isinstance(consumer.transform, str) else consumer.transform
         given["transform"] = [import_attribute(name, f"{where}.transform") for name in names]
+    return given
+
+
+def _failing(where: str, consumer: ConsumerSection) -> dict[str, Any]:
+    """The options that say what becomes of failures; classes of exceptions are imported."""
+    given = {
+        name: value for name in ("on_failure", "max_dead_letters") if (value := getattr(consumer, name)) is not None
+    }
+    if consumer.retry is not None:
+        retry = _given(consumer.retry)
+        names = retry.get("on", [])
+        kinds = [import_attribute(one if ":" in one else f"builtins:{one}", f"{where}.retry.on") for one in names]
+        given["retry"] = _within(f"{where}.retry", Retry, **retry | {"on": tuple(kinds)})
     return given
 
 

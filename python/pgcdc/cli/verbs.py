@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pgcdc import __version__
+from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
@@ -26,6 +27,7 @@ _application = typer.Typer(
 _application.command("run")(run_pipeline)
 _application.command()(demo)
 _application.add_typer(schema, name="schema")
+_application.add_typer(deadletter, name="deadletter")
 
 
 def _print_version(wanted: bool) -> None:
