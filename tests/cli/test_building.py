@@ -190,12 +190,13 @@ def test_reconnect(place: Path, written: str, meant: Reconnect | None) -> None:
 
 
 def test_every_setting_of_a_pipeline_has_its_key() -> None:
-    """Whoever adds an argument to Pipeline adds it to the section too; positions have a section of their own."""
+    """Whoever adds an argument to Pipeline adds it to the section too; stores are said elsewhere, or beside another."""
     import inspect
 
     from pgcdc.config import PipelineSection, ReconnectSection
 
-    assert set(PipelineSection.__struct_fields__) == set(inspect.signature(pgcdc.Pipeline).parameters) - {"positions"}
+    beside = {"positions", "dead_letters"}
+    assert set(PipelineSection.__struct_fields__) == set(inspect.signature(pgcdc.Pipeline).parameters) - beside
     assert ReconnectSection.__struct_fields__ == Reconnect.__struct_fields__
 
 
