@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from zlib import crc32
 
 from pgcdc.pipeline.worker import Worker
 
@@ -195,7 +196,8 @@ def parts(keys: Sequence[tuple[bytes, ...] | None], origins: Sequence[int] | Non
     alone: int | None = None
     for number, of in enumerate(keys):
         origin = number if origins is None else origins[number]
-        lanes = None if of is None else {hash(key) % most for key in of}
+        # Not hash(), which is another in each process: what is tried again is divided as it was.
+        lanes = None if of is None else {crc32(key) % most for key in of}
         if lanes is None or len(lanes) > 1:
             if alone == origin:
                 segments[-1][0].append(number)
