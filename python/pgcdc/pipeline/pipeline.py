@@ -1,4 +1,7 @@
-"""The front door: what follows a database's changes, declared, and the verbs to run, stop and observe it."""
+"""The front door: what follows a database's changes, declared, and the verbs to run, stop and observe it.
+
+Over 400 lines because the contract of each of these is written here.
+"""
 
 from __future__ import annotations
 
