@@ -1,7 +1,9 @@
 """A pipeline's configuration file: TOML, checked key by key, with values from the environment.
 
 Every error names the file and the key, and never a value: any string may be a password. What it means for a pipeline
-(a table's name, a mode that does not exist) is the pipeline's to say; nothing is imported or connected to here. Over 400 lines because every key is described.
+(a table's name, a mode that does not exist) is the pipeline's to say; nothing is imported or connected to here.
+
+Over 400 lines because every key is described.
 """
 
 from __future__ import annotations
