@@ -8,7 +8,8 @@
         def close(self) -> None: ...
 
 The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it
-will never be accepted. Every change carries its position: a target that keeps the last one applied can skip what it has
+will never be accepted. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
+another shape, before the first change of it. Every change carries its position: a target that keeps the last one applied can skip what it has
 seen.
 """
 
