@@ -89,7 +89,7 @@ def test_a_transform_that_raises_stops_the_consumer_at_that_change(newest_databa
     database.execute("INSERT INTO orders SELECT g FROM generate_series(1, 5) g")
     raised = run.ended()
     assert isinstance(raised, pgcdc.SinkRejected)
-    assert "LookupError on an insert of public.orders" in str(raised)
+    assert "a filter or transform of consumer 'sink' raised LookupError on an insert of public.orders" in str(raised)
     assert isinstance(raised.__cause__, LookupError)
     assert ids(sink) == [1, 2]
     raising = False

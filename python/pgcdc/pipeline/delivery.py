@@ -90,7 +90,7 @@ class Delivery:
                 await self.persist(lambda done=done: self._target.write(batch, self._lane.reach, done))  # type: ignore[misc]
             except HandlerFailed as failed:
                 if parking is None:
-                    raise failure.of_handler(self.name, failed.change, failed.cause) from failed.cause
+                    raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
                 await parking.park(batch, {failed.number: failed.cause}, self._tries)
                 settled = {*settled, failed.number}
@@ -114,7 +114,7 @@ class Delivery:
                 raise
             except HandlerFailed as failed:  # a filter or transform
                 if not self._parks or self.parking is None:
-                    raise failure.of_handler(self.name, failed.change, failed.cause) from failed.cause
+                    raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
                 await self.parking.park(part, {failed.number: failed.cause}, self._tries)
                 parts.append(part.take(range(failed.number + 1, part.changes_count)))
@@ -303,3 +303,7 @@ def _middle(part: Batch) -> int:
         and there[0] != before[0]
     ]
     return min(begins, key=lambda number: abs(number - half), default=half)
+
+
+def _of_handler(consumer: str, failed: HandlerFailed) -> Error:
+    return failure.of_handler(consumer, failed.change, failed.cause, shaping=failed.shaping)

@@ -19,13 +19,14 @@ __all__ = ["of_handler", "of_sink"]
 _HINT = "nothing was confirmed past it: it comes again at the next start, so put the cause right first"
 
 
-def of_handler(consumer: str, change: AnyChange | DecodeError, cause: Exception) -> Error:
+def of_handler(consumer: str, change: AnyChange | DecodeError, cause: Exception, *, shaping: bool = False) -> Error:
     """Build the error for a handler that raised, or for a change that could not be decoded for it.
 
     Args:
         consumer: The consumer's name.
         change: The change, or what stands in its place.
         cause: What was raised.
+        shaping: Whether it was a filter or transform of any consumer.
 
     Returns:
         The DecodeError with the consumer named, else a SinkRejected; its cause is what was raised.
@@ -35,8 +36,9 @@ def of_handler(consumer: str, change: AnyChange | DecodeError, cause: Exception)
     position = change.position
     place = f" at {_place(Position(*position))}" if isinstance(position, tuple) else ""
     table, what = _what(change)
+    who = "a filter or transform of consumer" if shaping else "handler"
     error = SinkRejected(
-        f"handler {consumer!r} raised {type(cause).__name__} on {what}{place}",
+        f"{who} {consumer!r} raised {type(cause).__name__} on {what}{place}",
         hint=_hint(cause),
         table=table,
         lsn=position[0] if isinstance(position, tuple) else None,

@@ -54,13 +54,17 @@ class HandlerFailed(Exception):
         change: The change, or the error in its place.
         cause: What was raised.
         number: Which change of the batch it is, or comes from: the first has 0. All before it are done, or settled.
+        shaping: Whether it was a filter or transform.
     """
 
-    def __init__(self, change: AnyChange | DecodeError, cause: Exception, number: int) -> None:
+    def __init__(
+        self, change: AnyChange | DecodeError, cause: Exception, number: int, *, shaping: bool = False
+    ) -> None:
         super().__init__()
         self.change = change
         self.cause = cause
         self.number = number
+        self.shaping = shaping
 
 
 class SinkFailed(Exception):
@@ -321,7 +325,7 @@ class _Shaped:
             rest = self._left[0]
             self._left[0] = rest.take(range(number - self._base, rest.changes_count))
             self._base = number
-            raise HandlerFailed(failed.change, failed.cause, number) from failed.cause
+            raise HandlerFailed(failed.change, failed.cause, number, shaping=True) from failed.cause
         self._base += self._left.pop(0).changes_count
 
     def _keys(self, piece: _Progress) -> list[tuple[bytes, ...] | None]:
@@ -409,7 +413,7 @@ class SinkTarget(_Shaped):
         try:
             shaped = self._shaping.shape(batch, self._formats.of(self._subscription), self._formats.context)
         except Unshapable as failed:
-            raise HandlerFailed(failed.change, failed.cause, 0) from failed.cause
+            raise HandlerFailed(failed.change, failed.cause, 0, shaping=True) from failed.cause
         if not shaped.batch.changes_count:
             return
         write: Callable[[Batch], Awaitable[None] | None] = self._sink.write
