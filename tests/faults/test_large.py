@@ -11,6 +11,7 @@ import pytest
 import pgcdc
 from tests.faults.judge import Noted, judge, make_tables, read
 from tests.faults.test_process import Consumer
+from tests.program import Program
 from tests.replication.streams import new_name
 
 if TYPE_CHECKING:
@@ -46,6 +47,26 @@ def test_one_large_transaction(
     assert said[2][0] == "grown" and int(said[2][1]) < 64 * MEBIBYTE
     outcome(rows=rows, grown=f"{int(said[2][1]) / MEBIBYTE:.1f}MiB")
     assert (streamed > 0) == (streaming == "on"), "the server did what this is about"
+
+
+def test_one_large_transaction_to_slow_sinks(
+    newest_database: Database, tmp_path: Path, long: bool, outcome: Callable[..., None]
+) -> None:
+    """Through a pipeline whose sinks are slow, but for one: as many as they are, memory is bounded (F14, F16)."""
+    rows, slow = (1_000_000, 8) if long else (30_000, 4)
+    database = newest_database
+    make_tables(database)
+    with pgcdc.connect(database.dsn) as connection:
+        slot = connection.create_slot(new_name()).name
+    database.execute(f"INSERT INTO written SELECT i, 1, repeat('x', 100) FROM generate_series(1, {rows}) i")
+    arguments = (database.dsn, slot, str(rows), str(slow))
+    program = Program("tests.faults.large_pipeline", tmp_path / "errors", *arguments)
+    assert program.process.stdout is not None
+    said = [program.process.stdout.readline().split() for _ in range(slow + 2)]
+    assert program.end(seconds=240) == 0, (tmp_path / "errors").read_text()[-3000:]
+    assert said[:-1] == [["sums", str(rows), str(rows * (rows + 1) // 2)]] * (slow + 1)
+    assert said[-1][0] == "grown" and int(said[-1][1]) < 128 * MEBIBYTE
+    outcome(rows=rows, sinks=slow + 1, grown=f"{int(said[-1][1]) / MEBIBYTE:.1f}MiB")
 
 
 @pytest.mark.parametrize("streaming", ["off", "on"])
