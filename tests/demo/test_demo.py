@@ -41,7 +41,8 @@ def test_embedded_server(tmp_path: Path, temporary: Path) -> None:
     report = ended.report
     assert report["targets_equal"] is True
     assert all(target["equal"] and target["rows"] for target in report["targets"].values())
-    assert set(report["targets"]) == {"search", "cache", "analytics"}
+    assert set(report["targets"]) == {"search", "cache", "analytics", "webhook", "reports"}
+    assert report["targets"]["webhook"]["away"] > 0
     assert report["binary"] is True
     assert report["schema_changes"] == 1
     assert report["written"] > 1000
@@ -111,7 +112,7 @@ def test_the_closing_words_do_not_tell_of_a_column_that_was_not_added() -> None:
 def test_readable_closing_words(newest_database: Database) -> None:
     ended = run("demo", "--seconds", "1", "--dsn", newest_database.dsn, "--rate", "1000", NO_COLOR="1")
     assert ended.code == 0, ended
-    assert ended.stdout.count("equal to the source") == 3
+    assert ended.stdout.count("equal to the source") == 5
     assert "half way was followed" in ended.stdout
     assert "\x1b" not in ended.stdout + ended.stderr
 

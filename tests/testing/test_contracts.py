@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 import pgcdc
 from pgcdc import Delete, Truncate
+from pgcdc.demo import troubled
 from pgcdc.demo.cache import MemoryCounts
 from pgcdc.demo.search import Order, SearchIndex, words_of
 from pgcdc.testing.contracts import SinkContract
@@ -58,6 +59,24 @@ class TestMemoryCounts(OfCounts):
 
     def content(self, place: Path) -> dict[int, int]:
         return self.sink.counts()
+
+
+class TestSlowReports(OfCounts):
+    durable = False
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(troubled, "SLOW_SECONDS", 0)
+
+    def make_sink(self, place: Path) -> troubled.SlowReports:
+        self.sink = troubled.SlowReports()
+        return self.sink
+
+    def content(self, place: Path) -> dict[int, str]:
+        return self.sink.statuses()
+
+    def expected(self, rows: Mapping[Any, Mapping[str, Any]], columns: Any) -> Any:
+        return {key: row["status"] for key, row in rows.items()}
 
 
 class Upserts:

@@ -32,7 +32,9 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Keep the target files (SQLite, DuckDB) in this directory.")
     ] = None,
 ) -> None:
-    """Run a shop, a pipeline and three targets, and compare the targets with the shop at the end.
+    """Run a shop, a pipeline and five targets, and compare the targets with the shop at the end.
+
+    One of them is away now and then, and one is slow.
 
     Exits with 0 only when every target is equal to the source, with 3 when one is not.
     """
@@ -71,6 +73,8 @@ def summary(report: Report) -> str:
     ]
     for name, target in report.targets.items():
         verdict = "equal to the source" if target.equal else f"{target.differing:,} keys differ from the source"
+        if target.away:
+            verdict += f", though it was away {target.away:,} times"
         lines.append(f"{name:<10}{target.rows:>10,} rows   {verdict}")
         lines += [f"{'':10}{difference}" for difference in target.first_differences]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from psycopg import sql
 from pgcdc.demo import shop
 from pgcdc.demo.search import Order, words_of
 
-__all__ = ["Comparison", "compare_analytics", "compare_counts", "compare_search"]
+__all__ = ["Comparison", "compare_analytics", "compare_counts", "compare_kept", "compare_search"]
 
 _SHOWN: Final = 5
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +106,34 @@ def compare_analytics(connection: psycopg.Connection[Any], schema: str, path: Pa
             {table: ((row["id"], _plain(row)) for row in _source(connection, schema, table)) for table in shop.TABLES},
             {table: _analytics_rows(database, table) for table in shop.TABLES},
         )
+
+
+def compare_kept(
+    connection: psycopg.Connection[Any],
+    schema: str,
+    name: str,
+    table: str,
+    columns: tuple[str, ...],
+    kept: Mapping[int, Any],
+) -> Comparison:
+    """Compare what a target keeps in memory with a table.
+
+    Args:
+        connection: To the source, in no transaction.
+        schema: The shop's schema.
+        name: The target's name.
+        table: The table.
+        columns: Those that it keeps.
+        kept: By key: the values of these columns; of a single one the value alone.
+
+    Returns:
+        What differs.
+    """
+    rows = (
+        (row["id"], row[columns[0]] if len(columns) == 1 else tuple(row[column] for column in columns))
+        for row in _source(connection, schema, table)
+    )
+    return _compare(name, {table: rows}, {table: sorted(kept.items())})
 
 
 def _analytics_rows(database: Any, table: str) -> Iterator[Keyed]:

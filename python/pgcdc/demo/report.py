@@ -36,6 +36,7 @@ class TargetReport(msgspec.Struct, frozen=True):
         delivered: Changes that it was given, with the rows of the initial copy.
         differing: How many keys differ from the source.
         first_differences: The first of them.
+        away: How many times it could not be reached, and was tried again.
     """
 
     equal: bool
@@ -43,6 +44,7 @@ class TargetReport(msgspec.Struct, frozen=True):
     delivered: int
     differing: int
     first_differences: tuple[str, ...]
+    away: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
@@ -18,6 +19,7 @@ from pgcdc.demo.control import Interrupt, Running
 from pgcdc.demo.place import NAME, Place, embedded_server, own_server, sql_connection
 from pgcdc.demo.report import Options, Report, TargetReport
 from pgcdc.demo.search import SearchIndex
+from pgcdc.demo.troubled import SlowReports, Webhook
 from pgcdc.demo.view import Status, TargetStatus, View
 from pgcdc.demo.writer import Settings, Writer
 from pgcdc.errors import ConfigError, ConnectionLost, SinkUnavailable
@@ -70,9 +72,38 @@ def run_demo(options: Options, view: View) -> Report:
         pipeline.add(search, tables=[(place.schema, "orders")], name="search")
         pipeline.add(cache, tables=[(place.schema, "orders")], name="cache")
         pipeline.add(analytics, name="analytics")
+        webhook, reports = Webhook(), SlowReports()
+        pipeline.add(webhook, tables=[(place.schema, "order_status_history")], name="webhook")
+        pipeline.add(reports, tables=[(place.schema, "orders")], name="reports", max_rows=10_000)
+        for logger in ("pgcdc.pipeline", "stamina"):
+            # That a target is away is in the view; without a handler the warnings would be between its lines.
+            logging.getLogger(logger).addHandler(logging.NullHandler())
         if not place.embedded:
             stack.callback(pipeline.destroy)
-        return _Demo(options, place, connection, pipeline, view, interrupt, search, cache, analytics).run()
+        targets = _Targets(search, cache, analytics, webhook, reports)
+        return _Demo(options, place, connection, pipeline, view, interrupt, targets).run()
+
+
+class _Targets(NamedTuple):
+    """Everything that is kept in step with the shop."""
+
+    search: SearchIndex
+    cache: MemoryCounts | RedisCounts
+    analytics: AnalyticsTables
+    webhook: Webhook
+    reports: SlowReports
+
+    def compare(self, connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> tuple[check.Comparison, ...]:
+        """Compare each with the source."""
+        received, statuses = self.webhook.received(), self.reports.statuses()
+        history = ("order_status_history", ("order_id", "status"))
+        return (
+            check.compare_search(connection, schema, self.search.path),
+            check.compare_counts(connection, schema, self.cache.counts()),
+            check.compare_analytics(connection, schema, self.analytics.path),
+            check.compare_kept(connection, schema, "webhook", *history, received),
+            check.compare_kept(connection, schema, "reports", "orders", ("status",), statuses),
+        )
 
 
 class _Demo:
@@ -86,9 +117,7 @@ class _Demo:
         pipeline: Pipeline,
         view: View,
         interrupt: Interrupt,
-        search: SearchIndex,
-        cache: MemoryCounts | RedisCounts,
-        analytics: AnalyticsTables,
+        targets: _Targets,
     ) -> None:
         self._options = options
         self._place = place
@@ -96,9 +125,8 @@ class _Demo:
         self._pipeline = pipeline
         self._view = view
         self._interrupt = interrupt
-        self._search = search
-        self._cache = cache
-        self._analytics = analytics
+        self._targets = targets
+        self._analytics = targets.analytics
         self._started = 0.0
         self._altered_at: float | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=round(2 / _TICK_SECONDS) + 1)
@@ -118,12 +146,9 @@ class _Demo:
                 self._show("done", last.rows)
         self._view.say("comparing every target with the source ...")
         statistics = self._pipeline.statistics()
-        schema, seconds = self._place.schema, finished - self._started
-        comparisons = (
-            check.compare_search(self._connection, schema, self._search.path),
-            check.compare_counts(self._connection, schema, self._cache.counts()),
-            check.compare_analytics(self._connection, schema, self._analytics.path),
-        )
+        seconds = finished - self._started
+        comparisons = self._targets.compare(self._connection, self._place.schema)
+        away = {"webhook": self._targets.webhook.away}
         return Report(
             written=last.rows,
             delivered=self._analytics.copied + self._analytics.streamed,
@@ -143,6 +168,7 @@ class _Demo:
                     delivered=statistics.consumers[comparison.target].delivered,
                     differing=comparison.differing,
                     first_differences=comparison.first,
+                    away=away.get(comparison.target, 0),
                 )
                 for comparison in comparisons
             },
