@@ -27,6 +27,7 @@ __all__ = [
     "PositionsSection",
     "ReconnectSection",
     "RetrySection",
+    "SpoolSection",
     "holds_secret",
     "key_path",
     "meant",
@@ -117,6 +118,22 @@ class RetrySection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     breaker_pause: float | UnsetType = UNSET
 
 
+class SpoolSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[pipeline.spool]` or `[consumers.NAME.spool]`: the arguments of `pgcdc.pipeline.SpoolOptions`.
+
+    Attributes:
+        directory: See there, as all that follow.
+        max_bytes: Likewise.
+        segment_bytes: Likewise.
+        persistent: Likewise.
+    """
+
+    directory: str
+    max_bytes: int | UnsetType = UNSET
+    segment_bytes: int | UnsetType = UNSET
+    persistent: bool | UnsetType = UNSET
+
+
 class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[pipeline]`: the arguments of `pgcdc.Pipeline`, under the same names.
 
@@ -132,6 +149,9 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         max_rows_in_flight: Likewise.
         max_bytes_in_flight: Likewise.
         reconnect: Likewise: true, false, or what a `Reconnect` is made with.
+        spool: Likewise: a directory, or what `SpoolOptions` are made with.
+        confirm_spooled: Likewise.
+        standby: Likewise.
     """
 
     name: str
@@ -145,6 +165,9 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     max_rows_in_flight: int | UnsetType = UNSET
     max_bytes_in_flight: int | UnsetType = UNSET
     reconnect: bool | ReconnectSection | UnsetType = UNSET
+    spool: str | SpoolSection | UnsetType = UNSET
+    confirm_spooled: bool | UnsetType = UNSET
+    standby: bool | UnsetType = UNSET
 
 
 class PositionsSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,6 +210,8 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         retry: What a `pgcdc.Retry` is made with.
         on_failure: See `pgcdc.pipeline.options.ConsumerOptions`, as what follows.
         max_dead_letters: Likewise.
+        spool: The directory of its own spool, or what `SpoolOptions` are made with; false: it has none.
+        confirm_spooled: Whether the slot may be confirmed past what is only in its spool.
     """
 
     sink: str | None = None
@@ -212,6 +237,8 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     retry: RetrySection | None = None
     on_failure: str | None = None
     max_dead_letters: int | None = None
+    spool: str | bool | SpoolSection | None = None
+    confirm_spooled: bool | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -12,9 +12,17 @@ import msgspec
 from msgspec import UNSET
 
 from pgcdc.cli.importing import import_attribute, raised
-from pgcdc.config import Configuration, ConsumerSection, ReconnectSection, key_path, meant, read_configuration
+from pgcdc.config import (
+    Configuration,
+    ConsumerSection,
+    ReconnectSection,
+    SpoolSection,
+    key_path,
+    meant,
+    read_configuration,
+)
 from pgcdc.errors import ConfigError, Error
-from pgcdc.pipeline import Pipeline, PositionStore, PostgresPositions, Retry, SqlitePositions
+from pgcdc.pipeline import Pipeline, PositionStore, PostgresPositions, Retry, SpoolOptions, SqlitePositions
 from pgcdc.replication import Reconnect
 
 if TYPE_CHECKING:
@@ -86,6 +94,8 @@ def _configured(file: str, redactor: Redactor) -> Pipeline:
     settings = _given(configuration.pipeline)
     if isinstance(reconnect := settings.get("reconnect"), ReconnectSection):
         settings["reconnect"] = Reconnect(**_given(reconnect))
+    if isinstance(spool := settings.get("spool"), SpoolSection):
+        settings["spool"] = SpoolOptions(**_given(spool))
     pipeline = _within(f"{file}: pipeline", Pipeline, **settings, positions=_positions(configuration))
     for name, consumer in configuration.consumers.items():
         _add(pipeline, file, name, consumer)
@@ -131,7 +141,9 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
             kind = "sink" if consumer.sink is not None else "handler"
             instead = {"table": 'tables = ["orders"]', "tables": 'table = "orders"'}.get(other)
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
+    spool = SpoolOptions(**_given(consumer.spool)) if isinstance(consumer.spool, SpoolSection) else consumer.spool
     more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer), **_failing(where, consumer)}
+    more |= {"spool": spool, "confirm_spooled": consumer.confirm_spooled}
     more["on_schema_change"] = consumer.on_schema_change
     if consumer.sink is not None:
         sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})

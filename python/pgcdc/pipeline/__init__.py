@@ -12,6 +12,7 @@ from pgcdc.pipeline.retry import Retry
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.schemas_sqlite import SqliteSchemas
+from pgcdc.pipeline.spooling import SpoolOptions
 from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SchemaStore",
     "SnapshotState",
     "SourceStatistics",
+    "SpoolOptions",
     "SqliteDeadLetters",
     "SqlitePositions",
     "SqliteSchemas",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from pgcdc.errors import Error
+from pgcdc.errors import Error, SpoolInUse
+from pgcdc.lsn import Position
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.copying import InitialCopy, wanted
 from pgcdc.pipeline.fanout import Fanout
@@ -18,11 +21,12 @@ from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.joining import Joining
 from pgcdc.pipeline.keys import check_columns, key_columns
 from pgcdc.pipeline.ledger import Ledger
-from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.queue import Begin, Lane
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.spooling import SpoolState
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.target import RowFormats
@@ -72,6 +76,7 @@ class Beginning:
     Attributes:
         copying: Whether the initial copy goes on.
         unfinished_copy: Whether it has begun and has not been finished.
+        standing_by: Whether another process has the pipeline, and is waited for.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Beginning:
     ) -> None:
         self.copying = False
         self.unfinished_copy = False
+        self.standing_by = False
         self._settings = settings
         self._subscriptions = subscriptions
         self._lanes = lanes
@@ -106,6 +112,7 @@ class Beginning:
         self._guard: Guard | None = None
         self._snapshot: Snapshot | None = None
         self._view = ExitStack()
+        self._spooled: dict[str, Position] = {}
 
     @property
     def snapshot(self) -> SnapshotProgress | None:
@@ -126,18 +133,24 @@ class Beginning:
             Error: When the run cannot begin.
         """
         settings = self._settings
-        slot = own(connection, settings.slot, self._pause)
+        slot = own(connection, settings.slot, self._pause, self._stand_by if settings.standby else None)
+        if self.standing_by:
+            self.standing_by = False
+            logger.warning("pipeline %r: it takes over", settings.name)
         stored = self._ledger.open()
         self._versioning.open()
         self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)
-        decision = decide(settings, list(self._subscriptions.values()), stored, slot, server)
-        copying = decision in ("fresh", "again")
         catalog = Catalog.load(connection)
+        spools = self._open_spools(stored, RowFormat(catalog=catalog))
+        decision = decide(settings, list(self._subscriptions.values()), stored, slot, server, spools)
+        copying = decision in ("fresh", "again")
         self._formats.use(catalog)
         # A slot of no use is dropped first, so there is room for the new one.
         check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
         if copying:
+            for lane in self._lanes.values():
+                lane.clear_spool()
             self._copy(connection, server, catalog, again=decision == "again")
             if settings.snapshot == "only":
                 return None
@@ -154,9 +167,31 @@ class Beginning:
             self._ledger.see(str(self._guard.seen), news=False)
             self._resume(stored, server, published.fingerprint, joined_at, missed)
         joining = self._join(stored, catalog, copied=copying)
-        lsn = min(row.through_lsn for row in self._ledger.stored.values())
         assert self._guard is not None
-        return Begun(lsn, self._guard, RowFormat(catalog=catalog), joining)
+        return Begun(self._ledger.covered_lsn, self._guard, RowFormat(catalog=catalog), joining)
+
+    def _stand_by(self, error: Error) -> None:
+        level = logging.INFO if self.standing_by else logging.WARNING
+        logger.log(level, "pipeline %r waits as a standby: %s", self._settings.name, error)
+        self.standing_by = True
+
+    def _open_spools(self, stored: Mapping[str, StoredPosition], format: RowFormat) -> dict[str, SpoolState]:
+        """Open the spools; a predecessor that was killed may hold them for a moment longer than the pipeline."""
+        states = {}
+        deadline = time.monotonic() + TAKE_OVER_WITHIN
+        for name, lane in self._lanes.items():
+            while True:
+                try:
+                    state = lane.open_spool(format, stored.get(name))
+                except SpoolInUse:
+                    if time.monotonic() > deadline and not self._settings.standby:
+                        raise
+                    self._pause(0.1)
+                else:
+                    break
+            if state is not None:
+                states[name] = state
+        return states
 
     def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
         self.unfinished_copy = self.copying = True
@@ -234,12 +269,25 @@ class Beginning:
         missed: Mapping[str, Collection[int]],
     ) -> None:
         complete = self._ledger.complete
-        rows = rows_to_resume(self._settings, self._subscriptions, stored, server, fingerprint, joined_at, complete)
+        rows = rows_to_resume(
+            self._settings,
+            self._subscriptions,
+            stored,
+            server,
+            fingerprint,
+            joined_at,
+            complete,
+            {name: lane.spool_id for name, lane in self._lanes.items()},
+        )
         rows = [_without(row, missed.get(row.consumer, ()), self._fanout.names) for row in rows]
         self._ledger.fingerprint = fingerprint
         self._ledger.put(rows)
         for name, row in self._ledger.stored.items():
-            self._lanes[name].offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+            lane = self._lanes[name]
+            lane.offer(Begin(row, server.end_lsn, exact=row.fingerprint == fingerprint))
+            if (after := lane.begin_spool(partial(self._fanout.narrowed, name))) is not None:
+                self._spooled[name] = after
+                self._fanout.attach(name, after)
 
     def _join(self, stored: Mapping[str, StoredPosition], catalog: Catalog, *, copied: bool) -> Joining | None:
         """Whoever lacks tables gets their rows while the stream goes on."""
@@ -253,6 +301,7 @@ class Beginning:
             missing,
             {name for name in missing if self._ledger.stored[name].tables},
             missing if copied else stored,
+            self._spooled,
             self._fanout,
             catalog,
             self._formats.renamed,

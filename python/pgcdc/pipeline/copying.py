@@ -242,6 +242,7 @@ class InitialCopy:
                     timeline=server.timeline,
                     fingerprint=fingerprint,
                     tables={} if subscription.copies else None,
+                    spool=self._lanes[name].spool_id,
                 )
             )
         self._ledger.put(rows)

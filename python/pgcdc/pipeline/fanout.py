@@ -127,7 +127,30 @@ class Fanout:
                     full.append((lane, rows))
         # Those that have room are served first; only then is the slowest one waited for.
         for lane, rows in full:
-            self._wait(lambda lane=lane, rows=rows: lane.offer(rows))  # type: ignore[misc]
+            # Offered without the lock that the lanes share: it may write to a disk.
+            while not lane.offer(rows):
+                self._wait(lambda lane=lane, rows=rows: lane.has_room(rows))  # type: ignore[misc]
+
+    def narrowed(self, name: str, batch: Batch) -> Batch:
+        """What a consumer still wants of a batch that was selected for it by an earlier run.
+
+        Args:
+            name: The consumer.
+            batch: The batch.
+
+        Returns:
+            What is left.
+        """
+        subscription = self._subscriptions[name]
+        wanted = set()
+        for relation in batch.relations:
+            then = (relation.schema, relation.name)
+            now = self._names.get(relation.oid, then)
+            if now in subscription.tables:
+                wanted.add(then)
+                if now != then:
+                    self._renamed(then, now)
+        return batch.select(wanted, subscription.actions, messages=subscription.messages or None)
 
     def _is_wanted(self, relation: Relation) -> bool:
         name = (relation.schema, relation.name)

@@ -66,6 +66,7 @@ class Joining:
         missing: The tables, by OID, that each of them lacks.
         partly: Those of them that have other tables.
         again: Those of them that may have some of the rows from before.
+        spooled: Up to where those of them whose spools are not empty have everything.
         source: Hands over to all that are not away; used in the source's thread only.
         catalog: The types of the database.
         renamed: As for `Fanout`.
@@ -84,6 +85,7 @@ class Joining:
         missing: Mapping[str, Collection[int]],
         partly: Collection[str],
         again: Collection[str],
+        spooled: Mapping[str, Position],
         source: Fanout,
         catalog: Catalog,
         renamed: Callable[[Table, Table], None],
@@ -103,6 +105,8 @@ class Joining:
         self._names = dict(source.names)
         self._versioning = versioning
         self._fanout = Fanout(subscriptions, lanes, self._wait, renamed, versioning)
+        for name in spooled.keys() & lanes.keys():
+            self._fanout.attach(name, spooled[name])
         self._condition = condition
         self._stopping = stopping
         self._watch = watch
@@ -178,6 +182,8 @@ class Joining:
             self._ended(reason)
 
     def _join(self, stack: ExitStack) -> None:
+        # What is in a spool committed before the rows that are missing will be read.
+        self._wait(lambda: not any(lane.unread for lane in self._lanes.values()))
         connection = stack.enter_context(connect(self._settings.dsn))
         self._fanout.know(publishing.published(connection, self._settings).all_tables, written_lsn(connection))
         self._restrict()

@@ -1,7 +1,8 @@
 """What is durable of each consumer of a run, and what of it is written down when.
 
 Positions go to the store at most about once a second, for all consumers in one transaction, and only then may the slot
-be confirmed up to the lowest `through_lsn` among them.
+be confirmed up to the lowest `through_lsn` among them. Where that was asked for, what is in a consumer's spool counts
+there, too: it is made durable first, and the spool's id is stored beside the position.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from pgcdc.errors import ConnectionLost
+from pgcdc.errors import ConnectionLost, SpoolError
 from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition, refused
 from pgcdc.pipeline.queue import Lane
 
@@ -178,13 +179,33 @@ class Ledger:
         Raises:
             PositionError: When another process owns the pipeline now.
             ConnectionLost: When the store is away; it is opened again at the next call.
+            SpoolError: When a spool cannot be made durable, or what it does not need any more cannot be removed; the
+                positions are stored nevertheless.
         """
         with self._lock, self._reached():
+            # What is spooled from here on comes behind what is durable in the consumer by the time it is asked below.
+            failed = self._sync()
+            finished = [(lane, lane.finished) for lane in self._lanes.values()]
             news, self._news = self._news, False
             moves = self._progress()
-            if final or news or any(_matters(move) for move in moves):
+            written = final or news or any(_matters(move) for move in moves)
+            if written:
                 self._move(moves)
+            if failed is not None:
+                raise failed
+            if written or not moves:
+                for lane, sequence in finished:
+                    lane.free(sequence)
             return self._confirmable()
+
+    def _sync(self) -> SpoolError | None:
+        failed = None
+        for lane in self._lanes.values():
+            try:
+                lane.sync()
+            except SpoolError as error:
+                failed = failed or error
+        return failed
 
     def _progress(self) -> list[Move]:
         moves = []
@@ -226,8 +247,21 @@ class Ledger:
             self._stored |= {move.next.consumer: move.next for move in moves}
 
     def _confirmable(self) -> int:
-        rows = [self._stored.get(name) for name in self._lanes]
-        return min((0 if row is None else row.through_lsn for row in rows), default=0)
+        return min((self._covered(name, lane) for name, lane in self._lanes.items()), default=0)
+
+    def _covered(self, name: str, lane: Lane) -> int:
+        """The WAL up to here is not needed from the server any more for a consumer."""
+        row = self._stored.get(name)
+        if row is None:
+            return 0
+        # The id is stored since before anything was appended to the spool.
+        return row.through_lsn if row.spool is None else max(row.through_lsn, lane.synced_lsn)
+
+    @property
+    def covered_lsn(self) -> int:
+        """The WAL from here on is still needed from the server."""
+        with self._lock:
+            return self._confirmable()
 
     def close(self) -> None:
         """Close the store."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.retry import Retry
+from pgcdc.pipeline.spooling import SpoolOptions, check_spool
 from pgcdc.schema import ChangeKind, Policy, PolicyWord, check_policy
 from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import Transform
@@ -63,6 +65,10 @@ class ConsumerOptions(TypedDict, total=False):
             `"hold"`: likewise, and later changes of the same row wait behind it: for targets that do not compare
             positions, because a retry would bring an old value back.
         max_dead_letters: So many dead letters the consumer may have, those that wait included; then it stops.
+        spool: A directory of its own for what waits for it and does not fit into memory; False: it has none, though
+            the pipeline's consumers do.
+        confirm_spooled: Whether the slot may be confirmed past what is only in its spool; the pipeline's, when it is
+            not given.
     """
 
     name: str | None
@@ -82,6 +88,8 @@ class ConsumerOptions(TypedDict, total=False):
     retry: Retry
     on_failure: OnFailure
     max_dead_letters: int
+    spool: str | PathLike[str] | SpoolOptions | Literal[False] | None
+    confirm_spooled: bool | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class Options:
         retry: Likewise.
         on_failure: Likewise.
         max_dead_letters: Likewise.
+        spool: Likewise.
+        confirm_spooled: Likewise.
     """
 
     snapshot: Literal["never"] | None = None
@@ -123,6 +133,8 @@ class Options:
     retry: Retry = _RETRY
     on_failure: OnFailure = "stop"
     max_dead_letters: int = 1000
+    spool: SpoolOptions | Literal[False] | None = None
+    confirm_spooled: bool | None = None
 
 
 def check_options(consumer: str, given: Mapping[str, object], tables: Collection[Table] = ()) -> Options:
@@ -185,6 +197,10 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
             f"on_failure={on_failure!r} of consumer {consumer!r} does not exist",
             hint=f"it is one of {', '.join(map(repr, get_args(OnFailure)))}",
         )
+    spool = given.get("spool")
+    confirm_spooled = given.get("confirm_spooled")
+    if confirm_spooled not in (None, True, False):
+        raise ConfigError(f"confirm_spooled of consumer {consumer!r} is neither True nor False")
     return Options(
         snapshot="never" if snapshot == "never" else None,
         where=where,
@@ -202,6 +218,8 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         on_failure=on_failure,  # type: ignore[arg-type]
         max_dead_letters=_count(consumer, "max_dead_letters", given.get("max_dead_letters"))
         or Options.max_dead_letters,
+        spool=False if spool is False else check_spool(f"consumer {consumer!r}", spool),
+        confirm_spooled=None if confirm_spooled is None else bool(confirm_spooled),
     )
 
 

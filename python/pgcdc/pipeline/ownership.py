@@ -21,19 +21,25 @@ TAKE_OVER_WITHIN = 5.0
 """Seconds that the lock is tried for: a server notices only after a moment that a killed process is gone."""
 
 
-def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> SlotState | None:
+def own(
+    connection: Connection,
+    slot: str,
+    pause: Callable[[float], None],
+    standby: Callable[[SlotInUse], None] | None = None,
+) -> SlotState | None:
     """Take the lock of a slot's pipeline, for as long as the connection lasts, and wait until nobody uses the slot.
 
     Args:
         connection: The replication connection of this run.
         slot: The slot's name.
         pause: Waits so many seconds, or raises when the run is being stopped.
+        standby: Told who has it, each time that it was waited for in vain; it is waited for as long as that takes then.
 
     Returns:
         The slot; None when it does not exist. When it is active even now, something else than pgcdc uses it.
 
     Raises:
-        SlotInUse: When another process has it.
+        SlotInUse: When another process has it, and nobody is told.
 
     Source:
         PostgreSQL manual, "Advisory Lock Functions"; view `pg_locks`.
@@ -49,7 +55,11 @@ def own(connection: Connection, slot: str, pause: Callable[[float], None]) -> Sl
         if taken == "t":
             break
         if time.monotonic() > deadline:
-            raise _in_use(connection, slot, unsigned)
+            error = _in_use(connection, slot, unsigned)
+            if standby is None:
+                raise error
+            standby(error)
+            deadline = time.monotonic() + TAKE_OVER_WITHIN
         pause(0.1)
     # A killed process's two sessions end one after the other.
     while (state := connection.slot(slot)) is not None and state.active and time.monotonic() < deadline:

@@ -11,6 +11,8 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,8 +30,9 @@ from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
-from pgcdc.pipeline.settings import SnapshotMode, check_settings
+from pgcdc.pipeline.settings import SnapshotMode, check_settings, spool_place
 from pgcdc.pipeline.source import Source
+from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, remove_spool
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect, connect
@@ -62,6 +65,12 @@ class Pipeline(Registration):
         reconnect: What becomes of a run that has lost the server, or the one that keeps the positions. True: it goes on
             when the server is back, however long that takes, with pauses that grow to 15 seconds. A `Reconnect` has
             pauses of its own, and a time after which it ends. False: it ends with `ConnectionLost`.
+        spool: A directory for what waits for slow consumers and does not fit into memory, in a directory for each
+            consumer: then no consumer keeps another one waiting. `SpoolOptions` say how much it may be. None: what
+            does not fit waits on the server, and the others wait with it.
+        confirm_spooled: Whether the slot may be confirmed past what is only in spools, so that the server can remove
+            WAL. It takes a directory that outlives the machine or container.
+        standby: Wait while another process has the pipeline, and take over when it ends. False: end with `SlotInUse`.
 
     Raises:
         ConfigError: When an argument is not as it must be.
@@ -83,6 +92,9 @@ class Pipeline(Registration):
         max_rows_in_flight: int = 20_000,
         max_bytes_in_flight: int = 16 * 1024 * 1024,
         reconnect: bool | Reconnect = True,
+        spool: str | PathLike[str] | SpoolOptions | None = None,
+        confirm_spooled: bool = False,
+        standby: bool = False,
     ) -> None:
         settings = check_settings(
             name=name,
@@ -96,6 +108,9 @@ class Pipeline(Registration):
             max_rows_in_flight=max_rows_in_flight,
             max_bytes_in_flight=max_bytes_in_flight,
             reconnect=reconnect,
+            spool=spool,
+            confirm_spooled=confirm_spooled,
+            standby=standby,
         )
         super().__init__(settings)
         self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
@@ -266,7 +281,7 @@ class Pipeline(Registration):
     # Stored positions, while it does not run.
 
     def destroy(self) -> None:
-        """Drop the slot, the publication if a pipeline made it, stored positions and dead letters.
+        """Drop the slot, the publication if a pipeline made it, spools, stored positions and dead letters.
 
         What is missing is no error.
 
@@ -279,11 +294,13 @@ class Pipeline(Registration):
             connection.drop_slot(self._settings.slot, if_exists=True)
             publishing.drop(connection, self._settings)
             self._own_letters.forget(self.name)
+            for directory in self._spools():
+                remove_spool(directory)
             self._store.forget(self.name)
             self._schemas.forget(self.name)
 
     def forget(self, consumer: str) -> None:
-        """Remove the stored position of a consumer that is not wanted any more.
+        """Remove the stored position of a consumer that is not wanted any more, and its spool in the pipeline's.
 
         Args:
             consumer: Its name.
@@ -296,6 +313,8 @@ class Pipeline(Registration):
             own(connection, self._settings.slot, _sleep)
             self._stored(consumer)
             self._own_letters.forget(self.name, [consumer])
+            for directory in self._spools(consumer):
+                remove_spool(directory)
             self._store.forget(self.name, [consumer])
             self._schemas.forget(self.name, [consumer])
 
@@ -313,6 +332,8 @@ class Pipeline(Registration):
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             row = self._stored(consumer)
+            if new not in self._store.load(self.name):  # else it is refused below
+                move_spool(self._settings.spool, self._settings.slot, consumer, new)
             self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
             self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])
@@ -342,6 +363,16 @@ class Pipeline(Registration):
         name = parse_table(table)
         oids = {version.oid for version in history.of() if (version.schema, version.table) == name}
         return history.of(lambda version: version.oid in oids)
+
+    def _spools(self, only: str | None = None) -> set[Path]:
+        """The directories of spools: of one consumer, or of all that are registered or ever were in the pipeline's."""
+        settings = self._settings
+        places = [spool_place(settings, one) for name, one in self._subscriptions.items() if only in (None, name)]
+        found = {place.directory for place in places if place is not None}
+        if settings.spool is not None:
+            above = Path(settings.spool.directory) / settings.slot
+            found |= {directory_of(settings.spool, settings.slot, only)} if only else set(above.glob("*"))
+        return found
 
     def _stored(self, consumer: str) -> Any:
         stored = self._store.load(self.name)

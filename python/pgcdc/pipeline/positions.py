@@ -31,7 +31,7 @@ __all__ = [
 
 COLUMNS = (
     "consumer, epoch, snapshot, commit_lsn, change_index, through_lsn, slot, system_identifier, timeline, fingerprint,"
-    " tables, seen"
+    " tables, seen, spool"
 )
 """The columns of a table of positions, beside the pipeline's name, in the order of `to_row` and `from_row`."""
 
@@ -60,6 +60,8 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
             every table comes by the stream alone.
         seen: What had been seen of the catalog when this was stored (`seen.Seen`); None: an earlier version has stored
             it.
+        spool: The id of the consumer's spool, when the slot may be confirmed further than `through_lsn`, as far as that
+            spool goes; else None.
     """
 
     consumer: str
@@ -73,6 +75,7 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     tables: Mapping[int, int] | None = None
     seen: str | None = None
+    spool: str | None = None
 
     def same_place(self, other: StoredPosition) -> bool:
         """Whether both have the same epoch, position and `through_lsn`: what a compare-and-set compares."""
@@ -157,6 +160,7 @@ def to_row(stored: StoredPosition) -> tuple[object, ...]:
         stored.fingerprint,
         None if stored.tables is None else json.dumps({oid: format_lsn(lsn) for oid, lsn in stored.tables.items()}),
         stored.seen,
+        stored.spool,
     )
 
 
@@ -170,7 +174,7 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
         What is stored.
     """
     consumer, epoch, snapshot, commit_lsn, index, through_lsn, slot, system_identifier, timeline, *rest = row
-    fingerprint, text, seen = rest
+    fingerprint, text, seen, spool = rest
     tables = None if text is None else {int(oid): parse_lsn(lsn) for oid, lsn in json.loads(text).items()}
     return StoredPosition(
         consumer=consumer,
@@ -184,6 +188,7 @@ def from_row(row: Sequence[Any]) -> StoredPosition:
         fingerprint=fingerprint,
         tables=tables,
         seen=seen,
+        spool=spool,
     )
 
 

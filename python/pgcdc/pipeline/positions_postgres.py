@@ -20,6 +20,8 @@ from pgcdc.replication.sqlstate import ON_STANDBY
 __all__ = ["PostgresPositions"]
 
 _COLUMNS = sql.SQL(COLUMNS)
+_LATER = ("tables", "seen", "spool")
+"""Columns that an earlier version did not make."""
 
 
 class PostgresPositions:
@@ -96,6 +98,7 @@ class PostgresPositions:
                     fingerprint text NOT NULL,
                     tables text,
                     seen text,
+                    spool text,
                     updated_at timestamptz NOT NULL DEFAULT now(),
                     PRIMARY KEY (pipeline, consumer)
                 ) WITH (fillfactor = 50)
@@ -104,9 +107,9 @@ class PostgresPositions:
 
     def _extend(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Add what a table lacks that an earlier version has made."""
-        query = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s)"
-        found = {name for (name,) in connection.execute(query, (self._table.as_string(connection),))}
-        for column in ("tables", "seen"):
+        query = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = ANY (%s)"
+        found = {name for (name,) in connection.execute(query, (self._table.as_string(connection), list(_LATER)))}
+        for column in _LATER:
             if column not in found:
                 add = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} text")
                 connection.execute(add.format(self._table, sql.Identifier(column)))
@@ -166,12 +169,13 @@ class PostgresPositions:
             PositionError: When what is stored is not what a step expects, or the table cannot be written.
         """
         insert = sql.SQL(
-            "INSERT INTO {} (pipeline, {}) VALUES (%s, %s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s)"
+            "INSERT INTO {} (pipeline, {}) VALUES"
+            " (%s, %s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING"
         ).format(self._table, _COLUMNS)
         update = sql.SQL(
             "UPDATE {} SET ({}, updated_at) ="
-            " (%s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s, clock_timestamp())"
+            " (%s, %s, %s, %s::pg_lsn, %s, %s::pg_lsn, %s, %s, %s, %s, %s, %s, %s, clock_timestamp())"
             " WHERE pipeline = %s AND consumer = %s AND epoch = %s AND through_lsn = %s::pg_lsn"
             " AND commit_lsn IS NOT DISTINCT FROM %s::pg_lsn AND change_index IS NOT DISTINCT FROM %s::bigint"
         ).format(self._table, _COLUMNS)

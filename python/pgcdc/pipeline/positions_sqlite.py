@@ -30,9 +30,13 @@ _CREATE = """
         fingerprint text NOT NULL,
         tables text,
         seen text,
+        spool text,
         PRIMARY KEY (pipeline, consumer)
     ) WITHOUT ROWID
 """
+
+_LATER = frozenset({"tables", "seen", "spool"})
+"""Columns that an earlier version did not make."""
 
 
 class SqlitePositions:
@@ -68,10 +72,9 @@ class SqlitePositions:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA busy_timeout = 10000")
             connection.execute(_CREATE)
-            found = {column for _, column, *_ in connection.execute("PRAGMA table_info(positions)")}
-            for column in ("tables", "seen"):
-                if column not in found:
-                    connection.execute(f"ALTER TABLE positions ADD COLUMN {column} text")
+            columns = {column for _, column, *_ in connection.execute("PRAGMA table_info(positions)")}
+            for column in _LATER - columns:
+                connection.execute(f"ALTER TABLE positions ADD COLUMN {column} text")
         except sqlite3.Error as error:
             connection.close()
             raise self._unusable(error) from error
@@ -125,7 +128,7 @@ class SqlitePositions:
                 if (found is None) != (expected is None) or (found and expected and not found.same_place(expected)):
                     raise refused(pipeline, move, found)
             connection.executemany(
-                f"INSERT OR REPLACE INTO positions (pipeline, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO positions (pipeline, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 [(pipeline, *to_row(move.next)) for move in moves],
             )
 

@@ -2,23 +2,36 @@
 
 All lanes of a run share one condition, so that the source can wait for room in any of them. What a consumer is working
 on counts as in flight until it is durable.
+
+A lane that has a spool is in one of two states. *Direct*: what comes waits in memory. When it does not fit there the
+lane begins *spooling*: that and everything that comes later is appended to the spool, never both ways at once, and the
+consumer reads it there when it has taken what waits in memory. When it has read all of the spool, the next thing waits
+in memory again. Only the thread that hands over changes the state, so nothing can overtake; the spool's files are
+touched without the lock that all share. More than 400 lines: both states are one machine, with one lock and one count.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from pgcdc.errors import SpoolFull
 from pgcdc.events import Relation
-from pgcdc.lsn import Position
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.protocol import Batch
+from pgcdc.pipeline.spooling import Backlog, SpoolState
+from pgcdc.pipeline.worker import Worker
+from pgcdc.protocol import Batch, RowFormat
 
-__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Nudge", "Rows", "TableEnd"]
+__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Nudge", "Rows", "TableEnd", "Waiting"]
+
+logger = logging.getLogger("pgcdc.pipeline")
 
 
 @dataclass
@@ -79,11 +92,13 @@ class Rows:
         through_lsn: How far the WAL is done for the consumer once they are durable.
         nbytes: How many bytes they keep in memory: all that was read together with them, for a filtered batch shares
             the bytes of the whole one.
+        sequence: The last block of the spool that they are from; None when they never were there.
     """
 
     batch: Batch
     through_lsn: int
     nbytes: int
+    sequence: int | None = None
 
 
 @dataclass
@@ -93,8 +108,13 @@ class Nudge:
 
 MERGED_ROWS = 1000
 """Batches that wait are handed over together up to so many rows: enough for a write's fixed cost to be spread thin."""
+MARK_EVERY = 1024 * 1024
+"""Bytes of WAL without rows for a consumer after which its spool says how far the WAL is done."""
+TRY_AGAIN = 0.5
+"""Seconds after which a spool without room is tried again: a disk does not say when it has room."""
 
 Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Rows
+Waiting: TypeAlias = Literal["memory", "spool", "full"]
 
 
 class Lane:
@@ -107,8 +127,11 @@ class Lane:
         max_bytes: So many bytes of raw messages may be kept in memory by it, likewise.
         loop: The event loop that the consumer's task runs on.
         progressed: Called, from any thread and without the lock, after the lane moved on.
+        backlog: The consumer's spool; None when it has none.
 
     Attributes:
+        finished: The last block of the spool that is durable in the consumer.
+        synced_lsn: The WAL up to here is done when the consumer has what is durable in its spool; 0 without one.
         tables: The tables, by OID, whose rows are durable in the consumer, and the LSN of the snapshot that they came
             with.
         incomplete: Whether the consumer lacks rows of some table, so that it is not as far as `through_lsn` says.
@@ -122,7 +145,11 @@ class Lane:
         max_bytes: int,
         loop: asyncio.AbstractEventLoop,
         progressed: Callable[[], None],
+        backlog: Backlog | None = None,
     ) -> None:
+        self.finished = 0
+        self.synced_lsn = 0
+        self.backlog = backlog
         self.consumer = consumer
         self.position: Position | None = None
         self.through_lsn = 0
@@ -136,6 +163,16 @@ class Lane:
         self._working: Item | None = None
         self._behind: list[Rows] = []  # what was taken to it by `more`
         self._wants_more = False
+        self._taken: list[Rows] = []
+        self._handed: Position | None = None
+        self._spooling = False
+        self._unread = 0
+        self._appended_lsn = 0
+        self._unsaved: deque[Rows] = deque()
+        self._late: deque[Rows] = deque()
+        self._full = False
+        self._try_again_at = 0.0
+        self._reader = Worker(f"pgcdc-{consumer}-spool")
         self._condition = condition
         self._max_rows = max_rows
         self._max_bytes = max_bytes
@@ -159,24 +196,30 @@ class Lane:
             Whether it was taken; when not, wait for the condition and offer it again.
         """
         with self._condition:
-            if isinstance(item, Rows):
-                rows, size = item.batch.changes_count, item.nbytes
-                # A batch that is larger than the limit passes when it is alone: it could never pass otherwise. So does
-                # what was in hand when the connection was lost: it waits here until the pipeline has its server again.
-                if (
-                    self.rows
-                    and not self._held
-                    and not self._wants_more
-                    and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes)
-                ):
+            if not isinstance(item, Rows):
+                if isinstance(item, CopyBegin):
+                    self.copied = False  # not when it is done: an earlier copy would be taken for this one until then
+                self._items.append(item)
+                self._wake()
+                return True
+            if not self._is_for_spool(item):
+                # What was in hand when the connection was lost waits here until the pipeline has its server again.
+                if not (self._held or self._wants_more or self._fits(item)):
                     return False
-                self.rows += rows
-                self.bytes += size
-            elif isinstance(item, CopyBegin):
-                self.copied = False  # not when it is done: an earlier copy would be taken for this one until then
-            self._items.append(item)
-            self._wake()
-            return True
+                self._queue(item)
+                return True
+        return self._spool(item)
+
+    def has_room(self, item: Rows) -> bool:
+        """Whether something that was not taken is worth being offered again.
+
+        Args:
+            item: What was offered.
+        """
+        with self._condition:
+            if self._held or ((self._fits(item) or self._wants_more) and not self._unread):
+                return True
+            return self._spooling and time.monotonic() >= self._try_again_at
 
     def advance(self, through_lsn: int) -> None:
         """Say that the WAL up to here holds nothing more for this consumer than what was handed over.
@@ -185,15 +228,195 @@ class Lane:
             through_lsn: How far.
         """
         with self._condition:
-            last = self._items[-1] if self._items else self._working
-            if isinstance(last, Rows):
-                last.through_lsn = max(last.through_lsn, through_lsn)
-                self._wake()
-                return
-            if last is not None or through_lsn <= self.through_lsn:
-                return
-            self.through_lsn = through_lsn
+            self._settle()
+            if self._spooling:
+                mark = through_lsn >= self._appended_lsn + MARK_EVERY
+            else:
+                last = self._items[-1] if self._items else self._working
+                if isinstance(last, Rows):
+                    last.through_lsn = max(last.through_lsn, through_lsn)
+                    self._wake()
+                    # What waits in memory would hold all of this WAL on the server.
+                    held_up = self._confirms and through_lsn - self.through_lsn > self._max_bytes
+                    if not (held_up and self._begin_spooling()):
+                        return
+                    mark = False
+                elif last is not None or through_lsn <= self.through_lsn:
+                    return
+                else:
+                    self.through_lsn = through_lsn
+        if self._spooling:
+            if self._confirms:
+                self._spool(Rows(Batch.of([]), through_lsn, 0) if mark else None)
+            return
         self._progressed()
+
+    def _fits(self, item: Rows) -> bool:
+        # A batch that is larger than the limit passes when it is alone: it could never pass otherwise.
+        rows, size = item.batch.changes_count, item.nbytes
+        return not self.rows or (self.rows + rows <= self._max_rows and self.bytes + size <= self._max_bytes)
+
+    def _queue(self, item: Rows) -> None:
+        self.rows += item.batch.changes_count
+        self.bytes += item.nbytes
+        self._items.append(item)
+        self._wake()
+
+    # Spooling, in the source's thread.
+
+    @property
+    def _confirms(self) -> bool:
+        return self.backlog is not None and self.backlog.confirms and self.backlog.is_open
+
+    @property
+    def spool_state(self) -> SpoolState | None:
+        """What is durable in the spool; None when there is none that is open."""
+        return None if self.backlog is None or not self.synced_lsn else SpoolState(self.backlog.id, self.synced_lsn)
+
+    @property
+    def waiting(self) -> Waiting:
+        """Where what comes waits."""
+        return "full" if self._full else "spool" if self._spooling else "memory"
+
+    @property
+    def unread(self) -> int:
+        """How many batches of the spool the consumer has not been given yet."""
+        return self._unread
+
+    def begin_spool(self, narrow: Callable[[Batch], Batch]) -> Position | None:
+        """Begin with what an earlier run has left in the spool; after the lane's `Begin`, before any rows.
+
+        Args:
+            narrow: See `Backlog.begin`.
+
+        Returns:
+            What comes up to here is in the spool; None when nothing is.
+        """
+        if self.backlog is None:
+            return None
+        unread = self.backlog.begin(narrow)
+        through_lsn = self.backlog.state.through_lsn
+        with self._condition:
+            self._unread, self._spooling = unread, unread > 0
+            self._appended_lsn = self.synced_lsn = through_lsn
+            self._wake()
+        return Position(through_lsn, SNAPSHOT_INDEX) if unread else None
+
+    def _is_for_spool(self, item: Rows) -> bool:
+        if self.backlog is None or not self.backlog.is_open:
+            return False
+        self._settle()
+        if self._spooling:
+            return True
+        # The rest of a transaction that is wanted whole goes into memory anyway; the spool may be too small for it.
+        return not (self.incomplete or self._wants_more or self._fits(item)) and self._begin_spooling()
+
+    def _settle(self) -> None:
+        """Go back to memory when the consumer has been given all that is in the spool."""
+        idle = not self._items and self._working is None
+        if self._spooling and not self._unread and (idle or not self._unsaved):
+            self._items.extend(self._late)
+            self._late.clear()
+            self._unsaved.clear()
+            self._spooling = False
+            self._made_room()
+            self._wake()
+
+    def _made_room(self) -> None:
+        if self._full:
+            self._full = False
+            logger.warning("consumer %r: there is room again", self.consumer)
+
+    def _begin_spooling(self) -> bool:
+        working: list[Item] = [] if self._working is None else [self._working]
+        working = [*(self._taken or working), *self._behind]
+        if self.incomplete or any(not isinstance(one, Rows | Begin) for one in [*working, *self._items]):
+            return False  # rows of a copy all have one position, and are taken again when they did not arrive
+        self._spooling = True
+        if self._confirms:
+            # What the slot is confirmed past must be there after a crash, also what the consumer works on.
+            waiting = [one for one in [*working, *self._items] if isinstance(one, Rows) and one.sequence is None]
+            # What is worked on may say more of the WAL than is in it: only with the last one all of it is there.
+            self._unsaved.extend(Rows(one.batch, self._appended_lsn, 0) for one in waiting[:-1])
+            if waiting:
+                self._unsaved.append(Rows(waiting[-1].batch, max(one.through_lsn for one in waiting), 0))
+        return True
+
+    def _spool(self, item: Rows | None) -> bool:
+        """Append what is to go to the spool, without the lock; tell whether all of it went."""
+        try:
+            while self._unsaved:
+                self._append(self._unsaved[0])
+                self._unsaved.popleft()
+            while self._late:
+                self._append(self._late[0])
+                with self._condition:
+                    late = self._late.popleft()
+                    self.rows -= late.batch.changes_count
+                    self.bytes -= late.nbytes
+            if item is not None:
+                self._append(item)
+        except SpoolFull as error:
+            return self._keep_late(item, error)
+        if item is not None:
+            self._made_room()
+        return True
+
+    def _append(self, item: Rows) -> None:
+        assert self.backlog is not None
+        self.backlog.append(item.batch, item.through_lsn)
+        with self._condition:
+            self._unread += 1
+            self._appended_lsn = max(self._appended_lsn, item.through_lsn)
+            self._wake()
+
+    def _keep_late(self, item: Rows | None, error: SpoolFull) -> bool:
+        if item is None or not item.batch.changes_count:
+            return False  # nobody waits for it
+        if not self._full:
+            what = "consumer %r: its spool has no room, and the server is not read further before it has: %s"
+            logger.warning(what, self.consumer, error)
+        self._full = True
+        with self._condition:
+            self._try_again_at = time.monotonic() + TRY_AGAIN
+            if not self._held:
+                return False
+            # In hand when the connection was lost: it waits in memory, behind what is in the spool.
+            self._late.append(item)
+            self.rows += item.batch.changes_count
+            self.bytes += item.nbytes
+            return True
+
+    # Durability of the spool, in the thread that stores positions.
+
+    def sync(self) -> None:
+        """Make durable what is in the spool, if the slot is to be confirmed past it.
+
+        Raises:
+            SpoolError: When that failed.
+        """
+        if self.backlog is None or not self._confirms:
+            return
+        with self._condition:
+            through_lsn = self._appended_lsn
+        if through_lsn > self.synced_lsn:
+            self.backlog.sync()
+            self.synced_lsn = through_lsn
+
+    def free(self, sequence: int) -> None:
+        """Give up what is in the spool up to a block: it is durable in the consumer, and that is stored.
+
+        Args:
+            sequence: The block's.
+
+        Raises:
+            SpoolError: When a file cannot be removed.
+        """
+        if self.backlog is not None and sequence:
+            self.backlog.release(sequence)
+            with self._condition:
+                self._try_again_at = 0.0
+                self._condition.notify_all()
 
     def complete(self) -> None:
         """Say that the consumer has the rows of all its tables."""
@@ -229,6 +452,58 @@ class Lane:
             self._closed = True
             self._wake()
 
+    def open_spool(self, format: RowFormat, stored: StoredPosition | None) -> SpoolState | None:
+        """Open the spool; what is in it goes, unless the slot was confirmed on the strength of it.
+
+        Args:
+            format: How rows of what is read are given.
+            stored: What is stored for the consumer.
+
+        Returns:
+            What is in it; None when there is no spool.
+
+        Raises:
+            SpoolInUse: When another process has it.
+            SpoolError: When it cannot be opened.
+        """
+        if self.backlog is None:
+            return None
+        self.backlog.open(format)
+        state = self.backlog.state
+        if stored is None or stored.spool != state.id or stored.through_lsn >= state.through_lsn:
+            self.clear_spool()
+        return self.backlog.state
+
+    def clear_spool(self) -> None:
+        """Empty the spool: what is in it comes again, or is of no use.
+
+        Raises:
+            SpoolError: When that cannot be done.
+        """
+        if self.backlog is not None:
+            self.backlog.clear()
+
+    @property
+    def spool_id(self) -> str | None:
+        """What is to be stored beside the position: the id of the spool that it takes to go on from there."""
+        backlog = self.backlog
+        return backlog.id if backlog is not None and (backlog.confirms or backlog.state.through_lsn) else None
+
+    async def close_spool(self, timeout: float) -> bool:
+        """Let go of the spool, at the end.
+
+        Args:
+            timeout: How long a read that hangs is waited for, in seconds.
+
+        Returns:
+            Whether nothing is left of it.
+        """
+        if not await self._reader.stop(timeout):
+            return False
+        if self.backlog is not None:
+            self.backlog.close()
+        return True
+
     def _wake(self) -> None:
         if self._waiting:
             self._waiting = False
@@ -248,20 +523,28 @@ class Lane:
                 if self._nudged and not self._held and not self._closed:
                     self._nudged = False
                     return Nudge()
+                unread = 0 if self._held or self._items or self._closed else self._unread
                 if self._items and not self._held:
                     taken = self._pop()
                     break
                 if self._closed:
-                    return None
-                self._arrived.clear()
-                self._waiting = True
-            await self._arrived.wait()
+                    return None  # what is in the spool stays there, or comes again from the server
+                if not unread:
+                    self._arrived.clear()
+                    self._waiting = True
+            if not unread:
+                await self._arrived.wait()
+            elif await self._read(unread):
+                return self._working
         if len(taken) > 1:
             # Copies bytes, so not under the lock that the source needs. Meanwhile the last one is what is worked on.
             batch = Batch.concat(rows.batch for rows in taken)
             with self._condition:
                 nbytes = sum(rows.nbytes for rows in taken)
                 self._working = Rows(batch, taken[-1].through_lsn, nbytes)
+                self._taken = []
+        if isinstance(self._working, Rows):
+            self._handed = self._working.batch.last_position or self._handed
         return self._working
 
     async def more(self, seconds: float | None, through_lsn: int = 0) -> Batch | None:
@@ -291,6 +574,7 @@ class Lane:
                         self._items.popleft()
                         self._behind.append(rows)
                         working.through_lsn = max(working.through_lsn, rows.through_lsn)
+                        self._handed = rows.batch.last_position or self._handed
                         return rows.batch
                     if self._closed:
                         return None
@@ -298,8 +582,14 @@ class Lane:
                         return Batch.of([])
                     self._wants_more = deadline is None
                     self._condition.notify_all()
-                    self._arrived.clear()
-                    self._waiting = True
+                    unread = 0 if self._held else self._unread
+                    if not unread:
+                        self._arrived.clear()
+                        self._waiting = True
+                if unread:
+                    if (batch := await self._read_more(unread, working)).changes_count:
+                        return batch
+                    continue
                 try:
                     async with asyncio.timeout_at(deadline):
                         await self._arrived.wait()
@@ -308,10 +598,43 @@ class Lane:
         finally:
             self._wants_more = False
 
+    async def _read_more(self, unread: int, working: Rows) -> Batch:
+        rows, blocks = await self._read_rows(unread)
+        with self._condition:
+            self._unread -= blocks
+            self._behind.append(rows)
+            self.rows += rows.batch.changes_count
+            self.bytes += rows.nbytes
+            working.through_lsn = max(working.through_lsn, rows.through_lsn)
+            working.sequence = rows.sequence
+        return rows.batch
+
     def working_through(self) -> int:
         """How far the WAL is done for the consumer once the rows that are worked on are durable."""
         with self._condition:
             return self._working.through_lsn if isinstance(self._working, Rows) else 0
+
+    async def _read(self, unread: int) -> bool:
+        """Read of the spool what is to be worked on; tell whether there was something new."""
+        rows, blocks = await self._read_rows(unread)
+        with self._condition:
+            self._unread -= blocks
+            self._working, self._taken = rows, []
+            self.rows += rows.batch.changes_count
+            self.bytes += rows.nbytes
+        if rows.batch.changes_count:
+            return True
+        self.done()
+        return False
+
+    async def _read_rows(self, unread: int) -> tuple[Rows, int]:
+        assert self.backlog is not None
+        read = await self._reader.call(self.backlog.read, unread, MERGED_ROWS)
+        batch = read.batch
+        if self._handed is not None:
+            batch = batch.after(self._handed)  # it may have been in memory, too
+        self._handed = batch.last_position or self._handed
+        return Rows(batch, read.through_lsn, batch.nbytes, read.sequence), read.blocks
 
     async def allowed(self) -> bool:
         """Wait until it is not held.
@@ -333,7 +656,7 @@ class Lane:
         A target that is slower than the source for each write, and not for each row, catches up by larger writes.
         """
         self._working = self._items.popleft()
-        taken: list[Rows] = []
+        taken = self._taken = []
         if isinstance(self._working, Rows):
             taken.append(self._working)
             count = self._working.batch.changes_count
@@ -374,7 +697,9 @@ class Lane:
             for rows in behind:
                 self.rows -= rows.batch.changes_count
                 self.bytes -= rows.nbytes
+            self._taken = []
             if isinstance(item, Rows):
+                self.finished = item.sequence or self.finished
                 self.rows -= item.batch.changes_count
                 self.bytes -= item.nbytes
                 self.through_lsn = max(self.through_lsn, item.through_lsn)

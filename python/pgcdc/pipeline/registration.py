@@ -9,7 +9,7 @@ from pgcdc.errors import ConfigError
 from pgcdc.events import Change, Insert, Truncate, Update
 from pgcdc.pipeline.migrations import Migrations, Registered
 from pgcdc.pipeline.options import ConsumerOptions, Options, check_options
-from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.settings import Settings, spool_place
 from pgcdc.pipeline.subscription import (
     ROW_ACTIONS,
     Action,
@@ -326,4 +326,5 @@ class Registration:
                 f"pipeline {self._settings.name!r} has two consumers named {subscription.name!r}",
                 hint="each has a position of its own, stored under its name: pipeline.on(…, name=…)",
             )
+        spool_place(self._settings, subscription)  # says what cannot be meant
         self._subscriptions[subscription.name] = subscription

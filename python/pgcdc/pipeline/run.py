@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pgcdc.errors import ConnectionLost, PositionError
+from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline import retry
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.copying import forget_unused
@@ -22,8 +23,9 @@ from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping, Together
 from pgcdc.pipeline.schemas import SchemaStore
-from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.settings import Settings, spool_place
 from pgcdc.pipeline.source import Source
+from pgcdc.pipeline.spooling import Backlog
 from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription
 from pgcdc.pipeline.target import HandlerTarget, RowFormats, SinkTarget, Target
@@ -79,6 +81,7 @@ class Run:
         self._quiet = asyncio.Event()
         self._error: BaseException | None = None
         self._store_away = retry.Away(settings.reconnect)
+        backlogs = _backlogs(settings, subscriptions)
         condition = threading.Condition()
         self._condition = condition
         self._lanes = {
@@ -89,6 +92,7 @@ class Run:
                 settings.max_bytes_in_flight,
                 self._loop,
                 self.progressed,
+                backlogs.get(name),
             )
             for name in subscriptions
         }
@@ -285,7 +289,10 @@ class Run:
             except Exception as error:
                 self._fail(error)
         # One that hangs is left behind, with the store open: it may be in the midst of using it.
-        await worker.stop(STORE_WITHIN if answers else 0)
+        if await worker.stop(STORE_WITHIN if answers else 0):
+            for lane in self._lanes.values():
+                if not await lane.close_spool(LAST_CHANCE):
+                    logger.warning("consumer %r: reading its spool hangs", lane.consumer)
 
     async def _store_last(self, keeper: asyncio.Task[None], worker: Worker) -> bool:
         """Store how far everything came, after a write that may still be under way; tell whether the store answered."""
@@ -329,6 +336,9 @@ class Run:
                 next_attempt_in=breaker.next_attempt_in,
                 dead_letters=0 if (parking := self._consumers[name].delivery.parking) is None else parking.count,
                 held_keys=0 if parking is None else parking.held_keys,
+                waiting=lane.waiting,
+                spooled_batches=0 if lane.backlog is None else lane.backlog.blocks,
+                spooled_bytes=0 if lane.backlog is None else lane.backlog.bytes,
             )
             for name, lane in self._lanes.items()
         }
@@ -343,6 +353,24 @@ class Run:
             snapshot=self._source.snapshot,
         )
         return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
+
+
+def _backlogs(settings: Settings, subscriptions: Mapping[str, Subscription]) -> dict[str, Backlog]:
+    """The spools of consumers, none of which two share; a run that only copies has none."""
+    backlogs: dict[str, Backlog] = {}
+    owners: dict[str, str] = {}
+    for name, subscription in {} if settings.snapshot == "only" else subscriptions.items():
+        place = spool_place(settings, subscription)
+        if place is None:
+            continue
+        first = owners.setdefault(os.path.realpath(place.directory), name)
+        if first != name:
+            raise ConfigError(
+                f"consumers {first!r} and {name!r} have the same spool, {place.directory}",
+                hint="a directory for each; or one for the pipeline, which gives each consumer its own in it",
+            )
+        backlogs[name] = Backlog(place)
+    return backlogs
 
 
 def _target(subscription: Subscription, formats: RowFormats, lane: Lane) -> Target:

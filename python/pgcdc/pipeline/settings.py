@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from pgcdc.errors import ConfigError
-from pgcdc.pipeline.subscription import Table, parse_table
+from pgcdc.pipeline.spooling import Place, SpoolOptions, check_spool, place_of
+from pgcdc.pipeline.subscription import Subscription, Table, parse_table
 from pgcdc.replication import Reconnect
 from pgcdc.replication.stream_options import reconnecting
 
-__all__ = ["Settings", "SnapshotMode", "check_settings"]
+__all__ = ["Settings", "SnapshotMode", "check_settings", "spool_place"]
 
 SnapshotMode: TypeAlias = Literal["initial", "never", "always", "only", "when_needed"]
 """When existing rows are copied: at the first start; never; at every start; only, with no stream afterwards; at the
@@ -37,6 +38,9 @@ class Settings:
         max_rows_in_flight: For each consumer.
         max_bytes_in_flight: For each consumer.
         reconnect: How to get another connection when it was lost; None: not at all.
+        spool: Where consumers have their spools; None: nowhere.
+        confirm_spooled: Whether the slot may be confirmed past what is only in spools.
+        standby: Whether to wait while another process has the pipeline.
     """
 
     name: str
@@ -50,6 +54,9 @@ class Settings:
     max_rows_in_flight: int
     max_bytes_in_flight: int
     reconnect: Reconnect | None
+    spool: SpoolOptions | None = None
+    confirm_spooled: bool = False
+    standby: bool = False
 
 
 def check_settings(
@@ -65,6 +72,9 @@ def check_settings(
     max_rows_in_flight: int,
     max_bytes_in_flight: int,
     reconnect: bool | Reconnect,
+    spool: object = None,
+    confirm_spooled: bool = False,
+    standby: bool = False,
 ) -> Settings:
     """Check what was given to a pipeline, and fill in the names that were not.
 
@@ -80,6 +90,9 @@ def check_settings(
         max_rows_in_flight: At least 1.
         max_bytes_in_flight: At least 1.
         reconnect: True: with the pauses of a `Reconnect` of no arguments.
+        spool: A directory, `SpoolOptions`, or None.
+        confirm_spooled: See `Settings`.
+        standby: Likewise.
 
     Returns:
         The settings.
@@ -102,6 +115,9 @@ def check_settings(
         raise ConfigError("snapshot_connections must be at least 1")
     if max_rows_in_flight < 1 or max_bytes_in_flight < 1:
         raise ConfigError("the limits of what is in flight must be at least 1")
+    spool_options = check_spool(f"pipeline {name!r}", spool)
+    if confirm_spooled and spool_options is None:
+        raise _confirms_nothing(f"pipeline {name!r}")
     slot = f"pgcdc_{name}" if slot is None else slot
     if not _SLOT_NAME.fullmatch(slot):
         raise ConfigError(
@@ -121,4 +137,34 @@ def check_settings(
         max_rows_in_flight=max_rows_in_flight,
         max_bytes_in_flight=max_bytes_in_flight,
         reconnect=reconnecting(reconnect),
+        spool=spool_options,
+        confirm_spooled=bool(confirm_spooled),
+        standby=bool(standby),
+    )
+
+
+def spool_place(settings: Settings, subscription: Subscription) -> Place | None:
+    """Where the spool of a consumer is.
+
+    Args:
+        settings: The pipeline's.
+        subscription: The consumer.
+
+    Returns:
+        The place; None when it has no spool.
+
+    Raises:
+        ConfigError: When its spool is to be confirmed past, and it has none.
+    """
+    own, confirms = subscription.options.spool, subscription.options.confirm_spooled
+    confirmed = settings.confirm_spooled if confirms is None else confirms
+    place = place_of(subscription.name, settings.slot, own, settings.spool, confirms=confirmed)
+    if place is None and confirms:
+        raise _confirms_nothing(f"consumer {subscription.name!r}")
+    return place
+
+
+def _confirms_nothing(whose: str) -> ConfigError:
+    return ConfigError(
+        f"{whose} has no spool that the slot could be confirmed past", hint='spool="/var/lib/shop/spool"'
     )

@@ -186,6 +186,8 @@ class Source:
             return "streaming"
         if self._streamed:
             return "reconnecting"
+        if self._beginning.standing_by:
+            return "standby"
         return "snapshot" if self._beginning.copying else "starting"
 
     @property
@@ -232,7 +234,7 @@ class Source:
                     self._stream(connection)
                     return
             except (ConnectionLost, SlotInUse) as error:
-                if not self._streamed:
+                if not (self._streamed or self._beginning.standing_by):
                     raise  # it has never gone well: a person looks
                 pause = self._lost(error)
             finally:
@@ -291,7 +293,8 @@ class Source:
         stored = ledger.check()
         self._pause(0.0)
         server = look_at(connection, stored)
-        check_again(settings, stored, slot, server, self._reached.furthest_lsn)
+        spools = {name: state for name, lane in self._lanes.items() if (state := lane.spool_state) is not None}
+        check_again(settings, stored, slot, server, self._reached.furthest_lsn, spools)
         if any(row.timeline != server.timeline for row in stored.values()):
             ledger.put([msgspec.structs.replace(row, timeline=server.timeline) for row in stored.values()])
         self._published(connection, begun)

@@ -15,6 +15,7 @@ from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError, Slot
 from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.spooling import SpoolState
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import Connection, SlotState
 from pgcdc.replication.session import Session
@@ -107,6 +108,7 @@ def decide(
     stored: Mapping[str, StoredPosition],
     slot: SlotState | None,
     server: Server,
+    spools: Mapping[str, SpoolState] | None = None,
 ) -> Decision:
     """Compare what is stored with what the server has.
 
@@ -116,6 +118,7 @@ def decide(
         stored: What is stored, by consumer.
         slot: The pipeline's slot, None when it does not exist.
         server: What the server said.
+        spools: What is durable in the spools of consumers.
 
     Returns:
         What to do.
@@ -147,7 +150,7 @@ def decide(
         if settings.snapshot == "when_needed" and not (slot is None and server.standby):
             return "again"
         raise
-    _check_positions(settings, stored, slot, server)
+    _check_positions(settings, stored, slot, server, spools or {})
     return "resume"
 
 
@@ -157,6 +160,7 @@ def check_again(
     slot: SlotState | None,
     server: Server,
     reached_lsn: int,
+    spools: Mapping[str, SpoolState] | None = None,
 ) -> None:
     """Whether a run may go on with a server after its connection was lost.
 
@@ -166,6 +170,7 @@ def check_again(
         slot: The pipeline's slot, None when it does not exist.
         server: What the server said.
         reached_lsn: How far WAL was handed over to consumers, stored or not.
+        spools: What is durable in the spools of consumers.
 
     Raises:
         PositionError: When it is not the same WAL, or the slot is further than what is stored.
@@ -190,8 +195,8 @@ def check_again(
         for name, row in stored.items()
     }
     _check_origin(settings, ahead, server)
-    _check_positions(settings, stored, slot, server)
-    _check_positions(settings, ahead, slot, server)
+    _check_positions(settings, stored, slot, server, spools or {})
+    _check_positions(settings, ahead, slot, server, spools or {})
 
 
 def _of_no_use(stored: Mapping[str, StoredPosition], slot: SlotState | None) -> bool:
@@ -211,6 +216,7 @@ def rows_to_resume(
     fingerprint: str,
     joined_at: int,
     complete: Mapping[str, Collection[int]],
+    spools: Mapping[str, str | None] | None = None,
 ) -> list[StoredPosition]:
     """What is stored when a run goes on, also for consumers that are new.
 
@@ -222,6 +228,7 @@ def rows_to_resume(
         fingerprint: That of what the server sends now.
         joined_at: Up to where the slot is confirmed.
         complete: For each consumer that copies, the OIDs of all its tables.
+        spools: The ids of the consumers' spools, where it takes them to go on.
 
     Returns:
         One for each consumer.
@@ -248,7 +255,7 @@ def rows_to_resume(
             had = dict.fromkeys(wanted, 0) if row.tables is None else row.tables
             # A table that a consumer gives up is one that it lacks when it wants it again.
             row = msgspec.structs.replace(row, tables={oid: lsn for oid, lsn in had.items() if oid in wanted})
-        rows.append(msgspec.structs.replace(row, timeline=server.timeline))
+        rows.append(msgspec.structs.replace(row, timeline=server.timeline, spool=(spools or {}).get(name)))
     return rows
 
 
@@ -370,15 +377,33 @@ def _check_consumers(
         )
 
 
-def _check_positions(settings: Settings, stored: Mapping[str, StoredPosition], slot: SlotState, server: Server) -> None:
+def _check_positions(
+    settings: Settings,
+    stored: Mapping[str, StoredPosition],
+    slot: SlotState,
+    server: Server,
+    spools: Mapping[str, SpoolState],
+) -> None:
     for row in stored.values():
         error: Error | None = None
-        if slot.confirmed_flush_lsn is not None and row.through_lsn < slot.confirmed_flush_lsn:
+        spool = spools.get(row.consumer)
+        is_its = spool is not None and spool.id == row.spool
+        covered_lsn = max(row.through_lsn, spool.through_lsn) if spool is not None and is_its else row.through_lsn
+        if slot.confirmed_flush_lsn is not None and covered_lsn < slot.confirmed_flush_lsn:
+            confirmed = format_lsn(slot.confirmed_flush_lsn)
             error = PositionError(
                 f"consumer {row.consumer!r} is only at {format_lsn(row.through_lsn)}, but slot {slot.name!r} has been"
-                f" confirmed up to {format_lsn(slot.confirmed_flush_lsn)}: what is between is lost for it",
+                f" confirmed up to {confirmed}: what is between is lost for it",
                 hint=f"if something else reads from this slot, give it another one; then {_ANEW}",
             )
+            if row.spool is not None:
+                found = f"which ends at {format_lsn(covered_lsn)}" if is_its else "which is not there"
+                error = PositionError(
+                    f"consumer {row.consumer!r} is only at {format_lsn(row.through_lsn)}, and slot {slot.name!r} has"
+                    f" been confirmed up to {confirmed} on the strength of spool {row.spool}, {found}",
+                    hint="start with the directory of that spool in its place (Pipeline(…, spool=…)); or, when it is"
+                    f" lost, {_ANEW}",
+                )
         elif row.through_lsn > server.end_lsn:
             error = PositionError(
                 f"consumer {row.consumer!r} is at {format_lsn(row.through_lsn)}, but the server's WAL ends at"

@@ -9,11 +9,12 @@ import msgspec
 from pgcdc.lsn import Position
 from pgcdc.pipeline.breaker import BreakerState
 from pgcdc.pipeline.delivery import ConsumerState
+from pgcdc.pipeline.queue import Waiting
 from pgcdc.replication import SnapshotProgress
 
 __all__ = ["ConsumerStatistics", "Phase", "PipelineStatistics", "SourceStatistics"]
 
-Phase: TypeAlias = Literal["starting", "snapshot", "streaming", "reconnecting", "stopped"]
+Phase: TypeAlias = Literal["starting", "standby", "snapshot", "streaming", "reconnecting", "stopped"]
 
 
 class ConsumerStatistics(msgspec.Struct, frozen=True):
@@ -33,6 +34,10 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         next_attempt_in: Seconds until then, while it is open.
         dead_letters: How many dead letters it has, those that wait included.
         held_keys: How many keys wait behind one of them.
+        waiting: Where what comes for it waits: in `"memory"`; in the `"spool"`, because it did not fit; or nowhere,
+            because the spool is `"full"`, too, and then nothing more is read from the server.
+        spooled_batches: Batches in its spool that are still needed.
+        spooled_bytes: What the files of its spool take.
     """
 
     delivered: int
@@ -47,13 +52,16 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     next_attempt_in: float | None = None
     dead_letters: int = 0
     held_keys: int = 0
+    waiting: Waiting = "memory"
+    spooled_batches: int = 0
+    spooled_bytes: int = 0
 
 
 class SourceStatistics(msgspec.Struct, frozen=True):
     """The replication stream.
 
     Attributes:
-        phase: `"starting"`, `"snapshot"`, `"streaming"`, `"reconnecting"` or `"stopped"`.
+        phase: `"starting"`, `"standby"`, `"snapshot"`, `"streaming"`, `"reconnecting"` or `"stopped"`.
         received_lsn: How far the WAL was received.
         confirmed_lsn: How far it was confirmed to the server.
         binary: Whether values come in binary; None before the stream.

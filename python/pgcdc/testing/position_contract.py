@@ -65,6 +65,7 @@ class PositionStoreContract:
             row("d", snapshot="begun", tables={}),
             row("e", tables={2**32 - 1: 2**64 - 1, 16384: 0}),
             row("f", seen="4711 4712 4800"),
+            row("g", spool="0123456789abcdef0123456789abcdef"),
         ]
         store.move("shop", [Move(None, stored) for stored in rows])
         assert store.load("shop") == {stored.consumer: stored for stored in rows}
