@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest import mock
 
 from hypothesis import strategies as st
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from pgcdc.pipeline import Move
     from tests.conftest import Database
 
-POISON = -666
+POISON, POISONED = -666, 13
 LONG = "generate_series(1, 1000)"
 KEYS = st.integers(1, 12)
 CHANGES = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "remove", "move"]), KEYS), min_size=1, max_size=6)
+
+
+Handled: TypeAlias = dict[int, tuple[pgcdc.Position, dict[str, str] | None]]
+"""By key: the last row and its position; None when it is gone."""
 
 
 class Moment:
@@ -47,6 +51,10 @@ class Moment:
         self.free = threading.Event()
         self.free.set()
         self.full = False
+
+
+class Dead(BaseException):
+    """A process that is dead parks nothing, either."""
 
 
 class Positions(SqlitePositions):
@@ -84,7 +92,7 @@ class Mirror:
         self._file.executescript("""
             PRAGMA synchronous = OFF;
             CREATE TABLE IF NOT EXISTS rows (id integer PRIMARY KEY, data text);
-            CREATE TABLE IF NOT EXISTS log (position text UNIQUE, place integer PRIMARY KEY);
+            CREATE TABLE IF NOT EXISTS log (position text UNIQUE, place integer PRIMARY KEY, id integer);
             CREATE TABLE IF NOT EXISTS state (one integer PRIMARY KEY, position text, columns text);
         """)
         found = self._file.execute("SELECT columns FROM state").fetchone()
@@ -129,7 +137,8 @@ class Mirror:
             return
         self._follow([column.name for column in change.relation.columns])
         if change.index >= 0:
-            self._file.execute("INSERT INTO log (position) VALUES (?)", (str(change.position),))
+            row = change.old if isinstance(change, Delete) else change.new
+            self._file.execute("INSERT INTO log (position, id) VALUES (?, ?)", (str(change.position), row["id"]))
         if isinstance(change, Delete):
             self._file.execute("DELETE FROM rows WHERE id = ?", (change.old["id"],))
             return
@@ -161,7 +170,10 @@ def plain(row: dict[str, Any]) -> dict[str, str]:
 
 
 class Machine(RuleBasedStateMachine):
-    """One table, three consumers: a mirror whose disk may be full, a slow one, and a handler that a row may poison."""
+    """One table, four consumers: a mirror whose disk may be full, a slow one, and two handlers that a row may poison.
+
+    One of the handlers stops the pipeline then, the other one parks what it does not take.
+    """
 
     database: Database
     folder: Path
@@ -176,7 +188,8 @@ class Machine(RuleBasedStateMachine):
         self.moment = Moment()
         self.serial = 0
         self.poisonous = True
-        self.handled: dict[int, tuple[pgcdc.Position, dict[str, str] | None]] = {}
+        self.handled: Handled = {}
+        self.parking: Handled = {}
         self.run: Running | None = None
         self.extra = 0
         self.column = "amount"
@@ -234,7 +247,7 @@ class Machine(RuleBasedStateMachine):
         self.touch()
         self.run.pipeline.stop()
         error = self.run.ended()
-        assert error is None or isinstance(error, (pgcdc.SinkError, ConnectionLost)), error
+        assert error is None or isinstance(error, (pgcdc.SinkError, ConnectionLost, Dead)), error
         self.moment.dead = False
         self.start()
 
@@ -262,7 +275,7 @@ class Machine(RuleBasedStateMachine):
         assert self.run is not None
         self.moment.free.set()
         self.poisonous = True
-        self.database.execute(self.put(13, POISON))
+        self.database.execute(self.put(POISONED, POISON))
         error = self.run.ended()
         assert isinstance(error, pgcdc.SinkRejected), error
         assert f"an insert of public.{self.name}" in str(error) or f"an update of public.{self.name}" in str(error)
@@ -305,6 +318,7 @@ class Machine(RuleBasedStateMachine):
         pipeline.add(Mirror(self.folder / "mirror.db", self.moment, slow=False), name="mirror")
         pipeline.add(Mirror(self.folder / "slow.db", self.moment, slow=True), name="slow")
         pipeline.on(self.name, name="handler")(self.handle)
+        pipeline.on(self.name, name="parking", on_failure="park")(self.park)
         self.run = Running(pipeline)
         self.run.streaming()
 
@@ -318,26 +332,33 @@ class Machine(RuleBasedStateMachine):
         """Keeps the last row of each key with its position: what comes again has no effect."""
         if self.moment.dead and self.moment.dies_before:
             raise RuntimeError("dead")
-        row = change.old if isinstance(change, Delete) else change.new
-        values: dict[str, str] = {}
-        if not isinstance(change, Delete):
-            key = row.id if change.old is UNSET else change.old.id
-            before = self.handled.get(key, (None, None))[1] or self.handled.get(row.id, (None, None))[1] or {}
-            new = {column.name: getattr(row, column.name) for column in change.relation.columns}
-            values = plain({name: before.get(name) if value is UNSET else value for name, value in new.items()})
-        if values.get(self.column) == str(POISON) and self.poisonous:
-            raise ValueError("poison")
-        assert isinstance(change.position, pgcdc.Position)
-        if isinstance(change, pgcdc.Update) and change.old is not UNSET:
-            self._keep(change.old.id, change.position, None)
-        self._keep(row.id, change.position, None if isinstance(change, Delete) else values)
+        self._keep(self.handled, change, poisonous=self.poisonous)
         if self.moment.dead:
             raise RuntimeError("dead")
 
-    def _keep(self, key: int, position: pgcdc.Position, values: dict[str, str] | None) -> None:
-        before = self.handled.get(key)
-        if before is None or before[0] <= position:
-            self.handled[key] = (position, values)
+    def park(self, change: Any) -> None:
+        """Likewise, and it never takes the poison."""
+        if self.moment.dead:
+            raise Dead
+        self._keep(self.parking, change, poisonous=True)
+
+    def _keep(self, kept: Handled, change: Any, *, poisonous: bool) -> None:
+        row = change.old if isinstance(change, Delete) else change.new
+        values: dict[str, str] | None = None
+        moved = not isinstance(change, Delete) and change.old is not UNSET
+        if not isinstance(change, Delete):
+            before: dict[str, str] = {}
+            for key in (change.old.id,) if moved else (), (row.id,):
+                before = before or (kept[key[0]][1] if key and key[0] in kept else None) or {}
+            new = {column.name: getattr(row, column.name) for column in change.relation.columns}
+            values = plain({name: before.get(name) if value is UNSET else value for name, value in new.items()})
+            # By either name: what is handled now may have been written before the column was renamed.
+            if poisonous and str(POISON) in (values.get("amount"), values.get("total")):
+                raise ValueError("poison")
+        for key, now in ((change.old.id, None), (row.id, values)) if moved else ((row.id, values),):
+            last = kept.get(key)
+            if last is None or last[0] <= change.position:
+                kept[key] = (change.position, now)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         assert self.run is not None
@@ -375,11 +396,22 @@ class Machine(RuleBasedStateMachine):
         for file in ("mirror.db", "slow.db"):
             with contextlib.closing(sqlite3.connect(self.folder / file)) as mirror:
                 found = {key: json.loads(data) for key, data in mirror.execute("SELECT id, data FROM rows")}
-                log = [position for (position,) in mirror.execute("SELECT position FROM log ORDER BY place")]
+                entries = mirror.execute("SELECT position, id FROM log ORDER BY place").fetchall()
+            log = [position for position, _ in entries]
+            poisoned = [position for position, key in entries if key == POISONED]
             found = {key: {name: value for name, value in row.items() if name in live} for key, row in found.items()}
             assert found == source, file
             assert log == sorted(log), f"{file}: commit order"
-        handled = {key: values for key, (_, values) in self.handled.items() if values is not None}
+        assert self.run is not None
+        letters = self.run.pipeline.dead_letters.list()
+        assert {letter.consumer for letter in letters} <= {"parking"}
+        # All that ever was written under this key has the poison in it.
+        assert sorted(str(letter.position) for letter in letters) == sorted(poisoned), "each dead letter once"
+        self._compare(self.handled, source)
+        self._compare(self.parking, {key: row for key, row in source.items() if key != POISONED})
+
+    def _compare(self, kept: Handled, source: dict[int, dict[str, str]]) -> None:
+        handled = {key: values for key, (_, values) in kept.items() if values is not None}
         assert handled.keys() == source.keys()
         for key, values in handled.items():
             # The handler renames nothing: what it has of a row is what the row was when it came.
