@@ -96,6 +96,25 @@ def test_when_attempts_are_spent_it_stops_where_that_is_what_was_said(empty: Dat
     assert attempts == [1, 2, 2] and done == [1]
 
 
+def test_a_stop_waits_for_no_target_that_is_away(empty: Database, caplog: pytest.LogCaptureFixture) -> None:
+    class Away(Recorder):
+        calls = 0
+
+        async def write(self, batch: pgcdc.Batch) -> None:  # type: ignore[override]
+            Away.calls += 1
+            raise SinkUnavailable("no")
+
+    pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+    pipeline.add(Away(), name="away", retry=pgcdc.Retry(first=3600, longest=3600))
+    run = Running(pipeline)
+    run.streaming()
+    empty.execute("INSERT INTO orders VALUES (1, 'x')")
+    until(lambda: pipeline.statistics().consumers["away"].state == "retrying", "a pause")
+    run.stop()
+    assert run.error is None and Away.calls == 1
+    assert "did not finish in time" not in caplog.text
+
+
 def test_a_sink_s_batch_whose_attempts_are_spent_is_parked_whole(empty: Database) -> None:
     class Away(Recorder):
         def write(self, batch: pgcdc.Batch) -> None:

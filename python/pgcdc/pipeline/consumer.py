@@ -95,6 +95,11 @@ class Consumer:
         finally:
             await self._close()
 
+    @property
+    def pausing(self) -> bool:
+        """Whether it waits for the next attempt at something that has failed: nothing of it is under way."""
+        return self.delivery.pausing
+
     def give_up(self) -> None:
         """The time to drain is over: end at the next opportunity."""
         self._target.give_up()

@@ -60,6 +60,7 @@ class Delivery:
         self._handles = isinstance(subscription, HandlerSubscription)
         self._target = target
         self._lane = lane
+        self._calling = False
         self._tries = 0
         self._first_failure = 0.0
 
@@ -246,11 +247,23 @@ class Delivery:
             if not await self._lane.allowed():
                 raise GaveUp
             await self.breaker.ready()
+            self._calling = True
             try:
                 return await call()
             except Held as held:
                 self.state, self.last_error = "retrying", str(held)
                 logger.info("consumer %r: %s", self.name, held)
+            except Exception as error:
+                if self._lane.closed and self._is_temporary(error):
+                    raise GaveUp from None  # there is no time for another attempt: it comes again at the next start
+                raise
+            finally:
+                self._calling = False
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it waits for the next attempt at something that has failed."""
+        return self.state == "retrying" and not self._calling
 
     def _is_temporary(self, error: Exception) -> bool:
         return isinstance(_cause(error), (SinkUnavailable, *self._policy.on))

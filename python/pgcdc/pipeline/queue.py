@@ -452,6 +452,11 @@ class Lane:
             self._closed = True
             self._wake()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed
+
     def open_spool(self, format: RowFormat, stored: StoredPosition | None) -> SpoolState | None:
         """Open the spool; what is in it goes, unless the slot was confirmed on the strength of it.
 

@@ -262,6 +262,9 @@ class Run:
                 await asyncio.wait_for(ender.call(self._source.interrupt), max(0.0, deadline - self._loop.time()))
         for lane in self._lanes.values():
             lane.close()
+        for task, consumer in tasks.items():
+            if consumer.pausing:
+                task.cancel()  # a target that is away is not waited for: what is queued comes again
         _, late = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
         if late:
             for task in late:
