@@ -10,8 +10,8 @@ import pytest
 
 import pgcdc
 import pgcdc.replication
-from pgcdc import ConfigError, PositionError
-from pgcdc.pipeline import publishing
+from pgcdc import ConfigError, ConnectionLost, PositionError
+from pgcdc.pipeline import SqlitePositions, publishing
 from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.seen import Seen, full_xid
 from pgcdc.pipeline.source import Source
@@ -19,9 +19,10 @@ from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, runnin
 from tests.pipeline.targets import Recorder, SqliteMirror, mirrored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from pgcdc.pipeline import Move
     from pgcdc.replication import Connection
     from tests.conftest import Database
 
@@ -129,6 +130,16 @@ def oid(database: Database, table: str) -> int:
 
 
 LOADED = ("INSERT INTO orders_2 VALUES (100)",)
+# A dropped column stays as it was made.
+DROPPED = (APART, "ALTER TABLE orders_2 ADD extra int", "ALTER TABLE orders_2 DROP extra", *LOADED, ATTACH)
+MADE_BUT_DROPPED = (
+    "CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (100) TO (200)",
+    "ALTER TABLE orders DETACH PARTITION orders_2",
+    "ALTER TABLE orders_2 ADD extra int",
+    "ALTER TABLE orders_2 DROP extra",
+    *LOADED,
+    ATTACH,
+)
 TREE = (
     "CREATE TABLE orders_2 (LIKE orders INCLUDING ALL) PARTITION BY RANGE (id)",
     "CREATE TABLE orders_2a PARTITION OF orders_2 FOR VALUES FROM (100) TO (150)",
@@ -143,10 +154,21 @@ TREE = (
         ((APART, *LOADED, ATTACH), False),
         (("SAVEPOINT one", APART, *LOADED, "RELEASE one", ATTACH), True),
         ((*TREE, ATTACH), True),
+        (DROPPED, True),
+        (MADE_BUT_DROPPED, True),
         ((DETACH, "INSERT INTO orders_1 VALUES (2)", ATTACH_AGAIN), True),
         ((DETACH, "INSERT INTO orders_1 VALUES (2)", ATTACH_AGAIN), False),
     ],
-    ids=["in one transaction", "in several", "in a savepoint", "a tree", "detached and back", "and back later"],
+    ids=[
+        "in one transaction",
+        "in several",
+        "in a savepoint",
+        "a tree",
+        "a dropped column",
+        "made as one, and a dropped column",
+        "detached and back",
+        "and back later",
+    ],
 )
 def test_rows_from_before(database: Database, watch: Watch, change: tuple[str, ...], together: bool) -> None:
     before = watch.guard.seen
@@ -433,6 +455,49 @@ def test_attached_while_it_is_stopped(
     )
     run_once()
     assert caplog.text.count("is copied anew") == 2
+
+
+class FailsOnce(SqlitePositions):
+    """A store that is away for the first write of a start."""
+
+    fails = False
+
+    def move(self, pipeline: str, moves: Sequence[Move]) -> None:
+        if self.fails:
+            self.fails = False
+            raise ConnectionLost("away for a moment")
+        super().move(pipeline, moves)
+
+
+def test_what_changed_while_it_was_stopped_is_not_forgotten_by_a_start_that_fails(
+    newest_database: Database, tmp_path: Path
+) -> None:
+    database = newest_database
+    database.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    store = FailsOnce(tmp_path / "positions.db")
+
+    def started() -> tuple[Running, Recorder]:
+        sink = Recorder()
+        pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], positions=store)
+        pipeline.add(sink, name="sink")
+        return Running(pipeline), sink
+
+    run, _ = started()
+    run.streaming()
+    run.stop()
+    database.execute(
+        "ALTER PUBLICATION pgcdc_shop DROP TABLE orders",
+        "INSERT INTO orders VALUES (1)",
+        "ALTER PUBLICATION pgcdc_shop ADD TABLE orders",
+    )
+    store.fails = True
+    run, _ = started()
+    assert isinstance(run.ended(), ConnectionLost)
+    run, sink = started()
+    run.streaming()
+    run.catch_up(database)
+    run.stop()
+    assert [change.new.id for change in sink.changes if change.action == "insert"] == [1]
 
 
 def test_what_was_found_to_be_empty_is_stored(newest_database: Database, tmp_path: Path) -> None:

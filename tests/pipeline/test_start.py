@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 import pgcdc
+import pgcdc.replication
 from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
-from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions
+from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions, publishing
 from pgcdc.pipeline.pipeline import _Signals
 from pgcdc.replication.timeline import switch_point
 from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
@@ -115,6 +116,44 @@ def test_a_slot_that_is_not_ours(new_orders: Database, plugin: str, elsewhere: b
     finally:
         with new_orders.server.connect() if elsewhere else new_orders.connect() as connection:
             connection.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the copy", "in its last moment"])
+def test_a_slot_that_another_database_makes_meanwhile_is_left_alone(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The names of slots are the cluster's, and the lock of a pipeline is its database's."""
+    database = newest_database
+    database.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    made: list[bool] = []
+
+    def make(*_: Any) -> None:
+        if not made:
+            made.append(True)
+            with database.server.connect() as connection:
+                connection.execute("SELECT pg_create_logical_replication_slot('pgcdc_shop', 'pgoutput')")
+
+    original: Any = pgcdc.replication.Connection.create_slot if late else publishing.make
+
+    def first(*arguments: Any, **options: Any) -> Any:
+        make()
+        return original(*arguments, **options)
+
+    if late:
+        monkeypatch.setattr(pgcdc.replication.Connection, "create_slot", first)
+    else:
+        monkeypatch.setattr(publishing, "make", first)
+    try:
+        with pytest.raises(ConfigError, match="already exists" if late else "it is not of this pipeline"):
+            shop(database).run()
+        with database.server.connect() as connection:
+            found = connection.execute("SELECT database FROM pg_replication_slots WHERE slot_name = 'pgcdc_shop'")
+            assert found.fetchall() == [("postgres",)]
+    finally:
+        with database.server.connect() as connection:
+            connection.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+    with running(shop(database)) as run:
+        run.streaming()
 
 
 def test_a_slot_that_decodes_at_prepare_is_refused(new_orders: Database) -> None:

@@ -164,7 +164,7 @@ class Beginning:
             self._know_columns(published)
             self._guard = Guard(connection, settings, published.tables)
             missed = self._missed(connection, self._guard, stored)
-            self._ledger.see(str(self._guard.seen), news=False)
+            self._ledger.judge_by(str(self._guard.seen))
             self._resume(stored, server, published.fingerprint, joined_at, missed)
         joining = self._join(stored, catalog, copied=copying)
         assert self._guard is not None
@@ -229,7 +229,7 @@ class Beginning:
         self._guard = Guard(connection, self._settings, published.tables)
         if (difference := self._guard.unlogged()) is not None:
             raise difference.error
-        self._ledger.see(str(self._guard.seen), news=False)
+        self._ledger.judge_by(str(self._guard.seen))
         self._ledger.fingerprint = published.fingerprint
         self._know_columns(published)
         return published

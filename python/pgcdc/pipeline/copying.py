@@ -21,7 +21,7 @@ from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.publishing import Published
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, TableEnd
 from pgcdc.pipeline.settings import Settings
-from pgcdc.pipeline.start import Server
+from pgcdc.pipeline.start import Server, check_slot
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog
@@ -35,6 +35,8 @@ logger = logging.getLogger("pgcdc.pipeline")
 
 ATTEMPTS = 3
 """How often a table is taken again because it was rewritten while it was copied."""
+DUPLICATE_OBJECT = "42710"
+"""What a server says of a slot's name that is taken."""
 
 
 def hand_over(
@@ -185,15 +187,20 @@ class InitialCopy:
                 self._store(server, before.fingerprint)
                 if not number:
                     self._begin(server)
-            if connection.slot(settings.slot) is not None:
+            if (found := connection.slot(settings.slot)) is not None:
+                # It may have been made since the first look: the lock of a pipeline holds in one database.
+                check_slot(found, server)
                 connection.drop_slot(settings.slot)
             try:
                 slot = connection.create_slot(
                     settings.slot, temporary=settings.snapshot == "only", export_snapshot=exports
                 )
                 changes = before.state.changes(published(True).state)
-            except BaseException:
-                self._drop(connection)
+            except BaseException as error:
+                if isinstance(error, Error) and error.sqlstate == DUPLICATE_OBJECT:
+                    self._ledger.slot_is_gone = True  # the one that there is, is not ours
+                else:
+                    self._drop(connection)
                 raise
             if changes is None:
                 return slot, before.tables
@@ -259,16 +266,22 @@ class InitialCopy:
         """Drop the slot that this process has made; over a new connection when the old one is gone."""
         name = self._settings.slot
         try:
-            connection.drop_slot(name, if_exists=True)
+            _drop_own(connection, name)
         except Error:
             try:
                 with connect(self._settings.dsn) as another:
-                    another.drop_slot(name, if_exists=True)
+                    _drop_own(another, name)
             except Error as error:
                 # The mark "begun" is stored: the next start drops it. The error that led here is the one to raise.
                 logger.warning("slot %r of an unfinished initial copy is left behind: %s", name, error)
                 return
         self._ledger.slot_is_gone = True
+
+
+def _drop_own(connection: Connection, slot: str) -> None:
+    found = connection.slot(slot)
+    if found is not None and found.database == connection.database:
+        connection.drop_slot(slot, if_exists=True)
 
 
 def wanted(subscriptions: Mapping[str, Subscription], tables: Sequence[PublishedTable]) -> dict[str, frozenset[int]]:

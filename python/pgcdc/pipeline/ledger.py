@@ -53,6 +53,7 @@ class Ledger:
         self.complete: Mapping[str, Collection[int]] = {}
         self.given_up = False
         self.slot_is_gone = False
+        self._judged_by: str | None = None
         self._seen: str | None = None
         self._news = False
 
@@ -112,8 +113,18 @@ class Ledger:
         """What this process knows to be stored, by consumer."""
         return dict(self._stored)
 
+    def judge_by(self, seen: str) -> None:
+        """Note what was seen of the catalog before the rows of the next `put` were made.
+
+        It is stored with them or not at all: whoever reads it takes what they say for true.
+
+        Args:
+            seen: `str` of a `Seen`.
+        """
+        self._judged_by = seen
+
     def see(self, seen: str, *, news: bool) -> None:
-        """Note what was seen of the catalog, to be stored with positions.
+        """Note what was seen of the catalog since, to be stored with positions.
 
         Args:
             seen: `str` of a `Seen`.
@@ -142,8 +153,10 @@ class Ledger:
         """
         with self._lock, self._reached():
             epoch = 1 + max((row.epoch for row in self._stored.values()), default=0)
-            new = [msgspec.structs.replace(row, epoch=epoch, seen=self._seen or row.seen) for row in rows]
+            seen = self._judged_by or self._seen
+            new = [msgspec.structs.replace(row, epoch=epoch, seen=seen or row.seen) for row in rows]
             self._move([Move(self._stored.get(row.consumer), row) for row in new])
+            self._seen, self._judged_by = seen, None
 
     def lack(self, tables: Collection[int]) -> None:
         """Take down that rows of some tables are missing: the next start takes them anew.

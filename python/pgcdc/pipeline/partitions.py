@@ -2,10 +2,10 @@
 
 A partition that was made as one (`CREATE TABLE … PARTITION OF`) has nothing that the stream lacks, and one that was
 detached owes nothing more: both are routine. One that was made apart and attached may bring rows. The catalog tells
-them apart: ATTACH rewrites the descriptions of all columns in the command that writes the row of `pg_inherits`, while a
-partition that was made as one has columns that are as the same transaction made them, some commands before that row. (A
-command's number is lost where a row was written again from WAL, after a crash or on a standby: then it counts as
-attached.)
+them apart: ATTACH rewrites the descriptions of all columns but dropped ones in the command that writes the row of
+`pg_inherits`, while a partition that was made as one has columns that are as the same transaction made them, some
+commands before that row. (A command's number is lost where a row was written again from WAL, after a crash or on a
+standby: then it counts as attached.)
 
 What was attached is well when it is empty now: then nothing of what it had exists any more.
 
@@ -40,7 +40,7 @@ SELECT tree.root, tree.oid, tree.parent, tree.xid, pg_catalog.pg_snapshot_xmax(p
     EXISTS (
         SELECT FROM pg_catalog.pg_inherits i
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.inhrelid AND a.xmin = i.xmin
-        WHERE i.inhrelid = tree.oid AND i.inhparent = tree.parent AND a.attnum > 0
+        WHERE i.inhrelid = tree.oid AND i.inhparent = tree.parent AND a.attnum > 0 AND NOT a.attisdropped
           AND a.cmin::text::bigint < i.cmin::text::bigint AND a.xmax::text = '0' AND i.xmax::text = '0')
 FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 ORDER BY tree.root, n.nspname, c.relname"""

@@ -23,7 +23,17 @@ from pgcdc.replication.slot import synchronised
 from pgcdc.replication.sqlstate import ON_STANDBY
 from pgcdc.replication.timeline import switch_point
 
-__all__ = ["Decision", "Server", "check_again", "decide", "look_at", "rows_to_resume", "tables_missing", "written_lsn"]
+__all__ = [
+    "Decision",
+    "Server",
+    "check_again",
+    "check_slot",
+    "decide",
+    "look_at",
+    "rows_to_resume",
+    "tables_missing",
+    "written_lsn",
+]
 
 Decision: TypeAlias = Literal["fresh", "again", "adopt", "resume"]
 """`fresh`: nothing is there; `again`: what is there is of no use any more; `adopt`: a slot without positions, taken as
@@ -130,7 +140,7 @@ def decide(
         ConfigError: When the slot is not one of this kind or database.
     """
     if slot is not None:
-        _check_slot(slot, server)
+        check_slot(slot, server)
     if not stored:
         if slot is None:
             return "fresh"
@@ -181,7 +191,7 @@ def check_again(
     """
     if slot is None:
         raise _slot_gone(settings, stored, server)
-    _check_slot(slot, server)
+    check_slot(slot, server)
     _check_lost(slot)
     if server.standby and server.end_lsn < reached_lsn and all(r.timeline == server.timeline for r in stored.values()):
         raise ConnectionLost(
@@ -281,7 +291,16 @@ def tables_missing(
 _ANEW = "call Pipeline.destroy() once: the next start takes a new initial copy"
 
 
-def _check_slot(slot: SlotState, server: Server) -> None:
+def check_slot(slot: SlotState, server: Server) -> None:
+    """Whether a slot can be a pipeline's.
+
+    Args:
+        slot: The slot of its name.
+        server: What the server said.
+
+    Raises:
+        ConfigError: When it is another kind's, or another database's.
+    """
     for what, found, wanted in (("plugin", slot.plugin, "pgoutput"), ("database", slot.database, server.database)):
         if found != wanted:
             raise ConfigError(
