@@ -11,7 +11,7 @@ import pytest
 import pgcdc
 import pgcdc.replication
 from pgcdc import ConfigError, ConnectionLost, PositionError
-from pgcdc.pipeline import SqlitePositions, publishing
+from pgcdc.pipeline import SqlitePositions, guarding, publishing, source
 from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.seen import Seen, full_xid
 from pgcdc.pipeline.source import Source
@@ -406,6 +406,40 @@ def test_it_looks_though_there_is_nothing_to_confirm(
     go_on.set()
     error = run.ended()
     assert isinstance(error, PositionError) and "partition public.orders_2 was attached" in str(error)
+
+
+def test_an_attached_partition_that_is_locked_keeps_nothing_waiting(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not known whether it is empty: the stream goes on, and is confirmed when that is known."""
+    database, sink, looking = newest_database, Recorder(), threading.Lock()
+    monkeypatch.setattr(guarding, "PATIENCE", 10 * DEADLINE)  # whoever waits for the lock waits too long
+    monkeypatch.setattr(source, "LONGEST_BLIND", 0.1)
+    check = Guard.check
+
+    def checks(guard: Guard, connection: Connection) -> Any:
+        with looking:
+            return check(guard, connection)
+
+    monkeypatch.setattr(Guard, "check", checks)
+    database.execute(*ORDERS, "CREATE TABLE plain (id bigint PRIMARY KEY)", APART)
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders", "plain"])
+    pipeline.add(sink, name="sink")
+    with running(pipeline) as run, database.connect() as other:
+        run.streaming()
+        run.catch_up(database)
+        with other.transaction():
+            with looking:
+                database.execute(ATTACH)
+                attached = flushed(database)
+                other.execute("LOCK orders_2 IN ACCESS EXCLUSIVE MODE")
+            until(lambda: "nothing is confirmed: a partition that was attached is locked" in caplog.text, "it is seen")
+            for number in range(3):
+                database.execute(f"INSERT INTO plain VALUES ({number})")
+                run.catch_up(database)
+            assert [change.new.id for change in sink.changes] == [1, 0, 1, 2]
+            assert confirmed(database) <= attached
+        until(lambda: confirmed(database) > attached, "it is confirmed")
 
 
 def test_changed_while_the_slot_was_made(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

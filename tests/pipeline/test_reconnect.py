@@ -23,6 +23,7 @@ from tests.pipeline.targets import Recorder, SqliteMirror, logged
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Database
@@ -204,6 +205,49 @@ def test_a_lost_network_while_lanes_are_full(new_orders: Database, monkeypatch: 
     wanted = [1, *range(101, last + 1), *range(60_001, 60_101)]
     assert sink.ids == wanted
     assert [change.new.id for change in fast.changes] == wanted
+
+
+def test_nothing_more_is_read_when_the_session_beside_is_lost(
+    new_orders: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lanes that are full take what is in hand when it is noticed, and the walsender would go on without an end."""
+    database, sink, waiting = new_orders, Gate(101), threading.Event()
+    reads: list[Tenure] = []
+    noticed_after: list[int] = []
+    read, wait, look = Tenure.read, Source._wait, Source._watch
+
+    def counted(tenure: Tenure, timeout: float) -> pgcdc.Batch:
+        reads.append(tenure)
+        return read(tenure, timeout)
+
+    def waits(source: Source, ready: Callable[[], bool]) -> None:
+        waiting.set()
+        wait(source, ready)
+
+    def looks(source: Source) -> None:
+        try:
+            look(source)
+        except pgcdc.ConnectionLost:
+            noticed_after.append(len(reads))
+            raise
+
+    monkeypatch.setattr(Tenure, "read", counted)
+    monkeypatch.setattr(Source, "_wait", waits)
+    monkeypatch.setattr(Source, "_watch", looks)
+    monkeypatch.setattr(Source, "_confirm", lambda source, tenure: None)  # it would notice, too, if it had anything
+    with running(shop(database, sink, max_rows_in_flight=300, reconnect=SOON)) as run:
+        run.streaming()
+        database.execute("INSERT INTO orders VALUES (101, 'gate')")
+        assert sink.reached.wait(DEADLINE)
+        waiting.clear()
+        database.execute("INSERT INTO orders SELECT g, 'new' FROM generate_series(102, 5000) g")
+        assert waiting.wait(DEADLINE)
+        terminate(database, "client backend")
+        until(lambda: reads[-1] is not reads[0], "it has connected again")
+        sink.go_on.set()
+        run.catch_up(database)
+    assert reads.count(reads[0]) == noticed_after[0]
+    assert sink.ids == [1, *range(101, 5001)]
 
 
 def test_nothing_is_delivered_while_the_server_is_away_however_full_lanes_are(new_orders: Database) -> None:

@@ -26,6 +26,8 @@ logger = logging.getLogger("pgcdc.pipeline")
 
 PATIENCE = 5.0
 """Seconds that the server may take to answer."""
+LOCK_PATIENCE = 0.05
+"""Seconds that somebody's lock on a partition is waited for while a pipeline runs: nothing is read meanwhile."""
 
 _AGAIN = (
     "nothing was confirmed since; start again: its rows are copied anew, for consumers that take part in copies;"
@@ -113,7 +115,7 @@ class Guard:
             The difference; None when everything is published that was, and always has been.
 
         Raises:
-            StatementTimeout: When the server does not answer soon.
+            StatementTimeout: When the server does not answer soon, or what is to be looked at is locked.
             ConnectionLost: When the connection broke.
 
         Source:
@@ -132,7 +134,7 @@ class Guard:
                 return difference
             known = {(one.table, one.link) for one in self._partitions}
             new = [one for one in found if (one.table, one.link) not in known]
-            brought = bringing_rows(connection.session(), new, found, PATIENCE)
+            brought = bringing_rows(connection.session(), new, found, PATIENCE, LOCK_PATIENCE)
             if brought:
                 return self._of_partition(connection, brought, "while pipeline {!r} ran")
             self._partitions = found

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from pgcdc.errors import ReplicationError
 from pgcdc.pipeline.seen import full_xid
 from pgcdc.replication.quoting import literal
+from pgcdc.replication.results import StatementTimeout
 from pgcdc.replication.session import Session
 
 __all__ = ["TREE", "Link", "Partition", "bringing_rows", "oids_literal", "partitions"]
@@ -49,6 +51,10 @@ ORDER BY tree.root, n.nspname, c.relname"""
 _USED: Final = """SELECT c.oid FROM pg_catalog.pg_class c
 WHERE c.oid = ANY ({oids}::pg_catalog.oid[]) AND (pg_catalog.pg_relation_size(c.oid) > 0{ever})"""
 _EVER: Final = " OR c.relfilenode <> c.oid OR c.reltuples >= 0"
+
+# In one query message with what comes after it, it is for that only.
+_NO_LONG_LOCK: Final = "SELECT pg_catalog.set_config('lock_timeout', '{milliseconds}ms', true); "
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 class Link(NamedTuple):
@@ -120,7 +126,11 @@ def partitions(session: Session, tables: Collection[int], timeout: float) -> lis
 
 
 def bringing_rows(
-    session: Session, new: Sequence[Partition], all_of_them: Sequence[Partition], timeout: float
+    session: Session,
+    new: Sequence[Partition],
+    all_of_them: Sequence[Partition],
+    timeout: float,
+    lock_timeout: float | None = None,
 ) -> list[Partition]:
     """Find partitions that may have had rows before they were attached.
 
@@ -129,10 +139,18 @@ def bringing_rows(
         new: Those that were not partitions before, or were not all the time.
         all_of_them: All partitions.
         timeout: Seconds that the server may take to answer.
+        lock_timeout: Seconds that one that somebody has locked exclusively is waited for; None: as `timeout`.
 
     Returns:
         Those of the new ones that were attached and are not empty. On PostgreSQL 14 also those that ever had a row: a
         table of which it has decoded a row that was not published, is not published for it ever after.
+
+    Raises:
+        StatementTimeout: When the server does not answer soon, or one of them is locked for longer.
+
+    Source:
+        PostgreSQL manual, "Database Object Size Functions", "Explicit Locking", "Client Connection Defaults"
+        (`lock_timeout`), "Message Flow: Multiple Statements in a Simple Query".
     """
     attached = [one for one in new if not one.made]
     if not attached:
@@ -150,5 +168,12 @@ def bringing_rows(
             todo += below.get(one.link.oid, ())
     oids = oids_literal({oid for some in leaves.values() for oid in some})
     query = _USED.format(oids=oids, ever=_EVER if session.server_version < 150000 else "")
-    used = {int(oid or 0) for (oid,) in session.execute(query, timeout=timeout)}
+    if lock_timeout is not None:
+        query = _NO_LONG_LOCK.format(milliseconds=round(1000 * lock_timeout)) + query
+    try:
+        used = {int(oid or 0) for (oid,) in session.execute(query, timeout=timeout)}
+    except ReplicationError as error:
+        if error.sqlstate != _LOCK_NOT_AVAILABLE:
+            raise
+        raise StatementTimeout("a partition that was attached is locked, so it cannot be seen to be empty") from error
     return [one for one in attached if used.intersection(leaves.get(one.link.oid, ()))]

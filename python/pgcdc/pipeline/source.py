@@ -47,6 +47,8 @@ STATUS_EVERY = 0.5
 LOOK_EVERY = 1.0
 """Seconds between two looks at what is published, also when there is nothing to confirm: a partition that was just
 attached is still empty, as a rule, and what is unlogged for a while is noticed."""
+LONGEST_BLIND = 8.0
+"""Seconds between two looks at most while they fail: each may keep the stream waiting, and nothing is confirmed."""
 
 
 class Stopped(Exception):
@@ -114,6 +116,7 @@ class Source:
         self._reached = Reached(0)
         self._connection: Connection | None = None
         self._tenure: Tenure | None = None
+        self._broken: ConnectionLost | None = None
         self._away = Away(settings.reconnect)
         self._streamed = False
         self._binary: bool | None = None
@@ -123,6 +126,7 @@ class Source:
         self._finishing = False
         self._confirmable = 0
         self._look_at = 0.0
+        self._blind = 0.0  # seconds until the next look, when the last one has failed
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{settings.name}-source", daemon=True)
 
     # From the event loop.
@@ -238,7 +242,7 @@ class Source:
                     raise  # it has never gone well: a person looks
                 pause = self._lost(error)
             finally:
-                self._connection = self._tenure = None
+                self._connection = self._tenure = self._broken = None
             self._pause(pause)
 
     def _stream(self, connection: Connection) -> None:
@@ -297,16 +301,23 @@ class Source:
         check_again(settings, stored, slot, server, self._reached.furthest_lsn, spools)
         if any(row.timeline != server.timeline for row in stored.values()):
             ledger.put([msgspec.structs.replace(row, timeline=server.timeline) for row in stored.values()])
+        self._blind = 0.0
         self._published(connection, begun)
 
     def _published(self, connection: Connection, begun: Begun) -> bool:
         """Whether it is known that all tables have been published since the run began; raises when they were not."""
+        if self._blind and time.monotonic() < self._look_at and not self._finishing:
+            return False
         self._look_at = time.monotonic() + LOOK_EVERY
         try:
             difference = begun.guard.check(connection)
         except StatementTimeout as error:
-            logger.warning("pipeline %r: nothing is confirmed: %s", self._settings.name, error)
+            level = logging.INFO if self._blind else logging.WARNING
+            logger.log(level, "pipeline %r: nothing is confirmed: %s", self._settings.name, error)
+            self._blind = min(max(2 * self._blind, LOOK_EVERY), LONGEST_BLIND)
+            self._look_at = time.monotonic() + self._blind
             return False
+        self._blind = 0.0
         if difference is not None:
             self._ledger.lack(difference.tables)
             raise difference.error
@@ -337,6 +348,8 @@ class Source:
                 self._reached.note(batch, idle_lsn)
                 if begun.joining is not None:
                     begun.joining.sent(batch, idle_lsn, self._wait)
+                if self._broken is not None:
+                    raise self._broken
                 self._confirm(tenure)
                 self._watch()
                 self.asked = asked + tenure.questions
@@ -373,9 +386,11 @@ class Source:
                     self._confirm(self._tenure)
                     self._watch()
                     self._tenure.send_status()
-                except ConnectionLost:
-                    # A batch is handed over to all or to none. The next read says that the connection is lost; until
-                    # there is another nothing is delivered, so there would be no room either.
+                except ConnectionLost as error:
+                    # A batch is handed over to all or to none, so this is raised when it was. It may be the session
+                    # beside the walsender that is lost: no read would say so. Until there is another connection
+                    # nothing is delivered, so there would be no room either.
+                    self._broken = error
                     for lane in self._lanes.values():
                         lane.hold()
 
