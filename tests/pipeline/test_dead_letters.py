@@ -516,3 +516,79 @@ def test_names_and_forgetting_go_with_the_position(empty: Database, tmp_path: Pa
     pipeline.forget("new")
     assert pipeline.dead_letters.list() == []
     pipeline.dead_letters.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "others"),
+    [("hold", "stop", False), ("hold", "stop", True), ("hold", "park", False), ("park", "hold", False)],
+)
+def test_letters_of_another_policy_are_seen_to_first(empty: Database, before: Any, now: Any, others: bool) -> None:
+    """What waits would be forgotten, or come over newer values; also where no consumer puts anything aside any more."""
+
+    def make(policy: Any, seen: list[str]) -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+        if others:
+            pipeline.add(Recorder(), name="other", on_failure="park")
+
+        @pipeline.on("orders", "insert", "update", name="search", on_failure=policy)
+        def handle(change: pgcdc.Insert[Any] | pgcdc.Update[Any]) -> None:
+            if change.new.status == POISON:
+                raise ValueError
+            seen.append(change.new.status)
+
+        return pipeline
+
+    first: list[str] = []
+    pipeline = make(before, first)
+    with running(pipeline) as run:
+        run.streaming()
+        empty.execute("INSERT INTO orders VALUES (1, 'poison')", "UPDATE orders SET status = 'y'")
+        run.catch_up(empty)
+    held = before == "hold"
+    assert first == ([] if held else ["y"]) and len(pipeline.dead_letters.list()) == 1 + held
+    empty.execute("UPDATE orders SET status = 'z'")
+    second: list[str] = []
+    error = Running(make(now, second)).ended()
+    assert isinstance(error, pgcdc.PositionError) and second == []
+    assert f"says on_failure={now!r}, but has {1 + held} dead letters from when it said {before!r}" in str(error)
+    assert error.hint is not None and "pgcdc deadletter list" in error.hint and error.table == "public.orders"
+    ids = [one.id for one in pipeline.dead_letters.list()]
+    pipeline.dead_letters.drop(ids=ids)
+    pipeline.dead_letters.close()
+    with running(make(now, second)) as run:
+        run.streaming()
+        run.catch_up(empty)
+    assert second == ["z"]
+
+
+def test_who_puts_nothing_aside_makes_no_table(empty: Database) -> None:
+    pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+    pipeline.add(Recorder(), name="sink")
+    with running(pipeline) as run:
+        run.streaming()
+        run.catch_up(empty)
+    assert empty.execute("SELECT to_regclass('pgcdc.dead_letters')") == [(None,)]
+
+
+def test_what_is_delivered_again_has_the_version_of_its_table(empty: Database) -> None:
+    """Also of one that has another shape by now."""
+    failing = True
+    versions: list[tuple[int, object]] = []
+    pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+
+    @pipeline.on("orders", "insert", name="search", on_failure="park")
+    def handle(change: pgcdc.Insert[Any]) -> None:
+        if failing:
+            raise ValueError
+        versions.append((change.new.id, change.schema_version))
+
+    with running(pipeline) as run:
+        run.streaming()
+        empty.execute("INSERT INTO orders VALUES (1, 'x')", "ALTER TABLE orders ADD COLUMN more text")
+        empty.execute("INSERT INTO orders VALUES (2, 'x')")
+        run.catch_up(empty)
+        failing = False
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert versions == [(1, 1), (2, 2)]
+    pipeline.dead_letters.close()

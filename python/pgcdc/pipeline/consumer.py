@@ -11,7 +11,7 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.gathering import Unfinished, gathered
-from pgcdc.pipeline.parking import Desk, Parking
+from pgcdc.pipeline.parking import Desk, Parking, of_another_policy
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Nudge, Rows
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.subscription import Subscription
@@ -57,7 +57,8 @@ class Consumer:
         self._reshaping = reshaping
         self._through = through
         self._formats = RowFormats() if formats is None else formats
-        if desk is not None:
+        self._desk = desk
+        if desk is not None and desk.used:
             self.delivery.parking = Parking(
                 self.name, subscription.options, desk, self._letters_away, lambda: self._formats.key_columns
             )
@@ -113,7 +114,7 @@ class Consumer:
             raise failure.of_sink(self.name, None, error) from error
         while (item := await self.lane.take()) is not None:
             if isinstance(item, Nudge):
-                await self.delivery.again(self._through(), self._formats.context().format)
+                await self.delivery.again(self._through(), self._read)
                 continue
             if isinstance(item, Begin):
                 self._begin(item)
@@ -121,6 +122,8 @@ class Consumer:
                     await self._reshaping.begin(item.stored, self.delivery.keep_trying)
                 if self.delivery.parking is not None:
                     await self.delivery.parking.open(item.stored.epoch)
+                elif self._desk is not None:
+                    await self._check_left(self._desk)
             elif isinstance(item, CopyBegin):
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
@@ -128,6 +131,12 @@ class Consumer:
             elif isinstance(item, Rows) and not await self._gather(item):
                 return
             self.lane.done()
+
+    async def _check_left(self, desk: Desk) -> None:
+        left = await self.delivery.keep_trying(desk.left)
+        error = of_another_policy(self.name, self._subscription.options.on_failure, left)
+        if error is not None:
+            raise error
 
     async def _close(self) -> None:
         try:
@@ -142,6 +151,11 @@ class Consumer:
             raise failure.of_sink(self.name, None, error, "cannot be closed") from error
         if self.state != "failed":
             self.delivery.state = "stopped"
+
+    def _read(self, message: bytes) -> Batch:
+        """A dead letter's change, with the version that its table had there."""
+        batch = Batch.from_bytes(message, self._formats.context().format)
+        return batch if self._reshaping is None else self._reshaping.versioned(batch)
 
     # Where to go on.
 

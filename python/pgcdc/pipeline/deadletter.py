@@ -130,7 +130,8 @@ class DeadLetterStore(Protocol):
     """A durable place for dead letters.
 
     Its methods block, and may be called from any thread. What they have written when they return survives a crash of
-    the machine that keeps it. All of them connect first when that is needed, and create what is missing.
+    the machine that keeps it. All of them connect first when that is needed; `claim` and `add` create what is missing,
+    and the others may, but a PostgreSQL database is not written to by those that read.
 
     All of them raise ConnectionLost when the store cannot be used just now (it is away, locked or full): the call is
     made again then. ConfigError is for what somebody must change.

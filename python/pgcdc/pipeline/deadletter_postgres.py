@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,17 @@ class PostgresDeadLetters:
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._opened is not None and not self._opened.broken:
             return self._opened
+        connection = self._connect()
+        try:
+            if not self._is_made(connection):
+                self._create(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._opened = connection
+        return connection
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         self._close()
         connection = psycopg.connect(
             autocommit=True,
@@ -65,15 +77,26 @@ class PostgresDeadLetters:
             connection.execute(pin(connection.info.server_version))
             connection.execute(DURABLE)
             self._utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
-            name = self._names["letters"].as_string(connection)
-            found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
-            if found is None or found[0] is None:
-                self._create(connection)
         except BaseException:
             connection.close()
             raise
-        self._opened = connection
         return connection
+
+    def _is_made(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        name = self._names["letters"].as_string(connection)
+        found = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
+        return found is not None and found[0] is not None
+
+    def _is_there(self) -> bool:
+        """Whether there is anything to read; nothing is made for that."""
+        with self._lock:
+            if self._opened is not None:
+                return True
+            try:
+                with contextlib.closing(self._connect()) as connection:
+                    return self._is_made(connection)
+            except psycopg.Error as error:
+                raise self._unusable(error) from error
 
     def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         with connection.transaction():
@@ -229,6 +252,8 @@ class PostgresDeadLetters:
         Raises:
             ConnectionLost: When the server cannot be used now.
         """
+        if not self._is_there():
+            return []
         query = self._sql(
             "SELECT id, requested, {columns}, ''::bytea FROM {letters} WHERE"
             " (%(pipeline)s::text IS NULL OR pipeline = %(pipeline)s)"

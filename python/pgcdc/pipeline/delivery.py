@@ -15,7 +15,7 @@ from pgcdc.pipeline.parking import Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.subscription import HandlerSubscription, Subscription
 from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held, SinkFailed, Target
-from pgcdc.protocol import Batch, RowFormat
+from pgcdc.protocol import Batch
 
 __all__ = ["ConsumerState", "Delivery"]
 
@@ -151,12 +151,12 @@ class Delivery:
         middle = _middle(part)
         return [part.take(set(range(middle))), part.take(set(range(middle, count)))]
 
-    async def again(self, through_lsn: int, format: RowFormat | None) -> None:
+    async def again(self, through_lsn: int, read: Callable[[bytes], Batch]) -> None:
         """Deliver dead letters again that were asked for, and those that wait for nothing any more.
 
         Args:
             through_lsn: What was stored of how far the consumer is.
-            format: How the rows of the pipeline are given.
+            read: Makes a batch of a letter's message.
 
         Raises:
             GaveUp: When it is to end.
@@ -165,7 +165,7 @@ class Delivery:
         if parking is None:
             return
         async for letter, stays in parking.due(through_lsn):
-            batch = Batch.from_bytes(letter.message, format)
+            batch = read(letter.message)
             try:
                 await self.persist(lambda batch=batch: self._target.rewrite(batch))  # type: ignore[misc]
             except GaveUp:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from pgcdc.errors import ConnectionLost, SinkError
+from pgcdc.errors import ConfigError, ConnectionLost, PositionError, SinkError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
 from pgcdc.pipeline.holding import Held, Seen, describe, holds_from_text, holds_to_text
-from pgcdc.pipeline.options import Options
+from pgcdc.pipeline.options import OnFailure, Options
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
 from pgcdc.replication import Reconnect
 
-__all__ = ["Desk", "Parking"]
+__all__ = ["Desk", "Parking", "of_another_policy"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
@@ -35,11 +35,15 @@ class Desk:
     Args:
         pipeline: The pipeline's name.
         store: Where they are kept.
+        used: Whether any consumer of the run has an `on_failure` that puts some there.
     """
 
-    def __init__(self, pipeline: str, store: DeadLetterStore) -> None:
+    def __init__(self, pipeline: str, store: DeadLetterStore, *, used: bool = True) -> None:
         self.pipeline = pipeline
         self.store = store
+        self.used = used
+        self._left: list[DeadLetter] | None = None
+        self._looking = asyncio.Lock()
         self._worker = Worker(f"pgcdc-{pipeline}-dead-letters")
 
     async def call(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,6 +58,27 @@ class Desk:
             What it returned.
         """
         return await self._worker.call(method, *args, **kwargs)
+
+    async def left(self) -> list[DeadLetter]:
+        """Read once what earlier runs have left, for a run that puts nothing there; the store is closed then.
+
+        Returns:
+            The letters of all consumers.
+
+        Raises:
+            SinkUnavailable: When the store is away.
+        """
+        async with self._looking:
+            if self._left is None:
+                try:
+                    self._left = await self.call(self.store.find, Which(pipeline=self.pipeline))
+                    await self.call(self.store.close)
+                except ConnectionLost as error:
+                    raise SinkUnavailable(f"where dead letters may be left: {error}") from error
+                except ConfigError as error:  # whoever may not even read there has put nothing there
+                    logger.debug("pipeline %r: no dead letters can be read: %s", self.pipeline, error)
+                    self._left = []
+            return self._left
 
     async def close(self, timeout: float) -> None:
         """Close the store, after a call that may still run.
@@ -98,6 +123,7 @@ class Parking:
         self.count = 0
         self.waiting = False
         self._desk = desk
+        self._on_failure = options.on_failure
         self.holds = options.on_failure == "hold"
         self._limit = options.max_dead_letters
         self._away = away
@@ -118,12 +144,15 @@ class Parking:
 
         Raises:
             PositionError: When another process has taken over.
+            PositionError: When its letters are from another `on_failure`.
             ConfigError: When the store cannot be used as it is.
         """
         self._epoch = epoch
         if epoch:
             await self._persist(self._desk.store.claim, self._desk.pipeline, self.consumer, epoch)
-        await self.look()
+        error = of_another_policy(self.consumer, self._on_failure, await self.look())
+        if error is not None:
+            raise error
 
     async def look(self) -> list[DeadLetter]:
         """Read what is stored.
@@ -309,6 +338,44 @@ class Parking:
                 if attempt:
                     self._away(None)
                 return result
+
+
+def of_another_policy(consumer: str, on_failure: OnFailure, letters: Iterable[DeadLetter]) -> PositionError | None:
+    """Find letters that a consumer cannot see to in order, since it said something else when they were put aside.
+
+    Args:
+        consumer: The consumer's name.
+        on_failure: What it says now.
+        letters: Letters, of other consumers, too.
+
+    Returns:
+        The error to be raised; None when there are none.
+    """
+    holding = on_failure == "hold"
+    # An event without a key holds nothing under "hold" either.
+    others = [
+        letter
+        for letter in letters
+        if letter.consumer == consumer
+        and (
+            letter.state == "failed" and letter.holds == "[]" and (letter.action != "message" or letter.key is not None)
+            if holding
+            else letter.state == "held" or letter.holds != "[]"
+        )
+    ]
+    if not others:
+        return None
+    if holding:
+        before, why = "park", "later changes of the same rows have passed them, and none would wait"
+    else:
+        before, why = "hold", "what waits for them would never come, or behind what is newer"
+    return PositionError(
+        f"consumer {consumer!r} says on_failure={on_failure!r}, but has {len(others)} dead letters from when it said"
+        f" {before!r}: {why}",
+        hint=f"pgcdc deadletter list shows them; run it with on_failure={before!r} and retry them, or drop them, first",
+        table=others[0].table,
+        lsn=others[0].position.commit_lsn,
+    )
 
 
 def _wanted(letter: DeadLetter) -> bool:

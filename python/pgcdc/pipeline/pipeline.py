@@ -179,7 +179,6 @@ class Pipeline(Registration):
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
-            parks = any(one.options.on_failure != "stop" for one in self._subscriptions.values())
             run = self._run = Run(
                 self._settings,
                 self._subscriptions,
@@ -188,7 +187,7 @@ class Pipeline(Registration):
                 schemas,
                 self._migrations,
                 make_source,
-                self._letters if parks else None,
+                self._letters,
             )
             self._loop = asyncio.get_running_loop()
             self._closed = True

@@ -59,7 +59,7 @@ class Run:
         schemas: Where the versions of tables' shapes are kept.
         migrations: What is to run when a table has another.
         make_source: Where changes come from: made with what `Source` is made with.
-        letters: Where dead letters are kept; None where no consumer has any.
+        letters: Where dead letters are kept; None: nowhere.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class Run:
         self._versioning = Versioning(settings.name, schemas, condition)
         together = Together(self._versioning, migrations)
         self._ledger = ledger = Ledger(settings.name, store, self._lanes)
-        self._desk = None if letters is None else Desk(settings.name, letters)
+        parks = any(one.options.on_failure != "stop" for one in subscriptions.values())
+        self._desk = None if letters is None else Desk(settings.name, letters, used=parks)
         self._consumers = {}
         for name, subscription in subscriptions.items():
             target = _target(subscription, formats, self._lanes[name])
@@ -207,7 +208,7 @@ class Run:
     async def _watch_letters(self) -> None:
         """See now and then whether somebody wants a dead letter delivered again, or has dropped one."""
         desk = self._desk
-        while desk is not None:
+        while desk is not None and desk.used:
             await asyncio.sleep(SAVE_EVERY)
             try:
                 marks = await desk.call(desk.store.marks, desk.pipeline)
