@@ -9,10 +9,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 import pytest
 
 import pgcdc
-from pgcdc import ConfigError, ConnectionLost, DecodeError, Delete, SinkError, SinkRejected, Truncate
+from pgcdc import ConfigError, ConnectionLost, DecodeError, Delete, SinkError, SinkRejected, Truncate, transforms
 from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, MemoryPositions, PostgresDeadLetters, SqlitePositions
 from pgcdc.pipeline import run as run_module
 from pgcdc.pipeline.holding import EVERYTHING, describe
@@ -577,7 +578,7 @@ def test_what_is_delivered_again_has_the_version_of_its_table(empty: Database) -
     pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
 
     @pipeline.on("orders", "insert", name="search", on_failure="park")
-    def handle(change: pgcdc.Insert[Any]) -> None:
+    def handle(change: Any) -> None:
         if failing:
             raise ValueError
         versions.append((change.new.id, change.schema_version))
@@ -592,3 +593,104 @@ def test_what_is_delivered_again_has_the_version_of_its_table(empty: Database) -
         until(lambda: pipeline.dead_letters.list() == [], "delivered")
     assert versions == [(1, 1), (2, 2)]
     pipeline.dead_letters.close()
+
+
+def test_a_chosen_key_and_the_key_of_an_event_hold_what_comes_after(empty: Database) -> None:
+    """Of rows with one chosen key, of events that were emitted, of those in an outbox table; also after a restart."""
+    empty.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+    empty.execute("CREATE TABLE outbox (id bigint PRIMARY KEY, topic text, aggregate_id bigint, payload jsonb)")
+    seen: dict[str, list[int]] = {"chosen": [], "emitted": [], "outbox": []}
+    failing = True
+
+    def handle(consumer: str, number: int) -> None:
+        if failing and number == 1:
+            raise ValueError
+        seen[consumer].append(number)
+
+    class Outbox(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            if failing and any(change.new.payload == 1 for change in batch.changes()):  # type: ignore[union-attr]
+                raise SinkRejected("poison")
+            seen["outbox"] += [change.new.payload for change in batch.changes()]  # type: ignore[union-attr]
+
+    def make() -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders", "outbox"])
+        pipeline.on("orders", "insert", "update", name="chosen", key=["status"], on_failure="hold")(
+            lambda change: handle("chosen", change.new.id)
+        )
+        pipeline.on_message("paid", name="emitted", on_failure="hold")(
+            lambda event: handle("emitted", event.new.payload)
+        )
+        events = transforms.outbox("outbox")
+        pipeline.add(Outbox(), name="outbox", tables=["outbox"], transform=events, on_failure="hold")
+        return pipeline
+
+    def write(number: int, key: str | None) -> None:
+        with psycopg.connect(empty.dsn) as connection:
+            connection.execute("INSERT INTO orders VALUES (%s, %s)", (number, f"user {key}"))
+            pgcdc.emit(connection, "paid", number, key=key)
+            row = (number, key, str(number))
+            connection.execute("INSERT INTO outbox VALUES (%s, 'paid', %s::bigint, %s::jsonb)", row)
+            connection.execute("DELETE FROM outbox")
+
+    with running(make()) as run:
+        run.streaming()
+        for number, key in ((1, "7"), (2, "7"), (3, "8"), (4, None)):
+            write(number, key)
+        run.catch_up(empty)
+        assert seen == {"chosen": [3, 4], "emitted": [3, 4], "outbox": [3, 4]}
+    pipeline = make()
+    with running(pipeline) as run:
+        run.streaming()
+        write(5, "7")
+        empty.execute("UPDATE orders SET status = 'user 9' WHERE id = 2", "INSERT INTO orders VALUES (6, 'user 9')")
+        run.catch_up(empty)
+        assert seen == {"chosen": [3, 4], "emitted": [3, 4], "outbox": [3, 4]}
+        assert {one.key for one in pipeline.dead_letters.list(consumer="emitted")} == {'{"key": "7"}'}
+        failing = False
+        assert len(pipeline.dead_letters.retry()) == 3
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+        assert seen == {
+            "chosen": [3, 4, 1, 2, 5, 2, 6], "emitted": [3, 4, 1, 2, 5], "outbox": [3, 4, 1, 2, 5],
+        }  # fmt: skip
+    pipeline.dead_letters.close()
+
+
+def test_an_event_without_a_key_holds_nothing(empty: Database) -> None:
+    def make() -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+
+        @pipeline.on_message("paid", name="emitted", on_failure="hold")
+        def handle(event: Any) -> None:
+            if event.new.payload == 1:
+                raise ValueError
+            seen.append(event.new.payload)
+
+        return pipeline
+
+    seen: list[int] = []
+    with running(make()) as run:
+        run.streaming()
+        with psycopg.connect(empty.dsn) as connection:
+            for number in (1, 2):
+                pgcdc.emit(connection, "paid", number)
+        run.catch_up(empty)
+    pipeline = make()
+    with running(pipeline) as run:  # it is no letter of another policy
+        run.streaming()
+    assert seen == [2] and letters_of(pipeline) == [("failed", None, "message")]
+    pipeline.dead_letters.close()
+
+
+def test_an_outbox_table_that_is_transformed_before_cannot_be_held_by_its_key() -> None:
+    pipeline = pgcdc.Pipeline("shop", "dbname=shop", tables=["outbox"])
+    late: list[Any] = [transforms.mask("outbox", "topic"), transforms.outbox("outbox")]
+    with pytest.raises(ConfigError, match="cannot hold events by their key"):
+        pipeline.add(Recorder(), name="late", transform=late, on_failure="hold")
+    pipeline.add(Recorder(), name="parks", transform=late, on_failure="park")
+    first: list[Any] = [
+        transforms.where(lambda _: True),
+        transforms.outbox("outbox"),
+        transforms.mask("paid", "payload"),
+    ]
+    pipeline.add(Recorder(), name="holds", transform=first, on_failure="hold")

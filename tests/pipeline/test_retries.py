@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stamina
 
 import pgcdc
 from pgcdc import ConfigError, SinkError, SinkUnavailable
@@ -82,6 +83,21 @@ def test_attempts_are_in_the_letter(empty: Database) -> None:
     letters = pipeline.dead_letters.list()
     assert [(one.attempts, one.error_type) for one in letters] == [(4, "TimeoutError"), (1, "KeyError")]
     pipeline.dead_letters.close()
+
+
+def test_attempts_are_no_lines_of_the_log_but_a_program_s_own_are(
+    empty: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They would have what was raised, and so values of rows."""
+    _, attempts, _, _ = handled(empty, {2: 3 * [SinkUnavailable]}, pgcdc.Retry(**QUICK), rows=3)
+    assert attempts == [1, 2, 2, 2, 2, 3]
+    assert not [record for record in caplog.records if record.name == "stamina"]
+    assert "available again" in caplog.text
+    for attempt in stamina.retry_context(on=ValueError, wait_initial=0.001, wait_max=0.002, wait_jitter=0.001):
+        with attempt:
+            if attempt.num == 1:
+                raise ValueError
+    assert len([record for record in caplog.records if record.name == "stamina"]) == 1
 
 
 def test_time_is_a_budget_too(empty: Database) -> None:

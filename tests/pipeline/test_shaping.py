@@ -99,6 +99,24 @@ def test_a_transform_that_raises_stops_the_consumer_at_that_change(newest_databa
     assert ids(sink) == [1, 2, 3, 4, 5]
 
 
+def test_a_masked_column_that_has_another_name_now_stops_the_consumer(newest_database: Database) -> None:
+    """Before what it holds is given to anybody; the error names it."""
+    database = newest_database
+    database.execute(ORDERS)
+    sink = Recorder()
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    pipeline.add(sink, name="sink", transform=transforms.mask("orders", "email"))
+    run = Running(pipeline)
+    run.streaming()
+    database.execute(
+        "ALTER TABLE orders RENAME COLUMN email TO mail", "INSERT INTO orders VALUES (1, 1, 'x', 'secret')"
+    )
+    raised = run.ended()
+    assert isinstance(raised, pgcdc.SinkRejected) and isinstance(raised.__cause__, pgcdc.SchemaError)
+    assert "has no column 'email', which a transform masks" in str(raised) and "secret" not in str(raised)
+    assert sink.changes == []
+
+
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 def test_changes_of_one_key_are_in_order_and_several_keys_go_on_at_once(
     newest_database: Database, identity: str

@@ -40,8 +40,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         values: The change as `Batch.to_json` writes it; None when it cannot be decoded.
         message: The change as `Batch.to_bytes` keeps it, with its relation: `Batch.from_bytes` reads it. Empty in
             lists.
-        holds: What later changes wait behind it, as a JSON list of pairs: a table's OID (0 for all tables), and the
-            key's values (null for all rows). Empty where nothing waits.
+        holds: What later changes wait behind it, as a JSON list of pairs: a table's OID (0 for all tables), `"key"`
+            for a chosen key or the prefix of an event's message, and the key's values (null for all rows). Empty where
+            it was parked.
         error_type: The class of what was raised; empty for one that waits.
         error_text: Its text, which can have values of rows.
         attempts: How often it was tried in all.
@@ -61,7 +62,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None
     values: str | None
     message: bytes
-    holds: str = "[]"
+    holds: str = ""
     error_type: str = ""
     error_text: str = ""
     attempts: int = 0

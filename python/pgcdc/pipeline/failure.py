@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgcdc.errors import DecodeError, Error, SinkError, SinkRejected
+from pgcdc.errors import DecodeError, Error, SchemaError, SinkError, SinkRejected
 from pgcdc.events import Message, Truncate
 from pgcdc.lsn import Position, format_lsn
 from pgcdc.pipeline.target import AnyChange
@@ -37,8 +37,10 @@ def of_handler(consumer: str, change: AnyChange | DecodeError, cause: Exception,
     place = f" at {_place(Position(*position))}" if isinstance(position, tuple) else ""
     table, what = _what(change)
     who = "a filter or transform of consumer" if shaping else "handler"
+    # What a transform of ours says names columns, and no values; what a handler says is not ours.
+    why = f": {cause}" if shaping and isinstance(cause, SchemaError) else ""
     error = SinkRejected(
-        f"{who} {consumer!r} raised {type(cause).__name__} on {what}{place}",
+        f"{who} {consumer!r} raised {type(cause).__name__} on {what}{place}{why}",
         hint=_hint(cause),
         table=table,
         lsn=position[0] if isinstance(position, tuple) else None,

@@ -1,20 +1,30 @@
-"""Which rows a change is about, so that later changes of them can be held back behind it."""
+"""Which rows, or which key, a change is about, so that later changes of them can be held back behind it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
 
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.protocol import Batch
+from pgcdc.tables import Table
+from pgcdc.transforms.outbox import PREFIX, key_of
 
-__all__ = ["EVERYTHING", "Held", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
+__all__ = ["EVERYTHING", "Held", "HeldBy", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
 
-Hold: TypeAlias = tuple[int, str | None]
-"""A table's OID, and a key's values as JSON; None for all rows of the table. OID 0 means all tables."""
+Hold: TypeAlias = tuple[int | str, str | None]
+"""A table's OID, and a key's values as JSON; None for all rows of the table. OID 0 means all tables.
+
+In place of the OID: `"key"` for the columns that a consumer has chosen, whatever the table; the prefix of an event's
+logical message, for its topic, also where it comes from an outbox table.
+"""
+CHOSEN: Final = "key"
 
 EVERYTHING: Hold = (0, None)
 
@@ -39,11 +49,35 @@ class Seen(NamedTuple):
     digest: str
 
 
+@dataclass(frozen=True)
+class HeldBy:
+    """What a consumer's changes are held by.
+
+    Attributes:
+        key: The columns that it has chosen; None: each table's key.
+        outboxes: The columns with topic and key of its outbox tables.
+    """
+
+    key: Sequence[str] | None = None
+    outboxes: Mapping[Table, tuple[str, str]] = field(default_factory=dict)
+
+    def of_tables(self, relations: Iterable[Relation]) -> tuple[Hold, ...]:
+        """All rows of some tables.
+
+        Args:
+            relations: The tables.
+        """
+        if self.key is not None:
+            return ((CHOSEN, None),)
+        # Which topics the rows of an outbox table have is not known.
+        return tuple(EVERYTHING if (one.schema, one.name) in self.outboxes else (one.oid, None) for one in relations)
+
+
 class Held:
     """The rows that are held."""
 
     def __init__(self, holds: Iterable[Hold] = ()) -> None:
-        self._keys: dict[int, set[str | None]] = {}
+        self._keys: dict[int | str, set[str | None]] = {}
         self.add(holds)
 
     def __bool__(self) -> bool:
@@ -91,17 +125,18 @@ def holds_from_text(text: str) -> list[Hold]:
     """Undo `holds_to_text`.
 
     Args:
-        text: What it gave.
+        text: What it gave; empty for what nothing waits behind.
     """
-    return [(oid, key) for oid, key in json.loads(text)]
+    return [(oid, key) for oid, key in json.loads(text or "[]")]
 
 
-def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None) -> list[Seen]:
+def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None, by: HeldBy = HeldBy()) -> list[Seen]:
     """Look at each change of a batch.
 
     Args:
         batch: The batch.
         keys: The columns of primary keys, by the table's OID, for tables whose replica identity does not say them.
+        by: What they are held by.
 
     Returns:
         One for each change, also for those that cannot be decoded.
@@ -112,7 +147,7 @@ def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None) -> l
         lines = list(batch.to_json().split(b"\n")[:-1])
     except DecodeError:
         lines = [_line(batch.take({number})) for number in range(len(changes))]
-    return [_seen(batch, number, change, lines[number], keys or {}) for number, change in enumerate(changes)]
+    return [_seen(batch, number, change, lines[number], keys or {}, by) for number, change in enumerate(changes)]
 
 
 def _line(one: Batch) -> bytes | None:
@@ -123,34 +158,74 @@ def _line(one: Batch) -> bytes | None:
 
 
 def _seen(
-    batch: Batch, number: int, change: Any, line: bytes | None, primary_keys: Mapping[int, Sequence[str]]
+    batch: Batch,
+    number: int,
+    change: Any,
+    line: bytes | None,
+    primary_keys: Mapping[int, Sequence[str]],
+    by: HeldBy,
 ) -> Seen:
     values = None if line is None else line.decode()
     if line is None or isinstance(change, DecodeError):
-        return _undecodable(batch.take({number}), change, values)
+        return _undecodable(batch.take({number}), change, values, by)
     digest = _digest(line)
     if isinstance(change, Message):
-        return Seen(None, "message", None, values, (), digest)
+        key, holds = _of_event(change)
+        return Seen(None, "message", key, values, holds, digest)
     if isinstance(change, Truncate):
         tables = ",".join(f"{relation.schema}.{relation.name}" for relation in change.relations)
-        return Seen(tables, "truncate", None, values, tuple((one.oid, None) for one in change.relations), digest)
+        return Seen(tables, "truncate", None, values, by.of_tables(change.relations), digest)
     relation: Relation = change.relation
     columns = _key_columns(relation, primary_keys)
     row = json.loads(line, parse_float=str, parse_int=str)
     rows = [row[part] for part in ("new", "old") if part in row]
-    keys = [{name: one[name] for name in columns} for one in rows if columns and all(name in one for name in columns)]
+    keys = _keys(rows, columns)
     return Seen(
         f"{relation.schema}.{relation.name}",
         change.action,
         json.dumps(keys[0]) if keys else None,
         values,
-        # The values alone: a column that gets another name or a wider type does not make another row of it.
-        tuple(dict.fromkeys((relation.oid, json.dumps(list(key.values()))) for key in keys)) or ((relation.oid, None),),
+        _holds_of(change, rows, keys, by),
         digest,
     )
 
 
-def _undecodable(one: Batch, change: Any, values: str | None) -> Seen:
+def _keys(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    return [{name: one[name] for name in columns} for one in rows if columns and all(name in one for name in columns)]
+
+
+def _holds_of(
+    change: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[Mapping[str, Any]], by: HeldBy
+) -> tuple[Hold, ...]:
+    relation: Relation = change.relation
+    space: int | str = relation.oid
+    if by.key is not None:
+        space, keys = CHOSEN, _keys(rows, by.key)
+    elif (columns := by.outboxes.get((relation.schema, relation.name))) is not None:
+        if not isinstance(change, Insert):
+            return ()  # no event
+        [event] = _keys(rows, columns) or [{}]
+        topic, key = (event.get(column) for column in columns)
+        if isinstance(topic, str):
+            return () if key is None else ((PREFIX + topic, json.dumps([key])),)
+        keys = ()
+    # The values alone: a column that gets another name or a wider type does not make another row of it.
+    holds = dict.fromkeys((space, json.dumps(list(key.values()))) for key in keys)
+    return tuple(holds) or by.of_tables([relation])
+
+
+def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
+    """The key of an emitted event, as JSON, and what waits behind it: nothing behind one without a key."""
+    if not message.prefix.startswith(PREFIX):
+        return None, ()
+    try:
+        key = key_of(message)
+    except msgspec.MsgspecError:
+        return None, ((message.prefix, None),)
+    return (None, ()) if key is None else (json.dumps({"key": key}), ((message.prefix, json.dumps([key])),))
+
+
+def _undecodable(one: Batch, change: Any, values: str | None, by: HeldBy) -> Seen:
     relations = one.relations
     raw = getattr(change, "raw", b"")
     kinds = {b"I": "insert", b"U": "update", b"D": "delete", b"T": "truncate", b"M": "message"}
@@ -160,7 +235,7 @@ def _undecodable(one: Batch, change: Any, values: str | None) -> Seen:
         action,
         None,
         values,
-        tuple((relation.oid, None) for relation in relations) or (EVERYTHING,),
+        by.of_tables(relations) if relations else (EVERYTHING,),
         _digest(raw or one.to_bytes()),
     )
 

@@ -16,7 +16,7 @@ from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import Transform
 from pgcdc.transforms.applying import Function
 from pgcdc.transforms.functions import fuse
-from pgcdc.transforms.outbox import PREFIX, outbox
+from pgcdc.transforms.outbox import PREFIX, Events, outbox
 
 __all__ = ["ConsumerOptions", "OnFailure", "Options", "check_options"]
 
@@ -54,7 +54,8 @@ class ConsumerOptions(TypedDict, total=False):
             up to 100,000 changes, or a number. A larger one, or one of more than 64 MiB, stops the consumer. `max_rows`
             and `max_bytes` are then limits for whole transactions: one alone may be larger.
         concurrency: So many changes (of a sink: parts of a batch) are under way at once; those of one key never.
-        key: The columns of the key that order is kept for; by default each table's primary key.
+        key: The columns of the key that order is kept for, with `concurrency` and with `on_failure="hold"`; by default
+            each table's primary key.
         on_schema_change: What it does when one of its tables has another shape: `"follow"`, `"warn"` (and go on) or
             `"stop"`, for all kinds of changes, or for some: `"add"`, `"drop"`, `"rename"`, `"retype"` (of columns),
             `"key"` (other columns in the replica identity), `"rename_table"`. Default: follow, but stop when the table
@@ -62,8 +63,8 @@ class ConsumerOptions(TypedDict, total=False):
         retry: What is tried again, and how. Default: only SinkUnavailable, without end.
         on_failure: What becomes of a change that is refused, that the handler raises on, or that cannot be decoded.
             `"stop"` (default): the pipeline stops there. `"park"`: it is a dead letter, and the rest goes on.
-            `"hold"`: likewise, and later changes of the same row wait behind it: for targets that do not compare
-            positions, because a retry would bring an old value back.
+            `"hold"`: likewise, and later changes of the same row, chosen key or event's key wait behind it: for targets
+            that do not compare positions, because a retry would bring an old value back.
         max_dead_letters: So many dead letters the consumer may have, those that wait included; then it stops.
         spool: A directory of its own for what waits for it and does not fit into memory; False: it has none, though
             the pipeline's consumers do.
@@ -113,6 +114,7 @@ class Options:
         retry: Likewise.
         on_failure: Likewise.
         max_dead_letters: Likewise.
+        outboxes: The columns with topic and key of the outbox tables that transforms make events of.
         spool: Likewise.
         confirm_spooled: Likewise.
     """
@@ -133,6 +135,7 @@ class Options:
     retry: Retry = _RETRY
     on_failure: OnFailure = "stop"
     max_dead_letters: int = 1000
+    outboxes: Mapping[Table, tuple[str, str]] = field(default_factory=dict)
     spool: SpoolOptions | Literal[False] | None = None
     confirm_spooled: bool | None = None
 
@@ -170,9 +173,10 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
     concurrency = _count(consumer, "concurrency", given.get("concurrency", 1)) or 1
     if concurrency > MOST_CONCURRENT:
         raise ConfigError(f"concurrency of consumer {consumer!r} is {MOST_CONCURRENT} at most")
-    if key is not None and (concurrency == 1 or not key):
+    holds = given.get("on_failure") == "hold"
+    if key is not None and (not key or (concurrency == 1 and not holds)):
         raise ConfigError(
-            f"key= of consumer {consumer!r} says what concurrency keeps in order",
+            f"key= of consumer {consumer!r} says what concurrency keeps in order, and what on_failure='hold' holds",
             hint='concurrency=4, key=["user_id"]; one change after another is in order anyway',
         )
     transactions = given.get("transactions", False)
@@ -218,6 +222,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         on_failure=on_failure,  # type: ignore[arg-type]
         max_dead_letters=_count(consumer, "max_dead_letters", given.get("max_dead_letters"))
         or Options.max_dead_letters,
+        outboxes=_outboxes(consumer, transforms, holds),
         spool=False if spool is False else check_spool(f"consumer {consumer!r}", spool),
         confirm_spooled=None if confirm_spooled is None else bool(confirm_spooled),
     )
@@ -261,6 +266,29 @@ def _columns(consumer: str, value: object, tables: Collection[Table]) -> dict[Ta
         if not chosen[parsed]:
             raise ConfigError(f"columns= of consumer {consumer!r} leaves nothing of table {'.'.join(parsed)!r}")
     return chosen
+
+
+def _outboxes(consumer: str, transforms: Collection[Transform], holds: bool) -> dict[Table, tuple[str, str]]:
+    found: dict[Table, tuple[str, str]] = {}
+    as_sent = True
+    for one in transforms:
+        # What stands before it among the same functions only filters.
+        for events in [each for each in getattr(one, "functions", ()) if isinstance(each, Events)]:
+            if events.table is None:
+                continue
+            if holds and not as_sent:
+                raise ConfigError(
+                    f"consumer {consumer!r} cannot hold events by their key behind a transform of its outbox table",
+                    hint="put transforms.outbox(…) first; filters may stand before it",
+                    table=".".join(events.table),
+                )
+            found[events.table] = (events.topic, events.key)
+        as_sent = as_sent and (getattr(one, "only_filters", False) or _is_events(one))
+    return found
+
+
+def _is_events(transform: Transform) -> bool:
+    return any(isinstance(each, Events) for each in getattr(transform, "functions", ()))
 
 
 def _transforms(consumer: str, value: object) -> tuple[Transform, ...]:

@@ -13,7 +13,7 @@ import msgspec
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError, SinkError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
-from pgcdc.pipeline.holding import Held, Seen, describe, holds_from_text, holds_to_text
+from pgcdc.pipeline.holding import Held, HeldBy, Seen, describe, holds_from_text, holds_to_text
 from pgcdc.pipeline.options import OnFailure, Options
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
@@ -128,6 +128,7 @@ class Parking:
         self._limit = options.max_dead_letters
         self._away = away
         self._keys = keys
+        self._by = HeldBy(options.key, options.outboxes)
         self._held = Held()
         self._epoch = 0
 
@@ -195,7 +196,7 @@ class Parking:
         if not self._held:
             return set()
         letters: dict[int, DeadLetter] = {}
-        for number, seen in enumerate(describe(batch, self._keys())):
+        for number, seen in enumerate(describe(batch, self._keys(), self._by)):
             if number >= start and number not in settled and self._held.meets(seen.holds):
                 self._held.add(seen.holds)  # a change of key holds the other one, too
                 letters[number] = self._letter(batch, number, seen, None, 0)
@@ -210,7 +211,7 @@ class Parking:
             causes: What was raised, by their numbers.
             attempts: How often each was tried.
         """
-        seen = describe(batch.take(causes), self._keys())
+        seen = describe(batch.take(causes), self._keys(), self._by)
         letters = [
             self._letter(batch, number, one, causes[number], attempts)
             for number, one in zip(sorted(causes), seen, strict=True)
@@ -246,7 +247,7 @@ class Parking:
             key=seen.key,
             values=seen.values,
             message=one.to_bytes(),
-            holds=holds_to_text(seen.holds) if self.holds else "[]",
+            holds=holds_to_text(seen.holds) if self.holds else "",
             error_type="" if cause is None else _type_of(cause),
             error_text="" if cause is None else str(cause),
             attempts=attempts,
@@ -352,15 +353,15 @@ def of_another_policy(consumer: str, on_failure: OnFailure, letters: Iterable[De
         The error to be raised; None when there are none.
     """
     holding = on_failure == "hold"
-    # An event without a key holds nothing under "hold" either.
     others = [
         letter
         for letter in letters
         if letter.consumer == consumer
         and (
-            letter.state == "failed" and letter.holds == "[]" and (letter.action != "message" or letter.key is not None)
+            not letter.holds
             if holding
-            else letter.state == "held" or letter.holds != "[]"
+            # Nothing waits behind an event without a key.
+            else letter.state == "held" or letter.holds not in ("", "[]")
         )
     ]
     if not others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -13,6 +14,9 @@ from pgcdc.errors import ConfigError, Error
 from pgcdc.replication import Reconnect
 
 __all__ = ["Away", "Retry", "attempts", "check"]
+
+_NAME = "a consumer of pgcdc"
+"""What attempts are called, for whoever counts or logs those of stamina."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,17 +62,24 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check() -> None:
-    """Make sure that what retries need is installed: at the start, not at the first failure.
+    """Make sure that what retries need is installed: at the start, not at the first failure; and that it is quiet.
 
     Raises:
         ConfigError: When it is not.
     """
     try:
         import stamina  # noqa: F401
+
+        logging.getLogger("stamina").addFilter(_not_ours)
     except ImportError:
         raise ConfigError(
             "a pipeline needs the package stamina, which is not installed", hint="pip install 'pgcdc[pipeline]'"
         ) from None
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    # A line for each attempt, with what was raised, whose text can have values of rows. Others may log theirs.
+    return getattr(record, "stamina.callable", None) != _NAME
 
 
 def attempts(policy: Retry, again: Callable[[Exception], bool]) -> AsyncIterator[AbstractContextManager[Any]]:
@@ -84,14 +95,15 @@ def attempts(policy: Retry, again: Callable[[Exception], bool]) -> AsyncIterator
     """
     import stamina
 
-    return stamina.retry_context(
+    context = stamina.retry_context(
         on=again,
         attempts=policy.attempts,
         timeout=policy.give_up,
         wait_initial=policy.first,
         wait_max=policy.longest,
         wait_jitter=min(1.0, 10 * policy.first),
-    ).__aiter__()
+    )
+    return context.with_name(_NAME, (), {}).__aiter__()
 
 
 class Away:

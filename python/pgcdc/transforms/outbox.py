@@ -7,6 +7,7 @@ key), `payload` (jsonb, or bytea), `headers` (jsonb): every sink can take them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from pgcdc.transforms import encoding
 from pgcdc.transforms.applying import AnyChange
 from pgcdc.transforms.functions import Functions
 
-__all__ = ["PREFIX", "SCHEMA", "Envelope", "content_of", "outbox"]
+__all__ = ["PREFIX", "SCHEMA", "Envelope", "Events", "content_of", "key_of", "outbox"]
 
 PREFIX: Final = "pgcdc.outbox:"
 """What the prefix of a logical message begins with that `pgcdc.emit` writes; the topic comes behind it."""
@@ -94,19 +95,59 @@ def outbox(
     Returns:
         The transform.
     """
-    parsed = None if table is None else parse_table(table)
+    return Functions([Events(None if table is None else parse_table(table), topic, key, payload, headers)])
 
-    def event(change: AnyChange) -> AnyChange | None:
+
+@dataclass(frozen=True)
+class Events:
+    """What makes events of changes: `outbox`, for those who need to know its columns.
+
+    Attributes:
+        table: See `outbox`, as for all that follow.
+        topic: Likewise.
+        key: Likewise.
+        payload: Likewise.
+        headers: Likewise.
+    """
+
+    table: Table | None
+    topic: str
+    key: str
+    payload: str
+    headers: str | None
+
+    def __call__(self, change: AnyChange) -> AnyChange | None:
+        """Make an event of a change, if it is one.
+
+        Args:
+            change: The change.
+
+        Returns:
+            The event; None for what else happens to the outbox table; other changes as they are.
+        """
         if isinstance(change, Message):
             return _of_message(change) if change.prefix.startswith(PREFIX) else change
         relation = getattr(change, "relation", None)
-        if parsed is None or relation is None or (relation.schema, relation.name) != parsed:
+        if self.table is None or relation is None or (relation.schema, relation.name) != self.table:
             return change
         if not isinstance(change, Insert):
             return None
-        return _of_row(change, topic, key, payload, headers)
+        return _of_row(change, self.topic, self.key, self.payload, self.headers)
 
-    return Functions([event])
+
+def key_of(message: Message) -> str | None:
+    """The key of an event that was emitted.
+
+    Args:
+        message: The logical message.
+
+    Returns:
+        The key; None when it has none.
+
+    Raises:
+        msgspec.DecodeError: When it is no event.
+    """
+    return _envelopes.decode(message.content.partition(b"\n")[0]).key
 
 
 def _of_message(message: Message) -> Insert[dict[str, Any]]:
