@@ -170,6 +170,7 @@ class Pipeline(Registration):
         letters: DeadLetterStore | None = None,
     ) -> None:
         """Run with changes and positions from anywhere; `pgcdc.testing` plays them, with dead letters beside these."""
+        played = letters is None
         self._letters = letters_beside(store, self._settings.dsn) if letters is None else letters
         if not self._subscriptions:
             raise ConfigError(
@@ -179,6 +180,7 @@ class Pipeline(Registration):
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
+            parks = any(one.options.on_failure != "stop" for one in self._subscriptions.values())
             run = self._run = Run(
                 self._settings,
                 self._subscriptions,
@@ -187,7 +189,8 @@ class Pipeline(Registration):
                 schemas,
                 self._migrations,
                 make_source,
-                self._letters,
+                # What is played connects to nothing that it does not need.
+                None if played and not parks else self._letters,
             )
             self._loop = asyncio.get_running_loop()
             self._closed = True
