@@ -217,6 +217,17 @@ def test_position_stores(place: Path, positions: str, kind: str) -> None:
         assert (store._schema, store._dsn) in {("shop_positions", "host=b"), ("pgcdc", "host=localhost")}
 
 
+def test_functions_of_what_a_consumer_gets(place: Path) -> None:
+    """`where` is a key of the file and no argument of whoever reads it."""
+    told = 'where = "shop_for_tests:told"\ntransform = ["shop_for_tests:told"]\n'
+    changed = FILE.replace("sink = ", f"{told}sink = ", 1).replace('table = "orders"', f'{told}table = "orders"', 1)
+    pipeline = built_file(place, changed)
+    function = sys.modules["shop_for_tests"].told
+    for name in ("search", "told"):
+        options = pipeline._subscriptions[name].options
+        assert options.where is function and len(options.transforms) == 1
+
+
 def test_a_sink_by_entry_point(place: Path) -> None:
     package = place / "search_sinks-1.0.dist-info"
     package.mkdir()

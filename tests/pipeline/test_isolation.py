@@ -14,8 +14,9 @@ import pytest
 
 import pgcdc
 from pgcdc import PositionError, SinkUnavailable, SpoolInUse
-from pgcdc.pipeline import SpoolOptions, beginning, ownership
+from pgcdc.pipeline import MemoryPositions, SpoolOptions, beginning, ownership
 from pgcdc.protocol import Spool
+from pgcdc.replication import Reconnect
 from tests import program
 from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.shop import ORDERS, run_once
@@ -164,6 +165,15 @@ def test_the_slot_goes_on_past_a_consumer_that_is_away(
     finally:
         slow.leave()
     end = confirmed(database)
+
+    files = {path: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
+    elsewhere = pgcdc.Pipeline(
+        "shop", database.dsn, tables=["orders"], spool=persistent(directory), positions=MemoryPositions()
+    )
+    elsewhere.add(Recorder(), name="slow")
+    with pytest.raises(PositionError, match="no position is stored"):
+        elsewhere.run()
+    assert {path: path.stat().st_size for path in directory.rglob("*") if path.is_file()} == files, "as it was"
 
     directory.rename(tmp_path / "aside")
     for spool in (directory, None):
@@ -420,6 +430,35 @@ def test_a_standby_waits_and_takes_over(
     assert (first.error, second.error) == (None, None)
     assert [ids(sink) for sink in sinks] == [[1], [2], []]
     assert "it takes over" in caplog.text
+
+
+def test_a_standby_and_an_owner_whose_sessions_end_do_not_wait_for_each_other(
+    empty_orders: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One may get the lock while the other has the spool: whoever waits for a spool lets go of the lock."""
+    database = empty_orders
+    for module, name in ((ownership, "TAKE_OVER_WITHIN"), (beginning, "TAKE_OVER_WITHIN"), (beginning, "LET_GO_FOR")):
+        monkeypatch.setattr(module, name, 0.3)
+    sinks = [Recorder(), Recorder()]
+    runs: list[Running] = []
+    try:
+        for sink, phase in zip(sinks, ("streaming", "standby"), strict=True):
+            # Late enough for the second one, which asks for the lock all the time, to have it before.
+            pipeline = shop(database, tmp_path, standby=True, reconnect=Reconnect(first=2, longest=2))
+            pipeline.add(sink, name="sink")
+            runs.append(Running(pipeline))
+            until(lambda of=pipeline, phase=phase: of.statistics().source.phase == phase, phase)  # type: ignore[misc]
+        database.execute(
+            "SELECT pg_terminate_backend(active_pid, 30000) FROM pg_replication_slots WHERE slot_name = 'pgcdc_shop'",
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        database.execute("INSERT INTO orders VALUES (1, 'new')")
+        until(lambda: [1] in [ids(sink) for sink in sinks] or not all(run.alive for run in runs), "it goes on")
+    finally:
+        for run in runs:
+            run.stop()
+    assert [run.error for run in runs] == [None, None]
 
 
 # A slot of one's own.

@@ -51,6 +51,15 @@ def place(directory: Path, *, confirms: bool = False, **sizes: Any) -> Place:
     return Place("c", directory, SpoolOptions(directory=directory, **sizes), confirms)
 
 
+def opened(lane: Lane, format: RowFormat[Any], stored: StoredPosition) -> None:
+    """As a start does it."""
+    lane.open_spool(format)
+    state = lane.look_into_spool(stored)
+    assert state is not None
+    if not state.through_lsn:
+        lane.clear_spool()
+
+
 def spooled_lane(
     directory: Path, *, max_rows: int = 2, confirms: bool = False, stored: StoredPosition = STORED, **sizes: int
 ) -> Lane:
@@ -58,7 +67,7 @@ def spooled_lane(
     backlog = Backlog(place(directory, confirms=confirms, **sizes))
     loop = asyncio.get_running_loop()
     lane = Lane("c", threading.Condition(), max_rows, 1 << 30, loop, lambda: None, backlog)
-    lane.open_spool(RowFormat("tuple"), stored)
+    opened(lane, RowFormat("tuple"), stored)
     lane.offer(Begin(msgspec.structs.replace(stored, spool=lane.spool_id), 10_000, exact=True))
     return lane
 
@@ -335,7 +344,7 @@ async def test_a_few_rows_do_not_hold_the_wal_of_others(tmp_path: Path) -> None:
     """A consumer that is away and has little to get: what it has not got is spooled when the WAL behind it grows."""
     condition, loop = threading.Condition(), asyncio.get_running_loop()
     lane = Lane("c", condition, 100, 1000, loop, lambda: None, Backlog(place(tmp_path, confirms=True)))
-    lane.open_spool(RowFormat(), STORED)
+    opened(lane, RowFormat(), STORED)
     lane.offer(Begin(STORED, 10_000, exact=True))
     await begun(lane)
     assert lane.offer(rows(100))

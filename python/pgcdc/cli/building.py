@@ -231,7 +231,7 @@ def _call(where: str, function: Callable[..., Any], options: Mapping[str, Any]) 
         raise ConfigError(f"{where}: it raised {raised(error)}") from error
 
 
-def _within(where: str, function: Callable[..., Returned], *arguments: Any, **named: Any) -> Returned:
+def _within(where: str, function: Callable[..., Returned], /, *arguments: Any, **named: Any) -> Returned:
     """Call something of ours, and say in its error where the setting stands that it does not take."""
     try:
         return function(*arguments, **named)

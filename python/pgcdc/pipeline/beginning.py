@@ -21,23 +21,25 @@ from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.joining import Joining
 from pgcdc.pipeline.keys import check_columns, key_columns
 from pgcdc.pipeline.ledger import Ledger
-from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, own
+from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, disown, own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.queue import Begin, Lane
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
-from pgcdc.pipeline.spooling import SpoolState
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog, RowFormat
-from pgcdc.replication import Connection, Snapshot, SnapshotProgress, check_server, connect
+from pgcdc.replication import Connection, SlotState, Snapshot, SnapshotProgress, check_server, connect
 from pgcdc.replication.snapshot_view import SnapshotView
 
 __all__ = ["Beginning", "Begun"]
 
 logger = logging.getLogger("pgcdc.pipeline")
+
+LET_GO_FOR = 2.0
+"""Seconds that a standby leaves the lock to whoever has the spools."""
 
 
 class Begun(NamedTuple):
@@ -76,6 +78,7 @@ class Beginning:
     Attributes:
         copying: Whether the initial copy goes on.
         unfinished_copy: Whether it has begun and has not been finished.
+        waiting: Whether it may still have to wait for another process: it connects again then.
         standing_by: Whether another process has the pipeline, and is waited for.
     """
 
@@ -96,6 +99,7 @@ class Beginning:
     ) -> None:
         self.copying = False
         self.unfinished_copy = False
+        self.waiting = False
         self.standing_by = False
         self._settings = settings
         self._subscriptions = subscriptions
@@ -133,24 +137,23 @@ class Beginning:
             Error: When the run cannot begin.
         """
         settings = self._settings
-        slot = own(connection, settings.slot, self._pause, self._stand_by if settings.standby else None)
-        if self.standing_by:
-            self.standing_by = False
-            logger.warning("pipeline %r: it takes over", settings.name)
-        stored = self._ledger.open()
+        slot, catalog = self._own(connection)
+        stored = self._ledger.open()  # not before everything is ours: the predecessor wrote until then
         self._versioning.open()
         self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)
-        catalog = Catalog.load(connection)
-        spools = self._open_spools(stored, RowFormat(catalog=catalog))
+        found = {name: lane.look_into_spool(stored.get(name)) for name, lane in self._lanes.items()}
+        spools = {name: state for name, state in found.items() if state is not None}
         decision = decide(settings, list(self._subscriptions.values()), stored, slot, server, spools)
         copying = decision in ("fresh", "again")
         self._formats.use(catalog)
         # A slot of no use is dropped first, so there is room for the new one.
         check_server(connection, slot=None if copying else settings.slot, need_new_slot=copying and slot is None)
+        # Not before it is known that it may begin: a start that is refused changes nothing.
+        for name, state in spools.items():
+            if copying or not state.through_lsn:
+                self._lanes[name].clear_spool()
         if copying:
-            for lane in self._lanes.values():
-                lane.clear_spool()
             self._copy(connection, server, catalog, again=decision == "again")
             if settings.snapshot == "only":
                 return None
@@ -175,23 +178,44 @@ class Beginning:
         logger.log(level, "pipeline %r waits as a standby: %s", self._settings.name, error)
         self.standing_by = True
 
-    def _open_spools(self, stored: Mapping[str, StoredPosition], format: RowFormat) -> dict[str, SpoolState]:
+    def _own(self, connection: Connection) -> tuple[SlotState | None, Catalog]:
+        """Own the pipeline: its lock, its slot, and the spools of its consumers; look up the types."""
+        settings = self._settings
+        self.waiting = settings.standby
+        while True:
+            slot = own(connection, settings.slot, self._pause, self._stand_by if settings.standby else None)
+            catalog = Catalog.load(connection)
+            try:
+                self._open_spools(RowFormat(catalog=catalog))
+                break
+            except SpoolInUse as error:
+                if not settings.standby:
+                    raise
+                # Whoever has the spools has lost the lock with its connection, and waits for it: that one goes first.
+                for lane in self._lanes.values():
+                    if lane.backlog is not None:
+                        lane.backlog.close()
+                disown(connection, settings.slot)
+                self._stand_by(error)
+                self._pause(LET_GO_FOR)
+        self.waiting = False
+        if self.standing_by:
+            self.standing_by = False
+            logger.warning("pipeline %r: it takes over", settings.name)
+        return slot, catalog
+
+    def _open_spools(self, format: RowFormat) -> None:
         """Open the spools; a predecessor that was killed may hold them for a moment longer than the pipeline."""
-        states = {}
         deadline = time.monotonic() + TAKE_OVER_WITHIN
-        for name, lane in self._lanes.items():
+        for lane in self._lanes.values():
             while True:
                 try:
-                    state = lane.open_spool(format, stored.get(name))
-                except SpoolInUse:
-                    if time.monotonic() > deadline and not self._settings.standby:
-                        raise
-                    self._pause(0.1)
-                else:
+                    lane.open_spool(format)
                     break
-            if state is not None:
-                states[name] = state
-        return states
+                except SpoolInUse:
+                    if time.monotonic() > deadline:
+                        raise
+                self._pause(0.1)
 
     def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
         self.unfinished_copy = self.copying = True

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pgcdc.errors import SlotInUse
 from pgcdc.replication import Connection, SlotState
 
-__all__ = ["own"]
+__all__ = ["TAKE_OVER_WITHIN", "disown", "own"]
 
 _CLASS = 0x70676364  # "pgcd": the first half of the key of all locks of pgcdc.
 
@@ -44,9 +44,7 @@ def own(
     Source:
         PostgreSQL manual, "Advisory Lock Functions"; view `pg_locks`.
     """
-    # Signed, as the function's arguments are; pg_locks shows them unsigned.
-    unsigned = zlib.crc32(slot.encode())
-    key = unsigned - (unsigned >> 31 << 32)
+    unsigned, key = _keys(slot)
     # A network that was cut tells the server nothing: the lock would outlive us by hours.
     connection.execute("SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3")
     deadline = time.monotonic() + TAKE_OVER_WITHIN
@@ -65,6 +63,22 @@ def own(
     while (state := connection.slot(slot)) is not None and state.active and time.monotonic() < deadline:
         pause(0.1)
     return state
+
+
+def disown(connection: Connection, slot: str) -> None:
+    """Give the lock of a slot's pipeline back.
+
+    Args:
+        connection: The connection that has it.
+        slot: The slot's name.
+    """
+    connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_CLASS}, {_keys(slot)[1]})")
+
+
+def _keys(slot: str) -> tuple[int, int]:
+    """The second half of the lock's key, as pg_locks shows it, unsigned, and as functions take it, signed."""
+    unsigned = zlib.crc32(slot.encode())
+    return unsigned, unsigned - (unsigned >> 31 << 32)
 
 
 def _in_use(connection: Connection, slot: str, unsigned: int) -> SlotInUse:

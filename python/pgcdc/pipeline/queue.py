@@ -457,27 +457,33 @@ class Lane:
         """Whether nothing more will come."""
         return self._closed
 
-    def open_spool(self, format: RowFormat, stored: StoredPosition | None) -> SpoolState | None:
-        """Open the spool; what is in it goes, unless the slot was confirmed on the strength of it.
+    def open_spool(self, format: RowFormat) -> None:
+        """Open the spool, if it is not open; nothing in it changes.
 
         Args:
             format: How rows of what is read are given.
-            stored: What is stored for the consumer.
-
-        Returns:
-            What is in it; None when there is no spool.
 
         Raises:
             SpoolInUse: When another process has it.
             SpoolError: When it cannot be opened.
         """
+        if self.backlog is not None and not self.backlog.is_open:
+            self.backlog.open(format)
+
+    def look_into_spool(self, stored: StoredPosition | None) -> SpoolState | None:
+        """Say what of the spool counts: it does when the slot was confirmed on the strength of it.
+
+        Args:
+            stored: What is stored for the consumer.
+
+        Returns:
+            The spool's state, with 0 for its LSN when nothing in it counts; None when there is no spool.
+        """
         if self.backlog is None:
             return None
-        self.backlog.open(format)
         state = self.backlog.state
-        if stored is None or stored.spool != state.id or stored.through_lsn >= state.through_lsn:
-            self.clear_spool()
-        return self.backlog.state
+        counts = stored is not None and stored.spool == state.id and stored.through_lsn < state.through_lsn
+        return state if counts else SpoolState(state.id, 0)
 
     def clear_spool(self) -> None:
         """Empty the spool: what is in it comes again, or is of no use.

@@ -238,7 +238,7 @@ class Source:
                     self._stream(connection)
                     return
             except (ConnectionLost, SlotInUse) as error:
-                if not (self._streamed or self._beginning.standing_by):
+                if not (self._streamed or self._beginning.waiting):
                     raise  # it has never gone well: a person looks
                 pause = self._lost(error)
             finally:
