@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pgcdc
+import pgcdc.replication
 from pgcdc import PositionError, SinkUnavailable, SpoolInUse
 from pgcdc.pipeline import MemoryPositions, SpoolOptions, beginning, ownership
 from pgcdc.protocol import Spool
@@ -459,6 +460,39 @@ def test_a_standby_and_an_owner_whose_sessions_end_do_not_wait_for_each_other(
         for run in runs:
             run.stop()
     assert [run.error for run in runs] == [None, None]
+
+
+def test_a_standby_that_was_cut_off_while_it_waited_takes_the_first_copy(
+    new_orders: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it was held back meanwhile that nobody would let go of."""
+    monkeypatch.setattr(ownership, "TAKE_OVER_WITHIN", 0.3)
+    sink = Recorder()
+    pipeline = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"], standby=True, reconnect=SOON)
+    pipeline.add(sink, name="sink")
+    with pgcdc.connect(new_orders.dsn) as owner:
+        ownership.own(owner, "pgcdc_shop", lambda _: None)
+        run = Running(pipeline)
+        try:
+            asking = (
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgcdc%'"
+                f" AND query LIKE '%pg_try_advisory_lock%' AND pid <> {ours(owner)}"
+            )
+            until(lambda: bool(new_orders.execute(asking)), "it waits")
+            new_orders.execute(f"SELECT pg_terminate_backend(pid, 30000) FROM ({asking}) a")
+            until(lambda: pipeline.statistics().source.phase == "standby" or run.error is not None, "it waits again")
+            ownership.disown(owner, "pgcdc_shop")
+            run.streaming()
+            run.catch_up(new_orders)
+        finally:
+            run.stop()
+    assert run.error is None and ids(sink) == [1]
+
+
+def ours(connection: pgcdc.replication.Connection) -> int:
+    """The session that runs a connection's SQL."""
+    [(pid,)] = connection.execute("SELECT pg_backend_pid()")
+    return int(pid or 0)
 
 
 # A slot of one's own.

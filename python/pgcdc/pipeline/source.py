@@ -278,8 +278,9 @@ class Source:
             raise Stopped
         known = self._away.known
         pause = self._away.pause(error)
-        for lane in self._lanes.values():
-            lane.hold()
+        if self._begun is not None:  # else nothing is queued, and a copy would wait for lanes that nobody releases
+            for lane in self._lanes.values():
+                lane.hold()
         if known:
             logger.info("pipeline %r: %s", self._settings.name, error)
         else:
