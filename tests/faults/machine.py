@@ -2,6 +2,8 @@
 
 A real server, a real pipeline, targets in files. A crash of the process is played: from one moment on targets take
 nothing and positions are not stored, as after kill -9 (`tests/pipeline/test_kill.py` has the real one).
+
+Over 400 lines because every rule of the machine acts on the same model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A slow consumer and the others: nobody waits for it, and nothing is lost, whatever ends (F10, F16, F18, F19)."""
+"""A slow consumer and the others: nobody waits for it, and nothing is lost, whatever ends (F10, F16, F18, F19).
+
+Over 400 lines because all of it takes a slow consumer, a real server and a spool on a disk.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a pipeline sees of the partitions of its tables: routine does not stop it, rows that are in no stream do."""
+"""What a pipeline sees of the partitions of its tables: routine does not stop it, rows that are in no stream do.
+
+Over 400 lines because each way in which a partition comes, goes and returns is listed here, in one place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A pipeline that loses the server goes on when it is back (faults F3, F4, F9), or says why it cannot (F5, F19)."""
+"""A pipeline that loses the server goes on when it is back (faults F3, F4, F9), or says why it cannot (F5, F19).
+
+Over 400 lines because each way to lose a server is cut and judged by the same few functions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tables change shape while a pipeline runs, and between two runs: versions, migrations, policies, events."""
+"""Tables change shape while a pipeline runs, and between two runs: versions, migrations, policies, events.
+
+Over 400 lines because each kind of change, policy and migration is played to the same consumers.
+"""
 
 from __future__ import annotations
 

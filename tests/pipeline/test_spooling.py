@@ -1,4 +1,7 @@
-"""A lane with a spool: order, what is durable when, what waits where; without a server (it is in test_isolation.py)."""
+"""A lane with a spool: order, what is durable when, what waits where; without a server (it is in test_isolation.py).
+
+Over 400 lines because a lane's states are driven step by step by the same few functions.
+"""
 
 from __future__ import annotations
 

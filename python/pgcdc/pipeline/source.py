@@ -3,6 +3,8 @@
 Nothing that a handler does can keep it from answering the server in time: when a consumer's lane is full it stops
 reading, and goes on sending status updates. When it loses the server it stops handing out what is queued, too, until it
 owns the pipeline again: another process may have it by then.
+
+Over 400 lines because one thread has all of it, and what it waits for is seen only together.
 """
 
 from __future__ import annotations

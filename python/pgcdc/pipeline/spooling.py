@@ -1,6 +1,9 @@
 """Spools of consumers: where each one is, whether it may be relied on, and what its lane does with it.
 
 What the slot may be confirmed to on the strength of a spool is decided in ledger.py, and at a start in start.py.
+
+Over 400 lines because where a spool is, what is left out of it, and what its lane does with it share its directory's
+files.
 """
 
 from __future__ import annotations

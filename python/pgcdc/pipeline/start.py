@@ -1,6 +1,8 @@
 """What a run begins with: resume, initial copy, or refusal; decided from what is stored and what the server has.
 
 Also whether it may go on with a server that it had lost.
+
+Over 400 lines because every contradiction that stops a start has a sentence and a hint of its own.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 //!
 //! Position, LSN and transaction of each change stay as they were. What cannot be read is refused and never passed on:
 //! nobody could say that what was to be left out of it is.
+//!
+//! Over 400 lines, because the four ways to reshape a change write the same messages.
 use std::collections::HashSet;
 use std::sync::Arc;
 
