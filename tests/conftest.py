@@ -8,13 +8,15 @@ import signal
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from psycopg import sql
 
+from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
+from tests.servers.registry import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import psycopg
 
 _SEGFAULT = "pgcdc/running"
+_Server = TypeVar("_Server")
 
 
 class Servers:
@@ -175,7 +178,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def _server_or_skip(config: pytest.Config, start: Callable[[], PostgresServer]) -> PostgresServer:
+def _server_or_skip(config: pytest.Config, start: Callable[[], _Server]) -> _Server:
     try:
         return start()
     except ServerUnavailable as error:
@@ -202,6 +205,22 @@ def database(postgres: PostgresServer) -> Iterator[Database]:
 def newest_postgres(request: pytest.FixtureRequest) -> PostgresServer:
     """A running server of the newest version only, for tests in which the version plays no part."""
     return _server_or_skip(request.config, request.config.stash[_servers_key].newest)
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
+    """A running Kafka broker, the same for all tests; topics are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: KafkaServer(say=lambda line: _say(request.config, line)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def registry(request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
+    """A running schema registry, the same for all tests; subjects are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: RegistryServer(say=lambda line: _say(request.config, line)))
+    with server:
+        yield server
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class PostgresServer:
         self, version: int, settings: dict[str, str] | None = None, *, say: Callable[[str], None] = print
     ) -> None:
         self.version = version
-        self.port = _free_port()
+        self.port = free_port()
         self._user = "nobody" if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         _remove_leftovers()
@@ -300,7 +300,7 @@ def _poll(condition: Callable[[], bool], seconds: float, message: Callable[[], s
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free TCP port below the range from which the system takes ports for outgoing connections.
 
     From inside that range, a client that keeps reconnecting while the server is down can be given the server's port as

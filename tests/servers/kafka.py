@@ -1,0 +1,123 @@
+"""A Kafka broker of our own: one node in KRaft mode, broker and controller, with transactions."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from tests.servers.jvm import JavaServer, java, libraries
+from tests.servers.postgres import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_VERSION: Final = "4.2.0"
+_ARTIFACTS: Final = (
+    f"org.apache.kafka:kafka_2.13:{_VERSION}",
+    "org.apache.logging.log4j:log4j-core:2.25.1",
+    "org.apache.logging.log4j:log4j-slf4j-impl:2.25.1",
+)
+_SETTINGS: Final = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "3",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.num.partitions": "3",
+    "transaction.state.log.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    "num.partitions": "1",
+}
+# No parallel collector and no second compiler: a broker that has little to do starts sooner and takes less.
+_JAVA: Final = ("-Xmx512m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+class KafkaServer(JavaServer):
+    """One broker on 127.0.0.1; what it has is kept while it is stopped and started again.
+
+        with KafkaServer() as kafka:
+            Producer({"bootstrap.servers": kafka.bootstrap})
+
+    Args:
+        settings: Lines for `server.properties`, over those that are made anyway.
+        say: Takes a line that tells the user why the tests wait (for a download).
+        options: Options of `java`, in place of those that make it small.
+
+    Raises:
+        ServerUnavailable: This machine does not have it and cannot get it.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        say: Callable[[str], None] = print,
+        options: tuple[str, ...] = _JAVA,
+    ) -> None:
+        java("Kafka")
+        self._libraries = libraries(f"kafka-{_VERSION}", _ARTIFACTS, say=say)
+        self._options = options
+        super().__init__(f"Kafka {_VERSION}")
+        self.port = free_port()
+        controller = free_port()
+        lines = {
+            **_SETTINGS,
+            "log.dirs": str(self.folder / "data"),
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            **(settings or {}),
+        }
+        self._properties = self.folder / "server.properties"
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        (self.folder / "log4j2.properties").write_text(
+            "status=error\nappender.out.type=Console\nappender.out.name=out\nrootLogger.level=warn\n"
+            "rootLogger.appenderRef.out.ref=out\n"
+        )
+        self._format()
+
+    @property
+    def bootstrap(self) -> str:
+        """What clients call `bootstrap.servers`."""
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        """Start the broker."""
+        return [*self._run("kafka.Kafka"), str(self._properties)]
+
+    def is_ready(self) -> bool:
+        """Whether it answers ApiVersions, the first request of every client."""
+        # Size, API 18, version 0, correlation 7, no client id; the answer begins with its size and the correlation.
+        request = bytes([0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 255, 255])
+        with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), 1)) as probe:
+            probe.settimeout(1)
+            probe.sendall(request)
+            return probe.recv(8)[4:8] == request[8:12]
+
+    def _run(self, main: str) -> list[str]:
+        log = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        return [*self._options, log, "-cp", f"{self._libraries}/*", main]
+
+    def _format(self) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ["format", "-t", cluster, "-c", str(self._properties), "--standalone"]
+        command = [java("Kafka"), *self._run("kafka.tools.StorageTool"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode != 0:
+            raise RuntimeError(f"Kafka's storage could not be made: {done.stdout[-500:]}{done.stderr[-500:]}")
+
+
+if __name__ == "__main__":
+    # For those who want to look at it: `python -m tests.servers.kafka`.
+    with KafkaServer(say=lambda line: print(line, file=sys.stderr)) as _kafka:
+        print(_kafka.bootstrap, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.stdin.read()
