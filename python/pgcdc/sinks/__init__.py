@@ -1,0 +1,36 @@
+"""The sinks that come with pgcdc, one file each; a sink's library is imported when the sink is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+_SINKS: Final[dict[str, tuple[str, str]]] = {}
+"""The module of each sink, and the extra that brings its library."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _SINKS:
+            raise AttributeError(f"module 'pgcdc.sinks' has no attribute {name!r}")
+        import importlib
+
+        from pgcdc.errors import ConfigError
+
+        module, extra = _SINKS[name]
+        try:
+            value = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "pgcdc":
+                raise
+            raise ConfigError(
+                f"the sink {name} needs the package {error.name}", hint=f"pip install 'pgcdc[{extra}]'"
+            ) from error
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SINKS})
+
+
+__all__: list[str] = []
