@@ -9,8 +9,9 @@
 
 The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it
 will never be accepted. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
-another shape, before the first change of it. Every change carries its position: a target that keeps the last one
-applied can skip what it has seen.
+another shape, before the first change of it. A sink that has an attribute `defaults` says with it how the pipeline
+calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000, "max_wait": 10}`. Every change carries
+its position: a target that keeps the last one applied can skip what it has seen.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -131,6 +131,40 @@ async def test_more_rows_are_waited_for() -> None:
     assert [len(write) for write in stand.written()] == [4, 4]
     await stand.end()
     assert [len(write) for write in stand.written()] == [4, 4, 1]
+
+
+async def test_more_is_gathered_than_has_room() -> None:
+    """A lane that is full while its consumer waits for more would wait until the time is over."""
+    stand = Stand(room=2, max_wait=3600, max_rows=8)
+    for number in range(1, 9):
+        await stand.offer(transaction(100 * number, 1), 100 * number + 8)
+    await stand.settle()
+    assert [len(write) for write in stand.written()] == [8]
+    await stand.end()
+
+
+async def test_gathering_ends_at_so_many_bytes() -> None:
+    size = transaction(100, 1).nbytes
+    stand = Stand(max_wait=3600, max_rows=1000, max_bytes=3 * size)
+    for number in range(1, 7):
+        await stand.offer(transaction(100 * number, 1), 100 * number + 8)
+        await stand.settle()
+    assert [len(write) for write in stand.written()] == [3, 3]
+    await stand.end()
+
+
+async def test_a_sink_may_say_what_it_takes_at_once() -> None:
+    """Where the caller says nothing."""
+
+    class Gathers(AsyncRecorder):
+        defaults: ClassVar = {"max_rows": 7, "max_wait": 3}
+
+    pipeline = Pipeline("shop", "", tables=["t"])
+    pipeline.add(Gathers(), name="own")
+    pipeline.add(Gathers(), name="said", max_wait=0)
+    own, said = (pipeline._subscriptions[name].options for name in ("own", "said"))
+    assert (own.max_rows, own.max_wait) == (7, 3)
+    assert (said.max_rows, said.max_wait) == (7, 0)
 
 
 async def test_the_time_is_over_at_some_time() -> None:

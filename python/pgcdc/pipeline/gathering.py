@@ -13,6 +13,9 @@ from pgcdc.protocol import Batch
 
 __all__ = ["Unfinished", "gathered"]
 
+MERGED_BYTES = 16 * 1024 * 1024
+"""So many bytes of raw messages are gathered for a consumer that waits for more and does not say how many."""
+
 
 class Unfinished(Exception):
     """The lane ended within a transaction: nothing of it was delivered, and it comes again."""
@@ -57,17 +60,18 @@ async def gathered(consumer: str, options: Options, lane: Lane, rows: Rows) -> A
 
 
 async def _wait(options: Options, lane: Lane, left: list[Batch]) -> None:
-    """Take what comes within the time that the consumer gives it."""
+    """Take what comes within the time that the consumer gives it, until it is as much as it takes at once."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.max_wait
-    most = options.max_rows or MERGED_ROWS
-    count = left[0].changes_count
-    while count < most and (seconds := deadline - loop.time()) > 0:
+    most, most_bytes = options.max_rows or MERGED_ROWS, options.max_bytes or MERGED_BYTES
+    count, size = left[0].changes_count, left[0].nbytes
+    while count < most and size < most_bytes and (seconds := deadline - loop.time()) > 0:
         batch = await lane.more(seconds)
         if batch is None or not batch.changes_count:
             return
         left.append(batch)
         count += batch.changes_count
+        size += batch.nbytes
 
 
 async def _rest(consumer: str, options: Options, lane: Lane, left: list[Batch], commit_lsn: int) -> bool:

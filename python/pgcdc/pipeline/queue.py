@@ -561,8 +561,8 @@ class Lane:
     async def more(self, seconds: float | None, through_lsn: int = 0) -> Batch | None:
         """Take what comes behind the rows that are worked on: it is in flight together with them.
 
-        While it waits without a limit of time, the source may hand over more than has room: whoever waits so must
-        have it, and sees to it that it has an end.
+        While it waits, the source may hand over more than has room: whoever waits so must have it, and sees to it that
+        it has an end. Without that, a lane that is full would wait for the time to be over.
 
         Args:
             seconds: How long to wait; None: for as long as it takes.
@@ -591,7 +591,7 @@ class Lane:
                         return None
                     if through_lsn and working.through_lsn > through_lsn:
                         return Batch.of([])
-                    self._wants_more = deadline is None
+                    self._wants_more = True
                     self._condition.notify_all()
                     unread = 0 if self._held else self._unread
                     if not unread:

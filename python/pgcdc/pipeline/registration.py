@@ -247,7 +247,8 @@ class Registration:
             tables: Of the pipeline's tables; None for all of them.
             actions: Of `"insert"`, `"update"`, `"delete"`, `"truncate"`; None for all. A sink that has a method
                 `schema_changed(change)` is called with a `SchemaChange` in any case.
-            **options: See `ConsumerOptions`. The name is the class's in small letters, when none is given.
+            **options: See `ConsumerOptions`. The name is the class's in small letters, when none is given; of others
+                a sink may say in an attribute `defaults` what they are when they are not given.
 
         Raises:
             ConfigError: When an argument is not as it must be.
@@ -257,7 +258,7 @@ class Registration:
         chosen_tables = choose_tables(
             consumer, tables, self._settings.tables, messages=bool(options.get("messages") or options.get("topics"))
         )
-        chosen = check_options(consumer, options, chosen_tables)
+        chosen = check_options(consumer, {**getattr(sink, "defaults", {}), **options}, chosen_tables)
         if chosen.concurrency > 1 and isinstance(sink, TransactionalSink):
             raise ConfigError(
                 f"sink {consumer!r} keeps one position together with its data, so its batches come one after another",
