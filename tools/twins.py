@@ -20,7 +20,9 @@ from typing import Final
 __all__ = ["main", "sources", "translate"]
 
 ROOT: Final = Path(__file__).parents[1]
-BY_HAND: Final = frozenset({"python/pgcdc/replication/waits_async.py"})
+BY_HAND: Final = frozenset(
+    {"python/pgcdc/replication/waits_async.py", "python/pgcdc/eventstore/connections_async.py"}
+)
 """Asynchronous files whose twin is written by hand, because the two differ in more than their colour."""
 NAMES: Final = {
     "aconnect": "connect",
@@ -31,6 +33,7 @@ NAMES: Final = {
     "anext": "next",
     "apublished_tables": "published_tables",
     "aclosing": "closing",
+    "asynccontextmanager": "contextmanager",
     "StopAsyncIteration": "StopIteration",
 }
 _WORD: Final = re.compile(r"[A-Za-z_]\w*")

@@ -11,8 +11,10 @@ from pgcdc.errors import (
     DecodeError,
     Error,
     EventStoreError,
+    InvalidEvent,
     InvalidValue,
     MigrationFailed,
+    PayloadTooLarge,
     PositionError,
     PublicationNotFound,
     RegistryError,
@@ -81,6 +83,8 @@ from pgcdc.protocol import (
 from pgcdc.sink import RewritingSink, Sink, TransactionalSink
 
 if TYPE_CHECKING:
+    from pgcdc import eventstore
+    from pgcdc.eventstore import AsyncEventStore, EventStore
     from pgcdc.pipeline import Pipeline, Retry
     from pgcdc.replication import aconnect, connect
     from pgcdc.schema import SchemaChange, SchemaVersion
@@ -98,6 +102,9 @@ _LAZY = {
     "aemit": "pgcdc.transforms.emitting",
     "connect": "pgcdc.replication",
     "emit": "pgcdc.transforms.emitting",
+    "AsyncEventStore": "pgcdc.eventstore",
+    "EventStore": "pgcdc.eventstore",
+    "eventstore": "pgcdc.eventstore",
 }
 
 
@@ -109,7 +116,8 @@ if not TYPE_CHECKING:  # where there is a __getattr__, type checkers take any na
             raise AttributeError(f"module 'pgcdc' has no attribute {name!r}")
         import importlib
 
-        value = getattr(importlib.import_module(module), name)
+        loaded = importlib.import_module(module)
+        value = loaded if module == f"pgcdc.{name}" else getattr(loaded, name)
         globals()[name] = value
         return value
 
@@ -121,6 +129,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "Assembler",
     "AssemblerStatistics",
+    "AsyncEventStore",
     "Batch",
     "Begin",
     "BeginPrepare",
@@ -138,12 +147,15 @@ __all__ = [
     "Delete",
     "Error",
     "Event",
+    "EventStore",
     "EventStoreError",
     "Insert",
+    "InvalidEvent",
     "InvalidValue",
     "Message",
     "MigrationFailed",
     "Origin",
+    "PayloadTooLarge",
     "PgArray",
     "PgBits",
     "PgBox",
@@ -198,6 +210,7 @@ __all__ = [
     "aemit",
     "connect",
     "emit",
+    "eventstore",
     "format_lsn",
     "parse_lsn",
 ]

@@ -22,7 +22,9 @@ Error:
     │   └── RegistryError
     ├── PositionError                a stored position and the server contradict each other: a person decides
     ├── EventStoreError
-    │   └── ConcurrencyConflict      read the stream again, decide again, append again
+    │   ├── ConcurrencyConflict      read the stream again, decide again, append again
+    │   ├── InvalidEvent             the event and its class do not fit: correct one of them, or add an upcaster
+    │   └── PayloadTooLarge          store a reference in the event instead
     └── ConfigError(ValueError)      change the settings, here or on the server
 
 A message is one sentence that names what it is about and never holds a cell value or a secret. What a program wants to
@@ -43,8 +45,10 @@ __all__ = [
     "DecodeError",
     "Error",
     "EventStoreError",
+    "InvalidEvent",
     "InvalidValue",
     "MigrationFailed",
+    "PayloadTooLarge",
     "PositionError",
     "PublicationNotFound",
     "RegistryError",
@@ -235,7 +239,59 @@ class EventStoreError(Error):
 
 
 class ConcurrencyConflict(EventStoreError):
-    """Another writer appended to the stream first."""
+    """Another writer appended to the stream first.
+
+    Attributes:
+        stream: The stream.
+        expected: The version that was expected, or `"none"`, `"exists"`.
+        version: The version that the stream has, where it is known; 0 when there is no such stream.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stream: str = "",
+        expected: int | str | None = None,
+        version: int | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.stream = stream
+        self.expected = expected
+        self.version = version
+
+
+class InvalidEvent(EventStoreError):
+    """An event is not what its class says, or its class is not known well enough to read it.
+
+    Attributes:
+        event_type: The event's name.
+        stream: Its stream, when it is one that is stored.
+        sequence: Its number there.
+    """
+
+    def __init__(
+        self, message: str, *, event_type: str = "", stream: str = "", sequence: int = 0, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.event_type = event_type
+        self.stream = stream
+        self.sequence = sequence
+
+
+class PayloadTooLarge(EventStoreError):
+    """The payload of an event is larger than the store takes.
+
+    Attributes:
+        event_type: The event's name.
+        payload_bytes: Its size as JSON; 0 when the server refused it.
+    """
+
+    def __init__(self, message: str, *, event_type: str = "", payload_bytes: int = 0, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.event_type = event_type
+        self.payload_bytes = payload_bytes
 
 
 class ConfigError(Error, ValueError):

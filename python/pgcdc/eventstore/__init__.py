@@ -1,0 +1,35 @@
+"""Events in one PostgreSQL table: typed, in streams, appended and never changed; state as a fold of them."""
+
+from __future__ import annotations
+
+from pgcdc.errors import ConcurrencyConflict, EventStoreError, InvalidEvent, PayloadTooLarge
+from pgcdc.eventstore.context import caused_by, context
+from pgcdc.eventstore.event import Event, Registry, UnknownEvent, upcast
+from pgcdc.eventstore.plan import Plan, Step
+from pgcdc.eventstore.recorded import HistoryEntry, Recorded
+from pgcdc.eventstore.request import Append
+from pgcdc.eventstore.snapshots import Budget, Every
+from pgcdc.eventstore.store import EventStore
+from pgcdc.eventstore.store_async import AsyncEventStore
+
+__all__ = [
+    "Append",
+    "AsyncEventStore",
+    "Budget",
+    "ConcurrencyConflict",
+    "Event",
+    "EventStore",
+    "EventStoreError",
+    "Every",
+    "HistoryEntry",
+    "InvalidEvent",
+    "PayloadTooLarge",
+    "Plan",
+    "Recorded",
+    "Registry",
+    "Step",
+    "UnknownEvent",
+    "caused_by",
+    "context",
+    "upcast",
+]

@@ -1,0 +1,66 @@
+"""How a store connects, and what it sets on its own connections."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Any, Final
+
+import psycopg
+
+from pgcdc.errors import ConfigError
+
+__all__ = ["PREPARE", "is_quiet", "options_of"]
+
+PREPARE: Final = (
+    # What was appended survives the server's crash, whatever role or database say; a DSN that says otherwise is meant.
+    "SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings"
+    " WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client';"
+    " SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed';"
+    " SET row_security = off; SET timezone = 'UTC'"
+)
+_PATIENCE: Final[dict[str, Any]] = {
+    "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),
+    "keepalives_idle": 10,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 40_000,
+    "fallback_application_name": "pgcdc event store",
+}
+"""So that a dead network is noticed within a minute; what the DSN says comes first."""
+
+
+def options_of(dsn: str) -> dict[str, Any]:
+    """What to connect with.
+
+    Args:
+        dsn: As libpq understands it.
+
+    Returns:
+        libpq's parameters.
+
+    Raises:
+        ConfigError: When it is no DSN.
+    """
+    try:
+        return {**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(dsn), "client_encoding": "UTF8"}
+    except psycopg.Error:
+        # libpq quotes what it did not understand, which may be a part of a password.
+        raise ConfigError(
+            "the DSN is not a connection string that libpq understands",
+            hint="postgresql://user@host:5432/database, or host=… port=… user=… dbname=…",
+        ) from None
+
+
+def is_quiet(socket: int) -> bool:
+    """Whether nothing has come on an idle connection. Something that has is the server's farewell.
+
+    Args:
+        socket: Its file descriptor.
+
+    Returns:
+        Whether.
+    """
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return not poll.poll(0)

@@ -1,0 +1,79 @@
+"""The connections of a store: few, made when they are needed, and looked at before they are used again.
+
+Written by hand beside connections_async.py: the two wait by different means.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from pgcdc.eventstore.connecting import PREPARE, is_quiet, options_of
+
+__all__ = ["Connections"]
+
+
+class Connections:
+    """At most so many connections, the one that was used last first; for any number of threads.
+
+    Args:
+        dsn: Where to, as libpq understands it.
+        limit: How many at most; whoever wants one more waits.
+    """
+
+    def __init__(self, dsn: str, limit: int) -> None:
+        self._dsn = dsn
+        self._idle: list[psycopg.Connection[Any]] = []
+        self._free = threading.Semaphore(limit)
+
+    @contextmanager
+    def use(self, given: psycopg.Connection[Any] | None) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for a block: the caller's own, as it is, or one in autocommit mode.
+
+        Args:
+            given: The caller's own.
+
+        Yields:
+            The connection.
+
+        Raises:
+            psycopg.OperationalError: When the server cannot be reached.
+        """
+        if given is not None:
+            yield given
+            return
+        with self._free:
+            connection = self._take()
+            try:
+                yield connection
+            finally:
+                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                    connection.close()
+                else:
+                    self._idle.append(connection)
+
+    def _take(self) -> psycopg.Connection[Any]:
+        while True:
+            try:
+                connection = self._idle.pop()  # another thread may have taken the last one
+            except IndexError:
+                break
+            if not connection.closed and is_quiet(connection.fileno()):
+                return connection
+            connection.close()  # the server has said something meanwhile: that it ends
+        connection = psycopg.connect(autocommit=True, **options_of(self._dsn))
+        try:
+            connection.execute(PREPARE)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close those that are not in use."""
+        while self._idle:
+            self._idle.pop().close()

@@ -1,0 +1,78 @@
+"""The connections of an asynchronous store: few, made when they are needed, and looked at before they are used again.
+
+Written by hand beside connections.py: the two wait by different means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+
+from pgcdc.eventstore.connecting import PREPARE, is_quiet, options_of
+
+__all__ = ["AsyncConnections"]
+
+
+class AsyncConnections:
+    """At most so many connections, the one that was used last first.
+
+    Args:
+        dsn: Where to, as libpq understands it.
+        limit: How many at most; whoever wants one more waits.
+    """
+
+    def __init__(self, dsn: str, limit: int) -> None:
+        self._dsn = dsn
+        self._idle: list[psycopg.AsyncConnection[Any]] = []
+        self._free = asyncio.Semaphore(limit)
+
+    @asynccontextmanager
+    async def use(
+        self, given: psycopg.AsyncConnection[Any] | None = None
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A connection for a block: the caller's own, as it is, or one in autocommit mode.
+
+        Args:
+            given: The caller's own.
+
+        Yields:
+            The connection.
+
+        Raises:
+            psycopg.OperationalError: When the server cannot be reached.
+        """
+        if given is not None:
+            yield given
+            return
+        async with self._free:
+            connection = await self._take()
+            try:
+                yield connection
+            finally:
+                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                    await connection.close()
+                else:
+                    self._idle.append(connection)
+
+    async def _take(self) -> psycopg.AsyncConnection[Any]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and is_quiet(connection.fileno()):
+                return connection
+            await connection.close()  # the server has said something meanwhile: that it ends
+        connection = await psycopg.AsyncConnection.connect(autocommit=True, **options_of(self._dsn))
+        try:
+            await connection.execute(PREPARE)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Close those that are not in use."""
+        while self._idle:
+            await self._idle.pop().close()

@@ -1,0 +1,164 @@
+"""Making the store's tables: what is missing, as a plan, and the same done in one transaction.
+
+Source: PostgreSQL manual, "CREATE TABLE", "Explicit Locking" (advisory locks).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgcdc.errors import ConfigError
+from pgcdc.eventstore.migrations import migrations
+from pgcdc.eventstore.plan import INDEXES, Plan, Profile, Step
+from pgcdc.eventstore.statements import Statements
+
+__all__ = ["apply", "plan"]
+
+_LOCK = 0x65767374  # two that make the same schema at once come one after the other
+
+
+async def plan(
+    connection: psycopg.AsyncConnection[Any],
+    statements: Statements,
+    profile: Profile | None,
+    max_payload_bytes: int | None,
+) -> Plan:
+    """Find out what is missing.
+
+    Args:
+        connection: To the database.
+        statements: Of the store.
+        profile: The indexes that are wanted; None: those that are there, for a new store all.
+        max_payload_bytes: The limit that is wanted; None: the one that is there, for a new store 262,144.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: When the database is newer than this program, or a migration is not the one that was run.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    schema = statements.quoted
+    await cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.migrations",))
+    is_there = (await cursor.fetchone() or (False,))[0]
+    done: dict[int, tuple[str, str]] = {}
+    if is_there:
+        await cursor.execute(f"SELECT number, name, checksum FROM {schema}.migrations")  # noqa: S608
+        done = {number: (name, checksum) for number, name, checksum in await cursor.fetchall()}
+    steps: list[Step] = []
+    if not is_there:
+        steps.append(
+            Step(
+                f"schema {statements.schema} and its table of migrations",
+                f"CREATE SCHEMA IF NOT EXISTS {schema};\nCREATE TABLE {schema}.migrations (number integer PRIMARY KEY,"
+                " name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());",
+            )
+        )
+    known = migrations()
+    if newer := sorted(set(done) - {migration.number for migration in known}):
+        raise ConfigError(
+            f"the event store in the schema {statements.schema} has migration {newer[-1]}, this program has not",
+            hint="bring pgcdc up to date",
+        )
+    for migration in known:
+        if migration.number in done:
+            if done[migration.number][1] != migration.checksum:
+                raise ConfigError(
+                    f"migration {migration.number} ({migration.name}) is not the one that was run in the schema"
+                    f" {statements.schema}",
+                    hint="was a file of pgcdc changed? install the released package again",
+                )
+            continue
+        record = (
+            f"INSERT INTO {schema}.migrations (number, name, checksum)"  # noqa: S608
+            f" VALUES ({migration.number}, '{migration.name}', '{migration.checksum}');"
+        )
+        text = migration.text.replace("{schema}", schema)
+        steps.append(Step(f"migration {migration.number}: {migration.name}", f"{text}\n{record}"))
+    await cursor.execute(
+        "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass(%s)",
+        (f"{schema}.events",),
+    )
+    present = {name for (name,) in await cursor.fetchall()}
+    if profile is not None or 1 not in done:
+        steps += _index_steps(schema, present, profile or "full")
+    limit = await _limit(cursor, schema) if 1 in done else 262_144
+    if max_payload_bytes is not None and max_payload_bytes != limit:
+        if max_payload_bytes < 1:
+            raise ConfigError(
+                "the limit of a payload is at least one byte", hint="store.init(max_payload_bytes=65_536)"
+            )
+        steps.append(
+            Step(
+                f"payloads of at most {max_payload_bytes:,} bytes",
+                f"ALTER TABLE {schema}.events DROP CONSTRAINT IF EXISTS events_payload_size, ADD CONSTRAINT"
+                f" events_payload_size CHECK (pg_column_size(payload) <= {max_payload_bytes}) NOT VALID;",
+            )
+        )
+    publication = f"{statements.schema}_events"
+    await cursor.execute("SELECT FROM pg_publication WHERE pubname = %s", (publication,))
+    if await cursor.fetchone() is None:
+        steps.append(
+            Step(
+                f"publication {publication}",
+                f"CREATE PUBLICATION \"{publication}\" FOR TABLE {schema}.events WITH (publish = 'insert');",
+            )
+        )
+    return Plan(statements.schema, steps)
+
+
+async def apply(
+    connection: psycopg.AsyncConnection[Any],
+    statements: Statements,
+    profile: Literal["full", "lean"] | None,
+    max_payload_bytes: int | None,
+) -> Plan:
+    """Make what is missing, all of it or nothing.
+
+    Args:
+        connection: To the database.
+        statements: Of the store.
+        profile: As for `plan`.
+        max_payload_bytes: As for `plan`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: As for `plan`.
+    """
+    async with connection.transaction():
+        await connection.execute("SET LOCAL client_min_messages = error")  # wal_level is looked at by `check`
+        await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))
+        made = await plan(connection, statements, profile, max_payload_bytes)
+        for step in made.steps:
+            await connection.execute(step.sql)
+    return made
+
+
+def _index_steps(schema: str, present: set[str], profile: Profile) -> list[Step]:
+    if profile not in INDEXES:
+        raise ConfigError("the profile is full or lean", hint='store.init(profile="lean")')
+    wanted = INDEXES[profile]
+    others = {name for indexes in INDEXES.values() for name in indexes} - set(wanted)
+    steps = [
+        Step(f"index {name} dropped", f"DROP INDEX {schema}.{name};") for name in sorted(others) if name in present
+    ]
+    return steps + [
+        Step(f"index {name}", f"CREATE INDEX {name} ON {schema}.events {columns};")
+        for name, columns in wanted.items()
+        if name not in present
+    ]
+
+
+async def _limit(cursor: psycopg.AsyncCursor[tuple[Any, ...]], schema: str) -> int | None:
+    await cursor.execute(
+        "SELECT substring(pg_get_constraintdef(oid) FROM '<= (\\d+)')::bigint FROM pg_constraint"
+        " WHERE conrelid = to_regclass(%s) AND conname = 'events_payload_size'",
+        (f"{schema}.events",),
+    )
+    found = await cursor.fetchone()
+    return None if found is None else found[0]

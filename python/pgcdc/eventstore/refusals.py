@@ -1,0 +1,174 @@
+"""What the server said no with, as the exception that tells the caller what to do next.
+
+Source: PostgreSQL manual, "PostgreSQL Error Codes".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from pgcdc.errors import (
+    ConcurrencyConflict,
+    ConfigError,
+    ConnectionLost,
+    Error,
+    EventStoreError,
+    InvalidEvent,
+    PayloadTooLarge,
+)
+
+if TYPE_CHECKING:
+    from pgcdc.eventstore.statements import Statements
+
+__all__ = ["answered", "conflict", "refused"]
+
+
+def refused(error: psycopg.Error, statements: Statements, stream: str = "", expected: int | str | None = None) -> Error:
+    """The exception for what psycopg raised.
+
+    Args:
+        error: What it raised.
+        statements: Of the store.
+        stream: The stream, where it was about one.
+        expected: The version that the append expected.
+
+    Returns:
+        The exception, to be raised.
+    """
+    sqlstate = error.sqlstate or ""
+    constraint = error.diag.constraint_name or ""
+    if (sqlstate == "23505" and constraint == "events_stream_sequence") or sqlstate == "40001":
+        return conflict(stream, expected, None, sqlstate)
+    if sqlstate == "23514" and constraint == "events_payload_size":
+        return PayloadTooLarge(
+            "the payload of an event is larger than the database takes",
+            hint="store the document elsewhere, and a reference and a hash of it in the event; the limit is that of"
+            " store.init(max_payload_bytes=…)",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "22P05":
+        return InvalidEvent(
+            "an event has text with the character U+0000, which jsonb cannot hold",
+            hint="take it out, or store the document elsewhere and a reference in the event",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "55000" and constraint in ("streams_state", "streams_no_hole"):
+        return EventStoreError(
+            f"the stream {stream} did not take the event: {primary(error)}",
+            hint="read the stream again; a sequence follows the last one",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "22023" and constraint == "streams_type":
+        return _other_type(stream)
+    if sqlstate in ("42P01", "3F000", "42883", "42703"):
+        return ConfigError(
+            f"the event store is not there, or not of this version: {primary(error)}",
+            hint=f"store.init(), or pgcdc events init --schema {statements.schema}",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "42501":
+        return ConfigError(
+            f"the event store may not be used: {primary(error)}",
+            hint=f"GRANT USAGE ON SCHEMA {statements.quoted} TO …;"
+            f" GRANT SELECT, INSERT ON {statements.quoted}.events TO …;"
+            f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;",
+            sqlstate=sqlstate,
+        )
+    if (
+        sqlstate[:2] in ("08", "53")
+        or sqlstate[:3] == "57P"
+        or (not sqlstate and isinstance(error, psycopg.OperationalError))
+    ):
+        return ConnectionLost(
+            f"the event store's server cannot be reached: {primary(error)}",
+            hint="whether an append that was under way was done is not known: with event_ids it can be repeated",
+            sqlstate=error.sqlstate,
+        )
+    return EventStoreError(f"the event store's server refused: {primary(error)}", sqlstate=error.sqlstate)
+
+
+def conflict(
+    stream: str, expected: int | str | None, version: int | None, sqlstate: str | None = None
+) -> ConcurrencyConflict:
+    """The exception for an append that came too late.
+
+    Args:
+        stream: The stream.
+        expected: What was expected.
+        version: What is, where it is known.
+        sqlstate: The server's code, when it refused an INSERT.
+
+    Returns:
+        The exception, to be raised.
+    """
+    wanted = (
+        "" if expected is None else f", expected {expected if isinstance(expected, str) else f'version {expected}'}"
+    )
+    found = (
+        "another writer was first"
+        if version is None
+        else f"it is at version {version}"
+        if version
+        else "it does not exist"
+    )
+    return ConcurrencyConflict(
+        f"the stream {stream} is not as expected: {found}{wanted}",
+        hint="read the stream again, decide again, append again: store.retry(…) does",
+        stream=stream,
+        expected=expected,
+        version=version,
+        sqlstate=sqlstate,
+    )
+
+
+def answered(status: str, version: int, stream: str, expected: int | str) -> int:
+    """What the append function has said, as a version or an exception.
+
+    Args:
+        status: Its word.
+        version: Its version.
+        stream: The stream.
+        expected: What was expected.
+
+    Returns:
+        The version.
+
+    Raises:
+        ConcurrencyConflict: When another writer was first.
+        EventStoreError: When the stream is closed or of another type, or only some of the events were appended before.
+    """
+    if status in ("ok", "duplicate"):
+        return version
+    if status == "conflict":
+        raise conflict(stream, expected, version)
+    if status == "closed":
+        raise EventStoreError(f"the stream {stream} is closed", hint="begin another stream")
+    if status == "type":
+        raise _other_type(stream)
+    raise EventStoreError(
+        f"some of these events are in the stream {stream} already, and others are not",
+        hint="repeat an append with the same events and ids as the first time",
+    )
+
+
+def _other_type(stream: str) -> EventStoreError:
+    return EventStoreError(
+        f"the stream {stream} is of another stream_type", hint="leave stream_type out, or name the stream differently"
+    )
+
+
+def primary(error: psycopg.Error) -> str:
+    """The server's sentence alone, because details can hold values; libpq's first line when there was no server.
+
+    Args:
+        error: What psycopg raised.
+
+    Returns:
+        The sentence.
+    """
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, psycopg.OperationalError) and "invalid" not in text else type(error).__name__

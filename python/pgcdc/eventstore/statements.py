@@ -1,0 +1,110 @@
+"""The SQL of a store, for its schema."""
+# ruff: noqa: S608  (what is put in is a name that was looked at)
+
+from __future__ import annotations
+
+import re
+from typing import Final, LiteralString
+
+from pgcdc.errors import ConfigError
+
+__all__ = ["EXPECTED", "Statements", "expected_number"]
+
+EXPECTED: Final = {"none": 0, "any": -1, "exists": -2}
+"""What an append can expect, besides a version, as the function has it."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,46}")  # the publication is named SCHEMA_events
+
+
+class Statements:
+    """The statements, ready for psycopg.
+
+    Attributes:
+        schema: The schema's name.
+        quoted: The same as an identifier.
+    """
+
+    def __init__(self, schema: str) -> None:
+        if not _NAME.fullmatch(schema):
+            raise ConfigError(
+                "the name of the event store's schema cannot be",
+                hint="letters, digits and underscores, at most 47, not beginning with a digit",
+            )
+        self.schema = schema
+        self.quoted = f'"{schema}"'
+        # What is put in is a name that was just looked at.
+        es: LiteralString = self.quoted
+        self.append: LiteralString = f"SELECT status, version FROM {es}.append(%s, %s, %s, %s::jsonb, %s::jsonb)"
+        self.append_many: LiteralString = f"SELECT stream, status, version FROM {es}.append_many(%s::jsonb)"
+        self.insert: LiteralString = (
+            f"INSERT INTO {es}.events"
+            " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence, event_id)"
+            " SELECT %(stream)s, coalesce(%(type)s, split_part(%(stream)s, '-', 1)), e ->> 't', (e ->> 'v')::integer,"
+            " e -> 'p', %(metadata)s::jsonb, %(after)s::bigint + o, coalesce((e ->> 'id')::uuid, gen_random_uuid())"
+            " FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS u (e, o) ORDER BY o"
+        )
+        rows: LiteralString = (
+            f"FROM {es}.events WHERE stream_id = %s AND sequence > %s AND sequence <= %s ORDER BY sequence LIMIT %s"
+        )
+        self.load: LiteralString = f"SELECT sequence, event_type, event_version, payload::text, NULL {rows}"
+        self.load_timed: LiteralString = (
+            f"SELECT sequence, event_type, event_version, payload::text, occurred_at {rows}"
+        )
+        columns: LiteralString = (
+            "id, stream_type, sequence, event_type, event_version, event_id, occurred_at, metadata::text, payload::text"
+        )
+        self.read: LiteralString = (
+            f"SELECT {columns} FROM {es}.events WHERE stream_id = %s AND sequence > %s AND sequence <= %s"
+            " ORDER BY sequence LIMIT %s"
+        )
+        # A prefix, because occurred_at does not rise along a stream: up to before the first event that is later.
+        self.until: LiteralString = (
+            f"SELECT min(sequence) - 1 FROM {es}.events WHERE stream_id = %s AND occurred_at > %s"
+        )
+        self.snapshot: LiteralString = (
+            f"SELECT sequence, state FROM {es}.snapshots WHERE stream_id = %s AND projector = %s AND schema_hash = %s"
+        )
+        # A writer that was slower does not put an older state over a newer one.
+        self.save: LiteralString = (
+            f"INSERT INTO {es}.snapshots AS s (stream_id, projector, schema_hash, sequence, state)"
+            " VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (stream_id, projector) DO UPDATE SET schema_hash = EXCLUDED.schema_hash,"
+            " sequence = EXCLUDED.sequence, state = EXCLUDED.state, taken_at = now()"
+            " WHERE s.sequence < EXCLUDED.sequence"
+            " OR (s.sequence = EXCLUDED.sequence AND s.schema_hash <> EXCLUDED.schema_hash)"
+        )
+        self.type_of: LiteralString = f"SELECT stream_type, version FROM {es}.streams WHERE stream_id = %s"
+        self.drop_snapshots: LiteralString = (
+            f"DELETE FROM {es}.snapshots AS s WHERE %s::text IS NULL OR EXISTS"
+            f" (SELECT FROM {es}.streams AS t WHERE t.stream_id = s.stream_id AND t.stream_type = %s::text)"
+        )
+        # Lines of a JSON array each, but for what the client puts in: brackets, and commas for the delimiter. Text is
+        # quoted by the server, so neither the delimiter nor the quote of CSV can be in a value.
+        self.replay: LiteralString = (
+            "COPY (SELECT"
+            " to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END), payload,"
+            " to_json(stream_id), to_json(stream_type), sequence, to_json(event_id), to_json(occurred_at),"
+            " metadata, id"
+            f" FROM {es}.events WHERE id > %s ORDER BY id) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+        )
+
+
+def expected_number(expected: int | str) -> int:
+    """What an append expects, as the function has it.
+
+    Args:
+        expected: A version, `"any"`, `"none"` or `"exists"`.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: When it is something else.
+    """
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    if isinstance(expected, str) and expected in EXPECTED:
+        return EXPECTED[expected]
+    raise ConfigError(
+        "expected is a version or one of any, none, exists",
+        hint='expected="any", "none", "exists", or the version that load has returned',
+    )

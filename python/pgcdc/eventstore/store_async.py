@@ -1,0 +1,581 @@
+"""The event store in PostgreSQL: append, read, fold.
+
+Over 400 lines for the docstrings of its methods, which are the reference: one class has all that is done with a stream.
+
+Source: PostgreSQL manual, "Transaction Isolation" (Read Committed), "COPY".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time as clock
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgcdc.errors import ConcurrencyConflict, ConfigError
+from pgcdc.eventstore import migrating_async as migrating
+from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.connections_async import AsyncConnections
+from pgcdc.eventstore.context import current_metadata
+from pgcdc.eventstore.event import Event, Registry, default_registry
+from pgcdc.eventstore.folding import Fold, fold_of
+from pgcdc.eventstore.history import history_of
+from pgcdc.eventstore.lines import Lines
+from pgcdc.eventstore.plan import Plan, Profile
+from pgcdc.eventstore.recorded import HistoryEntry, Recorded
+from pgcdc.eventstore.refusals import answered, conflict, refused
+from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
+from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
+from pgcdc.eventstore.statements import Statements, expected_number
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["AsyncEventStore"]
+
+State = TypeVar("State")
+_ROWS: Final = 20_000  # that are in memory at once while a stream is folded
+_LAST: Final = 2**63 - 1
+_JSON: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+class AsyncEventStore:
+    """Events in one table of a PostgreSQL database, in streams.
+
+    It can be used from any number of tasks or threads, each with a connection of its own, up to `max_connections`.
+    `init()` makes the tables.
+
+    Args:
+        dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
+        schema: The schema of the tables.
+        events: Classes of events, or modules of such, for names that several classes have.
+        registry: Where classes are looked up; that of all classes that name no other.
+        snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
+        max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
+        max_connections: How many connections there are at most; whoever wants one more waits.
+    """
+
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        schema: str = "es",
+        events: Iterable[type[Event] | ModuleType] = (),
+        registry: Registry = default_registry,
+        snapshots: Mapping[type, SnapshotPolicy] | None = None,
+        max_payload_bytes: int = 262_144,
+        max_connections: int = 10,
+    ) -> None:
+        if max_connections < 1:
+            raise ConfigError("a store has at least one connection", hint="max_connections=10")
+        self._statements = Statements(schema)
+        self._codec = Codec(registry, events, max_payload_bytes)
+        self._connections = AsyncConnections(dsn, max_connections)
+        self._folds: dict[type, Fold[Any]] = {}
+        self._shapes: dict[type, Shape[Any]] = {}
+        self._policies = dict(snapshots or {})
+        for state in self._policies:
+            shape_of(self._shapes, state)
+
+    async def init(self, *, profile: Profile | None = None, max_payload_bytes: int | None = None) -> Plan:
+        """Make what is missing of the tables, in one transaction; nothing when all is there. Two at once are no harm.
+
+        Args:
+            profile: "full" has the indexes by (stream_type, occurred_at) and (event_type, occurred_at), "lean" a small
+                one by time, which spares a quarter of the server's time for an append. None: as it is, for a new store
+                "full". Changing it on a large table locks it meanwhile.
+            max_payload_bytes: The most that a payload may take in the database (as jsonb, which is not its size as
+                JSON). None: as it is, for a new store 262,144.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: When the role may not do it, or the database is newer than this program.
+        """
+        async with self._doing() as connection:
+            return await migrating.apply(connection, self._statements, profile, max_payload_bytes)
+
+    async def plan_init(self, *, profile: Profile | None = None, max_payload_bytes: int | None = None) -> Plan:
+        """Say what `init` would do.
+
+        Args:
+            profile: As for `init`.
+            max_payload_bytes: As for `init`.
+
+        Returns:
+            The plan, for `print`.
+
+        Raises:
+            ConfigError: When the database is newer than this program.
+        """
+        async with self._doing() as connection:
+            return await migrating.plan(connection, self._statements, profile, max_payload_bytes)
+
+    async def append(
+        self,
+        stream: str,
+        events: Iterable[Event],
+        *,
+        stream_type: str | None = None,
+        expected: Expected = "any",
+        metadata: Mapping[str, Any] | None = None,
+        event_ids: Sequence[UUID | str] | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> int:
+        """Append events to a stream: all of them or none, in one round trip.
+
+        Args:
+            stream: The stream's id.
+            events: The events. None at all appends nothing, and only looks whether the stream is as expected.
+            stream_type: Its type. Without it that of the stream, for a new one what its id has before the first `-`.
+            expected: The version that the stream has to have, `"none"` for one that must not exist, `"exists"`,
+                `"any"`.
+            metadata: What is said about these events, over what the `context` says.
+            event_ids: Ids of the events. An append that was done before with the same ids is not done again.
+            connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
+                The stream stays locked until that ends. Without it the append is its own transaction.
+
+        Returns:
+            The stream's version after it; for a repeated one the version after the events that are there.
+
+        Raises:
+            ConcurrencyConflict: When the stream is not as expected.
+            InvalidEvent: When an event's values are not of its fields' types.
+            PayloadTooLarge: When a payload is.
+            EventStoreError: When the stream is closed or of another type.
+            ConnectionLost: When the server is gone; whether it was done is not known then.
+
+        Source:
+            PostgreSQL manual, "Explicit Locking" (Row-Level Locks).
+        """
+        number = expected_number(expected)
+        encoded = encode_events(self._codec, events, event_ids)
+        if encoded == "[]":
+            return await self._look(stream, expected, connection)
+        about = self._codec.metadata(current_metadata(metadata))
+        async with self._doing(stream, expected, connection) as used:
+            cursor = used.cursor(row_factory=tuple_row)
+            await cursor.execute(self._statements.append, (stream, stream_type, number, encoded, about))
+            row = await cursor.fetchone()
+        assert row is not None, "the function returns a row"
+        return answered(row[0], row[1], stream, expected)
+
+    async def append_many(
+        self, appends: Iterable[Append], *, connection: psycopg.AsyncConnection[Any] | None = None
+    ) -> dict[str, int]:
+        """Append to several streams: to all of them or to none. They are locked in an order of their own.
+
+        Args:
+            appends: What is appended where; each stream once.
+            connection: Your own connection, as for `append`.
+
+        Returns:
+            The version of each stream after it.
+
+        Raises:
+            ConcurrencyConflict: When a stream is not as expected; its `stream` says which.
+            EventStoreError: As for `append`.
+        """
+        encoded, expected = encode_many(self._codec, appends, current_metadata)
+        async with self._doing(connection=connection) as used:
+            cursor = used.cursor(row_factory=tuple_row)
+            await cursor.execute(self._statements.append_many, (encoded,))
+            rows = await cursor.fetchall()
+        return {stream: answered(status, version, stream, expected[stream]) for stream, status, version in rows}
+
+    async def insert(
+        self,
+        stream: str,
+        events: Iterable[Event],
+        *,
+        after: int,
+        stream_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        event_ids: Sequence[UUID | str] | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> int:
+        """Append by a plain INSERT, for which the unique index says who was first (SQLSTATE 23505).
+
+        Any program that can INSERT may append so; a trigger advances the stream and refuses a hole. Unlike `append`, a
+        conflict aborts the transaction around it.
+
+        Args:
+            stream: The stream's id.
+            events: The events.
+            after: The version that the stream has: the first event gets the next number.
+            stream_type: Its type; without it what stands before the first `-` of its id.
+            metadata: As for `append`.
+            event_ids: Ids of the events.
+            connection: Your own connection, as for `append`.
+
+        Returns:
+            The stream's version after it.
+
+        Raises:
+            ConcurrencyConflict: When one of the numbers is taken.
+            EventStoreError: When there would be a hole, or the stream is closed or of another type.
+        """
+        given = list(events)
+        values = {
+            "stream": stream,
+            "type": stream_type,
+            "after": after,
+            "events": encode_events(self._codec, given, event_ids),
+            "metadata": self._codec.metadata(current_metadata(metadata)),
+        }
+        async with self._doing(stream, after, connection) as used:
+            await used.execute(self._statements.insert, values)
+        return after + len(given)
+
+    async def retry(
+        self,
+        stream: str,
+        state: type[State],
+        decide: Callable[[State], Iterable[Event]],
+        *,
+        stream_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        attempts: int = 10,
+    ) -> int:
+        """Load, decide, append; after a conflict again, until it is done or the attempts are used up.
+
+        Args:
+            stream: The stream's id.
+            state: The class of its state.
+            decide: From the state to the events that follow; it may be called several times, and raise.
+            stream_type: As for `append`.
+            metadata: As for `append`.
+            attempts: How often at most.
+
+        Returns:
+            The stream's version after it; as it was, when there was nothing to append.
+
+        Raises:
+            ConcurrencyConflict: When the last attempt came too late, too.
+            Exception: What `decide` raises.
+        """
+        if attempts < 1:
+            raise ConfigError("there is at least one attempt", hint="attempts=10")
+        for attempt in range(1, attempts + 1):
+            current, version = await self.load(stream, state)
+            decided = list(decide(current))
+            if not decided:
+                return version
+            try:
+                return await self.append(stream, decided, stream_type=stream_type, expected=version, metadata=metadata)
+            except ConcurrencyConflict as error:
+                if attempt == attempts:
+                    error.add_note(f"after {attempts} attempts")
+                    raise
+            # Writers that have met do not meet again at once: somewhere in a stretch that doubles.
+            await asyncio.sleep(random.uniform(0, min(0.25, 0.001 * 2**attempt)))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    async def read(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> list[Recorded]:
+        """Read events of a stream with their envelopes, in order.
+
+        Args:
+            stream: The stream's id.
+            after: The sequence behind which to begin.
+            limit: How many at most. All are in memory at once.
+            connection: Your own connection, to see what its transaction has appended.
+
+        Returns:
+            The events; none when there is no such stream.
+
+        Raises:
+            InvalidEvent: When a payload is not what its class says.
+        """
+        return await self._read(stream, after, _LAST, limit, connection)
+
+    async def load(
+        self, stream: str, state: type[State], *, connection: psycopg.AsyncConnection[Any] | None = None
+    ) -> tuple[State, int]:
+        """Fold a stream: `state()`, then `apply(event)` of it for each event, or a method for each kind of event.
+
+        `apply` returns the state after the event. Without it `on_order_paid` takes each `OrderPaid`; it may return
+        None, when it has changed the state in its place. Each may take a second argument, the event's `occurred_at`. An
+        event that no class is known for changes nothing.
+
+        Where snapshots are on for the class, it begins with the last one, and takes one when the policy says so.
+
+        Args:
+            stream: The stream's id.
+            state: The class of the state.
+            connection: Your own connection, as for `read`.
+
+        Returns:
+            The state and the version it is of: what `append` expects. `(state(), 0)` when there is no such stream.
+
+        Raises:
+            InvalidEvent: When a payload is not what its class says.
+            Exception: What the state's class raises; a note says at which event.
+        """
+        fold = self._fold(state)
+        policy = self._policies.get(state)
+        async with self._doing(stream, connection=connection) as used:
+            current, version = fold.begin(), 0
+            began = clock.perf_counter()
+            if policy is not None:
+                current, version = await self._snapshot(used, stream, state, current)
+            begun_at = version
+            current, version = await self._over(used, fold, stream, current, version, _LAST)
+            if policy is not None and policy.is_due(version - begun_at, clock.perf_counter() - began):
+                await self._save(used, stream, state, current, version, is_own=connection is None)
+        return current, version
+
+    async def state(
+        self,
+        stream: str,
+        state: type[State],
+        *,
+        at: int | datetime,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> tuple[State, int]:
+        """Fold a stream up to a moment in its past.
+
+        Args:
+            stream: The stream's id.
+            state: The class of the state.
+            at: A sequence, or an aware time: then all up to before the first event that is later.
+            connection: Your own connection, as for `read`.
+
+        Returns:
+            The state then, and the version it is of.
+
+        Raises:
+            ConfigError: When the time has no zone.
+            InvalidEvent: As for `load`.
+        """
+        fold = self._fold(state)
+        async with self._doing(stream, connection=connection) as used:
+            until = await self._until(used, stream, at)
+            return await self._over(used, fold, stream, fold.begin(), 0, until)
+
+    async def history(
+        self,
+        stream: str,
+        state: type[Any] | None = None,
+        *,
+        at: int | datetime | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> list[HistoryEntry]:
+        """Tell how a stream got where it is.
+
+        Args:
+            stream: The stream's id.
+            state: The class of its state, for what each event has changed; without it the payloads are told.
+            at: Up to which moment, as for `state`; None: all.
+            connection: Your own connection, as for `read`.
+
+        Returns:
+            An entry for each event. All are in memory at once.
+
+        Raises:
+            InvalidEvent: As for `load`.
+        """
+        fold = None if state is None else self._fold(state)
+        async with self._doing(stream, connection=connection) as used:
+            until = _LAST if at is None else await self._until(used, stream, at)
+            events = await self._read(stream, 0, until, None, used)
+        return history_of(events, fold)
+
+    async def replay(
+        self,
+        *,
+        after_id: int = 0,
+        batch: int = 1000,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> AsyncIterator[list[Recorded]]:
+        """Read all events of all streams as they were at one moment, in the order in which they were written.
+
+        Within a stream that is the order of its sequence. Over streams it is not the order of commits, and an event
+        that commits later can have a smaller `id`: to follow what is new, use a projection, never this.
+
+        Args:
+            after_id: The `id` behind which to begin.
+            batch: How many events are in memory at once.
+            connection: Your own connection; it is busy until the end.
+
+        Yields:
+            Lists of events with their envelopes.
+
+        Raises:
+            InvalidEvent: When a payload is not what its class says.
+
+        Source:
+            PostgreSQL manual, "COPY".
+        """
+        lines = Lines(self._codec)
+        rows: list[Any] = []
+        async with self._doing(connection=connection) as used:
+            cursor = used.cursor(row_factory=tuple_row)
+            async with cursor.copy(self._statements.replay, (after_id,)) as copy:
+                async for row in copy:
+                    rows.append(row)
+                    if len(rows) == batch:
+                        yield lines.decode(b"".join(rows))
+                        rows.clear()
+                if rows:
+                    yield lines.decode(b"".join(rows))
+
+    async def drop_snapshots(self, stream_type: str | None = None) -> int:
+        """Throw snapshots away; states are folded from their events again.
+
+        Args:
+            stream_type: Of which streams; None: all.
+
+        Returns:
+            How many there were.
+        """
+        async with self._doing() as connection:
+            cursor = await connection.execute(self._statements.drop_snapshots, (stream_type, stream_type))
+            return cursor.rowcount
+
+    async def close(self) -> None:
+        """Close the connections that are not in use. The store can be used again."""
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def _doing(
+        self,
+        stream: str = "",
+        expected: Expected | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A connection for a block; what the server refuses is told in our words."""
+        try:
+            async with self._connections.use(connection) as used:
+                yield used
+        except psycopg.Error as error:
+            raise refused(error, self._statements, stream, expected) from error
+
+    def _fold(self, state: type[State]) -> Fold[State]:
+        if state not in self._folds:
+            self._codec.adopt(state.__module__)
+        return fold_of(self._folds, state, self._codec.registry)
+
+    async def _look(self, stream: str, expected: Expected, connection: psycopg.AsyncConnection[Any] | None) -> int:
+        """The version of a stream that is as expected."""
+        async with self._doing(stream, expected, connection) as used:
+            cursor = used.cursor(row_factory=tuple_row)
+            await cursor.execute(self._statements.type_of, (stream,))
+            row = await cursor.fetchone()
+        version: int = 0 if row is None else row[1]
+        fits = {"any": True, "none": row is None, "exists": row is not None}
+        if not (fits[expected] if isinstance(expected, str) else version == expected):
+            raise conflict(stream, expected, version)
+        return version
+
+    async def _over(
+        self,
+        used: psycopg.AsyncConnection[Any],
+        fold: Fold[State],
+        stream: str,
+        state: State,
+        version: int,
+        until: int,
+    ) -> tuple[State, int]:
+        """Fold the events behind a version."""
+        cursor = used.cursor(binary=True, row_factory=tuple_row)
+        while True:
+            statement = self._statements.load_timed if fold.is_timed else self._statements.load
+            await cursor.execute(statement, (stream, version, until, _ROWS))
+            rows = await cursor.fetchall()
+            state, version = fold.over(rows, state, version, self._codec, stream)
+            if len(rows) < _ROWS:
+                return state, version
+
+    async def _read(
+        self,
+        stream: str,
+        after: int,
+        until: int,
+        limit: int | None,
+        connection: psycopg.AsyncConnection[Any] | None,
+    ) -> list[Recorded]:
+        async with self._doing(stream, connection=connection) as used:
+            cursor = used.cursor(binary=True, row_factory=tuple_row)
+            await cursor.execute(self._statements.read, (stream, after, until, limit))
+            rows = await cursor.fetchall()
+        decode = self._codec.decode
+        return [
+            Recorded(
+                event=decode(name, number, payload, stream, sequence),
+                stream_id=stream,
+                stream_type=stream_type,
+                sequence=sequence,
+                event_id=event_id,
+                occurred_at=occurred_at,
+                metadata=_JSON.decode(metadata),
+                id=place,
+                event_type=name,
+                event_version=number,
+            )
+            for place, stream_type, sequence, name, number, event_id, occurred_at, metadata, payload in rows
+        ]
+
+    async def _until(self, used: psycopg.AsyncConnection[Any], stream: str, at: int | datetime) -> int:
+        """The last sequence of a moment."""
+        if not isinstance(at, datetime):
+            return at
+        if at.tzinfo is None:
+            raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
+        cursor = used.cursor(row_factory=tuple_row)
+        await cursor.execute(self._statements.until, (stream, at))
+        row = await cursor.fetchone()
+        return _LAST if row is None or row[0] is None else row[0]
+
+    async def _snapshot(
+        self, used: psycopg.AsyncConnection[Any], stream: str, state: type[State], begin: State
+    ) -> tuple[State, int]:
+        """The last snapshot of this shape of the state, or what there is before the first event."""
+        shape = shape_of(self._shapes, state)
+        cursor = used.cursor(binary=True, row_factory=tuple_row)
+        await cursor.execute(self._statements.snapshot, (stream, shape.projector, shape.schema_hash))
+        row = await cursor.fetchone()
+        stored = False if row is None else shape.decode(row[1])
+        return (begin, 0) if row is None or stored is False else (stored, row[0])
+
+    async def _save(
+        self,
+        used: psycopg.AsyncConnection[Any],
+        stream: str,
+        state: type[State],
+        current: State,
+        version: int,
+        *,
+        is_own: bool,
+    ) -> None:
+        if not is_own:
+            return  # a refusal would abort the caller's transaction
+        shape = shape_of(self._shapes, state)
+        row = (stream, shape.projector, shape.schema_hash, version, shape.encode(current))
+        # A standby, or a role that reads only: the state is right without it.
+        with suppress(psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege):
+            await used.execute(self._statements.save, row)
