@@ -10,6 +10,7 @@ import typer
 from pgcdc import __version__
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
+from pgcdc.cli.events import events
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
 
@@ -28,6 +29,7 @@ _application.command("run")(run_pipeline)
 _application.command()(demo)
 _application.add_typer(schema, name="schema")
 _application.add_typer(deadletter, name="deadletter")
+_application.add_typer(events, name="events")
 
 
 def _print_version(wanted: bool) -> None:

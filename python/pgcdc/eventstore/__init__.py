@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgcdc.errors import ConcurrencyConflict, EventStoreError, InvalidEvent, PayloadTooLarge
 from pgcdc.eventstore.context import caused_by, context
 from pgcdc.eventstore.event import Event, Registry, UnknownEvent, upcast
+from pgcdc.eventstore.findings import Finding, StoreStatistics, StreamTypeStatistics
 from pgcdc.eventstore.plan import Plan, Step
 from pgcdc.eventstore.recorded import HistoryEntry, Recorded
 from pgcdc.eventstore.request import Append
@@ -21,6 +22,7 @@ __all__ = [
     "EventStore",
     "EventStoreError",
     "Every",
+    "Finding",
     "HistoryEntry",
     "InvalidEvent",
     "PayloadTooLarge",
@@ -28,6 +30,8 @@ __all__ = [
     "Recorded",
     "Registry",
     "Step",
+    "StoreStatistics",
+    "StreamTypeStatistics",
     "UnknownEvent",
     "caused_by",
     "context",

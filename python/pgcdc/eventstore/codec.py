@@ -205,10 +205,12 @@ class Codec:
             InvalidEvent: When the payload is not one of the class.
         """
         try:
-            return self.reader(name, version)(payload)
+            decode = self.reader(name, version)
         except InvalidEvent as error:
             error.stream, error.sequence = stream, sequence
             raise
+        try:
+            return decode(payload)
         except Exception as error:
             raise self.invalid(name, version, error, stream, sequence) from error
 

@@ -31,6 +31,10 @@ class Upcaster:
         self.version = version
         self.function = function
 
+    def __call__(self, payload: Payload) -> Payload:
+        """Take one step; in a class it is a static method."""
+        return self.function(payload)
+
 
 def upcast(version: int) -> Callable[[Callable[[Payload], Payload]], Upcaster]:
     """Mark a static method of an event's class as what makes a payload of `version` one of `version + 1`.
@@ -176,7 +180,9 @@ def _wrong(name: str, what: str, hint: str) -> ConfigError:
     return ConfigError(f"the event class {name} cannot be: {what}", hint=hint)
 
 
-class Event(msgspec.Struct, metaclass=EventType, gc=False, tag_field="event_type", registry=default_registry):
+class Event(
+    msgspec.Struct, metaclass=EventType, frozen=True, gc=False, tag_field="event_type", registry=default_registry
+):
     """Base of all events: `class OrderPaid(Event, tag="OrderPaid", version=1)`, with fields as msgspec has them.
 
     An event is frozen, and the garbage collector does not follow it: it is not meant to be part of a cycle.

@@ -81,10 +81,10 @@ class Statements:
         # quoted by the server, so neither the delimiter nor the quote of CSV can be in a value.
         self.replay: LiteralString = (
             "COPY (SELECT"
-            " to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END), payload,"
-            " to_json(stream_id), to_json(stream_type), sequence, to_json(event_id), to_json(occurred_at),"
-            " metadata, id"
-            f" FROM {es}.events WHERE id > %s ORDER BY id) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+            " to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END),"
+            " payload, to_json(stream_id), to_json(stream_type), sequence, to_json(event_id), to_json(occurred_at),"
+            f" metadata, id FROM {es}.events WHERE id > %s ORDER BY id)"
+            " TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
         )
 
 

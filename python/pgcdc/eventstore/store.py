@@ -23,11 +23,12 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError
-from pgcdc.eventstore import migrating
+from pgcdc.eventstore import inspecting, migrating
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.event import Event, Registry, default_registry
+from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
 from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
@@ -449,6 +450,27 @@ class EventStore:
         with self._doing() as connection:
             cursor = connection.execute(self._statements.drop_snapshots, (stream_type, stream_type))
             return cursor.rowcount
+
+    def stats(self) -> StoreStatistics:
+        """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay.
+
+        Returns:
+            The numbers, also for `print`.
+        """
+        with self._doing() as connection:
+            return inspecting.statistics(connection, self._statements)
+
+    def check(self, *, deep: bool = False) -> list[Finding]:
+        """Go through the checklist of event sourcing on the live database; what is tried is rolled back.
+
+        Args:
+            deep: Whether all streams are looked at for holes, which reads an index of all events.
+
+        Returns:
+            A finding for each point, also for `print`.
+        """
+        with self._doing() as connection:
+            return inspecting.check(connection, self._statements, deep=deep)
 
     def close(self) -> None:
         """Close the connections that are not in use. The store can be used again."""

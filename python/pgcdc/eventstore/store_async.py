@@ -22,11 +22,13 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError
+from pgcdc.eventstore import inspecting_async as inspecting
 from pgcdc.eventstore import migrating_async as migrating
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.connections_async import AsyncConnections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.event import Event, Registry, default_registry
+from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
 from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
@@ -448,6 +450,27 @@ class AsyncEventStore:
         async with self._doing() as connection:
             cursor = await connection.execute(self._statements.drop_snapshots, (stream_type, stream_type))
             return cursor.rowcount
+
+    async def stats(self) -> StoreStatistics:
+        """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay.
+
+        Returns:
+            The numbers, also for `print`.
+        """
+        async with self._doing() as connection:
+            return await inspecting.statistics(connection, self._statements)
+
+    async def check(self, *, deep: bool = False) -> list[Finding]:
+        """Go through the checklist of event sourcing on the live database; what is tried is rolled back.
+
+        Args:
+            deep: Whether all streams are looked at for holes, which reads an index of all events.
+
+        Returns:
+            A finding for each point, also for `print`.
+        """
+        async with self._doing() as connection:
+            return await inspecting.check(connection, self._statements, deep=deep)
 
     async def close(self) -> None:
         """Close the connections that are not in use. The store can be used again."""

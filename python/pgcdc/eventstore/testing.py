@@ -1,4 +1,4 @@
-"""Tests of decisions: given these events, when this is wanted, then that follows. Neither a server nor a store is needed.
+"""Tests of decisions: given these events, when this is wanted, then that follows. No server and no store is needed.
 
     given(Order, OrderCreated("1", "anna", items)).when(pay, Decimal(5)).then(OrderPaid(items, Decimal(5)))
     given(Order).when(pay, Decimal(5)).then_raises(WrongOrder)

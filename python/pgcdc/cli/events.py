@@ -1,0 +1,189 @@
+"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pgcdc.eventstore import EventStore, HistoryEntry
+
+__all__ = ["events"]
+
+events = typer.Typer(
+    help="The event store: its tables, a stream's history, numbers, the checklist.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+_Dsn = Annotated[str, typer.Option(help="Where to connect to, as libpq has it; without it PG* variables.")]
+_Schema = Annotated[str, typer.Option(help="The schema of the store's tables.")]
+_Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
+
+
+@events.command()
+def init(
+    dsn: _Dsn = "",
+    schema: _Schema = "es",
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="full|lean", help="The indexes: by type and time (full), or a small one by time."),
+    ] = None,
+    max_payload_bytes: Annotated[int | None, typer.Option(min=1, help="The most that a payload may take.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the SQL that would be run, and change nothing.")
+    ] = False,
+    json: _Json = False,
+) -> None:
+    """Make what is missing of the tables; nothing when all is there."""
+    import msgspec
+
+    with _store(dsn, schema) as store:
+        wanted: dict[str, Any] = {"profile": profile, "max_payload_bytes": max_payload_bytes}
+        plan = store.plan_init(**wanted) if dry_run else store.init(**wanted)
+    if json:
+        typer.echo(msgspec.json.encode(plan).decode())
+    elif dry_run and plan.steps:
+        typer.echo("\n\n".join(f"-- {step.what}\n{step.sql}" for step in plan.steps))
+    else:
+        typer.echo(str(plan))
+
+
+@events.command()
+def history(
+    stream: Annotated[str, typer.Argument(help="The stream, as in order-123.")],
+    dsn: _Dsn = "",
+    schema: _Schema = "es",
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS", help="The class of the state: what each event has changed, not its payload."
+        ),
+    ] = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--events", metavar="MODULE", help="Where classes of events are; several times.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="SEQUENCE|TIME", help="Up to an event, or a time as 2026-11-27T12:00:00+01:00."),
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """Tell how a stream got where it is: each event, when, by whom, and what it has changed."""
+    import msgspec
+
+    modules = [_module(name) for name in module or []]
+    state_class = None if state is None else _class(state)
+    with _store(dsn, schema, events=modules) as store:
+        entries = store.history(stream, state_class, at=None if at is None else _moment(at))
+    if json:
+        for entry in entries:
+            typer.echo(msgspec.json.encode(_flat(entry)).decode())
+        return
+    if not entries:
+        typer.echo(f"the stream {stream} has no events{'' if at is None else ' up to then'}", err=True)
+        raise typer.Exit(1)
+    for entry in entries:
+        typer.echo(_text(entry))
+
+
+@events.command()
+def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
+    """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay."""
+    import msgspec
+
+    with _store(dsn, schema) as store:
+        found = store.stats()
+    typer.echo(msgspec.json.encode(found).decode() if json else str(found))
+
+
+@events.command()
+def check(
+    dsn: _Dsn = "",
+    schema: _Schema = "es",
+    deep: Annotated[bool, typer.Option("--deep", help="Look at all streams for holes.")] = False,
+    json: _Json = False,
+) -> None:
+    """Go through the checklist of event sourcing, live; exits with 1 when a point has failed."""
+    import msgspec
+
+    with _store(dsn, schema) as store:
+        findings = store.check(deep=deep)
+    typer.echo(msgspec.json.encode(findings).decode() if json else "\n".join(map(str, findings)))
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _store(dsn: str, schema: str, **options: Any) -> EventStore:
+    from pgcdc.eventstore import EventStore
+
+    return EventStore(dsn, schema=schema, max_connections=1, **options)
+
+
+def _module(name: str) -> ModuleType:
+    from pgcdc.errors import ConfigError
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: modules of the folder one is in
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        raise ConfigError(
+            f"there is no module {name}", hint="name it as in `import`, from the folder that it is in"
+        ) from None
+
+
+def _class(path: str) -> type:
+    from pgcdc.errors import ConfigError
+
+    module, _, name = path.partition(":")
+    found = getattr(_module(module), name, None) if name else None
+    if not isinstance(found, type):
+        raise ConfigError(f"there is no class {path}", hint="MODULE:CLASS, as in shop.orders:Order")
+    return found
+
+
+def _moment(at: str) -> int | datetime:
+    from pgcdc.errors import ConfigError
+
+    if at.isdecimal():
+        return int(at)
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        raise ConfigError(
+            "--at is neither a sequence nor a time", hint="--at 3, or --at 2026-11-27T12:00:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _flat(entry: HistoryEntry) -> dict[str, Any]:
+    recorded = entry.recorded
+    return {
+        "stream_id": recorded.stream_id,
+        "sequence": entry.sequence,
+        "event_type": entry.event_type,
+        "event_version": recorded.event_version,
+        "event_id": recorded.event_id,
+        "occurred_at": entry.occurred_at,
+        "actor": entry.actor,
+        "metadata": recorded.metadata,
+        "changes": {path: {"before": before, "after": after} for path, (before, after) in entry.changes.items()},
+    }
+
+
+def _text(entry: HistoryEntry) -> str:
+    import msgspec
+
+    when = entry.occurred_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+    lines = [f"{entry.sequence:>6}  {when}  {entry.event_type}  by {entry.actor or 'nobody that is known'}"]
+    for path, (before, after) in entry.changes.items():
+        then = msgspec.json.encode(after).decode()
+        lines.append(f"{'':8}{path}: {'' if before is None else f'{msgspec.json.encode(before).decode()} → '}{then}")
+    return "\n".join(lines)

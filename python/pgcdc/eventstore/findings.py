@@ -1,0 +1,110 @@
+"""What `stats` and `check` have found, as values for programs and as text for people."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+
+__all__ = ["PAYS_MILLISECONDS", "Finding", "StoreStatistics", "StreamTypeStatistics"]
+
+PAYS_MILLISECONDS: Final = 20.0
+"""Below this a stream is read from its beginning quickly enough: a snapshot is one more thing that can be wrong."""
+
+
+class StreamTypeStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The streams of one type.
+
+    Attributes:
+        stream_type: The type.
+        streams: How many there are.
+        events: How many events they have, those that were archived included.
+        longest: How many events the longest has.
+        load_milliseconds: What it takes to read and decode the longest, by what was measured; the fold comes on top.
+        snapshots: How many snapshots there are of them.
+        snapshots_pay: Whether they are worth it.
+    """
+
+    stream_type: str
+    streams: int
+    events: int
+    longest: int
+    load_milliseconds: float
+    snapshots: int
+    snapshots_pay: bool
+
+
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of a store.
+
+    Attributes:
+        schema: Its schema.
+        streams: How many streams there are.
+        events: How many events they have, those that were archived included.
+        table_bytes: What the events take, without indexes.
+        index_bytes: What their indexes take.
+        payload_bytes: The mean size of a payload in the table, compressed where it is; of the last thousand events.
+        largest_payload_bytes: The largest of these.
+        oldest: When the first event occurred that is in the table; None when there is none.
+        microseconds_per_event: What reading and decoding an event of the longest stream takes here and now.
+        types: The stream types, those with most events first.
+    """
+
+    schema: str
+    streams: int
+    events: int
+    table_bytes: int
+    index_bytes: int
+    payload_bytes: float
+    largest_payload_bytes: int
+    oldest: datetime | None
+    microseconds_per_event: float
+    types: list[StreamTypeStatistics]
+
+    def __str__(self) -> str:
+        """Some lines for people."""
+        lines = [
+            f"event store in the schema {self.schema}: {self.events:,} events in {self.streams:,} streams",
+            f"table {_bytes(self.table_bytes)}, indexes {_bytes(self.index_bytes)}; payloads {self.payload_bytes:,.0f}"
+            f" bytes on average, {self.largest_payload_bytes:,} at most (the last thousand events)",
+            f"reading an event takes {self.microseconds_per_event:.1f} µs",
+        ]
+        for one in self.types:
+            verdict = "snapshots pay" if one.snapshots_pay else f"no snapshots needed below {PAYS_MILLISECONDS:.0f} ms"
+            lines.append(
+                f"  {one.stream_type}: {one.events:,} events in {one.streams:,} streams, the longest {one.longest:,}:"
+                f" {one.load_milliseconds:.1f} ms without a snapshot; {verdict}; {one.snapshots:,} there"
+            )
+        return "\n".join(lines)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One point of the checklist.
+
+    Attributes:
+        number: Its number.
+        what: What is asked for.
+        status: "ok", "warning", "failed", or "nothing" when there is nothing yet that it could be about.
+        found: What was found.
+        hint: What to do; None when nothing.
+    """
+
+    number: int
+    what: str
+    status: Literal["ok", "warning", "failed", "nothing"]
+    found: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        """A line, and one for the hint."""
+        line = f"{self.number} {self.status:<8}{self.what}: {self.found}"
+        return line if self.hint is None else f"{line}\n  {'':8}{self.hint}"
+
+
+def _bytes(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 10_000:
+            return f"{count:,} {unit}"
+        count //= 1024
+    return f"{count:,} TB"

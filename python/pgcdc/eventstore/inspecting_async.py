@@ -1,0 +1,283 @@
+"""Looking at a store: numbers, and the checklist of event sourcing on the live database.
+
+What is tried is tried in a transaction that is rolled back.
+"""
+
+from __future__ import annotations
+
+import time as clock
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgcdc.eventstore.findings import PAYS_MILLISECONDS, Finding, StoreStatistics, StreamTypeStatistics
+from pgcdc.eventstore.statements import Statements
+
+__all__ = ["check", "statistics"]
+
+_LARGE: Final = 65_536
+_OLD: Final = timedelta(days=365)
+_MEASURED: Final = 10_000
+
+
+async def statistics(connection: psycopg.AsyncConnection[Any], statements: Statements) -> StoreStatistics:
+    """Count and measure.
+
+    Args:
+        connection: To the database.
+        statements: Of the store.
+
+    Returns:
+        The numbers.
+    """
+    es = statements.quoted
+    per_event = await _microseconds_per_event(connection, statements)
+    rows = await _all(
+        connection,
+        f"SELECT s.stream_type, count(*), sum(s.version)::bigint, max(s.version), count(n.stream_id)"  # noqa: S608
+        f" FROM {es}.streams s LEFT JOIN (SELECT DISTINCT stream_id FROM {es}.snapshots) n USING (stream_id)"
+        " GROUP BY 1 ORDER BY 3 DESC, 1",
+    )
+    types = [
+        StreamTypeStatistics(
+            stream_type=name,
+            streams=streams,
+            events=events,
+            longest=longest,
+            load_milliseconds=longest * per_event / 1000,
+            snapshots=snapshots,
+            snapshots_pay=longest * per_event / 1000 > PAYS_MILLISECONDS,
+        )
+        for name, streams, events, longest, snapshots in rows
+    ]
+    ((table_bytes, index_bytes),) = await _all(
+        connection, "SELECT pg_table_size(%s::regclass), pg_indexes_size(%s::regclass)", f"{es}.events", f"{es}.events"
+    )
+    mean, largest = await _payloads(connection, es)
+    ((oldest,),) = await _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1") or [(None,)]  # noqa: S608
+    return StoreStatistics(
+        schema=statements.schema,
+        streams=sum(one.streams for one in types),
+        events=sum(one.events for one in types),
+        table_bytes=table_bytes,
+        index_bytes=index_bytes,
+        payload_bytes=mean,
+        largest_payload_bytes=largest,
+        oldest=oldest,
+        microseconds_per_event=per_event,
+        types=types,
+    )
+
+
+async def check(connection: psycopg.AsyncConnection[Any], statements: Statements, *, deep: bool) -> list[Finding]:
+    """Go through the checklist.
+
+    Args:
+        connection: To the database, in no transaction.
+        statements: Of the store.
+        deep: Whether all streams are looked at for holes, not only those of the last events.
+
+    Returns:
+        A finding for each point.
+    """
+    return [
+        await _unique(connection, statements, deep),
+        await _conflicts(connection, statements),
+        await _projections(connection, statements, 3, "projections are idempotent"),
+        await _snapshots(connection, statements),
+        await _small(connection, statements),
+        await _retention(connection, statements),
+        await _projections(connection, statements, 7, "any projection is rebuilt by one command"),
+        await _append_only(connection, statements),
+    ]
+
+
+async def _unique(connection: psycopg.AsyncConnection[Any], statements: Statements, deep: bool) -> Finding:
+    what = "unique index on (stream_id, sequence), and no holes"
+    es = statements.quoted
+    found = await _all(
+        connection,
+        "SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisunique AND indisvalid AND indpred IS NULL"
+        " AND pg_get_indexdef(indexrelid) LIKE '%% USING btree (stream_id, sequence)'",
+        f"{es}.events",
+    )
+    if not found:
+        hint = f"CREATE UNIQUE INDEX events_stream_sequence ON {es}.events (stream_id, sequence);"
+        return Finding(number=1, what=what, status="failed", found="there is no such index", hint=hint)
+    some = "" if deep else f" WHERE stream_id IN (SELECT stream_id FROM {es}.events ORDER BY id DESC LIMIT 1000)"  # noqa: S608
+    rows = await _all(
+        connection,
+        f"SELECT s.stream_id FROM {es}.streams s JOIN (SELECT stream_id, count(*) AS events, max(sequence) AS last"  # noqa: S608
+        f" FROM {es}.events{some} GROUP BY 1) e USING (stream_id)"
+        " WHERE e.last <> s.version OR e.events <> s.version - s.archived_through LIMIT 1",
+    )
+    if rows:
+        hint = "was the table changed under pgcdc.maintenance, or restored in part? restore it from a backup"
+        return Finding(
+            number=1,
+            what=what,
+            status="failed",
+            found=f"the stream {rows[0][0]} has a hole, or another version",
+            hint=hint,
+        )
+    return Finding(
+        number=1,
+        what=what,
+        status="ok",
+        found="all streams are whole" if deep else "so it is for the last 1,000 events",
+    )
+
+
+async def _conflicts(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+    what = "of two writers one gets a conflict"
+    stream = f"pgcdc.check-{uuid.uuid4()}"
+    events = '[{"t": "pgcdc.check", "v": 1, "p": {}}]'
+    values = {"stream": stream, "type": None, "after": 0, "events": events, "metadata": "{}"}
+    late, said = None, []
+    try:
+        async with connection.transaction(force_rollback=True):
+            for _ in range(2):
+                rows = await _all(connection, statements.append, stream, None, 0, events, "{}")
+                said.append(rows[0][0])
+            try:
+                async with connection.transaction():
+                    await connection.execute(statements.insert, values)
+            except psycopg.errors.UniqueViolation as error:
+                late = error.diag.constraint_name
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
+        return Finding(number=2, what=what, status="nothing", found="this role may not append, so it was not tried")
+    if said == ["ok", "conflict"] and late == "events_stream_sequence":
+        return Finding(number=2, what=what, status="ok", found="tried by append and by INSERT (23505), rolled back")
+    return Finding(
+        number=2,
+        what=what,
+        status="failed",
+        found=f"append said {' and '.join(said)}, INSERT was {'not ' if late is None else ''}refused",
+        hint="the function or the triggers are not those of pgcdc: compare with its migrations",
+    )
+
+
+async def _projections(
+    connection: psycopg.AsyncConnection[Any], statements: Statements, number: int, what: str
+) -> Finding:
+    ((count, parked),) = await _all(
+        connection,
+        f"SELECT count(*), count(*) FILTER (WHERE status = 'parked') FROM {statements.quoted}.projections",  # noqa: S608
+    )
+    if not count:
+        return Finding(number=number, what=what, status="nothing", found="there are no projections")
+    if parked:
+        hint = "see what it failed on in dead_letters, mend it, rebuild it"
+        return Finding(number=number, what=what, status="warning", found=f"{parked} of {count} are parked", hint=hint)
+    return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
+
+
+async def _snapshots(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+    what = "snapshots are justified by a measured latency"
+    es = statements.quoted
+    ((count, longest),) = await _all(
+        connection,
+        f"SELECT count(*), coalesce(max(s.version), 0) FROM {es}.snapshots JOIN {es}.streams s USING (stream_id)",  # noqa: S608
+    )
+    if not count:
+        return Finding(number=4, what=what, status="ok", found="there are none")
+    spared = longest * await _microseconds_per_event(connection, statements) / 1000
+    found = f"{count:,} of them; without, the longest stream is read in {spared:.1f} ms"
+    if spared > PAYS_MILLISECONDS:
+        return Finding(number=4, what=what, status="ok", found=found)
+    return Finding(number=4, what=what, status="warning", found=found, hint="store.drop_snapshots(), and no policy")
+
+
+async def _small(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+    what = "payloads are small"
+    es = statements.quoted
+    _, largest = await _payloads(connection, es)
+    limits = await _all(
+        connection,
+        "SELECT FROM pg_constraint WHERE conrelid = %s::regclass AND conname = 'events_payload_size'",
+        f"{es}.events",
+    )
+    found = f"the largest of the last thousand takes {largest:,} bytes"
+    if not limits:
+        hint = "store.init(max_payload_bytes=262_144)"
+        return Finding(number=5, what=what, status="failed", found=f"{found}, and the database has no limit", hint=hint)
+    if largest > _LARGE:
+        hint = "store documents elsewhere, and a reference and a hash of them in the event"
+        return Finding(number=5, what=what, status="warning", found=found, hint=hint)
+    return Finding(number=5, what=what, status="ok", found=found)
+
+
+async def _retention(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+    what = "retention is planned"
+    es = statements.quoted
+    oldest = await _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1")  # noqa: S608
+    if not oldest:
+        return Finding(number=6, what=what, status="nothing", found="there are no events")
+    ((segments, other),) = await _all(
+        connection,
+        f"SELECT (SELECT count(*) FROM {es}.archive_segments),"  # noqa: S608
+        f" EXISTS (SELECT FROM (SELECT retention_class FROM {es}.events ORDER BY id LIMIT 10000) e"
+        " WHERE retention_class <> 'hot')",
+    )
+    age = datetime.now(UTC) - oldest[0][0]
+    found = f"the oldest event is {age.days} days old"
+    if age > _OLD and not segments and not other:
+        hint = "give what is old another retention_class, and archive it"
+        return Finding(number=6, what=what, status="warning", found=f"{found}, and all are hot", hint=hint)
+    return Finding(number=6, what=what, status="ok", found=found)
+
+
+async def _append_only(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+    what = "the database refuses UPDATE, DELETE and TRUNCATE"
+    rows = await _all(
+        connection,
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND tgenabled IN ('O', 'A')"
+        " AND tgname IN ('append_only', 'advance_stream')",
+        f"{statements.quoted}.events",
+    )
+    if {name for (name,) in rows} == {"append_only", "advance_stream"}:
+        return Finding(number=8, what=what, status="ok", found="the triggers are in force")
+    hint = f"ALTER TABLE {statements.quoted}.events ENABLE TRIGGER ALL;"
+    return Finding(number=8, what=what, status="failed", found="a trigger is missing or disabled", hint=hint)
+
+
+async def _payloads(connection: psycopg.AsyncConnection[Any], es: str) -> tuple[float, int]:
+    """Mean and largest size of the last thousand."""
+    ((mean, largest),) = await _all(
+        connection,
+        "SELECT coalesce(avg(size), 0)::float8, coalesce(max(size), 0)"  # noqa: S608
+        f" FROM (SELECT pg_column_size(payload) AS size FROM {es}.events ORDER BY id DESC LIMIT 1000) AS last",
+    )
+    return mean, largest
+
+
+async def _microseconds_per_event(connection: psycopg.AsyncConnection[Any], statements: Statements) -> float:
+    """Read and decode the longest stream, or the last ten thousand of it; the better of two."""
+    longest = await _all(
+        connection,
+        f"SELECT stream_id, version FROM {statements.quoted}.streams ORDER BY version DESC LIMIT 1",  # noqa: S608
+    )
+    if not longest:
+        return 0.0
+    stream, version = longest[0]
+    took = []
+    rows: list[tuple[Any, ...]] = []
+    for _ in range(2):
+        began = clock.perf_counter()
+        cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        await cursor.execute(statements.load, (stream, max(0, version - _MEASURED), version, _MEASURED))
+        rows = await cursor.fetchall()
+        for row in rows:
+            msgspec.json.decode(row[3])
+        took.append(clock.perf_counter() - began)
+    return min(took) * 1e6 / max(1, len(rows))
+
+
+async def _all(connection: psycopg.AsyncConnection[Any], query: Any, *values: Any) -> list[tuple[Any, ...]]:
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(query, values or None)
+    return await cursor.fetchall()

@@ -1,0 +1,116 @@
+"""`pgcdc events`: what it prints for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from examples.order import Item, OrderCreated, OrderPaid, OrderShipped
+from pgcdc import cli
+from pgcdc.eventstore import EventStore, context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Database
+
+    Call = Callable[..., str]
+
+ITEMS = [Item("A-1", "books", Decimal("19.90"), 2)]
+
+
+@pytest.fixture
+def call(newest_database: Database, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command in this process; returns what it prints."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        assert cli.main(["events", *arguments, "--dsn", newest_database.dsn]) == code
+        shown = capsys.readouterr()
+        return shown.out or shown.err
+
+    return run
+
+
+@pytest.fixture
+def store(newest_database: Database) -> Iterator[EventStore]:
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        with context(actor="anna"):
+            store.append("order-1", [OrderCreated("1", "anna", ITEMS)])
+        with context(actor="bank", correlation_id="c-7"):
+            store.append("order-1", [OrderPaid(ITEMS, Decimal("39.80"))])
+        store.append("order-1", [OrderShipped("Elm Street 1")])
+        yield store
+
+
+def test_init(call: Call, newest_database: Database) -> None:
+    script = call("init", "--dry-run", "--schema", "shop_events")
+    assert newest_database.execute("SELECT to_regnamespace('shop_events')") == [(None,)]
+    assert 'CREATE TABLE "shop_events".events' in script
+    newest_database.execute(script)
+    assert call("init", "--schema", "shop_events") == "the event store in the schema shop_events is complete\n"
+    assert "index events_occurred_brin" in call("init", "--profile", "lean")
+    assert json.loads(call("init", "--json")) == {"schema": "es", "steps": []}
+    assert "error: the profile is full or lean" in call("init", "--profile", "big", code=1)
+
+
+def test_history(call: Call, store: EventStore) -> None:
+    text = call("history", "order-1", "--state", "examples.order:Order")
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0].startswith("1 ") and lines[0].endswith("OrderCreated  by anna")
+    assert 'status: "new" → "pending"' in lines
+    assert 'status: "paid" → "shipped"' in lines
+    assert 'shipping_address: "Elm Street 1"' in lines
+    assert 'address: "Elm Street 1"' in call("history", "order-1")
+    assert "by nobody that is known" in call("history", "order-1")
+    assert "shipped" not in call("history", "order-1", "--state", "examples.order:Order", "--at", "2")
+    assert call("history", "order-2", code=1) == "the stream order-2 has no events\n"
+
+
+def test_history_for_programs(call: Call, store: EventStore) -> None:
+    lines = [
+        json.loads(line)
+        for line in call("history", "order-1", "--json", "--state", "examples.order:Order").splitlines()
+    ]
+    assert [(line["sequence"], line["event_type"], line["actor"]) for line in lines] == [
+        (1, "OrderCreated", "anna"),
+        (2, "OrderPaid", "bank"),
+        (3, "OrderShipped", None),
+    ]
+    assert lines[1]["changes"]["status"] == {"before": "pending", "after": "paid"}
+    assert lines[1]["metadata"]["correlation_id"] == "c-7"
+    paid = lines[1]["occurred_at"]
+    assert len(call("history", "order-1", "--json", "--at", paid).splitlines()) == 2
+    assert call("history", "order-1", "--json", "--at", "2020-01-01") == ""
+    assert len(call("history", "order-1", "--json", "--events", "examples.order").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--state", "examples.order:Nothing"], ["--state", "examples.order"], ["--events", "no.module"], ["--at", "soon"]],
+)
+def test_what_cannot_be_understood(call: Call, store: EventStore, arguments: list[str]) -> None:
+    assert call("history", "order-1", *arguments, code=1).startswith("error: ")
+
+
+def test_stats(call: Call, store: EventStore) -> None:
+    assert "3 events in 1 streams" in call("stats")
+    assert json.loads(call("stats", "--json"))["types"][0]["longest"] == 3
+
+
+def test_check(call: Call, store: EventStore, newest_database: Database) -> None:
+    assert call("check").splitlines()[1] == (
+        "2 ok      of two writers one gets a conflict: tried by append and by INSERT (23505), rolled back"
+    )
+    assert [finding["number"] for finding in json.loads(call("check", "--json", "--deep"))] == list(range(1, 9))
+    newest_database.execute("ALTER TABLE es.events DISABLE TRIGGER ALL")
+    assert "8 failed" in call("check", code=1)
+
+
+def test_no_store(call: Call) -> None:
+    for verb in (["history", "order-1"], ["stats"], ["check"]):
+        said = call(*verb, code=1)
+        assert said.startswith("error: ") and "hint: store.init(), or pgcdc events init --schema es" in said

@@ -1,0 +1,105 @@
+"""Writers at the same time: of two one wins, nothing is lost, no number is left out or there twice."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pgcdc.eventstore import Append, ConcurrencyConflict, Event, EventStore
+from tests.eventstore.contract import Counted, Total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database
+
+WRITERS = 8
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[EventStore]:
+    with EventStore(database.dsn, max_connections=WRITERS) as store:
+        store.init(profile="lean")
+        yield store
+
+
+def test_of_two_writers_one_wins(store: EventStore) -> None:
+    """By each of the ways; all begin at once, ten times over."""
+    barrier = threading.Barrier(WRITERS)
+
+    def write(writer: int) -> list[int]:
+        won = []
+        for number in range(10):
+            barrier.wait(30)
+            try:
+                if writer % 2:
+                    store.append("count-1", [Counted(writer, number)], expected=number)
+                else:
+                    store.insert("count-1", [Counted(writer, number)], after=number)
+            except ConcurrencyConflict:
+                pass
+            else:
+                won.append(number)
+            barrier.wait(30)
+        return won
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        won = [number for numbers in threads.map(write, range(WRITERS)) for number in numbers]
+    assert sorted(won) == list(range(10))
+    assert [recorded.sequence for recorded in store.read("count-1")] == list(range(1, 11))
+
+
+def test_any_number_of_writers_lose_nothing(store: EventStore) -> None:
+    """Each adds to what it has read: an event that was decided on an old state would show as a wrong number."""
+
+    def write(writer: int) -> None:
+        def decide(total: Total) -> list[Event]:
+            return [Counted(writer, len(total.seen))]
+
+        for _ in range(5):
+            store.retry("count-1", Total, decide, stream_type="count", attempts=200)
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        list(threads.map(write, range(WRITERS)))
+    recorded = store.read("count-1")
+    assert [one.sequence for one in recorded] == list(range(1, 5 * WRITERS + 1))
+    assert [one.event.number for one in recorded if isinstance(one.event, Counted)] == list(range(5 * WRITERS))
+
+
+def test_appends_to_several_streams_never_wait_for_each_other_in_a_circle(store: EventStore) -> None:
+    """Whatever order they are named in: half name them forward, half backward. A deadlock would be an error here."""
+    names = [f"count-{number}" for number in range(6)]
+
+    def write(writer: int) -> None:
+        order = names if writer % 2 else names[::-1]
+        for number in range(8):
+            store.append_many([Append(stream=name, events=[Counted(writer, number)] * 2) for name in order])
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        list(threads.map(write, range(WRITERS)))
+    for name in names:
+        recorded = store.read(name)
+        assert [one.sequence for one in recorded] == list(range(1, 16 * WRITERS + 1))
+        # What one transaction has appended is together, and those of one writer are in their order.
+        events = [one.event for one in recorded if isinstance(one.event, Counted)]
+        assert events[::2] == events[1::2]
+        for writer in range(WRITERS):
+            assert [event.number for event in events[::2] if event.writer == writer] == list(range(8))
+
+
+def test_one_append_that_is_tried_by_many_is_done_once(store: EventStore) -> None:
+    import uuid
+
+    ids = [uuid.uuid4(), uuid.uuid4()]
+    barrier = threading.Barrier(WRITERS)
+
+    def write(_writer: int) -> int:
+        barrier.wait(30)
+        return store.append("count-1", [Counted(0, 1), Counted(0, 2)], event_ids=ids)
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        assert set(threads.map(write, range(WRITERS))) == {2}
+    assert [recorded.event_id for recorded in store.read("count-1")] == ids

@@ -1,0 +1,132 @@
+"""Numbers and the checklist: a store that is in order, and one thing after the other that is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from pgcdc.eventstore import EventStore, Every
+from tests.eventstore.contract import CREATED, PAID, Counted
+from tests.eventstore.test_snapshots import Sum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pgcdc.eventstore import Finding
+    from tests.conftest import Database
+
+
+@pytest.fixture
+def store(newest_database: Database) -> Iterator[EventStore]:
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        yield store
+
+
+def _status(findings: list[Finding]) -> dict[int, str]:
+    return {finding.number: finding.status for finding in findings if finding.status != "ok"}
+
+
+def _maintain(database: Database, statement: str) -> None:
+    with database.connect() as connection, connection.transaction():
+        connection.execute("SET LOCAL pgcdc.maintenance = on")
+        connection.execute(statement)
+
+
+def test_in_order(database: Database) -> None:
+    with EventStore(database.dsn) as store:
+        store.init()
+        assert _status(store.check()) == {3: "nothing", 6: "nothing", 7: "nothing"}
+        store.append("order-1", [CREATED, PAID])
+        findings = store.check(deep=True)
+        assert [finding.number for finding in findings] == list(range(1, 9))
+        assert _status(findings) == {3: "nothing", 7: "nothing"}, "what there are no projections for yet"
+        assert len(list(store.replay())) == 1, "what was tried is gone"
+        assert database.execute("SELECT stream_id, version FROM es.streams") == [("order-1", 2)]
+        stats = store.stats()
+        assert (stats.streams, stats.events, stats.types[0].stream_type, stats.types[0].longest) == (1, 2, "order", 2)
+
+
+def test_a_hole(newest_database: Database, store: EventStore) -> None:
+    store.append("order-1", [CREATED, PAID])
+    _maintain(newest_database, "DELETE FROM es.events WHERE sequence = 1")
+    for deep in (False, True):
+        assert _status(store.check(deep=deep))[1] == "failed"
+
+
+def test_no_unique_index(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute("DROP INDEX es.events_stream_sequence")
+    findings = store.check()
+    assert (findings[0].status, findings[1].status) == ("failed", "failed")
+    assert findings[0].hint is not None
+    newest_database.execute(findings[0].hint)
+    assert not {1, 2} & set(_status(store.check()))
+
+
+def test_triggers_that_are_disabled(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute("ALTER TABLE es.events DISABLE TRIGGER append_only")
+    findings = store.check()
+    assert findings[7].status == "failed"
+    assert findings[7].hint is not None
+    newest_database.execute(findings[7].hint)
+    assert store.check()[7].status == "ok"
+
+
+def test_snapshots_that_do_not_pay(newest_database: Database, store: EventStore) -> None:
+    store.append("count-1", [Counted(0, number) for number in range(10)])
+    with EventStore(newest_database.dsn, snapshots={Sum: Every(5)}) as other:
+        other.load("count-1", Sum)
+    assert _status(store.check())[4] == "warning"
+    stats = store.stats()
+    assert (stats.types[0].snapshots, stats.types[0].snapshots_pay) == (1, False)
+    newest_database.execute("UPDATE es.streams SET version = 100000000")
+    stats = store.stats()
+    assert stats.types[0].snapshots_pay or stats.microseconds_per_event == 0.0
+
+
+def test_large_payloads(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute("ALTER TABLE es.events ALTER payload SET STORAGE EXTERNAL")
+    with EventStore(newest_database.dsn) as other:
+        from examples.order import OrderShipped
+
+        other.append("order-1", [OrderShipped("x" * 100_000)])
+    assert _status(store.check())[5] == "warning"
+    newest_database.execute("ALTER TABLE es.events DROP CONSTRAINT events_payload_size")
+    assert _status(store.check())[5] == "failed"
+    store.init(max_payload_bytes=262_144)
+    assert _status(store.check())[5] == "warning"
+
+
+def test_old_events(newest_database: Database, store: EventStore) -> None:
+    store.append("order-1", [CREATED])
+    _maintain(newest_database, "UPDATE es.events SET occurred_at = now() - interval '2 years'")
+    assert _status(store.check())[6] == "warning"
+    _maintain(newest_database, "UPDATE es.events SET retention_class = 'cold'")
+    assert 6 not in _status(store.check())
+
+
+def test_who_reads_only(newest_database: Database, store: EventStore) -> None:
+    role = f"reader_{newest_database.name}"
+    newest_database.execute(f"CREATE ROLE {role} LOGIN", f"GRANT USAGE ON SCHEMA es TO {role}")
+    newest_database.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA es TO {role}")
+    try:
+        with EventStore(f"{newest_database.dsn} user={role}") as reader:
+            assert _status(reader.check())[2] == "nothing"
+    finally:
+        newest_database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_parked_projection(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute("INSERT INTO es.projections (name, generation, status) VALUES ('revenue', 1, 'live')")
+    assert _status(store.check()) == {6: "nothing"}
+    newest_database.execute("UPDATE es.projections SET status = 'parked'")
+    assert _status(store.check())[3] == "warning"
+
+
+def test_a_transaction_is_not_left_open(newest_database: Database, store: EventStore) -> None:
+    store.check()
+    with psycopg.connect(newest_database.dsn) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        assert connection.execute(query).fetchone() == (0,)

@@ -1,0 +1,140 @@
+"""Making the tables: from nothing, again, at once, with other indexes, and by programs of different age."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pgcdc
+from pgcdc.eventstore import EventStore
+from pgcdc.eventstore.migrations import migrations
+from tests.eventstore.contract import CREATED
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'es.events'::regclass ORDER BY 1"
+
+
+def test_from_nothing_and_again(database: Database) -> None:
+    with EventStore(database.dsn) as store:
+        plan = store.plan_init()
+        assert str(plan).splitlines()[:3] == [
+            "event store in the schema es:",
+            "  schema es and its table of migrations",
+            "  migration 1: events",
+        ]
+        assert database.execute("SELECT to_regnamespace('es')") == [(None,)], "a plan does nothing"
+        assert store.init() == plan
+        assert store.init().steps == store.plan_init().steps == []
+        assert str(store.plan_init()) == "the event store in the schema es is complete"
+    assert [number for (number,) in database.execute("SELECT number FROM es.migrations ORDER BY 1")] == [1, 2, 3]
+    assert database.execute("SELECT pubname, pubinsert, pubupdate, pubdelete FROM pg_publication") == [
+        ("es_events", True, False, False)
+    ]
+
+
+def test_the_promised_table(newest_database: Database) -> None:
+    """Row 2.1: the columns, the unique index, the two indexes by time."""
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+    columns = dict(
+        newest_database.execute(
+            "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'es.events'::regclass"
+            " AND attnum > 0 AND NOT attisdropped"
+        )
+    )
+    assert columns.items() >= {
+        ("id", "bigint"),
+        ("stream_id", "text"),
+        ("stream_type", "text"),
+        ("event_type", "text"),
+        ("event_version", "integer"),
+        ("payload", "jsonb"),
+        ("metadata", "jsonb"),
+        ("occurred_at", "timestamp with time zone"),
+        ("sequence", "bigint"),
+        ("retention_class", "text"),
+    }
+    defined = {
+        definition.partition(" USING ")[2]
+        for (definition,) in newest_database.execute(
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'es' AND tablename = 'events'"
+        )
+    }
+    assert defined >= {
+        "btree (stream_id, sequence)",
+        "btree (stream_type, occurred_at)",
+        "btree (event_type, occurred_at)",
+    }
+
+
+def test_many_at_once(newest_database: Database) -> None:
+    with EventStore(newest_database.dsn) as store, ThreadPoolExecutor(4) as threads:
+        done = [plan.steps for plan in threads.map(lambda _: store.init(), range(4))]
+        assert sorted(map(len, done)) == [0, 0, 0, 7]
+        assert store.append("order-1", [CREATED]) == 1
+
+
+def test_profiles(newest_database: Database) -> None:
+    with EventStore(newest_database.dsn) as store:
+        store.init(profile="lean")
+        needed = ["es.events_pkey", "es.events_stream_sequence"]
+        lean = sorted(["es.events_occurred_brin", *needed])
+        full = sorted(["es.events_event_type_occurred", "es.events_stream_type_occurred", *needed])
+        assert [name for (name,) in newest_database.execute(INDEXES)] == lean
+        assert store.init().steps == [], "it stays as it is"
+        assert len(store.init(profile="full").steps) == 3
+        assert [name for (name,) in newest_database.execute(INDEXES)] == full
+        store.init(profile="lean")
+        assert [name for (name,) in newest_database.execute(INDEXES)] == lean
+        with pytest.raises(pgcdc.ConfigError):
+            store.init(profile="big")  # type: ignore[arg-type]
+        with pytest.raises(pgcdc.ConfigError):
+            store.init(max_payload_bytes=0)
+
+
+def test_several_in_one_database(newest_database: Database) -> None:
+    """Each with its schema; what is in one is not in the other, and their triggers know them apart."""
+    with EventStore(newest_database.dsn, schema="One") as one, EventStore(newest_database.dsn, schema="two") as two:
+        one.init()
+        two.init()
+        assert one.append("order-1", [CREATED]) == two.append("order-1", [CREATED]) == 1
+        assert one.insert("order-1", [CREATED], after=1) == 2
+        assert (len(one.read("order-1")), len(two.read("order-1"))) == (2, 1)
+
+
+def test_a_schema_that_is_there(newest_database: Database) -> None:
+    newest_database.execute("CREATE SCHEMA es", "CREATE TABLE es.mine (id int)")
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        assert store.append("order-1", [CREATED]) == 1
+
+
+def test_it_is_all_or_nothing(newest_database: Database) -> None:
+    newest_database.execute("CREATE SCHEMA es", "CREATE TABLE es.snapshots (id int)")
+    with EventStore(newest_database.dsn) as store:
+        with pytest.raises(pgcdc.EventStoreError):
+            store.init()
+        assert newest_database.execute("SELECT to_regclass('es.events'), to_regclass('es.migrations')") == [
+            (None, None)
+        ]
+
+
+def test_other_programs(newest_database: Database) -> None:
+    """A database that is newer than the program is left alone, and so is one where a file was not the same."""
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        newest_database.execute("INSERT INTO es.migrations (number, name, checksum) VALUES (99, 'later', '')")
+        with pytest.raises(pgcdc.ConfigError, match="migration 99"):
+            store.init()
+        newest_database.execute("DELETE FROM es.migrations WHERE number = 99")
+        newest_database.execute("UPDATE es.migrations SET checksum = 'other' WHERE number = 2")
+        with pytest.raises(pgcdc.ConfigError, match="migration 2 "):
+            store.plan_init()
+
+
+def test_files_are_numbered() -> None:
+    assert [migration.number for migration in migrations()] == list(range(1, len(migrations()) + 1))
