@@ -17,7 +17,15 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PACKAGES = ("msgspec", "psycopg", "psycopg-binary", "psycopg2-binary", "pypgoutput", "pytest-benchmark")
+PACKAGES = (
+    "msgspec",
+    "psycopg",
+    "psycopg-binary",
+    "psycopg2-binary",
+    "pypgoutput",
+    "eventsourcing",
+    "pytest-benchmark",
+)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ __all__ = ["main", "sources", "translate"]
 
 ROOT: Final = Path(__file__).parents[1]
 BY_HAND: Final = frozenset(
-    {"python/pgcdc/replication/waits_async.py", "python/pgcdc/eventstore/connections_async.py"}
+    {
+        "python/pgcdc/replication/waits_async.py",
+        "python/pgcdc/eventstore/calling_async.py",
+        "python/pgcdc/eventstore/connections_async.py",
+    }
 )
 """Asynchronous files whose twin is written by hand, because the two differ in more than their colour."""
 NAMES: Final = {

@@ -14,7 +14,19 @@ import psycopg
 
 from pgcdc.eventstore.connecting import PREPARE, is_quiet, options_of
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "OwnConnection"]
+
+
+class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection of a store's own, in autocommit mode.
+
+    Attributes:
+        prepared: The names of statements that were prepared on it around psycopg.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.prepared: dict[str, bytes] = {}
 
 
 class Connections:
@@ -27,7 +39,7 @@ class Connections:
 
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
-        self._idle: list[psycopg.Connection[Any]] = []
+        self._idle: list[OwnConnection] = []
         self._free = threading.Semaphore(limit)
 
     @contextmanager
@@ -51,12 +63,12 @@ class Connections:
             try:
                 yield connection
             finally:
-                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                if connection.closed or connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     connection.close()
                 else:
                     self._idle.append(connection)
 
-    def _take(self) -> psycopg.Connection[Any]:
+    def _take(self) -> OwnConnection:
         while True:
             try:
                 connection = self._idle.pop()  # another thread may have taken the last one
@@ -65,7 +77,7 @@ class Connections:
             if not connection.closed and is_quiet(connection.fileno()):
                 return connection
             connection.close()  # the server has said something meanwhile: that it ends
-        connection = psycopg.connect(autocommit=True, **options_of(self._dsn))
+        connection = OwnConnection.connect(autocommit=True, **options_of(self._dsn))
         try:
             connection.execute(PREPARE)
         except BaseException:

@@ -53,7 +53,7 @@ class AsyncConnections:
             try:
                 yield connection
             finally:
-                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                if connection.closed or connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                     await connection.close()
                 else:
                     self._idle.append(connection)

@@ -49,16 +49,16 @@ def upcast(version: int) -> Callable[[Callable[[Payload], Payload]], Upcaster]:
         The decorator.
 
     Example:
-        ```
-        class OrderPaid(Event, tag="OrderPaid", version=2):
-            amount: int
-            currency: str
+        ::
 
-            @upcast(1)
-            @staticmethod
-            def with_currency(payload: dict[str, Any]) -> dict[str, Any]:
-                return payload | {"currency": "EUR"}
-        ```
+            class OrderPaid(Event, tag="OrderPaid", version=2):
+                amount: int
+                currency: str
+
+                @upcast(1)
+                @staticmethod
+                def with_currency(payload: dict[str, Any]) -> dict[str, Any]:
+                    return payload | {"currency": "EUR"}
     """
 
     def mark(function: Callable[[Payload], Payload]) -> Upcaster:
@@ -80,6 +80,9 @@ class Registry:
     def __init__(self) -> None:
         self._types: dict[str, dict[tuple[str, str], type[Event]]] = {}
         self.generation = 0
+
+    def __repr__(self) -> str:
+        return "Registry()"
 
     def add(self, event_type: type[Event]) -> None:
         """Add a class; done by the class statement itself.

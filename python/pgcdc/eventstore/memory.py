@@ -75,7 +75,7 @@ class MemoryEventStore:
         events: As for `EventStore`.
         registry: As for `EventStore`.
         max_payload_bytes: As for `EventStore`.
-        now: What tells the time.
+        now: What tells the time; the clock without it.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class MemoryEventStore:
         events: Iterable[type[Event] | ModuleType] = (),
         registry: Registry = default_registry,
         max_payload_bytes: int = 262_144,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self._codec = Codec(registry, events, max_payload_bytes)
         self._folds: dict[type, Fold[Any]] = {}
         self._streams: dict[str, list[_Row]] = {}
-        self._now = now
+        self._now = now or (lambda: datetime.now(UTC))
         self._last_id = 0
         self._lock = threading.RLock()
 
@@ -285,9 +285,7 @@ class MemoryEventStore:
         Returns:
             The state then, and the version it is of.
         """
-        if state not in self._folds:
-            self._codec.adopt(state.__module__)
-        fold = fold_of(self._folds, state, self._codec.registry)
+        fold = self._fold(state)
         rows = self._until(stream, at)
         given = ((row.sequence, row.event_type, row.event_version, row.payload, row.occurred_at) for row in rows)
         return fold.over(given, fold.begin(), 0, self._codec, stream)
@@ -308,7 +306,7 @@ class MemoryEventStore:
         events = [
             self._recorded(stream, row) for row in self._until(stream, self._version(stream) if at is None else at)
         ]
-        return history_of(events, None if state is None else fold_of(self._folds, state, self._codec.registry))
+        return history_of(events, None if state is None else self._fold(state))
 
     def replay(self, *, after_id: int = 0, batch: int = 1000) -> Iterator[list[Recorded]]:
         """Read all events of all streams, as `EventStore.replay`.
@@ -334,6 +332,11 @@ class MemoryEventStore:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def _fold(self, state: type[State]) -> Fold[State]:
+        if state not in self._folds:
+            self._codec.adopt(state.__module__)
+        return fold_of(self._folds, state, self._codec.registry)
 
     def _version(self, stream: str) -> int:
         return len(self._streams.get(stream, ()))

@@ -23,7 +23,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError
-from pgcdc.eventstore import inspecting, migrating
+from pgcdc.eventstore import calling, inspecting, migrating
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
@@ -166,11 +166,9 @@ class EventStore:
             return self._look(stream, expected, connection)
         about = self._codec.metadata(current_metadata(metadata))
         with self._doing(stream, expected, connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            cursor.execute(self._statements.append, (stream, stream_type, number, encoded, about))
-            row = cursor.fetchone()
-        assert row is not None, "the function returns a row"
-        return answered(row[0], row[1], stream, expected)
+            values = (stream, stream_type, number, encoded, about)
+            status, version = calling.ask(used, self._statements.append, values)
+        return answered(status, version, stream, expected)
 
     def append_many(
         self, appends: Iterable[Append], *, connection: psycopg.Connection[Any] | None = None
@@ -426,17 +424,9 @@ class EventStore:
             PostgreSQL manual, "COPY".
         """
         lines = Lines(self._codec)
-        rows: list[Any] = []
         with self._doing(connection=connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            with cursor.copy(self._statements.replay, (after_id,)) as copy:
-                for row in copy:
-                    rows.append(row)
-                    if len(rows) == batch:
-                        yield lines.decode(b"".join(rows))
-                        rows.clear()
-                if rows:
-                    yield lines.decode(b"".join(rows))
+            for rows in calling.copied(used, self._statements.replay, after_id, batch):
+                yield lines.decode(rows)
 
     def drop_snapshots(self, stream_type: str | None = None) -> int:
         """Throw snapshots away; states are folded from their events again.

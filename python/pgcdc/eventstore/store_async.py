@@ -22,6 +22,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError
+from pgcdc.eventstore import calling_async as calling
 from pgcdc.eventstore import inspecting_async as inspecting
 from pgcdc.eventstore import migrating_async as migrating
 from pgcdc.eventstore.codec import Codec
@@ -166,11 +167,9 @@ class AsyncEventStore:
             return await self._look(stream, expected, connection)
         about = self._codec.metadata(current_metadata(metadata))
         async with self._doing(stream, expected, connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            await cursor.execute(self._statements.append, (stream, stream_type, number, encoded, about))
-            row = await cursor.fetchone()
-        assert row is not None, "the function returns a row"
-        return answered(row[0], row[1], stream, expected)
+            values = (stream, stream_type, number, encoded, about)
+            status, version = await calling.ask(used, self._statements.append, values)
+        return answered(status, version, stream, expected)
 
     async def append_many(
         self, appends: Iterable[Append], *, connection: psycopg.AsyncConnection[Any] | None = None
@@ -426,17 +425,9 @@ class AsyncEventStore:
             PostgreSQL manual, "COPY".
         """
         lines = Lines(self._codec)
-        rows: list[Any] = []
         async with self._doing(connection=connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            async with cursor.copy(self._statements.replay, (after_id,)) as copy:
-                async for row in copy:
-                    rows.append(row)
-                    if len(rows) == batch:
-                        yield lines.decode(b"".join(rows))
-                        rows.clear()
-                if rows:
-                    yield lines.decode(b"".join(rows))
+            async for rows in calling.copied(used, self._statements.replay, after_id, batch):
+                yield lines.decode(rows)
 
     async def drop_snapshots(self, stream_type: str | None = None) -> int:
         """Throw snapshots away; states are folded from their events again.

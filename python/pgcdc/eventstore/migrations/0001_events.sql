@@ -95,69 +95,86 @@ CREATE FUNCTION {schema}.append(
     p_stream text, p_type text, p_expected bigint, p_events jsonb, p_metadata jsonb, OUT status text, OUT version bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    n    integer := jsonb_array_length(p_events);
-    kind text;
-    seen integer;
-    last bigint;
+    n      integer := jsonb_array_length(p_events);
+    seen   integer;
+    last   bigint;
+    said   text;
     stream {schema}.streams;
 BEGIN
-    IF p_expected = 0 THEN
-        INSERT INTO {schema}.streams AS s (stream_id, stream_type, version)
-            VALUES (p_stream, coalesce(p_type, split_part(p_stream, '-', 1)), n)
-            ON CONFLICT (stream_id) DO NOTHING RETURNING s.version, s.stream_type INTO version, kind;
-    ELSIF p_expected = -1 THEN
-        INSERT INTO {schema}.streams AS s (stream_id, stream_type, version)
-            VALUES (p_stream, coalesce(p_type, split_part(p_stream, '-', 1)), n)
-            ON CONFLICT (stream_id) DO UPDATE SET version = s.version + n
-                WHERE s.state = 'open' AND (p_type IS NULL OR s.stream_type = p_type)
-            RETURNING s.version, s.stream_type INTO version, kind;
-    ELSE
-        UPDATE {schema}.streams AS s SET version = s.version + n
-            WHERE s.stream_id = p_stream AND s.state = 'open' AND (p_type IS NULL OR s.stream_type = p_type)
-                AND (s.version = p_expected OR p_expected = -2)
-            RETURNING s.version, s.stream_type INTO version, kind;
-    END IF;
-
-    IF version IS NULL THEN
-        SELECT * INTO stream FROM {schema}.streams AS s WHERE s.stream_id = p_stream;
-        version := coalesce(stream.version, 0);
-        status := CASE
-            WHEN stream.state <> 'open' THEN 'closed'
-            WHEN stream.stream_type <> p_type THEN 'type'
-            ELSE 'conflict' END;
-        IF status = 'conflict' AND p_expected >= 0 AND version >= p_expected + n AND p_events -> 0 ? 'id' THEN
-            SELECT count(*) INTO seen
-                FROM jsonb_array_elements(p_events) WITH ORDINALITY AS u (e, o) JOIN {schema}.events AS x
-                    ON x.stream_id = p_stream AND x.sequence = p_expected + u.o AND x.event_id = (u.e ->> 'id')::uuid;
-            IF seen = n THEN
-                status := 'duplicate';
-                version := p_expected + n;
-            END IF;
+    IF p_expected < 0 AND p_events -> 0 ? 'id' THEN
+        -- The row is locked before the ids are looked for: nobody else appends them meanwhile.
+        IF p_expected = -1 THEN
+            INSERT INTO {schema}.streams (stream_id, stream_type, version)
+                VALUES (p_stream, coalesce(p_type, split_part(p_stream, '-', 1)), 0) ON CONFLICT (stream_id) DO NOTHING;
         END IF;
-        RETURN;
-    END IF;
-
-    IF p_expected < 0 AND p_events -> 0 ? 'id' THEN -- the row of the stream is locked: nobody else appends these now
+        SELECT * INTO stream FROM {schema}.streams AS s WHERE s.stream_id = p_stream FOR UPDATE;
         SELECT count(*), max(x.sequence) INTO seen, last FROM {schema}.events AS x WHERE x.stream_id = p_stream
             AND x.event_id IN (SELECT (e ->> 'id')::uuid FROM jsonb_array_elements(p_events) AS u (e));
         IF seen > 0 THEN
-            UPDATE {schema}.streams AS s SET version = s.version - n WHERE s.stream_id = p_stream;
             status := CASE WHEN seen = n THEN 'duplicate' ELSE 'partial' END;
-            version := CASE WHEN seen = n THEN last ELSE version - n END;
+            version := CASE WHEN seen = n THEN last ELSE stream.version END;
             RETURN;
         END IF;
     END IF;
 
-    PERFORM set_config('pgcdc.appending', 'on', true);
-    INSERT INTO {schema}.events
-            (stream_id, stream_type, event_type, event_version, payload, metadata, occurred_at, sequence, event_id, retention_class)
-        SELECT p_stream, kind, e ->> 't', (e ->> 'v')::integer, e -> 'p',
-            CASE WHEN e ? 'm' THEN p_metadata || (e -> 'm') ELSE p_metadata END,
-            coalesce((e ->> 'at')::timestamptz, now()), version - n + o,
-            coalesce((e ->> 'id')::uuid, gen_random_uuid()), coalesce(e ->> 'r', 'hot')
-        FROM jsonb_array_elements(p_events) WITH ORDINALITY AS u (e, o);
-    PERFORM set_config('pgcdc.appending', 'off', true);
-    status := 'ok';
+    said := set_config('pgcdc.appending', 'on', true); -- the trigger that advances the stream has nothing to do
+    IF p_expected IN (0, -1) THEN
+        WITH advanced AS (
+            INSERT INTO {schema}.streams AS s (stream_id, stream_type, version)
+                VALUES (p_stream, coalesce(p_type, split_part(p_stream, '-', 1)), n)
+                ON CONFLICT (stream_id) DO UPDATE SET version = s.version + n
+                    WHERE p_expected = -1 AND s.state = 'open' AND (p_type IS NULL OR s.stream_type = p_type)
+                RETURNING s.version, s.stream_type
+        )
+        INSERT INTO {schema}.events
+                (stream_id, stream_type, event_type, event_version, payload, metadata, occurred_at, sequence, event_id, retention_class)
+            SELECT p_stream, a.stream_type, e ->> 't', (e ->> 'v')::integer, e -> 'p',
+                CASE WHEN e ? 'm' THEN p_metadata || (e -> 'm') ELSE p_metadata END,
+                coalesce((e ->> 'at')::timestamptz, now()), a.version - n + o,
+                coalesce((e ->> 'id')::uuid, gen_random_uuid()), coalesce(e ->> 'r', 'hot')
+            FROM advanced AS a, jsonb_array_elements(p_events) WITH ORDINALITY AS u (e, o);
+    ELSE
+        WITH advanced AS (
+            UPDATE {schema}.streams AS s SET version = s.version + n
+                WHERE s.stream_id = p_stream AND s.state = 'open' AND (p_type IS NULL OR s.stream_type = p_type)
+                    AND (s.version = p_expected OR p_expected = -2)
+                RETURNING s.version, s.stream_type
+        )
+        INSERT INTO {schema}.events
+                (stream_id, stream_type, event_type, event_version, payload, metadata, occurred_at, sequence, event_id, retention_class)
+            SELECT p_stream, a.stream_type, e ->> 't', (e ->> 'v')::integer, e -> 'p',
+                CASE WHEN e ? 'm' THEN p_metadata || (e -> 'm') ELSE p_metadata END,
+                coalesce((e ->> 'at')::timestamptz, now()), a.version - n + o,
+                coalesce((e ->> 'id')::uuid, gen_random_uuid()), coalesce(e ->> 'r', 'hot')
+            FROM advanced AS a, jsonb_array_elements(p_events) WITH ORDINALITY AS u (e, o);
+    END IF;
+    GET DIAGNOSTICS seen = ROW_COUNT;
+    said := set_config('pgcdc.appending', 'off', true);
+    IF seen > 0 THEN
+        status := 'ok';
+        IF p_expected >= 0 THEN
+            version := p_expected + n;
+        ELSE
+            SELECT s.version INTO version FROM {schema}.streams AS s WHERE s.stream_id = p_stream;
+        END IF;
+        RETURN;
+    END IF;
+
+    SELECT * INTO stream FROM {schema}.streams AS s WHERE s.stream_id = p_stream;
+    version := coalesce(stream.version, 0);
+    status := CASE
+        WHEN stream.state <> 'open' THEN 'closed'
+        WHEN stream.stream_type <> p_type THEN 'type'
+        ELSE 'conflict' END;
+    IF status = 'conflict' AND p_expected >= 0 AND version >= p_expected + n AND p_events -> 0 ? 'id' THEN
+        SELECT count(*) INTO seen
+            FROM jsonb_array_elements(p_events) WITH ORDINALITY AS u (e, o) JOIN {schema}.events AS x
+                ON x.stream_id = p_stream AND x.sequence = p_expected + u.o AND x.event_id = (u.e ->> 'id')::uuid;
+        IF seen = n THEN
+            status := 'duplicate';
+            version := p_expected + n;
+        END IF;
+    END IF;
 END $$;
 
 -- Several streams or none, in one transaction. They are locked in the order of their names, whatever the order of the request, so

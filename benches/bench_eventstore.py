@@ -1,0 +1,226 @@
+"""The event store beside `eventsourcing`, on one server: append, load, replay, many writers.
+
+Both keep the same event (an order's, 140 bytes of JSON) with the same metadata and take turns, with synchronous_commit
+off and on. `eventsourcing` locks its table for each append, so that those who poll it see no gap: it is the table-lock
+design that many writers are compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from benches import eventstore_events as events
+from benches.report import Section, aligned
+from pgcdc import EventStore
+from tests.servers.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from benches.eventstore_peer import Peer
+
+VERSION = 18
+WHAT = (
+    "pgcdc appends by one call of a function with the version that it expects; `eventsourcing` saves an aggregate "
+    "through psycopg, as its users do."
+)
+READ = (
+    "Medians over the rounds. events/s: of the wall-clock time; client: user and system time of the client's process "
+    "for each event; x: how many times as fast as eventsourcing, and what part of its client time, the medians of the "
+    "ratios within each round. Server and clients share the machine."
+)
+SKIPPED: list[str] = []
+WRITERS, PROCESSES = 32, 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contestant's work in one round, or the medians of several."""
+
+    work: str
+    synchronous: str
+    contestant: str
+    events_per_second: float
+    client_microseconds: float
+    rounds: int = 1
+    times: float | None = None
+    part: float | None = None
+
+
+def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]]]:
+    """Let both do all work, in turns.
+
+    Args:
+        arguments: Of the command line.
+
+    Returns:
+        The sections of the report, and the same as data.
+    """
+    parser = argparse.ArgumentParser(prog="./dev bench eventstore", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each has its turn (%(default)s)")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="of the many writers (%(default)s)")
+    parser.add_argument("--synchronous", default="off,on", help="settings of synchronous_commit (%(default)s)")
+    parser.add_argument("--events", type=int, default=10_000, help="events of the long stream (%(default)s)")
+    options = parser.parse_args(arguments)
+    SKIPPED.clear()
+    peer_class: Any = None
+    try:
+        from benches.eventstore_peer import Peer as peer_class  # noqa: N813
+    except ModuleNotFoundError as error:
+        SKIPPED.append(f"eventsourcing: the package {error.name} is not installed")
+    found: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
+    settings = {"fsync": "on", "shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "200"}
+    with PostgresServer(VERSION, settings, say=lambda line: print(line, file=sys.stderr)) as server:
+        for _ in range(options.rounds):
+            for synchronous in options.synchronous.split(","):
+                with server.connect() as connection:
+                    connection.execute(f"ALTER SYSTEM SET synchronous_commit = {synchronous}")
+                    connection.execute("SELECT pg_reload_conf()")
+                for line in _round(server, synchronous, peer_class, options):
+                    found[line.work, line.synchronous, line.contestant].append(line)
+                    print(
+                        f"{line.work}, {line.synchronous}, {line.contestant}: {line.events_per_second:,.0f} events/s",
+                        file=sys.stderr,
+                    )
+    lines = [_median(lines, found.get((*key[:2], "eventsourcing"), [])) for key, lines in found.items()]
+    sections = [
+        Section(
+            f"synchronous_commit {synchronous}",
+            f"The long stream has {options.events:,} events; {WRITERS} writers write to a stream each, pgcdc's in"
+            f" {options.processes} processes.",
+            _table([line for line in lines if line.synchronous == synchronous]),
+        )
+        for synchronous in options.synchronous.split(",")
+    ]
+    return sections, [asdict(line) for line in lines]
+
+
+def _round(
+    server: PostgresServer, synchronous: str, peer_class: type[Peer] | None, options: argparse.Namespace
+) -> list[Line]:
+    """One round of all work, in fresh databases."""
+    length: int = options.events
+    lines: list[Line] = []
+    names = [f"bench_{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    with server.connect() as connection:
+        for name in names:
+            connection.execute(f"CREATE DATABASE {name}")
+    one, many = max(1, length // 10), max(1, length // 100)
+    dsn = f"{server.dsn(names[0], tcp=True)} options='-c synchronous_commit={synchronous}'"
+
+    def time_it(work: str, contestant: str, count: int, function: Callable[[], Any]) -> None:
+        cpu, wall = time.process_time(), time.perf_counter()
+        function()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        lines.append(Line(work, synchronous, contestant, count / wall, cpu * 1e6 / count))
+
+    with EventStore(dsn) as store:
+        store.init()
+        store.append("warm-1", [events.ORDERED] * 10, metadata=events.METADATA)
+        time_it("append 1", "pgcdc", one, lambda: _append_each(store, one))
+        time_it("append 1, plain INSERT", "pgcdc", one, lambda: _insert_each(store, one))
+        time_it("append 100", "pgcdc", many * 100, lambda: _append_hundreds(store, many))
+        store.append("long-1", [events.ORDERED] * length, metadata=events.METADATA)
+        time_it("load a long stream", "pgcdc", length, lambda: _load(store, length))
+        total = sum(map(len, store.replay()))
+        time_it("full replay", "pgcdc", total, lambda: sum(map(len, store.replay())))
+        lines.append(_writers(dsn, one, synchronous, options.processes))
+        recorded = [(entry.stream_id, entry.sequence) for batch in store.replay() for entry in batch]
+        written = [place for place in recorded if place[0].startswith("writer-")]
+        each = one // WRITERS or 1
+        expected = [(f"writer-{writer}", number) for writer in range(WRITERS) for number in range(1, each + 1)]
+        assert sorted(written) == sorted(expected), "an event is lost, or there is a hole"
+    if peer_class is not None:
+        with peer_class(server, names[1]) as peer:
+            peer.append_each(10)
+            time_it("append 1", "eventsourcing", one, lambda: peer.append_each(one))
+            time_it("append 100", "eventsourcing", many * 100, lambda: peer.append_hundreds(many))
+            aggregate = peer.write_long(length)
+            time_it("load a long stream", "eventsourcing", length, lambda: peer.load(aggregate))
+            total = peer.replay()
+            time_it("full replay", "eventsourcing", total, peer.replay)
+            few = max(1, one // 4 // WRITERS)
+            wall = peer.write_at_once(WRITERS, few)
+            lines.append(Line(f"{WRITERS} writers", synchronous, "eventsourcing", WRITERS * few / wall, 0.0))
+    with server.connect() as connection:
+        for name in names:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return lines
+
+
+def _append_each(store: EventStore, count: int) -> None:
+    for version in range(count):
+        store.append("each-1", [events.ORDERED], expected=version, metadata=events.METADATA)
+
+
+def _insert_each(store: EventStore, count: int) -> None:
+    for version in range(count):
+        store.insert("plain-1", [events.ORDERED], after=version, metadata=events.METADATA)
+
+
+def _append_hundreds(store: EventStore, count: int) -> None:
+    for number in range(count):
+        store.append("hundreds-1", [events.ORDERED] * 100, expected=100 * number, metadata=events.METADATA)
+
+
+def _load(store: EventStore, length: int) -> None:
+    state, version = store.load("long-1", events.Orders)
+    assert (state.count, version) == (length, length)
+
+
+def _writers(dsn: str, one: int, synchronous: str, processes: int) -> Line:
+    """Many at once, in several processes, to a stream each."""
+    each = one // WRITERS or 1
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
+        barrier = manager.Barrier(processes)
+        mine = [range(first, WRITERS, processes) for first in range(processes)]
+        done = [pool.submit(events.write_at_once, dsn, list(writers), each, barrier) for writers in mine]
+        took = [future.result() for future in done]
+    return Line(
+        f"{WRITERS} writers",
+        synchronous,
+        "pgcdc",
+        WRITERS * each / max(wall for wall, _ in took),
+        sum(cpu for _, cpu in took) * 1e6 / (WRITERS * each),
+    )
+
+
+def _median(lines: list[Line], yardstick: list[Line]) -> Line:
+    pairs = list(zip(lines, yardstick, strict=False))
+    parts = [
+        a.client_microseconds / b.client_microseconds
+        for a, b in pairs
+        if b.client_microseconds and a.client_microseconds
+    ]
+    return replace(
+        lines[0],
+        rounds=len(lines),
+        events_per_second=statistics.median(line.events_per_second for line in lines),
+        client_microseconds=statistics.median(line.client_microseconds for line in lines),
+        times=statistics.median(a.events_per_second / b.events_per_second for a, b in pairs) if pairs else None,
+        part=statistics.median(parts) if parts else None,
+    )
+
+
+def _table(found: list[Line]) -> str:
+    rows = [
+        [
+            line.work,
+            line.contestant,
+            f"{line.events_per_second:,.0f}",
+            "" if line.times is None else f"{line.times:.1f}",
+            f"{line.client_microseconds:.2f}" if line.client_microseconds else "",
+            "" if line.part is None else f"{line.part:.2f}",
+        ]
+        for line in found
+    ]
+    return aligned(["work", "contestant", "events/s", "x", "client µs/event", "part"], rows, left=2)

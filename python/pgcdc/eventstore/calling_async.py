@@ -1,0 +1,59 @@
+"""What an asynchronous store asks most: one row of a function, and the rows of a COPY, by psycopg's cursors.
+
+Written by hand beside calling.py, which goes around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+__all__ = ["ask", "copied"]
+
+
+async def ask(
+    connection: psycopg.AsyncConnection[Any], query: str, values: tuple[str | int | None, ...]
+) -> tuple[str, int]:
+    """Call a function that returns a word and a number.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+        values: The values.
+
+    Returns:
+        The row.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(query, values)
+    row = await cursor.fetchone()
+    assert row is not None, "the function returns a row"
+    return row[0], row[1]
+
+
+async def copied(
+    connection: psycopg.AsyncConnection[Any], query: str, after_id: int, batch: int
+) -> AsyncIterator[bytes]:
+    """Read what a COPY gives.
+
+    Args:
+        connection: On which.
+        query: The COPY, with %s for a number.
+        after_id: The number.
+        batch: How many rows at a time.
+
+    Yields:
+        So many rows.
+    """
+    rows: list[Any] = []
+    async with connection.cursor() as cursor, cursor.copy(query, (after_id,)) as copy:
+        async for row in copy:
+            rows.append(row)
+            if len(rows) == batch:
+                yield b"".join(rows)
+                rows.clear()
+    if rows:
+        yield b"".join(rows)
