@@ -160,6 +160,10 @@ class StoreContract:
         assert store.read("order-0") == []
         assert len(store.read("order-1")) == 2
         assert store.append("order-1", [OrderShipped()], expected=2) == 3
+        again = [
+            Append(stream=f"order-{number}", events=[CREATED], event_ids=[uuid.UUID(int=number)]) for number in (8, 9)
+        ]
+        assert store.append_many(again) == store.append_many(again) == {"order-8": 1, "order-9": 1}
         with pytest.raises(ValueError, match="twice"):
             store.append_many([Append(stream="a", events=[CREATED]), Append(stream="a", events=[PAID])])
         with pytest.raises(ValueError, match="no event"):

@@ -33,7 +33,7 @@ def test_of_two_writers_one_wins(store: EventStore) -> None:
     def write(writer: int) -> list[int]:
         won = []
         for number in range(10):
-            barrier.wait(30)
+            barrier.wait(120)
             try:
                 if writer % 2:
                     store.append("count-1", [Counted(writer, number)], expected=number)
@@ -43,7 +43,7 @@ def test_of_two_writers_one_wins(store: EventStore) -> None:
                 pass
             else:
                 won.append(number)
-            barrier.wait(30)
+            barrier.wait(120)
         return won
 
     with ThreadPoolExecutor(WRITERS) as threads:
@@ -97,7 +97,7 @@ def test_one_append_that_is_tried_by_many_is_done_once(store: EventStore) -> Non
     barrier = threading.Barrier(WRITERS)
 
     def write(_writer: int) -> int:
-        barrier.wait(30)
+        barrier.wait(120)
         return store.append("count-1", [Counted(0, 1), Counted(0, 2)], event_ids=ids)
 
     with ThreadPoolExecutor(WRITERS) as threads:

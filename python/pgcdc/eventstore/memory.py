@@ -195,16 +195,17 @@ class MemoryEventStore:
         about = _plain(self._codec, metadata)
         with self._lock:
             version = self._version(stream)
+            if after < version:
+                raise conflict(stream, after, None, "23505")
+            if version and stream_type not in (None, self._streams[stream][0].stream_type):
+                return answered("type", version, stream, after)
             if after > version:
                 raise EventStoreError(
                     f"the stream {stream} did not take the event: sequence {after + 1} would leave a hole:"
                     f" the stream is at version {version}",
                     sqlstate="55000",
                 )
-            if after < version:
-                raise conflict(stream, after, None, "23505")
-            kind = stream_type or stream.partition("-")[0]
-            return answered(*self._append(stream, kind, after, items, about), stream, after)
+            return answered(*self._append(stream, stream_type, after, items, about), stream, after)
 
     def retry(
         self,

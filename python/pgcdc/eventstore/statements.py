@@ -38,8 +38,9 @@ class Statements:
         self.insert: LiteralString = (
             f"INSERT INTO {es}.events"
             " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence, event_id)"
-            " SELECT %(stream)s, coalesce(%(type)s, split_part(%(stream)s, '-', 1)), e ->> 't', (e ->> 'v')::integer,"
-            " e -> 'p', %(metadata)s::jsonb, %(after)s::bigint + o, coalesce((e ->> 'id')::uuid, gen_random_uuid())"
+            f" SELECT %(stream)s, coalesce(%(type)s, (SELECT s.stream_type FROM {es}.streams AS s WHERE"
+            " s.stream_id = %(stream)s), split_part(%(stream)s, '-', 1)), e ->> 't', (e ->> 'v')::integer, e -> 'p',"
+            " %(metadata)s::jsonb, %(after)s::bigint + o, coalesce((e ->> 'id')::uuid, gen_random_uuid())"
             " FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS u (e, o) ORDER BY o"
         )
         rows: LiteralString = (

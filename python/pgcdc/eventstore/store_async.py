@@ -214,7 +214,7 @@ class AsyncEventStore:
             stream: The stream's id.
             events: The events.
             after: The version that the stream has: the first event gets the next number.
-            stream_type: Its type; without it what stands before the first `-` of its id.
+            stream_type: As for `append`.
             metadata: As for `append`.
             event_ids: Ids of the events.
             connection: Your own connection, as for `append`.
