@@ -7,6 +7,14 @@ from benches import bench_eventstore
 
 def test_a_round() -> None:
     sections, data = bench_eventstore.measure(["--rounds=1", "--events=400", "--processes=1", "--synchronous=off"])
-    work = {"append 1", "append 1, plain INSERT", "append 100", "load a long stream", "full replay", "32 writers"}
+    work = {
+        "append 1",
+        "append 1, plain INSERT",
+        "append 100",
+        "load a long stream",
+        "full replay",
+        "full replay with envelopes",
+        "32 writers",
+    }
     assert {line["work"] for line in data if line["contestant"] == "pgcdc"} == work
     assert [section.title for section in sections] == ["synchronous_commit off"]

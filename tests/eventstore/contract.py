@@ -18,6 +18,7 @@ from pgcdc.eventstore import (
     EventStoreError,
     InvalidEvent,
     PayloadTooLarge,
+    Placed,
     UnknownEvent,
     caused_by,
     context,
@@ -294,6 +295,10 @@ class StoreContract:
         assert sorted(events, key=lambda e: (e.stream_id, e.sequence)) == store.read("order-0") + store.read("order-1")
         assert [e.id for e in events] == sorted(e.id for e in events)
         assert [e for batch in store.replay(after_id=events[6].id) for e in batch] == events[7:]
+        placed = [e for batch in store.scan(after_id=events[6].id, batch=2) for e in batch]
+        assert [(e.event, e.stream_id, e.sequence) for e in placed] == [
+            (e.event, e.stream_id, e.sequence) for e in events[7:]
+        ]
 
     def test_names_that_need_quotes(self, store: Any) -> None:
         stream = 'or"der\\-\n1, \u00e9\u2028€\x7f'
@@ -304,6 +309,7 @@ class StoreContract:
         assert found.event == OrderShipped('a "b" \\ \n \x1f\u2028')
         assert (found.stream_id, found.stream_type, found.metadata) == (stream, 'x"\\,\t', {'k"': ["\n", None]})
         assert [list(batch) for batch in store.replay()] == [[found]]
+        assert next(iter(store.scan())) == [Placed(event=found.event, stream_id=stream, sequence=1)]
 
     def test_a_state_that_is_changed_in_its_place(self, store: Any) -> None:
         store.append("count-1", [Counted(0, 3), OrderShipped(), Counted(0, 4)])

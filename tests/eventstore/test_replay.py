@@ -71,6 +71,7 @@ def test_old_versions_and_unknown_events(dsn: str, newest_database: Database) ->
         assert [recorded.event_version for recorded in read] == [1, 3, 1, 2]
         for batch in (1, 3, 4, 100):
             assert [recorded for rows in store.replay(batch=batch) for recorded in rows] == read
+            assert [placed.event for rows in store.scan(batch=batch) for placed in rows] == expected
         with newest_database.connect() as connection:
             assert [recorded for rows in store.replay(connection=connection) for recorded in rows] == read
             assert [recorded for rows in store.replay(batch=3, connection=connection) for recorded in rows] == read
@@ -80,7 +81,7 @@ def test_old_versions_and_unknown_events(dsn: str, newest_database: Database) ->
 
 def test_a_newer_version_than_the_class(dsn: str) -> None:
     with EventStore(dsn, registry=OLD) as store:
-        for read in (lambda: store.read("a-1"), lambda: list(store.replay())):
+        for read in (lambda: store.read("a-1"), lambda: list(store.replay()), lambda: list(store.scan())):
             with pytest.raises(InvalidEvent, match="newer than the class") as raised:
                 read()
             assert (raised.value.stream, raised.value.sequence) == ("a-1", 4)
@@ -93,7 +94,12 @@ def test_a_payload_of_another_shape(dsn: str, newest_database: Database) -> None
         " VALUES ('b-1', 'b', 'Paid', 2, '{\"amount\": \"hidden\", \"currency\": \"EUR\"}', 1)"
     )
     with EventStore(dsn, registry=NEW) as store:
-        for read in (lambda: store.read("b-1"), lambda: list(store.replay()), lambda: store.load("b-1", Money)):
+        for read in (
+            lambda: store.read("b-1"),
+            lambda: list(store.replay()),
+            lambda: list(store.scan()),
+            lambda: store.load("b-1", Money),
+        ):
             with pytest.raises(InvalidEvent, match=r"event 1 of the stream b-1 \(Paid, version 2\)") as raised:
                 read()
             assert "hidden" not in str(raised.value)

@@ -7,7 +7,7 @@ from pgcdc.eventstore.context import caused_by, context
 from pgcdc.eventstore.event import Event, Registry, UnknownEvent, upcast
 from pgcdc.eventstore.findings import Finding, StoreStatistics, StreamTypeStatistics
 from pgcdc.eventstore.plan import Plan, Step
-from pgcdc.eventstore.recorded import HistoryEntry, Recorded
+from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.request import Append
 from pgcdc.eventstore.snapshots import Budget, Every
 from pgcdc.eventstore.store import EventStore
@@ -26,6 +26,7 @@ __all__ = [
     "HistoryEntry",
     "InvalidEvent",
     "PayloadTooLarge",
+    "Placed",
     "Plan",
     "Recorded",
     "Registry",

@@ -6,33 +6,36 @@ makes typed envelopes of a thousand lines. The decoder learns names when it meet
 
 from __future__ import annotations
 
-from typing import Any, Final, Union
+from typing import Any, Final, Generic, TypeVar, Union
 
 import msgspec
 
 from pgcdc.eventstore.codec import Codec
-from pgcdc.eventstore.recorded import Recorded
+from pgcdc.eventstore.recorded import Placed, Recorded
 
 __all__ = ["Lines"]
 
+Envelope = TypeVar("Envelope", bound=Recorded | Placed)
 _tags: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Lines:
+class Lines(Generic[Envelope]):
     """Makes envelopes of what `COPY` gives.
 
     Args:
         codec: The classes of events.
+        base: The class of the envelopes; a line has its fields behind the name, as far as they are columns.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, base: type[Envelope]) -> None:
         self._codec = codec
+        self._base = base
         self._generation = -1
-        self._wrappers: dict[str, type[Recorded]] = {}
+        self._wrappers: dict[str, type[Envelope]] = {}
         self._old: dict[type, tuple[str, int]] = {}
         self._decoder: msgspec.json.Decoder[Any] | None = None
 
-    def decode(self, rows: bytes) -> list[Recorded]:
+    def decode(self, rows: bytes) -> list[Envelope]:
         r"""Make envelopes of whole rows.
 
         Args:
@@ -56,7 +59,7 @@ class Lines:
         try:
             if self._decoder is None:
                 raise msgspec.ValidationError("nothing is known yet")
-            found: list[Recorded] = self._decoder.decode_lines(text)
+            found: list[Envelope] = self._decoder.decode_lines(text)
         except msgspec.ValidationError:
             self._learn(text)
             assert self._decoder is not None
@@ -74,18 +77,16 @@ class Lines:
             tag = msgspec.json.decode(_tags.decode(line)[0], type=str)
             if tag in self._wrappers:
                 continue
-            name, _, digits = tag.rpartition("@") if "@" in tag else (tag, "", "1")
-            version = int(digits)
+            name, version = _parts(tag)
             event_type = self._codec.type_of(name)
             is_current = event_type is not None and event_type.__event_version__ == version
+            fields: list[Any] = [("event", event_type if is_current else msgspec.Raw)]
+            if self._base is Recorded:
+                fields += [("event_type", str, name), ("event_version", int, version)]
             wrapper: Any = msgspec.defstruct(
-                "Recorded",
-                [
-                    ("event", event_type if is_current else msgspec.Raw),
-                    ("event_type", str, name),
-                    ("event_version", int, version),
-                ],
-                bases=(Recorded,),
+                self._base.__name__,
+                fields,
+                bases=(self._base,),
                 tag=tag,
                 array_like=True,
                 gc=False,
@@ -97,21 +98,28 @@ class Lines:
                 self._old[wrapper] = name, version
         self._decoder = msgspec.json.Decoder(Union[tuple(self._wrappers.values())])  # noqa: UP007
 
-    def _one(self, line: bytes) -> Recorded:
+    def _one(self, line: bytes) -> Envelope:
         """One line, for the error that says which event it is."""
-        tag, payload, stream, _, sequence, *_rest = _tags.decode(line)
-        wrapper = self._wrappers[msgspec.json.decode(tag, type=str)]
+        tag, payload, stream, sequence, *_rest = _tags.decode(line)
+        named = msgspec.json.decode(tag, type=str)
+        wrapper = self._wrappers[named]
         try:
-            found: Recorded = msgspec.json.decode(line, type=wrapper)
+            found: Envelope = msgspec.json.decode(line, type=wrapper)
         except msgspec.ValidationError as error:
-            name, version = wrapper.__struct_defaults__[-2:]
+            name, version = _parts(named)
             where = msgspec.json.decode(stream, type=str), msgspec.json.decode(sequence, type=int)
             self._codec.decode(name, version, bytes(payload), *where)
             raise self._codec.invalid(name, version, error, *where) from error
         return found
 
-    def _upcast(self, recorded: Recorded) -> Recorded:
+    def _upcast(self, recorded: Envelope) -> Envelope:
         name, version = self._old[type(recorded)]
         payload = bytes(recorded.event)  # type: ignore[call-overload]
         recorded.event = self._codec.decode(name, version, payload, recorded.stream_id, recorded.sequence)
         return recorded
+
+
+def _parts(tag: str) -> tuple[str, int]:
+    """Name and version: version 1 is not written."""
+    name, _, digits = tag.rpartition("@")
+    return (name, int(digits)) if name else (tag, 1)

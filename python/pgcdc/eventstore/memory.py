@@ -18,7 +18,7 @@ from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.folding import Fold, fold_of
 from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.plan import Plan
-from pgcdc.eventstore.recorded import HistoryEntry, Recorded
+from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict
 from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
 from pgcdc.eventstore.statements import EXPECTED, expected_number
@@ -324,6 +324,19 @@ class MemoryEventStore:
         found = sorted((entry for entry in found if entry[0] > after_id), key=lambda entry: entry[0])
         for begin in range(0, len(found), batch):
             yield [self._recorded(stream, row) for _, stream, row in found[begin : begin + batch]]
+
+    def scan(self, *, after_id: int = 0, batch: int = 1000) -> Iterator[list[Placed]]:
+        """Read all events of all streams with no more than their place, as `EventStore.scan`.
+
+        Args:
+            after_id: The `id` behind which to begin.
+            batch: How many at a time.
+
+        Yields:
+            Lists of events.
+        """
+        for recorded in self.replay(after_id=after_id, batch=batch):
+            yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in recorded]
 
     def close(self) -> None:
         """Do nothing."""

@@ -10,7 +10,7 @@ import msgspec
 
 from pgcdc.eventstore.event import Event, UnknownEvent
 
-__all__ = ["HistoryEntry", "Recorded"]
+__all__ = ["HistoryEntry", "Placed", "Recorded"]
 
 
 class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
@@ -19,8 +19,8 @@ class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
     Attributes:
         event: The event, of its class's version; an `UnknownEvent` when there is no class.
         stream_id: Its stream.
-        stream_type: The stream's type.
         sequence: Its number in the stream, from 1, without holes.
+        stream_type: The stream's type.
         event_id: Its own id.
         occurred_at: When the transaction that appended it began: neither the order of commits nor of the stream.
         metadata: Actor, correlation, causation, and whatever else was given.
@@ -31,8 +31,8 @@ class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
 
     event: Event | UnknownEvent
     stream_id: str
-    stream_type: str
     sequence: int
+    stream_type: str
     event_id: UUID
     occurred_at: datetime
     metadata: dict[str, Any]
@@ -43,6 +43,28 @@ class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
     def __eq__(self, other: object) -> bool:
         """Whether all is equal; a replay makes its envelopes by subclasses."""
         if not isinstance(other, Recorded):
+            return NotImplemented
+        return msgspec.structs.astuple(self) == msgspec.structs.astuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Placed(msgspec.Struct, gc=False, kw_only=True, eq=False):
+    """An event with no more than its place.
+
+    Attributes:
+        event: The event, of its class's version; an `UnknownEvent` when there is no class.
+        stream_id: Its stream.
+        sequence: Its number in the stream.
+    """
+
+    event: Event | UnknownEvent
+    stream_id: str
+    sequence: int
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all is equal; they are made by subclasses."""
+        if not isinstance(other, Placed):
             return NotImplemented
         return msgspec.structs.astuple(self) == msgspec.structs.astuple(other)
 

@@ -80,12 +80,17 @@ class Statements:
         )
         # Lines of a JSON array each, but for what the client puts in: brackets, and commas for the delimiter. Text is
         # quoted by the server, so neither the delimiter nor the quote of CSV can be in a value.
+        place: LiteralString = (
+            "to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END), payload,"
+            " to_json(stream_id), sequence"
+        )
+        source: LiteralString = (
+            f"FROM {es}.events WHERE id > %s ORDER BY id) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+        )
+        self.scan: LiteralString = f"COPY (SELECT {place} {source}"
         self.replay: LiteralString = (
-            "COPY (SELECT"
-            " to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END),"
-            " payload, to_json(stream_id), to_json(stream_type), sequence, to_json(event_id), to_json(occurred_at),"
-            f" metadata, id FROM {es}.events WHERE id > %s ORDER BY id)"
-            " TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+            f"COPY (SELECT {place}, to_json(stream_type), to_json(event_id), to_json(occurred_at), metadata, id"
+            f" {source}"
         )
 
 

@@ -33,7 +33,7 @@ from pgcdc.eventstore.folding import Fold, fold_of
 from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
-from pgcdc.eventstore.recorded import HistoryEntry, Recorded
+from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict, refused
 from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
@@ -423,9 +423,34 @@ class EventStore:
         Source:
             PostgreSQL manual, "COPY".
         """
-        lines = Lines(self._codec)
+        lines = Lines(self._codec, Recorded)
         with self._doing(connection=connection) as used:
             for rows in calling.copied(used, self._statements.replay, after_id, batch):
+                yield lines.decode(rows)
+
+    def scan(
+        self,
+        *,
+        after_id: int = 0,
+        batch: int = 1000,
+        connection: psycopg.Connection[Any] | None = None,
+    ) -> Iterator[list[Placed]]:
+        """Read all events as `replay` does, without their envelopes: it takes half the server's time.
+
+        Args:
+            after_id: As for `replay`.
+            batch: As for `replay`.
+            connection: As for `replay`.
+
+        Yields:
+            Lists of events, each with its stream and sequence.
+
+        Raises:
+            InvalidEvent: When a payload is not what its class says.
+        """
+        lines = Lines(self._codec, Placed)
+        with self._doing(connection=connection) as used:
+            for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
 
     def drop_snapshots(self, stream_type: str | None = None) -> int:
