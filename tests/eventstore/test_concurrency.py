@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -91,15 +92,21 @@ def test_appends_to_several_streams_never_wait_for_each_other_in_a_circle(store:
 
 
 def test_one_append_that_is_tried_by_many_is_done_once(store: EventStore) -> None:
-    import uuid
-
-    ids = [uuid.uuid4(), uuid.uuid4()]
+    """By all at the same time, ten times over; the first also makes the stream."""
+    rounds = [[uuid.UUID(int=2 * number), uuid.UUID(int=2 * number + 1)] for number in range(10)]
     barrier = threading.Barrier(WRITERS)
 
-    def write(_writer: int) -> int:
-        barrier.wait(120)
-        return store.append("count-1", [Counted(0, 1), Counted(0, 2)], event_ids=ids)
+    def write(_writer: int) -> list[int]:
+        versions = []
+        try:
+            for ids in rounds:
+                barrier.wait(120)
+                versions.append(store.append("count-1", [Counted(0, 1), Counted(0, 2)], event_ids=ids))
+        except BaseException:
+            barrier.abort()  # or the others would wait for this one
+            raise
+        return versions
 
     with ThreadPoolExecutor(WRITERS) as threads:
-        assert set(threads.map(write, range(WRITERS))) == {2}
-    assert [recorded.event_id for recorded in store.read("count-1")] == ids
+        assert list(threads.map(write, range(WRITERS))) == [list(range(2, 21, 2))] * WRITERS
+    assert [recorded.event_id for recorded in store.read("count-1")] == [one for ids in rounds for one in ids]
