@@ -13,9 +13,9 @@ import typer
 if TYPE_CHECKING:
     from pgcdc.eventstore import EventStore, HistoryEntry
 
-__all__ = ["events"]
+__all__ = ["application"]
 
-events = typer.Typer(
+application = typer.Typer(
     help="The event store: its tables, a stream's history, numbers, the checklist.",
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -25,7 +25,7 @@ _Schema = Annotated[str, typer.Option(help="The schema of the store's tables.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
 
 
-@events.command()
+@application.command()
 def init(
     dsn: _Dsn = "",
     schema: _Schema = "es",
@@ -53,7 +53,7 @@ def init(
         typer.echo(str(plan))
 
 
-@events.command()
+@application.command()
 def history(
     stream: Annotated[str, typer.Argument(help="The stream, as in order-123.")],
     dsn: _Dsn = "",
@@ -91,7 +91,7 @@ def history(
         typer.echo(_text(entry))
 
 
-@events.command()
+@application.command()
 def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
     """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay."""
     import msgspec
@@ -101,7 +101,7 @@ def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
     typer.echo(msgspec.json.encode(found).decode() if json else str(found))
 
 
-@events.command()
+@application.command()
 def check(
     dsn: _Dsn = "",
     schema: _Schema = "es",

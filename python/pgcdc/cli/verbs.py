@@ -10,7 +10,7 @@ import typer
 from pgcdc import __version__
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
-from pgcdc.cli.events import events
+from pgcdc.cli.events import application as events
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
 
