@@ -19,7 +19,7 @@ import pgcdc
 from pgcdc import ConfigError, ConnectionLost, DecodeError, Delete, SinkError, SinkRejected, Truncate, transforms
 from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, MemoryPositions, PostgresDeadLetters, SqlitePositions
 from pgcdc.pipeline import run as run_module
-from pgcdc.pipeline.holding import EVERYTHING, describe
+from pgcdc.pipeline.holding import EVERYTHING, Hold, describe
 from pgcdc.protocol import BatchReader
 from tests.pipeline.running import Running, confirmed, running, until
 from tests.pipeline.targets import Recorder, SqliteMirror, logged, mirrored
@@ -285,10 +285,10 @@ def test_bytes_that_are_no_message_hold_everything() -> None:
     relation = wire.relation(1, "one", [("id", 23)])
     messages = [relation, wire.begin(1000), wire.insert(1, ["1"]), wire.insert(1, ["2"])[:-1], wire.insert(1, ["x"])]
     good, cut, wrong = describe(BatchReader().read([wire.xlogdata(one, 100) for one in messages]))
-    assert good[:3] == ("public.one", "insert", '{"id": "1"}') and good.holds == ((1, '["1"]'),)
+    assert good[:3] == ("public.one", "insert", '{"id": "1"}') and good.holds == (Hold(1, '["1"]', '[[0, ""]]'),)
     assert (cut.action, cut.values) == ("insert", None)
-    assert cut.holds in ((EVERYTHING,), ((1, None),))
-    assert wrong[:3] == ("public.one", "insert", None) and wrong.holds == ((1, None),)
+    assert cut.holds in ((EVERYTHING,), (Hold(1, None),))
+    assert wrong[:3] == ("public.one", "insert", None) and wrong.holds == (Hold(1, None),)
     assert len({good.digest, cut.digest, wrong.digest}) == 3
 
 

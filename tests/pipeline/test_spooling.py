@@ -51,7 +51,7 @@ def rows(commit_lsn: int, count: int = 1, *, done: bool = True, first: int = 0) 
 
 
 def place(directory: Path, *, confirms: bool = False, **sizes: Any) -> Place:
-    return Place("c", directory, SpoolOptions(directory=directory, **sizes), confirms)
+    return Place("c", "s", directory, SpoolOptions(directory=directory, **sizes), confirms)
 
 
 def opened(lane: Lane, format: RowFormat[Any], stored: StoredPosition) -> None:
@@ -607,6 +607,24 @@ async def test_two_consumers_do_not_share_a_spool(tmp_path: Path) -> None:
         await pipeline.arun()
 
 
+@pytest.mark.parametrize("other", [("b", "s"), ("a", "t")])
+def test_a_spool_of_another_is_left_as_it_is(tmp_path: Path, other: tuple[str, str]) -> None:
+    """What is in it may be nowhere else, and a start may empty what it takes for its own."""
+    mine = Backlog(Place("a", "s", tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
+    mine.open(RowFormat("struct"))
+    mine.append(Batch.of([]), 7)
+    mine.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    theirs = Backlog(Place(*other, tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
+    with pytest.raises(ConfigError, match="which is that of consumer 'a' of slot 's'"):
+        theirs.open(RowFormat("struct"))
+    assert not theirs.is_open
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    mine.open(RowFormat("struct"))
+    assert mine.state.through_lsn == 7
+    mine.close()
+
+
 def test_a_directory_that_does_not_stay_is_refused() -> None:
     """`/dev/shm` is a tmpfs; without `confirm_spooled` it will do."""
     volatile = Path("/dev/shm/pgcdc/spool")
@@ -616,6 +634,6 @@ def test_a_directory_that_does_not_stay_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^the spool of consumer 'c' in .* \(it is on tmpfs\)") as caught:
         place(volatile, confirms=True).check_persistent()
     assert "persistent=True" in (caught.value.hint or "")
-    Place("c", volatile, SpoolOptions(directory=volatile, persistent=True), confirms=True).check_persistent()
+    Place("c", "s", volatile, SpoolOptions(directory=volatile, persistent=True), confirms=True).check_persistent()
     with pytest.raises(ConfigError, match="persistent=False says"):
-        Place("c", Path("/"), SpoolOptions(directory="/", persistent=False), confirms=True).check_persistent()
+        Place("c", "s", Path("/"), SpoolOptions(directory="/", persistent=False), confirms=True).check_persistent()

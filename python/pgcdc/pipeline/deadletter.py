@@ -40,9 +40,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         values: The change as `Batch.to_json` writes it; None when it cannot be decoded.
         message: The change as `Batch.to_bytes` keeps it, with its relation: `Batch.from_bytes` reads it. Empty in
             lists.
-        holds: What later changes wait behind it, as a JSON list of pairs: a table's OID (0 for all tables), `"key"`
-            for a chosen key or the prefix of an event's message, and the key's values (null for all rows). Empty where
-            it was parked.
+        holds: What later changes wait behind it, as a JSON list of triples: a table's OID (0 for all tables), `"key"`
+            for a chosen key or the prefix of an event's message; the key's values (null for all rows); which columns
+            those are of. Empty where it was parked.
         error_type: The class of what was raised; empty for one that waits.
         error_text: Its text, which can have values of rows.
         attempts: How often it was tried in all.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,17 +16,33 @@ from pgcdc.protocol import Batch
 from pgcdc.tables import Table
 from pgcdc.transforms.outbox import PREFIX, key_of
 
+if TYPE_CHECKING:
+    from pgcdc.pipeline.deadletter import DeadLetter
+
 __all__ = ["EVERYTHING", "Held", "HeldBy", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
 
-Hold: TypeAlias = tuple[int | str, str | None]
-"""A table's OID, and a key's values as JSON; None for all rows of the table. OID 0 means all tables.
-
-In place of the OID: `"key"` for the columns that a consumer has chosen, whatever the table; the prefix of an event's
-logical message, for its topic, also where it comes from an outbox table.
-"""
 CHOSEN: Final = "key"
+_SAME_TEXT: Final = frozenset({19, 20, 21, 23, 25, 1043, 2950})
+"""name, int8, int2, int4, text, varchar, uuid: a value keeps its text when its column gets another of these types."""
 
-EVERYTHING: Hold = (0, None)
+
+class Hold(NamedTuple):
+    """What waits behind a change.
+
+    Attributes:
+        space: A table's OID; 0 for all tables; `"key"` for the columns that a consumer has chosen, whatever the table;
+            the prefix of an event's logical message, for its topic, also where it comes from an outbox table.
+        key: The key's values, as JSON; None for all rows of the table.
+        form: Where the key's columns stand in the table, or what those are called that a consumer has chosen, and what
+            types they have, as JSON: keys of two forms cannot be compared. Empty for an event.
+    """
+
+    space: int | str
+    key: str | None
+    form: str = ""
+
+
+EVERYTHING: Final = Hold(0, None)
 
 
 class Seen(NamedTuple):
@@ -68,16 +84,39 @@ class HeldBy:
             relations: The tables.
         """
         if self.key is not None:
-            return ((CHOSEN, None),)
+            return (Hold(CHOSEN, None, json.dumps([[name, ""] for name in self.key])),)
         # Which topics the rows of an outbox table have is not known.
-        return tuple(EVERYTHING if (one.schema, one.name) in self.outboxes else (one.oid, None) for one in relations)
+        return tuple(
+            EVERYTHING if (one.schema, one.name) in self.outboxes else Hold(one.oid, None) for one in relations
+        )
+
+    def keeps(self, letter: DeadLetter) -> bool:
+        """Whether a letter holds what a change like it holds now: other options may have put it aside.
+
+        Args:
+            letter: The letter.
+        """
+        outboxes = {f"{schema}.{name}": columns for (schema, name), columns in self.outboxes.items()}
+        for hold in holds_from_text(letter.holds):
+            if hold.space == EVERYTHING.space:
+                continue
+            if hold.space == CHOSEN:
+                if self.key is None or [name for name, _ in json.loads(hold.form or "[]")] != list(self.key):
+                    return False
+            elif isinstance(hold.space, str):
+                columns = outboxes.get(letter.table or "")
+                if letter.table is not None and (columns is None or not _is_of(letter, hold, columns)):
+                    return False
+            elif self.key is not None or letter.table in outboxes:
+                return False
+        return True
 
 
 class Held:
     """The rows that are held."""
 
     def __init__(self, holds: Iterable[Hold] = ()) -> None:
-        self._keys: dict[int | str, set[str | None]] = {}
+        self._keys: dict[int | str, dict[str | None, set[str]]] = {}
         self.add(holds)
 
     def __bool__(self) -> bool:
@@ -92,8 +131,8 @@ class Held:
         Args:
             holds: Which.
         """
-        for oid, key in holds:
-            self._keys.setdefault(oid, set()).add(key)
+        for hold in holds:
+            self._keys.setdefault(hold.space, {}).setdefault(hold.key, set()).add(hold.form)
 
     def meets(self, holds: Iterable[Hold]) -> bool:
         """Whether any of these rows is held.
@@ -103,11 +142,17 @@ class Held:
         """
         if 0 in self._keys:
             return True
-        for oid, key in holds:
-            if oid == 0:
+        for hold in holds:
+            if hold.space == EVERYTHING.space:
                 return bool(self._keys)
-            keys = self._keys.get(oid)
-            if keys and (key is None or None in keys or key in keys):
+            keys = self._keys.get(hold.space)
+            if keys and (
+                hold.key is None
+                or None in keys
+                or hold.key in keys
+                # Another key or type since: which row one of the others is cannot be told any more.
+                or any(forms != {hold.form} for forms in keys.values())
+            ):
                 return True
         return False
 
@@ -118,7 +163,7 @@ def holds_to_text(holds: Iterable[Hold]) -> str:
     Args:
         holds: What is held.
     """
-    return json.dumps([[oid, key] for oid, key in holds])
+    return json.dumps(list(holds))
 
 
 def holds_from_text(text: str) -> list[Hold]:
@@ -127,7 +172,7 @@ def holds_from_text(text: str) -> list[Hold]:
     Args:
         text: What it gave; empty for what nothing waits behind.
     """
-    return [(oid, key) for oid, key in json.loads(text or "[]")]
+    return [Hold(*one) for one in json.loads(text or "[]")]
 
 
 def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None, by: HeldBy = HeldBy()) -> list[Seen]:
@@ -204,14 +249,38 @@ def _holds_of(
     elif (columns := by.outboxes.get((relation.schema, relation.name))) is not None:
         if not isinstance(change, Insert):
             return ()  # no event
-        [event] = _keys(rows, columns) or [{}]
-        topic, key = (event.get(column) for column in columns)
-        if isinstance(topic, str):
-            return () if key is None else ((PREFIX + topic, json.dumps([key])),)
-        keys = ()
-    # The values alone: a column that gets another name or a wider type does not make another row of it.
-    holds = dict.fromkeys((space, json.dumps(list(key.values()))) for key in keys)
+        event = _of_outbox(rows[0], columns)
+        return by.of_tables([relation]) if event is None else event
+    form = _form(relation, keys[0], chosen=by.key is not None) if keys else ""
+    holds = dict.fromkeys(Hold(space, json.dumps(list(key.values())), form) for key in keys)
     return tuple(holds) or by.of_tables([relation])
+
+
+def _of_outbox(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hold, ...] | None:
+    """What waits behind the event that a row of an outbox table is; None when it does not say its topic."""
+    [event] = _keys([row], columns) or [{}]
+    topic, key = (event.get(column) for column in columns)
+    if not isinstance(topic, str):
+        return None
+    return () if key is None else (Hold(PREFIX + topic, json.dumps([key])),)
+
+
+def _is_of(letter: DeadLetter, hold: Hold, columns: tuple[str, str]) -> bool:
+    """Whether these are the columns of the outbox table from which a letter has what it holds."""
+    row = json.loads(letter.values or "{}", parse_float=str, parse_int=str)
+    return _of_outbox(row.get("new", {}), columns) == (hold,)
+
+
+def _form(relation: Relation, names: Iterable[str], *, chosen: bool) -> str:
+    # A key's columns by where they stand: one that gets another name is the same. Those that a consumer has chosen it
+    # has by name, and several tables have them. A type that prints a value otherwise makes another key of it.
+    columns = {column.name: (place, column) for place, column in enumerate(relation.columns)}
+    form: list[list[object]] = []
+    for name in names:
+        place, column = columns[name]
+        kind = "" if column.type_oid in _SAME_TEXT else f"{column.type_oid}.{column.type_modifier}"
+        form.append([name if chosen else place, kind])
+    return json.dumps(form)
 
 
 def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
@@ -221,8 +290,8 @@ def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
     try:
         key = key_of(message)
     except msgspec.MsgspecError:
-        return None, ((message.prefix, None),)
-    return (None, ()) if key is None else (json.dumps({"key": key}), ((message.prefix, json.dumps([key])),))
+        return None, (Hold(message.prefix, None),)
+    return (None, ()) if key is None else (json.dumps({"key": key}), (Hold(message.prefix, json.dumps([key])),))
 
 
 def _undecodable(one: Batch, change: Any, values: str | None, by: HeldBy) -> Seen:

@@ -145,13 +145,16 @@ class Parking:
 
         Raises:
             PositionError: When another process has taken over.
-            PositionError: When its letters are from another `on_failure`.
+            PositionError: When its letters are from another `on_failure`, or from when it kept order by another key.
             ConfigError: When the store cannot be used as it is.
         """
         self._epoch = epoch
         if epoch:
             await self._persist(self._desk.store.claim, self._desk.pipeline, self.consumer, epoch)
-        error = of_another_policy(self.consumer, self._on_failure, await self.look())
+        letters = await self.look()
+        error = of_another_policy(self.consumer, self._on_failure, letters) or _of_another_key(
+            self.consumer, self._by, letters
+        )
         if error is not None:
             raise error
 
@@ -374,6 +377,21 @@ def of_another_policy(consumer: str, on_failure: OnFailure, letters: Iterable[De
         f"consumer {consumer!r} says on_failure={on_failure!r}, but has {len(others)} dead letters from when it said"
         f" {before!r}: {why}",
         hint=f"pgcdc deadletter list shows them; run it with on_failure={before!r} and retry them, or drop them, first",
+        table=others[0].table,
+        lsn=others[0].position.commit_lsn,
+    )
+
+
+def _of_another_key(consumer: str, by: HeldBy, letters: Iterable[DeadLetter]) -> PositionError | None:
+    """Find letters behind which later changes would not wait, since the consumer's order goes by another key now."""
+    others = [letter for letter in letters if not by.keeps(letter)]
+    if not others:
+        return None
+    return PositionError(
+        f"consumer {consumer!r} keeps order by another key (key=, or the columns of an outbox table) than when"
+        f" {len(others)} of its dead letters were put aside: later changes of what they hold would pass them",
+        hint="pgcdc deadletter list shows them; run it with the key that they are from and retry them, or drop them,"
+        " first",
         table=others[0].table,
         lsn=others[0].position.commit_lsn,
     )

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from pgcdc.errors import ConfigError, SpoolError
+from pgcdc.errors import ConfigError, Error, SpoolError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat, Spool
 
@@ -41,6 +41,8 @@ _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "overlay", "overlayfs", "aufs", 
 """Kinds of file systems whose files do not outlive the machine or the container."""
 _CUTS: Final = "cuts"
 """The file of a spool's directory that says which of its changes were replaced by later ones."""
+_OWNER: Final = "owner"
+"""The file of a spool's directory that says whose it is."""
 
 
 class SpoolOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +113,10 @@ def place_of(
         The place; None when it has no spool.
     """
     if own:
-        return Place(consumer, Path(own.directory), own, confirms)
+        return Place(consumer, slot, Path(own.directory), own, confirms)
     if own is False or shared is None:
         return None
-    return Place(consumer, directory_of(shared, slot, consumer), shared, confirms)
+    return Place(consumer, slot, directory_of(shared, slot, consumer), shared, confirms)
 
 
 def directory_of(spool: SpoolOptions, slot: str, consumer: str) -> Path:
@@ -168,6 +170,8 @@ def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str) -
     remove_spool(after := directory_of(spool, slot, new))
     Spool(before).close()  # whoever has it is not disturbed
     try:
+        # First, so that after a crash in between the same call moves it.
+        _write_durably(before / _OWNER, _owner(slot, new))
         before.rename(after)
         _sync_directory(after.parent)
     except OSError as error:
@@ -180,15 +184,39 @@ class Place:
 
     Attributes:
         consumer: The consumer's name.
+        slot: The slot's name.
         directory: The spool's own directory.
         options: The sizes, and whether the directory is persistent.
         confirms: Whether the slot may be confirmed past what is only in the spool.
     """
 
     consumer: str
+    slot: str
     directory: Path
     options: SpoolOptions
     confirms: bool
+
+    def claim(self) -> None:
+        """Make sure that the directory is not that of another consumer, and note whose it is.
+
+        Raises:
+            ConfigError: When it is: a start may empty it, and what is in it may be nowhere else.
+            SpoolError: When that cannot be read or written.
+        """
+        path, owner = self.directory / _OWNER, _owner(self.slot, self.consumer)
+        try:
+            found = path.read_bytes() if path.exists() else None
+            if found is None:
+                _write_durably(path, owner)
+        except OSError as error:
+            raise _refused(path, "read or written", error) from error
+        if found not in (None, owner):
+            raise ConfigError(
+                f"the spool of consumer {self.consumer!r} of slot {self.slot!r} was to be {self.directory}, which is"
+                f" that of {found.decode(errors='replace')}",
+                hint="give each consumer of each pipeline a directory of its own; if that one is not needed any more,"
+                " remove it",
+            )
 
     def check_persistent(self) -> None:
         """Make sure that the directory may be relied on, if it is to be.
@@ -294,16 +322,22 @@ class Backlog:
             format: How rows of what is read are given.
 
         Raises:
-            ConfigError: When it is to be relied on, and its directory does not stay.
+            ConfigError: When it is to be relied on, and its directory does not stay; when it is another consumer's.
             SpoolInUse: When another process has it.
             SpoolError: When it cannot be read or made.
         """
         options = self._place.options
         self._place.check_persistent()
         self._format = format
-        self._spool = Spool(
+        spool = Spool(
             self._place.directory, max_bytes=options.max_bytes, segment_bytes=options.segment_bytes, format=format
         )
+        try:
+            self._place.claim()
+        except Error:
+            spool.close()
+            raise
+        self._spool = spool
         self._cuts = self._read_cuts()
 
     def clear(self) -> None:
@@ -435,16 +469,26 @@ class Backlog:
             raise SpoolError(f"{path} does not hold what was written to it") from error
 
     def _write_cuts(self) -> None:
-        path, new = self._place.directory / _CUTS, self._place.directory / f"{_CUTS}.new"
+        path = self._place.directory / _CUTS
         try:
-            with new.open("wb") as file:
-                file.write(json.dumps(self._cuts).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-            _sync_directory(self._place.directory)
+            _write_durably(path, json.dumps(self._cuts).encode())
         except OSError as error:
             raise _refused(path, "written", error) from error
+
+
+def _owner(slot: str, consumer: str) -> bytes:
+    return f"consumer {consumer!r} of slot {slot!r}".encode()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Give a file other content: after a crash it has the one or the other, and its directory knows of it."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    _sync_directory(path.parent)
 
 
 def _refused(path: Path, what: str, error: OSError) -> SpoolError:

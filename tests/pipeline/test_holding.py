@@ -1,0 +1,159 @@
+"""What is held by which key: when a table or a consumer gets another one, nothing passes what waits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pgcdc
+from pgcdc import Position, SinkRejected, transforms
+from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, Which
+from pgcdc.pipeline import run as run_module
+from pgcdc.pipeline.options import Options
+from pgcdc.pipeline.parking import Desk, Parking
+from tests.pipeline.running import Running, running, until
+from tests.pipeline.targets import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.conftest import Database
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.05)
+
+
+class Refusing(Recorder):
+    """Refuses what has the number 1 in a column, until it is cured."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__()
+        self.column = column
+        self.cured = False
+        self.numbers: list[int] = []
+
+    def write(self, batch: pgcdc.Batch) -> None:
+        numbers = [int(getattr(change.new, self.column)) for change in batch.changes()]  # type: ignore[union-attr]
+        if 1 in numbers and not self.cured:
+            raise SinkRejected("refused")
+        self.numbers += numbers
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(None, ["u"]), (["u"], None), (["u"], ["w"])], ids=["chosen", "no more", "another"]
+)
+def test_letters_that_hold_by_another_key_are_seen_to_first(newest_database: Database, before: Any, now: Any) -> None:
+    """What comes later would be looked for under the key of now, and pass."""
+    newest_database.execute("CREATE TABLE a (id int PRIMARY KEY, u int, w int, v int)")
+    newest_database.execute("ALTER TABLE a REPLICA IDENTITY FULL")
+    sink = Refusing("v")
+
+    def make(key: Sequence[str] | None) -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+        pipeline.add(sink, name="sink", on_failure="hold", key=key)
+        return pipeline
+
+    with running(make(before)) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO a VALUES (1, 7, 7, 1)")
+        run.catch_up(newest_database)
+    newest_database.execute("UPDATE a SET v = 2")
+    error = Running(make(now)).ended()
+    assert isinstance(error, pgcdc.PositionError) and error.table == "public.a"
+    assert "keeps order by another key" in str(error) and "pgcdc deadletter list" in str(error.hint)
+    assert sink.numbers == []
+    sink.cured = True
+    pipeline = make(before)
+    with running(pipeline) as run:
+        run.streaming()
+        run.catch_up(newest_database)
+        assert sink.numbers == []
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [1, 2]
+    pipeline.dead_letters.close()
+    with running(make(now)) as run:
+        run.streaming()
+
+
+def test_letters_of_an_outbox_with_other_columns_are_seen_to_first(newest_database: Database) -> None:
+    newest_database.execute("CREATE TABLE o (id int PRIMARY KEY, topic text, one int, other int, payload jsonb)")
+    sink = Refusing("payload")
+
+    def make(key: str | None) -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["o"])
+        events: Any = transforms.outbox("o", key=key) if key else ()
+        pipeline.add(sink, name="sink", tables=["o"], transform=events, on_failure="hold")
+        return pipeline
+
+    with running(make("one")) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO o VALUES (1, 'paid', 7, 8, '1')")
+        run.catch_up(newest_database)
+    for key in ("other", None):
+        error = Running(make(key)).ended()
+        assert isinstance(error, pgcdc.PositionError) and "columns of an outbox table" in str(error)
+    sink.cured = True
+    pipeline = make("one")
+    with running(pipeline) as run:
+        run.streaming()
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [1]
+    pipeline.dead_letters.close()
+
+
+@pytest.mark.parametrize(
+    ("alter", "waits"),
+    [
+        ("ALTER TABLE a ALTER id TYPE numeric(10, 2)", True),
+        ("ALTER TABLE a DROP CONSTRAINT a_pkey, ADD PRIMARY KEY (other)", True),
+        ("ALTER TABLE a ALTER id TYPE bigint", False),
+        ("ALTER TABLE a RENAME id TO number", False),
+    ],
+    ids=["prints otherwise", "another key", "wider", "another name"],
+)
+def test_a_table_whose_key_is_another_one_waits_as_a_whole(newest_database: Database, alter: str, waits: bool) -> None:
+    """A value of the key before cannot be found again; one that can be lets the other rows go."""
+    newest_database.execute("CREATE TABLE a (id int PRIMARY KEY, other int NOT NULL, v int)")
+    newest_database.execute("INSERT INTO a VALUES (1, 11, 0), (2, 12, 0)")
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"], snapshot="never")
+    pipeline.add(sink, name="sink", on_failure="hold")
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("UPDATE a SET v = 1 WHERE other = 11", alter)
+        newest_database.execute("UPDATE a SET v = 2 WHERE other = 11", "UPDATE a SET v = 3 WHERE other = 12")
+        run.catch_up(newest_database)
+        assert sink.numbers == ([] if waits else [3])
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == ([1, 2, 3] if waits else [3, 1, 2])
+    pipeline.dead_letters.close()
+
+
+async def test_a_letter_of_a_transaction_that_may_come_again_is_left() -> None:
+    """It would be delivered twice, the second time behind what came after it."""
+    now = datetime.now(UTC)
+
+    def letter(lsn: int, index: int) -> DeadLetter:
+        return DeadLetter(
+            pipeline="shop", consumer="sink", position=Position(lsn, index), digest=f"{lsn} {index}", state="failed",
+            requested=True, table="public.a", action="insert", key=None, values=None, message=b"", first_at=now,
+            last_at=now,
+        )  # fmt: skip
+
+    store = MemoryDeadLetters()
+    store.claim("shop", "sink", 1)
+    store.add([letter(10, 3), letter(20, -1), letter(20, 0), letter(30, 0)], 1)
+    store.request([one.id for one in store.find(Which())])
+    desk = Desk("shop", store)
+    parking = Parking("sink", Options(on_failure="park"), desk, lambda _: None, dict)
+    due = [one.position async for one, _ in parking.due(20)]
+    assert due == [Position(10, 3), Position(20, -1)]
+    await desk.close(10)
