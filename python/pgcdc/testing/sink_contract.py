@@ -37,6 +37,8 @@ from pgcdc.testing.sinks import FaultySink, RecordingSink
 __all__ = ["SinkContract"]
 
 LONG: Final = "a value so long that PostgreSQL keeps it apart " * 200
+_HANGS: Final = 0.5
+"""Seconds after which a call that has not returned waits for its target."""
 _OPTIONAL: Final = {
     "toast": "test_keeps_what_an_update_did_not_send",
     "added": "test_follows_a_column_that_is_added",
@@ -61,6 +63,7 @@ class SinkContract:
         durable: Whether a sink that is made again for the same place finds what the one before had written. When not,
             positions start anew with it.
         refused: A row that the target never takes; the sink raises SinkRejected for it.
+        whole: Whether nothing of a batch takes effect that has such a row. When not, all other rows of it do.
     """
 
     table: ClassVar[Table] = Table(
@@ -70,6 +73,7 @@ class SinkContract:
     added: ClassVar[tuple[str, str] | None] = ("discount", "numeric(10,2)")
     durable: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, Any] | None] = None
+    whole: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -282,7 +286,7 @@ class SinkContract:
         self._held(tmp_path, self.busy)
 
     def test_a_row_that_is_refused_is_refused_with_its_whole_batch(self, tmp_path: Path) -> None:
-        """SinkRejected, and nothing of the batch takes effect: what is before and behind that row can be written."""
+        """SinkRejected, and nothing of the batch takes effect (or all else): what is around that row can be written."""
         assert self.refused is not None
         table, row = self.table, self.row
         before: list[Transaction | Change] = [insert(table, row(1, 0))]
@@ -305,7 +309,7 @@ class SinkContract:
                     raise AssertionError("the sink raises SinkRejected")
             finally:
                 await _done(sink.close())
-            self._check(tmp_path, before)
+            self._check(tmp_path, before if self.whole else [*before, *good])
             await _done(sink.open())
             try:
                 await _done(sink.write(whole.after(first).up_to(Position(culprit.commit_lsn, culprit.index - 1))))
@@ -425,7 +429,15 @@ class SinkContract:
                 thread.start()
                 # The other one is new, and gets everything while the first is held.
                 other.wait(sum(len(one.changes) if isinstance(one, Transaction) else 1 for one in changes))
-                _until(lambda: counted.writes > 0 or self._retries(pipeline) or not thread.is_alive())
+                # One that connects when it is opened hangs there.
+                _until(
+                    lambda: (
+                        counted.writes > 0
+                        or self._retries(pipeline)
+                        or not thread.is_alive()
+                        or (counted.opening is not None and time.monotonic() - counted.opening > _HANGS)
+                    )
+                )
         finally:
             thread.join(60)
         assert not thread.is_alive(), "it did not go on"

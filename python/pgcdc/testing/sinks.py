@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -87,6 +88,7 @@ class FaultySink:
         writes: How many writes were tried.
         failures: How many of them were kept from working.
         waiting: Set when a write has come to the gate.
+        opening: When the sink inside was told to open, while it has not done so: what `time.monotonic()` said.
     """
 
     sink: Sink
@@ -111,6 +113,7 @@ class FaultySink:
         self.writes = 0
         self.failures = 0
         self.waiting = threading.Event()
+        self.opening: float | None = None
         self._fail_at = fail_at
         self._error = RuntimeError("this write was told to fail") if error is None else error
         self._written = written
@@ -120,7 +123,19 @@ class FaultySink:
 
     def open(self) -> Awaitable[None] | None:
         """Open the sink inside."""
-        return self.sink.open()
+        self.opening = time.monotonic()
+        try:
+            result = self.sink.open()
+        finally:
+            self.opening = None
+        return None if result is None else self._opened(result)
+
+    async def _opened(self, result: Awaitable[None]) -> None:
+        self.opening = time.monotonic()
+        try:
+            await result
+        finally:
+            self.opening = None
 
     def write(self, batch: Batch) -> Awaitable[None] | None:
         """Write a batch, or fail.
