@@ -26,6 +26,7 @@ __all__ = [
     "DebeziumEnvelope",
     "Decoder",
     "Frames",
+    "JsonRow",
     "Libpq",
     "RowFormat",
     "SchemaVersions",
@@ -636,6 +637,43 @@ class Batch:
             was changed; None where it is in order with all changes: it is no row, its table has no key here, or the
             key was not sent.
         """
+    def with_primary_keys(self, keys: Mapping[int, Sequence[str]]) -> Batch:
+        """The same batch, which knows the primary keys of its tables; so does what is cut from it.
+
+        Args:
+            keys: The columns of each, by the table's OID; shared, not copied.
+        """
+    def key_columns(self, relation: Relation) -> tuple[str, ...]:
+        """The columns by which the rows of a table are known.
+
+        Args:
+            relation: The table's shape, one of `relations`.
+
+        Returns:
+            Those of the replica identity, which is the primary key by default. Under REPLICA IDENTITY FULL and NOTHING,
+            where the stream does not say, the primary key, where somebody has told the batch (a pipeline does). Empty
+            where nothing is known.
+        """
+    def json_rows(
+        self,
+        key: Callable[[Relation], Sequence[str]] | None = None,
+        *,
+        catalog: TypeCatalog | None = None,
+    ) -> list[JsonRow]:
+        """The changes one by one, each with its key as text and its new row as JSON, for targets that keep rows.
+
+        They are made straight from what was received; no Python object is made of a value outside the key.
+
+        Args:
+            key: Called for each relation of the batch's rows: the columns of its key. None for `key_columns`.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
+
+        Returns:
+            In order; a truncate is one for each of its tables.
+
+        Raises:
+            DecodeError: For the first change that cannot be written; `changes()` gives the others of the same batch.
+        """
     @staticmethod
     def truncation(relations: Sequence[Relation], lsn: int) -> Batch:
         """A batch of one Truncate at the start of an initial copy, for targets that must be emptied first.
@@ -1182,6 +1220,44 @@ class CopyReader:
     @property
     def finished(self) -> bool:
         """Whether the trailer was read: without it the copy is not whole."""
+
+@final
+class JsonRow:
+    """What one change does to a row: its key, and what it is now. Made by `Batch.json_rows`."""
+
+    @property
+    def action(self) -> Literal["insert", "update", "delete", "truncate", "message"]:
+        """What happened."""
+    @property
+    def number(self) -> int:
+        """The number of the change among those of the batch, from 0; the tables of one truncate have the same."""
+    @property
+    def position(self) -> Position | None:
+        """The position of the change; None when its transaction's commit is not known."""
+    @property
+    def commit_lsn(self) -> int | None:
+        """The first half of the position."""
+    @property
+    def relation(self) -> Relation | None:
+        """The table's shape; None for a logical message."""
+    @property
+    def key(self) -> tuple[str | None, ...] | None:
+        """The values of the key, as PostgreSQL prints them, of the row as it is now; of a delete, as it was.
+
+        None when the table has no key that is known, or the server did not send it. A value is None for NULL.
+        """
+    @property
+    def old_key(self) -> tuple[str | None, ...] | None:
+        """The key that the row had before an update, if it was another one."""
+    @property
+    def new(self) -> bytes | None:
+        """The row as it is now, a JSON object by column name, values as in `Batch.to_json`; None when it is gone.
+
+        Columns that were not sent are left out.
+        """
+    @property
+    def unsent(self) -> tuple[str, ...]:
+        """The names of the columns of the new row that were not sent (unchanged TOAST): they have the value of before."""
 
 def encode_message(event: Event[Any], *, xid: int | None = None) -> bytes:
     """Write the message that an event is read from, for tests and for whoever plays a server.

@@ -19,7 +19,7 @@ from pgcdc.pipeline.copying import InitialCopy, wanted
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.guarding import Guard
 from pgcdc.pipeline.joining import Joining
-from pgcdc.pipeline.keys import check_columns, key_columns
+from pgcdc.pipeline.keys import check_columns, key_columns, primary_keys
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, disown, own
 from pgcdc.pipeline.positions import StoredPosition
@@ -260,7 +260,7 @@ class Beginning:
 
     def _know_columns(self, published: publishing.Published) -> None:
         check_columns(self._subscriptions, published.tables)
-        self._formats.order_by(key_columns(published.all_tables))
+        self._formats.order_by(key_columns(published.all_tables), primary_keys(published.all_tables))
 
     def _missed(
         self, connection: Connection, guard: Guard, stored: Mapping[str, StoredPosition]

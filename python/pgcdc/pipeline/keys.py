@@ -10,7 +10,7 @@ from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import PublishedTable
 from pgcdc.replication.quoting import qualified
 
-__all__ = ["check_columns", "key_columns"]
+__all__ = ["check_columns", "key_columns", "primary_keys"]
 
 
 def key_columns(tables: Iterable[PublishedTable]) -> dict[int, list[str]]:
@@ -31,6 +31,18 @@ def key_columns(tables: Iterable[PublishedTable]) -> dict[int, list[str]]:
             identity = list(table.primary_key)
         chosen[table.relation.oid] = identity or [column.name for column in columns]
     return chosen
+
+
+def primary_keys(tables: Iterable[PublishedTable]) -> dict[int, list[str]]:
+    """The primary keys, for sinks: under REPLICA IDENTITY FULL the stream does not say them.
+
+    Args:
+        tables: The published tables.
+
+    Returns:
+        By the table's OID; tables without one are left out.
+    """
+    return {table.relation.oid: list(table.primary_key) for table in tables if table.primary_key}
 
 
 def check_columns(subscriptions: Mapping[str, Subscription], tables: Sequence[PublishedTable]) -> None:

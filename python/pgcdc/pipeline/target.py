@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from inspect import isawaitable
+from types import MappingProxyType
 from typing import Protocol
 
 from pgcdc.errors import DecodeError, SinkRejected
@@ -154,19 +155,32 @@ class RowFormats:
         self._formats: dict[tuple[object, ...], RowFormat] = {}
         self._routed: dict[str, frozenset[Table]] = {}
         self._keys: Mapping[int, Sequence[str]] = {}
+        self._primary_keys: Mapping[int, Sequence[str]] = {}
 
     def use(self, catalog: TypeCatalog) -> None:
         """Set what is known of user-defined types; before the first batch is handed over."""
         self._catalog = catalog
         self._formats.clear()
 
-    def order_by(self, keys: Mapping[int, Sequence[str]]) -> None:
+    def order_by(
+        self, keys: Mapping[int, Sequence[str]], primary_keys: Mapping[int, Sequence[str]] = MappingProxyType({})
+    ) -> None:
         """Set the columns of each table's key; before the first batch is handed over.
 
         Args:
             keys: By the table's OID.
+            primary_keys: Likewise, of those tables that have one.
         """
         self._keys = dict(keys)
+        self._primary_keys = dict(primary_keys)
+
+    def for_sink(self, batch: Batch) -> Batch:
+        """What a sink is given: it knows its tables' keys.
+
+        Args:
+            batch: The batch.
+        """
+        return batch.with_primary_keys(self._primary_keys)
 
     @property
     def key_columns(self) -> Mapping[int, Sequence[str]]:
@@ -382,7 +396,7 @@ class SinkTarget(_Shaped):
             if piece.count and not piece.handled:
                 if self._concurrency == 1:
                     try:
-                        await self._call(self._sink.write, piece.shaped.batch)
+                        await self._call(self._sink.write, self._formats.for_sink(piece.shaped.batch))
                     except Exception as error:
                         refused = sorted({piece.number(number) for number in range(piece.count)})
                         raise self._failed(piece, error, refused) from error
@@ -426,7 +440,7 @@ class SinkTarget(_Shaped):
             )
             raise SinkFailed(refusal, [0], [])
         try:
-            await self._call(write, shaped.batch)
+            await self._call(write, self._formats.for_sink(shaped.batch))
         except Exception as error:
             raise SinkFailed(error, [0], []) from error
 
@@ -436,7 +450,8 @@ class SinkTarget(_Shaped):
             self._parts = parts(self._keys(piece), piece.shaped.origins, self._concurrency)
         while self._parts:
             segment = self._parts[0]
-            batches = [piece.shaped.batch.take(numbers) for numbers in segment]
+            whole = self._formats.for_sink(piece.shaped.batch)
+            batches = [whole.take(numbers) for numbers in segment]
             last = max((one.last_position for one in batches if one.last_position is not None), default=None)
             calls = (self._call(self._sink.write, one, by=by % self._concurrency) for by, one in enumerate(batches))
             results = await asyncio.gather(*calls, return_exceptions=True)

@@ -228,7 +228,7 @@ class PlayedSource:
 
     def _play(self) -> None:
         self._formats.use(Catalog())
-        self._formats.order_by(self._capture.order())
+        self._formats.order_by(self._capture.order(), self._capture.keys)
         messages = self._capture.messages
         start, end = self._capture.first_lsn, self._capture.end_lsn
         stored = self._ledger.open()

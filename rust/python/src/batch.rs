@@ -11,7 +11,7 @@ use pgoutput::relation::{Column, Relation};
 use pgoutput::session::{Place, Session, Shape, Transaction};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use crate::arrow;
 use crate::bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::event::{Events, Item};
 use crate::format::RowFormat;
 use crate::formats;
 use crate::imports::imports;
+use crate::json_rows;
 use crate::reshape;
 use crate::versions::SchemaVersions;
 
@@ -43,6 +44,8 @@ pub struct Batch {
     made: Arc<Mutex<Vec<Made>>>,
     /// How rows are given to those who do not say: as the stream knows its database's types.
     format: Option<Arc<Py<RowFormat>>>,
+    /// The primary keys of tables by their OIDs, where somebody has said.
+    keys: Option<Arc<Py<PyAny>>>,
 }
 
 impl From<batch::Batch> for Batch {
@@ -54,7 +57,7 @@ impl From<batch::Batch> for Batch {
 impl Batch {
     /// A batch as it was read.
     pub fn new(inner: batch::Batch, format: Option<Arc<Py<RowFormat>>>) -> Self {
-        Self { inner, made: Arc::default(), format }
+        Self { inner, made: Arc::default(), format, keys: None }
     }
 
     /// What is in it.
@@ -68,11 +71,11 @@ impl Batch {
             Some(versions) => inner.with_versions(Arc::clone(versions)),
             None => inner,
         };
-        Self::new(inner, self.format.clone())
+        Self { keys: self.keys.clone(), ..Self::new(inner, self.format.clone()) }
     }
 
     fn cut(&self, inner: batch::Batch) -> Self {
-        Self { inner, made: Arc::clone(&self.made), format: self.format.clone() }
+        Self { inner, made: Arc::clone(&self.made), format: self.format.clone(), keys: self.keys.clone() }
     }
 
     /// What is known of user-defined types: what the caller says, else what the stream knows.
@@ -83,6 +86,10 @@ impl Batch {
     ) -> Option<Bound<'py, TypeCatalog>> {
         let own = || self.format.as_ref().map(|format| format.get().catalog(py).into_bound(py));
         catalog.cloned().or_else(own)
+    }
+
+    fn primary_keys<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, PyAny>> {
+        self.keys.as_ref().map(|keys| keys.bind(py))
     }
 
     fn item<'a>(&'a self, record: &'a Record) -> Item<'a> {
@@ -385,7 +392,27 @@ impl Batch {
 
     fn with_versions(&self, versions: &Bound<'_, SchemaVersions>) -> Self {
         // Not `cut`: events that were made before have no version.
-        Self::new(self.inner.clone().with_versions(versions.get().inner()), self.format.clone())
+        let inner = self.inner.clone().with_versions(versions.get().inner());
+        Self { keys: self.keys.clone(), ..Self::new(inner, self.format.clone()) }
+    }
+
+    fn with_primary_keys(&self, keys: Py<PyAny>) -> Self {
+        Self { keys: Some(Arc::new(keys)), ..self.cut(self.inner.clone()) }
+    }
+
+    fn key_columns<'py>(&self, py: Python<'py>, relation: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        json_rows::key_columns(py, &*shape_of(py, relation)?, self.primary_keys(py))
+    }
+
+    #[pyo3(signature = (key=None, *, catalog=None))]
+    fn json_rows<'py>(
+        &self,
+        py: Python<'py>,
+        key: Option<&Bound<'py, PyAny>>,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let catalog = self.catalog(py, catalog);
+        json_rows::json_rows(py, &self.inner, self.primary_keys(py), key, catalog.as_ref().map(Bound::get))
     }
 
     fn shape_runs<'py>(&self, py: Python<'py>) -> PyResult<Vec<ShapeRun<'py>>> {
@@ -445,14 +472,15 @@ impl Batch {
     #[staticmethod]
     fn concat(batches: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut builder = Builder::default();
-        let mut format = None;
+        let (mut format, mut keys) = (None, None);
         for batch in batches.try_iter()? {
             let batch = batch?;
             let batch = batch.cast::<Self>()?.get();
             builder.push_batch(&batch.inner);
             format = format.or_else(|| batch.format.clone());
+            keys = keys.or_else(|| batch.keys.clone());
         }
-        Ok(Self::new(builder.finish(), format))
+        Ok(Self { keys, ..Self::new(builder.finish(), format) })
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

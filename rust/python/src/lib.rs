@@ -11,6 +11,7 @@
 //! | `frames` | `Frames`: what was received and is not read yet; taken from libpq (unsafe code) |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
+//! | `json_rows` | `JsonRow`: changes one by one, with key and row, for targets that keep rows |
 //! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
 //! | `arrow` | the same as Arrow tables |
 //! | `catalog` | `TypeCatalog`: user-defined types |
@@ -43,6 +44,7 @@ mod format;
 mod formats;
 mod frames;
 mod imports;
+mod json_rows;
 mod plain;
 mod rare;
 mod reader;
@@ -75,6 +77,8 @@ mod _pgoutput {
     use crate::format::RowFormat;
     #[pymodule_export]
     use crate::frames::{Frames, Libpq};
+    #[pymodule_export]
+    use crate::json_rows::JsonRow;
     #[pymodule_export]
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]

@@ -7,6 +7,7 @@
 pub mod debezium;
 mod name;
 mod plain;
+pub mod rows;
 mod text;
 mod value;
 
