@@ -1257,7 +1257,7 @@ class JsonRow:
         """
     @property
     def unsent(self) -> tuple[str, ...]:
-        """The names of the columns of the new row that were not sent (unchanged TOAST): they have the value of before."""
+        """The names of the columns of the new row that were not sent (unchanged TOAST): they are what they were."""
 
 def encode_message(event: Event[Any], *, xid: int | None = None) -> bytes:
     """Write the message that an event is read from, for tests and for whoever plays a server.

@@ -12,6 +12,9 @@ will never be accepted. A sink that has a method `schema_changed(change)` is tol
 another shape, before the first change of it. A sink that has an attribute `defaults` says with it how the pipeline
 calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000, "max_wait": 10}`. Every change carries
 its position: a target that keeps the last one applied can skip what it has seen.
+
+Batches know the keys of their tables (`batch.key_columns(relation)`), also where the stream does not say them. For
+targets that keep rows as JSON, `batch.json_rows()` gives key and row of each change, with no Python object for a value.
 """
 
 from __future__ import annotations

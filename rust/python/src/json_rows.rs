@@ -130,7 +130,7 @@ fn numbers<'py>(
     batch.shapes().iter().enumerate().map(of).collect()
 }
 
-fn key_object<'py>(py: Python<'py>, key: Key) -> PyResult<Bound<'py, PyTuple>> {
+fn key_object(py: Python<'_>, key: Key) -> PyResult<Bound<'_, PyTuple>> {
     let values = key.into_iter().map(|value| match value {
         Some(text) => construct::text(py, &text),
         None => Ok(py.None().into_bound(py)),
