@@ -39,7 +39,7 @@ __all__ = ["Beginning", "Begun"]
 logger = logging.getLogger("pgcdc.pipeline")
 
 LET_GO_FOR = 2.0
-"""Seconds that a standby leaves the lock to whoever has the spools."""
+"""Seconds after which a standby that has left the lock to whoever has the spools looks whether it still has them."""
 
 
 class Begun(NamedTuple):
@@ -191,13 +191,12 @@ class Beginning:
             except SpoolInUse as error:
                 if not settings.standby:
                     raise
-                # Whoever has the spools has lost the lock with its connection, and waits for it: that one goes first.
-                for lane in self._lanes.values():
-                    if lane.backlog is not None:
-                        lane.backlog.close()
+                # Whoever has the spools has lost the lock with its connection, and waits for it: that one goes first,
+                # and no standby keeps it from the lock as long as it has them.
+                self._close_spools()
                 disown(connection, settings.slot)
                 self._stand_by(error)
-                self._pause(LET_GO_FOR)
+                self._wait_for_spools(RowFormat(catalog=catalog))
         self.waiting = False
         if self.standing_by:
             self.standing_by = False
@@ -216,6 +215,23 @@ class Beginning:
                     if time.monotonic() > deadline:
                         raise
                 self._pause(0.1)
+
+    def _wait_for_spools(self, format: RowFormat) -> None:
+        while True:
+            self._pause(LET_GO_FOR)
+            try:
+                for lane in self._lanes.values():
+                    lane.open_spool(format)
+                return
+            except SpoolInUse:
+                continue
+            finally:
+                self._close_spools()
+
+    def _close_spools(self) -> None:
+        for lane in self._lanes.values():
+            if lane.backlog is not None:
+                lane.backlog.close()
 
     def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
         self.unfinished_copy = self.copying = True
