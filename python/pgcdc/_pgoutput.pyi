@@ -539,6 +539,57 @@ class Batch:
         Raises:
             ConfigError: When an action is none of these.
         """
+    def folded(self, keys: Mapping[int, Sequence[str]] | None = None) -> Batch:
+        """What is left when of all changes of a row only the last counts; for targets that keep a copy of a table.
+
+        First comes a delete for each key that has no row any more, then the rows, in the order of their last changes. A
+        row is an insert, or an update without an old key. A column that is UNSET in it is as the target's row of the
+        same key has it; where the update has an old key, as the row of that key had it before all of this. So a target
+        takes what it needs of old rows, then deletes, then writes.
+
+        Nothing is folded across a TRUNCATE, or a change of a table's shape: what comes before one is in front of it.
+        Positions are those of the last changes, and need not be in order. Changes of a table whose rows have no key
+        stay as they are, and logical messages, too.
+
+        Args:
+            keys: The columns of the key, by the table's OID; of a table that is not in it those of the replica
+                identity, none where that is FULL.
+
+        Raises:
+            DecodeError: For the first change that cannot be read, or whose key was not sent.
+        """
+    def to_copy(
+        self,
+        *,
+        marked: bool = True,
+        text: Mapping[int, Collection[int]] | None = None,
+        catalog: TypeCatalog | None = None,
+    ) -> list[tuple[Relation, tuple[bool, ...], tuple[int, int, int, int], bytes]]:
+        """Write the rows for COPY … FROM STDIN (FORMAT binary) of another PostgreSQL, without Python objects or the GIL.
+
+        Values that came in binary are passed through. A column is given as text, for a column of type text, where its
+        type is none of PostgreSQL's own (OID 10000 and up), where a value of it came as text, and where it is asked for.
+
+        Args:
+            marked: Three columns come in front: the number of the row (integer); what it is ("char"); and for a row of
+                which something was not sent which columns those are (bytea: a bit for each, from the lowest of the first
+                byte, as `get_bit` counts), else NULL. `d` is a row that is to be gone: its key, or the whole old row.
+                `u` is a row as it is to be. `m` likewise, of an update with an old key, and the row in front of it, `o`,
+                is that key. Without, there may be inserts only, and the columns are the table's alone.
+            text: The numbers of columns that are given as text, by the table's OID.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
+
+        Returns:
+            For each shape of a table, in order of first use: the relation; for each column whether it is text; how many
+            rows are to be gone, how many are to be, in how many of those something was not sent, and how many are
+            marked `m`; and the bytes. TRUNCATE and logical messages are left out.
+
+        Raises:
+            DecodeError: For the first change that cannot be written.
+
+        Source:
+            PostgreSQL manual, "COPY", "Binary Format".
+        """
     @property
     def versions(self) -> SchemaVersions | None:
         """The versions of tables' shapes that its events carry; None where nobody has said."""

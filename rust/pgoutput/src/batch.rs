@@ -1,6 +1,7 @@
 //! A run of raw messages with what is known of each: relation, transaction, index, LSN. Nothing is decoded here.
 //!
 //! Over 400 lines because a batch, what builds it and what reads a stream into it share what nobody else is to see.
+mod fold;
 mod stored;
 
 use std::collections::{HashMap, HashSet};

@@ -15,6 +15,7 @@
 //! | [`versions`] | a relation and a position | the version of its shape that was in force there |
 //! | [`assembler`] | messages of protocols 2 to 4 | batches as protocol 1 has them |
 //! | [`copy`] | COPY BINARY | Insert messages in a batch |
+//! | [`copy_rows`] | a batch | COPY BINARY |
 //! | [`encode`] | messages, tuples, frames, COPY rows | their bytes |
 //! | [`row`] | a tuple and its role | cells: not sent, NULL, a value |
 //! | [`json`] | a batch | lines of JSON |
@@ -29,6 +30,7 @@ pub mod assembler;
 pub mod batch;
 pub mod catalog;
 pub mod copy;
+pub mod copy_rows;
 pub mod cursor;
 pub mod encode;
 pub mod error;

@@ -20,6 +20,7 @@ use crate::construct::CollectorPause;
 use crate::debezium::Asked;
 use crate::error::{batch_error, config_error};
 use crate::event::{Events, Item};
+use crate::fold;
 use crate::format::RowFormat;
 use crate::formats;
 use crate::imports::imports;
@@ -383,6 +384,25 @@ impl Batch {
         by_table: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         reshape::keys(py, &self.inner, &columns, by_table)
+    }
+
+    #[pyo3(signature = (keys=None))]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
+    fn folded(&self, py: Python<'_>, keys: Option<HashMap<u32, Vec<Bound<'_, PyString>>>>) -> PyResult<Self> {
+        Ok(self.remade(fold::folded(py, &self.inner, &keys.unwrap_or_default())?))
+    }
+
+    #[pyo3(signature = (*, marked=true, text=None, catalog=None))]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
+    fn to_copy<'py>(
+        &self,
+        py: Python<'py>,
+        marked: bool,
+        text: Option<HashMap<u32, HashSet<usize>>>,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> PyResult<Vec<fold::CopyRows<'py>>> {
+        let text = text.unwrap_or_default();
+        fold::to_copy(py, &self.inner, marked, &text, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 
     #[getter]

@@ -14,6 +14,7 @@
 //! | `json_rows` | `JsonRow`: changes one by one, with key and row, for targets that keep rows |
 //! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
 //! | `arrow` | the same as Arrow tables |
+//! | `fold` | the last state of each row, and rows for another PostgreSQL |
 //! | `catalog` | `TypeCatalog`: user-defined types |
 //! | `event` | one message to one event |
 //! | `encode` | one event to one message |
@@ -40,6 +41,7 @@ mod encode;
 mod error;
 mod event;
 mod exclusive;
+mod fold;
 mod format;
 mod formats;
 mod frames;

@@ -282,7 +282,7 @@ impl Batch {
 }
 
 /// The old tuple, with what marks it, and the new one.
-fn tuples<'a>(message: &Message<'a>) -> (Option<(u8, Tuple<'a>)>, Option<Tuple<'a>>) {
+pub(super) fn tuples<'a>(message: &Message<'a>) -> (Option<(u8, Tuple<'a>)>, Option<Tuple<'a>>) {
     let marked = |old: &Old<'a>| match *old {
         Old::Key(tuple) => (b'K', tuple),
         Old::Row(tuple) => (b'O', tuple),
@@ -300,7 +300,7 @@ const NUMERIC: u32 = 1700;
 
 /// The values of some columns as bytes that are equal where the values are; None where one was not sent. Of a new row, an
 /// unchanged value is that of the old one `beside` it.
-fn key(
+pub(super) fn key(
     shape: &Shape,
     columns: &[usize],
     tuple: Tuple<'_>,

@@ -1,0 +1,51 @@
+//! `Batch.folded` and `to_copy`: what a batch is for a target that keeps a copy of a table.
+use std::collections::{HashMap, HashSet};
+
+use pgoutput::batch::Batch;
+use pgoutput::copy_rows::{Counts, Form, Part, parts};
+use pgoutput::relation::Relation;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+
+use crate::batch::text_bytes;
+use crate::catalog::TypeCatalog;
+use crate::format::RowFormat;
+use crate::formats::refused;
+
+/// The last state of each row. `keys` by the OIDs of tables.
+pub fn folded(py: Python<'_>, batch: &Batch, keys: &HashMap<u32, Vec<Bound<'_, PyString>>>) -> PyResult<Batch> {
+    let mut names: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
+    for (oid, columns) in keys {
+        names.insert(*oid, columns.iter().map(text_bytes).collect::<PyResult<_>>()?);
+    }
+    let made = py.detach(|| batch.folded(|shape| names.get(&shape.relation.oid).map(Vec::as_slice)));
+    made.map_err(|failed| refused(py, batch, failed))
+}
+
+/// A relation, which of its columns are text, how many rows there are of each kind, and their bytes.
+pub type CopyRows<'py> = (Bound<'py, PyAny>, Bound<'py, PyTuple>, (usize, usize, usize, usize), Bound<'py, PyBytes>);
+
+/// The rows for COPY. `text` says which columns are to be text, by the OIDs of tables.
+pub fn to_copy<'py>(
+    py: Python<'py>,
+    batch: &Batch,
+    marked: bool,
+    text: &HashMap<u32, HashSet<usize>>,
+    catalog: Option<&TypeCatalog>,
+) -> PyResult<Vec<CopyRows<'py>>> {
+    let none = TypeCatalog::default();
+    let catalog = catalog.unwrap_or(&none);
+    let form = if marked { Form::Marked } else { Form::Plain };
+    let mut as_text = |relation: &Relation, at: usize| text.get(&relation.oid).is_some_and(|some| some.contains(&at));
+    let made = py.detach(|| catalog.read(|catalog| parts(batch, catalog, form, &mut as_text)));
+    let made = made.map_err(|failed| refused(py, batch, failed))?;
+    let format = RowFormat::default(py)?.get();
+    let mut rows = Vec::new();
+    for Part { shape, text, counts, bytes } in made {
+        let Some(shape) = batch.shapes().get(shape) else { continue };
+        let Counts { gone, rows: present, unset, moved } = counts;
+        let relation = format.plan(py, shape)?.relation.bind(py).clone();
+        rows.push((relation, PyTuple::new(py, text)?, (gone, present, unset, moved), PyBytes::new(py, &bytes)));
+    }
+    Ok(rows)
+}
