@@ -565,17 +565,18 @@ class Batch:
         text: Mapping[int, Collection[int]] | None = None,
         catalog: TypeCatalog | None = None,
     ) -> list[tuple[Relation, tuple[bool, ...], tuple[int, int, int, int], bytes]]:
-        """Write the rows for COPY … FROM STDIN (FORMAT binary) of another PostgreSQL, without Python objects or the GIL.
+        """Write the rows for COPY … FROM STDIN (FORMAT binary) of another PostgreSQL, without Python objects.
 
         Values that came in binary are passed through. A column is given as text, for a column of type text, where its
-        type is none of PostgreSQL's own (OID 10000 and up), where a value of it came as text, and where it is asked for.
+        type is none of PostgreSQL's own (OID 10000 and up), where a value of it came as text, and where it is asked
+        for.
 
         Args:
             marked: Three columns come in front: the number of the row (integer); what it is ("char"); and for a row of
-                which something was not sent which columns those are (bytea: a bit for each, from the lowest of the first
-                byte, as `get_bit` counts), else NULL. `d` is a row that is to be gone: its key, or the whole old row.
-                `u` is a row as it is to be. `m` likewise, of an update with an old key, and the row in front of it, `o`,
-                is that key. Without, there may be inserts only, and the columns are the table's alone.
+                which something was not sent which columns those are (bytea: a bit for each, from the lowest of the
+                first byte, as `get_bit` counts), else NULL. `d` is a row that is to be gone: its key, or the whole old
+                row. `u` is a row as it is to be. `m` likewise, of an update with an old key, and the row in front of
+                it, `o`, is that key. Without, there may be inserts only, and the columns are the table's alone.
             text: The numbers of columns that are given as text, by the table's OID.
             catalog: What is known of user-defined types; when None, what the stream knows that this came from.
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-_SINKS: Final[dict[str, tuple[str, str]]] = {}
+if TYPE_CHECKING:
+    from pgcdc.sinks.postgres import Postgres
+
+_SINKS: Final[dict[str, tuple[str, str]]] = {
+    "Postgres": ("pgcdc.sinks.postgres", "binary"),
+}
 """The module of each sink, and the extra that brings its library."""
 
 if not TYPE_CHECKING:
@@ -33,4 +38,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__: list[str] = []
+__all__ = ["Postgres"]

@@ -173,6 +173,10 @@ impl<'a> Folder<'a> {
         let batch = self.batch;
         let Some(known) = batch.shapes().get(shape) else { return Err(NO_KEY) };
         let Some(rows) = self.rows.get_mut(&shape) else { return Err(NO_KEY) };
+        let is_sent = |&at: &usize| known.relation.columns.get(at).is_some_and(|column| column.is_key);
+        if record.kind != kind::INSERT && !columns.iter().all(is_sent) {
+            return Err(NO_KEY); // of an old row it is not sent, and a new one may have another
+        }
         let key_of = |tuple: Tuple<'_>, beside: Option<Tuple<'_>>| key(known, columns, tuple, beside, None);
         let (old, new) = tuples(message);
         let old_tuple = old.map(|(_, tuple)| tuple);
