@@ -19,14 +19,14 @@ targets that keep rows as JSON, `batch.json_rows()` gives key and row of each ch
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pgcdc.lsn import Position
     from pgcdc.protocol import Batch
 
-__all__ = ["KeyedSink", "RewritingSink", "Sink", "TransactionalSink"]
+__all__ = ["RewritingSink", "Sink", "TransactionalSink"]
 
 
 class Sink(Protocol):
@@ -49,24 +49,6 @@ class Sink(Protocol):
 
     def close(self) -> Awaitable[None] | None:
         """Let go of everything; called once, also after an error."""
-
-
-@runtime_checkable
-class KeyedSink(Sink, Protocol):
-    """A sink that is told what the rows of each table are known by.
-
-    The relations of a batch say it only as far as the replica identity does: under REPLICA IDENTITY FULL each column is
-    marked there.
-    """
-
-    def use_keys(self, keys: Mapping[int, Sequence[str]]) -> None:
-        """Take note; called before the first write, and again when something of it has changed.
-
-        Args:
-            keys: By the table's OID the columns of its primary key, where the replica identity has them; else those of
-                the replica identity; all columns of a table that has neither, and of one under REPLICA IDENTITY FULL
-                without a primary key.
-        """
 
 
 @runtime_checkable

@@ -21,8 +21,6 @@ from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, runnin
 from tests.pipeline.targets import AsyncRecorder, Recorder, SqliteMirror, logged, mirrored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from tests.conftest import Database
 
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, user_id bigint, status text, total numeric(12,2))"
@@ -113,31 +111,6 @@ def test_each_consumer_gets_what_it_asked_for(database: Database) -> None:
     assert {consumer.state for consumer in pipeline.statistics().consumers.values()} == {"stopped"}
     left = set(threading.enumerate()) - before
     assert [thread.name for thread in left if thread.name.startswith("pgcdc")] == []
-
-
-class Keyed(Recorder):
-    """Remembers what it is told of keys, and when."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[tuple[int, list[list[str]]]] = []
-
-    def use_keys(self, keys: Mapping[int, Sequence[str]]) -> None:
-        self.told.append((len(self.batches), sorted(map(list, keys.values()))))
-
-
-def test_a_sink_is_told_the_keys_before_its_first_batch(newest_database: Database) -> None:
-    newest_database.execute(
-        ORDERS, ITEMS, "ALTER TABLE orders REPLICA IDENTITY FULL", "INSERT INTO orders VALUES (1, 10, 'new', 5)"
-    )
-    pipeline, sink = shop(newest_database), Keyed()
-    pipeline.add(sink)
-    with running(pipeline) as run:
-        run.streaming()
-        newest_database.execute("UPDATE orders SET id = 2")
-        run.catch_up(newest_database)
-    assert sink.actions == ["insert", "update"]
-    assert sink.told == [(0, [["id"], ["id"]])]
 
 
 def test_positions_are_a_total_order(database: Database) -> None:

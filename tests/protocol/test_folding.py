@@ -1,4 +1,4 @@
-"""`Batch.folded`: applied to a table it gives what all the changes give, one by one; and `to_copy` says the same rows."""
+"""`Batch.folded`: applied to a table it gives what all the changes give one by one; `to_copy` says the same rows."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -58,7 +58,7 @@ class OfPostgres(SinkContract):
             connection.execute(f'LOCK TABLE "{self._schema(place)}".contract IN ACCESS EXCLUSIVE MODE')
             yield
 
-    refused = {"id": 9, "name": "no text in PostgreSQL has a \0", "amount": None, "note": None}
+    refused: ClassVar = {"id": 9, "name": "no text in PostgreSQL has a \0", "amount": None, "note": None}
 
 
 class TestPostgres(OfPostgres):

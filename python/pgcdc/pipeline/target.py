@@ -21,7 +21,7 @@ from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, S
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
-from pgcdc.sink import KeyedSink, RewritingSink, TransactionalSink
+from pgcdc.sink import RewritingSink, TransactionalSink
 from pgcdc.transforms.applying import AnyChange, Context, Shaped
 
 __all__ = [
@@ -365,13 +365,6 @@ class SinkTarget(_Shaped):
         self.keeps_position = isinstance(self._sink, TransactionalSink)
         # Of the piece in hand, written in parts: those that are left, segment by segment.
         self._parts: list[list[list[int]]] | None = None
-        self._told: Mapping[int, Sequence[str]] | None = None
-
-    def _tell_keys(self) -> None:
-        keys = self._formats.key_columns
-        if isinstance(self._sink, KeyedSink) and keys != self._told:
-            self._sink.use_keys(keys)
-            self._told = keys
 
     async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
         result = await self._workers[by].call(method, *arguments) if self._workers else method(*arguments)
@@ -401,7 +394,6 @@ class SinkTarget(_Shaped):
             if not known:
                 self._parts = None
             if piece.count and not piece.handled:
-                self._tell_keys()
                 if self._concurrency == 1:
                     try:
                         await self._call(self._sink.write, self._formats.for_sink(piece.shaped.batch))
@@ -438,7 +430,6 @@ class SinkTarget(_Shaped):
             raise HandlerFailed(failed.change, failed.cause, 0, shaping=True) from failed.cause
         if not shaped.batch.changes_count:
             return
-        self._tell_keys()
         write: Callable[[Batch], Awaitable[None] | None] = self._sink.write
         if isinstance(self._sink, RewritingSink):
             write = self._sink.rewrite

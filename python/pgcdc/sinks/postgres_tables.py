@@ -1,6 +1,6 @@
 """The tables of a PostgreSQL that keeps copies: how they are, and how they are made and altered.
 
-Types by OID are the same in every PostgreSQL below 10000; what is above is the source's own (enums, domains, composites,
+Types below OID 10000 are the same in every PostgreSQL; what is above is the source's own (enums, domains, composites,
 extensions), and is text here unless somebody made the column with another type.
 """
 
@@ -133,7 +133,10 @@ def types_of(connection: Connection, columns: Iterable[Column], *, lengths: bool
     """
     pairs = [(column.type_oid, column.type_modifier if lengths else -1) for column in columns]
     builtin = [oid < FIRST_OWN and oid not in _NAMES_OF_OBJECTS for oid, _ in pairs]
-    query = "SELECT format_type(oid, modifier) FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY t(oid, modifier, n) ORDER BY n"
+    query = """
+        SELECT format_type(oid, modifier) FROM unnest(%s::oid[], %s::int[]) WITH ORDINALITY t(oid, modifier, n)
+        ORDER BY n
+        """
     found = [
         name for (name,) in connection.execute(query, ([oid for oid, _ in pairs], [modifier for _, modifier in pairs]))
     ]

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 from pgcdc.events import Relation, Truncate
 from pgcdc.protocol import Batch, RowFormat
 
-__all__ = ["RowKeys", "Stretch", "key_of", "stretches"]
+__all__ = ["Keyed", "Stretch", "stretches"]
 
 Stretch: TypeAlias = Batch | Truncate
 """Changes of rows, or a TRUNCATE by itself."""
 
-RowKeys: TypeAlias = Mapping[int, Sequence[str]]
-"""The columns that the rows of each table are known by, by the table's OID; empty for none."""
-
 _FORMAT = RowFormat("tuple", json="text")
 
 
-def key_of(relation: Relation, keys: RowKeys) -> tuple[str, ...]:
-    """Choose the columns that a table's rows are known by.
+class Keyed(NamedTuple):
+    """A table, and the columns that its rows are known by.
 
-    Args:
+    Attributes:
         relation: The table.
-        keys: What was said of tables (`KeyedSink`).
-
-    Returns:
-        The columns; none where rows have no key and two may be the same.
+        key: The columns; none where rows have no key and two may be the same.
     """
-    columns = [column.name for column in relation.columns]
-    key = tuple(keys.get(relation.oid, ()))
-    identity = tuple(column.name for column in relation.columns if column.is_key)
-    if not key or not set(key) <= set(columns):
-        key = identity
-    # All columns under FULL: that is the row and no key. All where there is no identity: so is that.
-    whole = len(key) == len(columns) and (relation.replica_identity == "f" or not identity)
-    return () if whole else key
+
+    relation: Relation
+    key: tuple[str, ...]
 
 
 def stretches(batch: Batch) -> Iterator[Stretch]:
