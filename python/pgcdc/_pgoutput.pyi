@@ -592,6 +592,9 @@ class Batch:
             PostgreSQL manual, "COPY", "Binary Format".
         """
     @property
+    def catalog(self) -> TypeCatalog | None:
+        """What the stream that this came from knows of user-defined types; for a `RowFormat` of one's own."""
+    @property
     def versions(self) -> SchemaVersions | None:
         """The versions of tables' shapes that its events carry; None where nobody has said."""
     def with_versions(self, versions: SchemaVersions) -> Batch:

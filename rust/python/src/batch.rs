@@ -405,6 +405,11 @@ impl Batch {
         fold::to_copy(py, &self.inner, marked, &text, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 
+    #[getter(catalog)]
+    fn known_types<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TypeCatalog>> {
+        self.catalog(py, None)
+    }
+
     #[getter]
     fn versions(&self) -> Option<SchemaVersions> {
         self.inner.versions().map(|versions| SchemaVersions::from(Arc::clone(versions)))
