@@ -818,8 +818,8 @@ class Batch:
         | hstore | object of strings and nulls |
         | domains | as their base type |
         | any other that is known (intervals, ranges, network addresses, geometry …) | string as PostgreSQL prints it |
-        | types that nothing is known of | string: text as sent; bytes that came in binary as bytea |
-
+            key: Called for each relation that rows are of: the columns of its key. None for `key_columns`. They also say when
+                Debezium takes an updated row for another one.
         Bytes that are not UTF-8 (a database in SQL_ASCII sends them) become lone surrogates `\udc80` to `\udcff`, which
         Python's `json` reads as `surrogateescape` does; a parser that does not take them refuses the line.
 
@@ -837,6 +837,50 @@ class Batch:
 
         Source:
             RFC 8259 (JSON), RFC 3339 (times).
+        """
+    def records(
+        self,
+        values: Literal["plain", "debezium", "batch"] | DebeziumEnvelope = "plain",
+        *,
+        key: Callable[[Relation], Sequence[str]] | None = None,
+        tombstones: bool = True,
+        catalog: TypeCatalog | None = None,
+    ) -> list[
+        tuple[
+            int,
+            Relation | None,
+            Literal["row", "key", "truncate", "message", "tombstone"],
+            bytes | None,
+            bytes | None,
+            bytes | None,
+            int | None,
+        ]
+    ]:
+        """The changes as records of a log, each with its key; made without the GIL and without Python objects of rows.
+
+        Each is `(number, relation, what, key, value, position, version)`: the number of the change among those of the
+        batch; the table, None for a logical message; what it is; the key, a JSON object of the key's columns in the
+        form of the values; the value; `str(position)` in ASCII; and the schema version; None where they are not known.
+
+        - `"row"`: an insert, an update or a delete. The key is that of the new row, of a delete that of the old one;
+          None where the table has no key, or the server did not send it.
+        - `"tombstone"`: a key that is gone, with no value: behind a delete, and where an update changed the key.
+        - An update that changed the key is in Debezium's envelope a delete, a tombstone and an insert, as Debezium
+          emits it; in plain lines a tombstone of the old key before the update; among batches one record, `"key"`.
+        - `"truncate"`: one for each of its tables, without a key.
+        - `"message"`: a logical message; the key is `{"prefix":"…"}`.
+
+        Args:
+            values: What the values are: lines as `to_json` has them, without the line feed; or `"batch"`: `to_bytes` of
+                a batch that has just the one change.
+            key: Called for each relation that rows are of: the columns of its key. None for `key_columns`. With Debezium
+                envelope they also say when an updated row is another.
+            tombstones: Whether there are tombstones.
+            catalog: What is known of user-defined types; when None, what the stream knows that this came from.
+
+        Raises:
+            ConfigError: When `values` is none of the above.
+            DecodeError: For the first change that cannot be written; `changes()` gives the others of the same batch.
         """
     def to_arrow(
         self, *, text: Collection[str] | None = None, catalog: TypeCatalog | None = None

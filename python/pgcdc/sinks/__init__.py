@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pgcdc.sinks.kafka import Kafka
     from pgcdc.sinks.postgres import Postgres
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
+    "Kafka": ("pgcdc.sinks.kafka", "kafka"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
 }
 """The module of each sink, and the extra that brings its library."""
@@ -38,4 +40,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["Postgres"]
+__all__ = ["Kafka", "Postgres"]

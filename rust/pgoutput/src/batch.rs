@@ -199,6 +199,12 @@ impl Batch {
         Self { content: Arc::clone(&self.content), records: Arc::new(records), versions: self.versions.clone() }
     }
 
+    /// One of its messages as a batch of its own.
+    #[must_use]
+    pub fn alone(&self, record: &Record) -> Self {
+        self.part(vec![record.clone()])
+    }
+
     /// The same, which knows the versions of its relations.
     #[must_use]
     pub fn with_versions(self, versions: Arc<Versions>) -> Self {

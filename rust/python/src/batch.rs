@@ -25,6 +25,7 @@ use crate::format::RowFormat;
 use crate::formats;
 use crate::imports::imports;
 use crate::json_rows;
+use crate::records;
 use crate::reshape;
 use crate::versions::SchemaVersions;
 
@@ -543,6 +544,30 @@ impl Batch {
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         formats::to_json(py, &self.inner, &envelope, self.catalog(py, catalog).as_ref().map(Bound::get))
+    }
+
+    #[pyo3(
+        signature = (values=Asked::plain(), *, key=None, tombstones=true, catalog=None),
+        text_signature = "($self, values='plain', *, key=None, tombstones=True, catalog=None)"
+    )]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
+    fn records<'py>(
+        &self,
+        py: Python<'py>,
+        values: Asked<'py>,
+        key: Option<&Bound<'py, PyAny>>,
+        tombstones: bool,
+        catalog: Option<&Bound<'py, TypeCatalog>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let catalog = self.catalog(py, catalog);
+        records::records(
+            py,
+            &self.inner,
+            &values,
+            (self.primary_keys(py), key),
+            tombstones,
+            catalog.as_ref().map(Bound::get),
+        )
     }
 
     #[pyo3(signature = (*, text=None, catalog=None))]

@@ -59,7 +59,19 @@ impl DebeziumEnvelope {
         }
         let version = version.map_or_else(|| concat!("pgcdc-", env!("CARGO_PKG_VERSION")).to_owned(), str::to_owned);
         let (name, db) = (name.to_owned(), db.to_owned());
-        Ok(Self { options: Options { version, name, db, decimals, times, unknown, keys: by_table, now: None } })
+        Ok(Self {
+            options: Options {
+                version,
+                name,
+                db,
+                decimals,
+                times,
+                unknown,
+                keys: by_table,
+                key_columns: None,
+                now: None,
+            },
+        })
     }
 
     /// The same with the time at which the lines are made.

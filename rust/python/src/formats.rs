@@ -76,11 +76,13 @@ static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// How many bytes are kept at most.
 const MOST_KEPT: usize = 8 << 20;
 
-fn take_kept() -> Vec<u8> {
+/// That memory, for whoever gives it back to `keep`.
+pub fn take_kept() -> Vec<u8> {
     KEPT.try_lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default()
 }
 
-fn keep(buffer: Vec<u8>) {
+/// Give it back.
+pub fn keep(buffer: Vec<u8>) {
     if let Ok(mut kept) = KEPT.try_lock()
         && (kept.capacity()..=MOST_KEPT).contains(&buffer.capacity())
     {

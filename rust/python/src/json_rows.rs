@@ -101,7 +101,7 @@ pub fn key_columns<'py>(
 }
 
 /// The numbers of the key's columns in each relation of a batch; `ask` says their names, if somebody wants others.
-fn numbers<'py>(
+pub fn numbers<'py>(
     py: Python<'py>,
     batch: &Batch,
     primary_keys: Option<&Bound<'py, PyAny>>,

@@ -12,6 +12,7 @@
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
 //! | `json_rows` | `JsonRow`: changes one by one, with key and row, for targets that keep rows |
+//! | `records` | changes with keys, for logs such as Kafka's |
 //! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
 //! | `arrow` | the same as Arrow tables |
 //! | `fold` | the last state of each row, and rows for another PostgreSQL |
@@ -50,6 +51,7 @@ mod json_rows;
 mod plain;
 mod rare;
 mod reader;
+mod records;
 mod reshape;
 mod row;
 mod spool;

@@ -7,6 +7,7 @@
 pub mod debezium;
 mod name;
 mod plain;
+pub mod records;
 pub mod rows;
 mod text;
 mod value;
@@ -209,7 +210,7 @@ pub(crate) fn position_tail(index: i64) -> Option<[u8; 8]> {
 }
 
 /// A whole position.
-pub(crate) fn position_text((commit_lsn, index): Position) -> Vec<u8> {
+pub fn position_text((commit_lsn, index): Position) -> Vec<u8> {
     let mut text = position_head(commit_lsn).to_vec();
     text::upper_hexadecimal(&mut text, u64::try_from(index.saturating_add(1)).unwrap_or(0), 8);
     text

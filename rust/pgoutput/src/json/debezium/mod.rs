@@ -26,6 +26,7 @@ use crate::tuple::Tuple;
 
 use around::{Around, Of};
 use base64::base64;
+pub(super) use form::Form as KeyForm;
 use form::Form;
 
 /// `decimal.handling.mode`.
@@ -65,6 +66,9 @@ pub struct Options {
     pub unknown: bool,
     /// The primary keys of tables where the replica identity is another, by `schema.table` or `table`.
     pub keys: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    /// The numbers of the key's columns in each relation of the batch, where somebody has found them out: then `keys` and the
+    /// replica identity do not count.
+    pub key_columns: Option<Vec<Option<Vec<usize>>>>,
     /// When the lines are made, in nanoseconds since 1970; None for the time of the commit.
     pub now: Option<i64>,
 }
@@ -111,7 +115,7 @@ struct Plan<'a> {
 const AROUND: usize = 450;
 
 impl<'a> Plan<'a> {
-    fn new(shape: &'a Shape, catalog: &Catalog, options: &Options) -> Self {
+    fn new(number: usize, shape: &'a Shape, catalog: &Catalog, options: &Options) -> Self {
         let relation = &shape.relation;
         let mut table = b"\"schema\":".to_vec();
         text::string(&mut table, &relation.schema);
@@ -119,16 +123,20 @@ impl<'a> Plan<'a> {
         text::string(&mut table, &relation.name);
         let qualified = [relation.schema.as_slice(), &relation.name].join(b".".as_slice());
         let key = options.keys.get(&qualified).or_else(|| options.keys.get(&relation.name));
-        let column = |column: &relation::Column| {
+        let columns = options.key_columns.as_ref().map(|all| all.get(number).and_then(Option::as_ref));
+        let column = |(number, column): (usize, &relation::Column)| {
             // Under REPLICA IDENTITY FULL every column is marked.
             let marked = column.is_key && !relation.is_full();
             Column {
                 name: Name::of(&column.name),
                 form: Form::of(column.type_oid, column.type_modifier, catalog, options),
-                is_key: key.map_or(marked, |key| key.contains(&column.name)),
+                is_key: match columns {
+                    Some(columns) => columns.is_some_and(|columns| columns.contains(&number)),
+                    None => key.map_or(marked, |key| key.contains(&column.name)),
+                },
             }
         };
-        let columns: Vec<Column> = relation.columns.iter().map(column).collect();
+        let columns: Vec<Column> = relation.columns.iter().enumerate().map(column).collect();
         let names: usize = columns.iter().map(|column| column.name.len()).sum();
         let fixed = names.saturating_add(table.len());
         Self { shape, table, columns, fixed }
@@ -197,7 +205,8 @@ fn plan(record: &Record, oid: u32) -> Result<usize, Refused> {
 
 impl<'a> Writer<'a> {
     fn new(buffer: Vec<u8>, batch: &'a Batch, catalog: &Catalog, options: &'a Options) -> Self {
-        let plans: Vec<_> = batch.shapes().iter().map(|shape| Plan::new(shape, catalog, options)).collect();
+        let plan = |(number, shape)| Plan::new(number, shape, catalog, options);
+        let plans: Vec<_> = batch.shapes().iter().map(AsRef::as_ref).enumerate().map(plan).collect();
         // Most of a line is what is around its values.
         let fixed = |record: &Record| {
             let plan = record.shape.and_then(|number| plans.get(number));

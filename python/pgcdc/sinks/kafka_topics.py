@@ -1,0 +1,218 @@
+"""The topics of the Kafka sink: what they are called, how many partitions they have, and that of its positions."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+
+from pgcdc.errors import ConfigError, SinkUnavailable
+from pgcdc.events import Relation
+
+__all__ = ["Topic", "Topics", "stored_position"]
+
+_ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
+_LONGEST: Final = 249
+
+_OF_POSITIONS: Final = {
+    "cleanup.policy": "compact",
+    # Small, so that little is read at a start: only closed segments are compacted.
+    "segment.bytes": "1048576",
+    "min.cleanable.dirty.ratio": "0.1",
+}
+
+
+class Topic(NamedTuple):
+    """A topic that exists.
+
+    Attributes:
+        name: Its name.
+        partitions: How many it has.
+    """
+
+    name: str
+    partitions: int
+
+
+class Topics:
+    """The topics of one sink; each is looked for, and made where it is missing, when it is first used.
+
+    Args:
+        settings: Of librdkafka.
+        prefix: What names begin with.
+        name: Of a table's topic: a template or a function.
+        partitions: How many a new one gets, None for the broker's choice.
+        replication_factor: How many copies, likewise.
+        topic_settings: Further settings of new ones.
+        timeout: For each call, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        prefix: str,
+        name: str | Callable[[Relation], str],
+        partitions: int | None,
+        replication_factor: int | None,
+        topic_settings: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        if isinstance(name, str):
+            try:
+                name.format(prefix=prefix, schema="", table="")
+            except (KeyError, IndexError, ValueError):
+                raise ConfigError(
+                    f"topic={name!r} is no template", hint="it may have {prefix}, {schema} and {table} in it"
+                ) from None
+        self.positions = _legal(f"{prefix}.pgcdc_positions")
+        self._settings = settings
+        self._prefix = prefix
+        self._name = name
+        self._partitions = -1 if partitions is None else partitions
+        self._copies = -1 if replication_factor is None else replication_factor
+        self._topic_settings = topic_settings
+        self._timeout = timeout
+        self._client: AdminClient | None = None
+        self._known: dict[str, Topic] = {}
+        self._of: dict[tuple[str, str], Topic] = {}
+
+    @property
+    def client(self) -> AdminClient:
+        """A client that can ask for topics and make them."""
+        if self._client is None:
+            self._client = AdminClient(dict(self._settings))
+        return self._client
+
+    def of(self, relation: Relation) -> Topic:
+        """The topic of a table.
+
+        Args:
+            relation: The table.
+
+        Raises:
+            SinkUnavailable: When no broker answers, or it cannot be made for now.
+        """
+        topic = self._of.get((relation.schema, relation.name))
+        if topic is None:
+            if callable(self._name):
+                name = self._name(relation)
+            else:
+                name = self._name.format(prefix=self._prefix, schema=relation.schema, table=relation.name)
+            topic = self._of[relation.schema, relation.name] = self._there(_legal(name))
+        return topic
+
+    @property
+    def messages(self) -> Topic:
+        """That of logical messages."""
+        return self._there(_legal(f"{self._prefix}.message"))
+
+    def make_positions(self) -> bool:
+        """Make the topic of positions, where it is missing.
+
+        Returns:
+            Whether it was there.
+        """
+        if self.positions in self._listed():
+            return True
+        self._make(NewTopic(self.positions, 1, self._copies, config=dict(_OF_POSITIONS)))
+        return False
+
+    def _there(self, name: str) -> Topic:
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        partitions = self._listed().get(name)
+        if partitions is None:
+            self._make(NewTopic(name, self._partitions, self._copies, config=dict(self._topic_settings)))
+            partitions = self._made(name)
+        topic = self._known[name] = Topic(name, partitions)
+        return topic
+
+    def _listed(self) -> dict[str, int]:
+        try:
+            listed = self.client.list_topics(timeout=self._timeout).topics
+        except KafkaException as error:
+            raise SinkUnavailable(f"no broker lists its topics: {error.args[0].str()}") from error
+        return {name: len(topic.partitions) for name, topic in listed.items() if topic.error is None}
+
+    def _make(self, topic: NewTopic) -> None:
+        [made] = self.client.create_topics([topic], request_timeout=self._timeout).values()
+        try:
+            made.result(self._timeout)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise SinkUnavailable(f"topic {topic.topic} cannot be made: {error.args[0].str()}") from error
+
+    def _made(self, name: str) -> int:
+        """How many partitions a new topic has, once all brokers may know."""
+        deadline = time.monotonic() + self._timeout
+        while not (partitions := self._listed().get(name, 0)):
+            if time.monotonic() > deadline:
+                raise SinkUnavailable(f"topic {name} was made, and no broker lists it")
+            time.sleep(0.02)
+        return partitions
+
+
+def stored_position(topics: Topics, settings: Mapping[str, Any], name: str, timeout: float) -> bytes | None:
+    """Read from the topic of positions what was committed last under a name; the topic is made where it is missing.
+
+    Args:
+        topics: The topics.
+        settings: Of librdkafka.
+        name: The name.
+        timeout: In seconds.
+
+    Returns:
+        The last value, None where there is none.
+
+    Raises:
+        SinkUnavailable: When it cannot be read to its end in time.
+    """
+    if not topics.make_positions():
+        return None
+    place = TopicPartition(topics.positions, 0, 0)
+    deadline = time.monotonic() + timeout
+    consumer = Consumer(
+        {
+            **settings,
+            "group.id": f"pgcdc.{uuid.uuid4().hex}",  # none is made: nothing is committed
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,
+        }
+    )
+    found: bytes | None = None
+    try:
+        latest = {place: OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+        [asked] = topics.client.list_offsets(latest, request_timeout=timeout).values()
+        # Others may have open transactions there; what is behind them is not read before they end.
+        end = asked.result(timeout).offset
+        consumer.assign([place])
+        while time.monotonic() < deadline:
+            message = consumer.poll(0.5)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                if message.key() == name.encode():
+                    found = message.value()
+            elif error.code() != KafkaError._PARTITION_EOF:
+                raise SinkUnavailable(f"the topic of positions cannot be read: {error.str()}")
+            elif (message.offset() or 0) >= end:
+                return found
+    except KafkaException as error:
+        raise SinkUnavailable(f"the topic of positions cannot be read: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+    raise SinkUnavailable("the topic of positions could not be read to its end in time")
+
+
+def _legal(name: str) -> str:
+    """A name as a topic may have it."""
+    return _ILLEGAL.sub("_", name)[:_LONGEST]
