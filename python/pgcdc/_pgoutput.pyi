@@ -818,8 +818,8 @@ class Batch:
         | hstore | object of strings and nulls |
         | domains | as their base type |
         | any other that is known (intervals, ranges, network addresses, geometry …) | string as PostgreSQL prints it |
-            key: Called for each relation that rows are of: the columns of its key. None for `key_columns`. They also say when
-                Debezium takes an updated row for another one.
+        | types that nothing is known of | string: text as sent; bytes that came in binary as bytea |
+
         Bytes that are not UTF-8 (a database in SQL_ASCII sends them) become lone surrogates `\udc80` to `\udcff`, which
         Python's `json` reads as `surrogateescape` does; a parser that does not take them refuses the line.
 
@@ -873,8 +873,8 @@ class Batch:
         Args:
             values: What the values are: lines as `to_json` has them, without the line feed; or `"batch"`: `to_bytes` of
                 a batch that has just the one change.
-            key: Called for each relation that rows are of: the columns of its key. None for `key_columns`. With Debezium
-                envelope they also say when an updated row is another.
+            key: Called for each relation that rows are of: the columns of its key, which also say when Debezium takes
+                an updated row for another one. None for `key_columns`.
             tombstones: Whether there are tombstones.
             catalog: What is known of user-defined types; when None, what the stream knows that this came from.
 
