@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ign
 from pgcdc.errors import ConfigError, SinkUnavailable
 from pgcdc.events import Relation
 
-__all__ = ["Topic", "Topics", "stored_position"]
+__all__ = ["Topic", "Topics", "legal_name", "stored_position"]
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST: Final = 249
@@ -69,7 +69,7 @@ class Topics:
                 raise ConfigError(
                     f"topic={name!r} is no template", hint="it may have {prefix}, {schema} and {table} in it"
                 ) from None
-        self.positions = _legal(f"{prefix}.pgcdc_positions")
+        self.positions = legal_name(f"{prefix}.pgcdc_positions")
         self._settings = settings
         self._prefix = prefix
         self._name = name
@@ -103,13 +103,13 @@ class Topics:
                 name = self._name(relation)
             else:
                 name = self._name.format(prefix=self._prefix, schema=relation.schema, table=relation.name)
-            topic = self._of[relation.schema, relation.name] = self._there(_legal(name))
+            topic = self._of[relation.schema, relation.name] = self._there(legal_name(name))
         return topic
 
     @property
     def messages(self) -> Topic:
         """That of logical messages."""
-        return self._there(_legal(f"{self._prefix}.message"))
+        return self._there(legal_name(f"{self._prefix}.message"))
 
     def make_positions(self) -> bool:
         """Make the topic of positions, where it is missing.
@@ -213,6 +213,6 @@ def stored_position(topics: Topics, settings: Mapping[str, Any], name: str, time
     raise SinkUnavailable("the topic of positions could not be read to its end in time")
 
 
-def _legal(name: str) -> str:
+def legal_name(name: str) -> str:
     """A name as a topic may have it."""
     return _ILLEGAL.sub("_", name)[:_LONGEST]
