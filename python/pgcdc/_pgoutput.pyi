@@ -741,6 +741,8 @@ class Batch:
     def concat(batches: Iterable[Batch]) -> Batch:
         """Several batches of one stream as one, for a target to which one large write is cheaper than many small ones.
 
+        It copies their bytes, and shares the events that they have made by now.
+
         Args:
             batches: In stream order.
         """

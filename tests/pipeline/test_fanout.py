@@ -14,7 +14,7 @@ from pgcdc import Batch, Pipeline
 from pgcdc.events import Column, Relation
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.queue import Lane, Rows
-from pgcdc.pipeline.target import RowFormats
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.replication import PublishedTable
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire

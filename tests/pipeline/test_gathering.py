@@ -12,7 +12,7 @@ from pgcdc import Batch, ConfigError, Pipeline
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.queue import Begin, Lane, Rows
-from pgcdc.pipeline.target import SinkTarget
+from pgcdc.pipeline.target_sink import SinkTarget
 from tests.pipeline.targets import AsyncRecorder
 from tests.protocol import wire
 

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 import pgcdc
 from pgcdc import Batch, Pipeline, Position, SinkUnavailable
 from pgcdc.pipeline.ordering import Schedule, parts
-from pgcdc.pipeline.target import HandlerFailed, HandlerTarget, RowFormats, SinkFailed, SinkTarget
+from pgcdc.pipeline.row_formats import RowFormats
+from pgcdc.pipeline.target import HandlerFailed, SinkFailed
+from pgcdc.pipeline.target_handler import HandlerTarget
+from pgcdc.pipeline.target_sink import SinkTarget
 from pgcdc.sink import TransactionalSink
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire

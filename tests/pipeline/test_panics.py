@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pgcdc
-from pgcdc.pipeline.target import HandlerTarget
+from pgcdc.pipeline.target_handler import HandlerTarget
 from tests.pipeline.running import Running
 from tests.pipeline.targets import Recorder
 

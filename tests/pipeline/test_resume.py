@@ -14,7 +14,7 @@ from pgcdc.pipeline import StoredPosition
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.queue import Begin, Lane, Rows
 from pgcdc.pipeline.subscription import SinkSubscription
-from pgcdc.pipeline.target import SinkTarget
+from pgcdc.pipeline.target_sink import SinkTarget
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire
 

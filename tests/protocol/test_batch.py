@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import re
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from itertools import pairwise
 from typing import Any
@@ -169,6 +171,50 @@ def test_events_are_made_once_for_a_format_and_shared() -> None:
     first: Any = batch.events(format)[3]
     assert first.new == {"id": 1, "v": "a"}
     assert batch.events(format)[3] is first
+
+
+def test_batches_put_together_share_what_their_parts_have_made() -> None:
+    """Who is behind and takes several at once does not have rows made again that another has had by then."""
+    reader = BatchReader()
+    parts = [reader.read(frames(*STREAM[:5])), reader.read(frames(*STREAM[5:9])), reader.read(frames(*STREAM[9:]))]
+    dicts = RowFormat("dict")
+    made: list[Any] = [*parts[0].changes(), *parts[2].select([("other", "two")]).changes()]
+    of_the_second: list[Any] = parts[1].changes(dicts)
+    together = Batch.concat(parts)
+    got: list[Any] = together.changes()
+    assert [plain(change) for change in got] == [plain(change) for part in parts for change in part.changes()]
+    assert [got[0], got[1], got[5]] == made[:3]
+    assert all(one is other for one, other in zip([got[0], got[1], got[5]], made, strict=False))
+    as_dicts: list[Any] = together.changes(dicts)
+    assert all(one is other for one, other in zip(as_dicts[2:5], of_the_second, strict=True))
+    assert [plain(change) for change in as_dicts] == [plain(change) for part in parts for change in part.changes(dicts)]
+
+
+def test_lines_are_written_once_and_shared() -> None:
+    """Those of a part are others, and so are those for another catalog or envelope."""
+    batch = read(*STREAM)
+    lines = batch.to_json()
+    assert batch.to_json() is lines
+    assert batch.select([("public", "one")]).to_json() == b"".join(
+        line for line in lines.splitlines(keepends=True) if b'"table":"one"' in line or b'"name":"one"' in line
+    )
+    assert batch.to_json("debezium") != lines
+    assert batch.to_json(catalog=TypeCatalog()) == lines
+    assert batch.to_json("plain") is lines
+    assert batch.with_primary_keys({1: ["id"]}).to_json() is lines
+
+
+def test_lines_that_many_ask_for_at_once_are_the_same() -> None:
+    batch = Batch.concat([read(*STREAM)] * 500)
+    with ThreadPoolExecutor(4) as threads:
+        begin = threading.Barrier(4)
+
+        def ask(_: int) -> bytes:
+            begin.wait()
+            return batch.to_json()
+
+        first, *others = threads.map(ask, range(4))
+    assert all(one is first for one in others)
 
 
 def test_a_relation_in_the_place_of_another_is_not_taken_for_it() -> None:

@@ -67,6 +67,13 @@ def test_whatever_is_cut_or_put_together_keeps_them() -> None:
     assert versions_of(Batch.concat([older, rest])) == [1, 7, 1, 2, 3, 7], "the later one knows more"
 
 
+def test_what_was_made_without_them_is_not_taken_over() -> None:
+    before, rest = Batch.of(MESSAGES).split_at(9)
+    assert versions_of(before) == [UNSET] * 3
+    assert versions_of(Batch.concat([before, rest.with_versions(VERSIONS)])) == [1, 7, 1, 2, 3, 7]
+    assert versions_of(Batch.concat([before, rest])) == [UNSET] * 6
+
+
 def test_an_unknown_table_and_what_has_no_position_have_none() -> None:
     batch = Batch.of(MESSAGES[1:6]).with_versions(VERSIONS)  # no Begin: no position is known
     assert versions_of(batch) == [UNSET] * 3

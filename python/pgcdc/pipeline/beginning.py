@@ -24,11 +24,11 @@ from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, disown, own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
-from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog, RowFormat
 from pgcdc.replication import Connection, SlotState, Snapshot, SnapshotProgress, check_server, connect

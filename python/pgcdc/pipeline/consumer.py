@@ -14,8 +14,9 @@ from pgcdc.pipeline.gathering import Unfinished, gathered
 from pgcdc.pipeline.parking import Desk, Parking, of_another_policy
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Nudge, Rows
 from pgcdc.pipeline.reshaping import Reshaping
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import GaveUp, RowFormats, Target
+from pgcdc.pipeline.target import GaveUp, Target
 from pgcdc.protocol import Batch
 
 __all__ = ["Consumer", "ConsumerState"]

@@ -215,32 +215,47 @@ class Delivery:
             Exception: What it raised last.
         """
         self._policy = self._own_policy if policy is None else policy
-        pending: HandlerFailed | None = None
+        self._tries = 1
+        failed: Exception | None = None
+        try:
+            result = await self._call(call)
+        except Exception as error:
+            failed = error
+        if failed is not None:
+            # Only now: what counts attempts takes longer to set up than most calls.
+            result = await self._try_again(call, failed)
+        self.breaker.answered()
+        if self.state == "retrying":
+            logger.warning("consumer %r: available again", self.name)
+        self.state = "running"
+        return result
+
+    async def _try_again(self, call: Callable[[], Awaitable[Result]], failed: Exception) -> Result:
+        """Go on after a first attempt that has failed."""
+        pending: Exception | None = failed
+        del failed  # it knows this frame, which must not know it
         while True:
             self._tries = 0
-            place = None if pending is None else pending.number
+            place = pending.number if isinstance(pending, HandlerFailed) else None
             try:
                 async for attempt in retry.attempts(self._policy, self._failed):
                     with attempt:
                         self._tries += 1
                         if pending is not None:
                             error, pending = pending, None
-                            raise error
+                            try:
+                                raise error
+                            finally:
+                                del error
                         try:
-                            result = await self._call(call)
-                        except HandlerFailed as failed:
-                            if place is not None and failed.number > place:
-                                raise _Further(failed) from None
-                            place = failed.number if place is None else place
+                            return await self._call(call)
+                        except HandlerFailed as again:
+                            if place is not None and again.number > place:
+                                raise _Further(again) from None
+                            place = again.number if place is None else place
                             raise
             except _Further as further:
                 pending = further.failed
-            else:
-                self.breaker.answered()
-                if self.state == "retrying":
-                    logger.warning("consumer %r: available again", self.name)
-                self.state = "running"
-                return result
 
     async def _call(self, call: Callable[[], Awaitable[Result]]) -> Result:
         while True:

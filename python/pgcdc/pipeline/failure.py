@@ -11,8 +11,8 @@ from typing import Any
 from pgcdc.errors import DecodeError, Error, SchemaError, SinkError, SinkRejected
 from pgcdc.events import Message, Truncate
 from pgcdc.lsn import Position, format_lsn
-from pgcdc.pipeline.target import AnyChange
 from pgcdc.protocol import Batch
+from pgcdc.transforms.applying import AnyChange
 
 __all__ = ["of_handler", "of_sink"]
 

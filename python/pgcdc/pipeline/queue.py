@@ -251,6 +251,11 @@ class Lane:
             return
         self._progressed()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the consumer has nothing to do, as far as the source knows."""
+        return self._working is None and not self._items and not self._unread
+
     def _fits(self, item: Rows) -> bool:
         # A batch that is larger than the limit passes when it is alone: it could never pass otherwise.
         rows, size = item.batch.changes_count, item.nbytes

@@ -22,13 +22,16 @@ from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping, Together
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.schemas import SchemaStore
 from pgcdc.pipeline.settings import Settings, spool_place
 from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.spooling import Backlog
 from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription
-from pgcdc.pipeline.target import HandlerTarget, RowFormats, SinkTarget, Target
+from pgcdc.pipeline.target import Target
+from pgcdc.pipeline.target_handler import HandlerTarget
+from pgcdc.pipeline.target_sink import SinkTarget
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.pipeline.worker import Worker
 

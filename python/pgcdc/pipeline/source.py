@@ -26,12 +26,13 @@ from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.reading import Reading
 from pgcdc.pipeline.retry import Away
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import check_again, look_at
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.tenure import Reached, Tenure
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.replication import Connection, SnapshotProgress, connect
@@ -100,6 +101,7 @@ class Source:
         self._waiters = waiters
         self._ended = ended
         self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed, versioning)
+        self._reading = Reading(lambda: any(lane.idle for lane in lanes.values()))
         self._beginning = Beginning(
             settings,
             subscriptions,
@@ -342,7 +344,7 @@ class Source:
         asked = self.asked
         with suppress(Stopped):
             while not self._stopping:
-                batch = tenure.read(READ_TIMEOUT)
+                batch = self._reading.read(tenure.read, READ_TIMEOUT)
                 self._away.over()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 idle_lsn = tenure.idle_lsn

@@ -17,10 +17,10 @@ from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import RowFormats
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Assembler, Batch, Catalog
 from pgcdc.replication import SnapshotProgress

@@ -44,6 +44,8 @@ pub struct Batch {
     inner: batch::Batch,
     /// Shared with the batches cut from this one, so that two sinks with the same format get the same objects.
     made: Arc<Mutex<Vec<Made>>>,
+    /// The plain lines of JSON, once somebody has asked for them: all who do get the same bytes.
+    lines: Arc<Mutex<Option<Py<PyBytes>>>>,
     /// How rows are given to those who do not say: as the stream knows its database's types.
     format: Option<Arc<Py<RowFormat>>>,
     /// The primary keys of tables by their OIDs, where somebody has said.
@@ -59,7 +61,7 @@ impl From<batch::Batch> for Batch {
 impl Batch {
     /// A batch as it was read.
     pub fn new(inner: batch::Batch, format: Option<Arc<Py<RowFormat>>>) -> Self {
-        Self { inner, made: Arc::default(), format, keys: None }
+        Self { inner, made: Arc::default(), lines: Arc::default(), format, keys: None }
     }
 
     /// What is in it.
@@ -77,7 +79,8 @@ impl Batch {
     }
 
     fn cut(&self, inner: batch::Batch) -> Self {
-        Self { inner, made: Arc::clone(&self.made), format: self.format.clone(), keys: self.keys.clone() }
+        let (made, format, keys) = (Arc::clone(&self.made), self.format.clone(), self.keys.clone());
+        Self { inner, made, lines: Arc::default(), format, keys }
     }
 
     /// What is known of user-defined types: what the caller says, else what the stream knows.
@@ -178,6 +181,25 @@ impl Batch {
         }
         drop(all);
         drop(superseded);
+    }
+
+    /// Add the events of another batch that were made already, of which the records follow those that are here.
+    fn add_made(&self, py: Python<'_>, all: &mut Vec<Made>, before: usize) {
+        let made = self.made.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        for one in made.iter() {
+            let known = |record: &Record| Some(one.events.get(record.number)?.as_ref()?.clone_ref(py));
+            let events = self.inner.records().iter().map(known);
+            match all.iter_mut().find(|other| other.format.is(&one.format)) {
+                Some(other) => {
+                    other.events.resize_with(before, || None);
+                    other.events.extend(events);
+                }
+                None => {
+                    let events = std::iter::repeat_with(|| None).take(before).chain(events).collect();
+                    all.push(Made { format: one.format.clone_ref(py), events });
+                }
+            }
+        }
     }
 
     /// The position of the last change.
@@ -423,7 +445,8 @@ impl Batch {
     }
 
     fn with_primary_keys(&self, keys: Py<PyAny>) -> Self {
-        Self { keys: Some(Arc::new(keys)), ..self.cut(self.inner.clone()) }
+        // Lines do not say them.
+        Self { keys: Some(Arc::new(keys)), lines: Arc::clone(&self.lines), ..self.cut(self.inner.clone()) }
     }
 
     fn key_columns<'py>(&self, py: Python<'py>, relation: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
@@ -497,16 +520,26 @@ impl Batch {
     /// Several batches as one.
     #[staticmethod]
     fn concat(batches: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = batches.py();
         let mut builder = Builder::default();
         let (mut format, mut keys) = (None, None);
+        let mut made = Vec::new();
+        let mut without_versions = false;
         for batch in batches.try_iter()? {
             let batch = batch?;
             let batch = batch.cast::<Self>()?.get();
+            let before = builder.count();
             builder.push_batch(&batch.inner);
+            batch.add_made(py, &mut made, before);
+            without_versions |= batch.inner.versions().is_none();
             format = format.or_else(|| batch.format.clone());
             keys = keys.or_else(|| batch.keys.clone());
         }
-        Ok(Self { keys, ..Self::new(builder.finish(), format) })
+        let inner = builder.finish();
+        if without_versions && inner.versions().is_some() {
+            made.clear(); // events that were made without have none
+        }
+        Ok(Self { made: Arc::new(Mutex::new(made)), keys, ..Self::new(inner, format) })
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -543,7 +576,19 @@ impl Batch {
         envelope: Asked<'py>,
         catalog: Option<&Bound<'py, TypeCatalog>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        formats::to_json(py, &self.inner, &envelope, self.catalog(py, catalog).as_ref().map(Bound::get))
+        let written =
+            || formats::to_json(py, &self.inner, &envelope, self.catalog(py, catalog).as_ref().map(Bound::get));
+        if catalog.is_some() || !envelope.is_plain() {
+            return written();
+        }
+        // Locked while they are written: who asks meanwhile waits for them, as it would take as long to write them, too.
+        let mut lines = self.lines.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = &*lines {
+            return Ok(lines.bind(py).clone());
+        }
+        let new = written()?;
+        *lines = Some(new.clone().unbind());
+        Ok(new)
     }
 
     #[pyo3(

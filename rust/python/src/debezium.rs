@@ -95,6 +95,11 @@ impl Asked<'_> {
         Self::Name("plain".to_owned())
     }
 
+    /// Whether it is that one, which says nothing but what is in the batch.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Name(name) if name == "plain")
+    }
+
     /// Use it.
     pub fn with<T>(&self, py: Python<'_>, use_it: impl FnOnce(Envelope<'_>) -> PyResult<T>) -> PyResult<T> {
         match self {

@@ -1,0 +1,76 @@
+"""What the source hands over at once: while much comes, several reads, put together.
+
+A read has what came within half a millisecond, some hundred rows at best. To hand something over costs each consumer
+the same, however much it is: it goes from thread to thread and back. So while reads are large the next ones are waited
+for, for as long as nobody notices; and for longer while every consumer has something to do, because then nobody waits
+for it. It is also done once for all consumers: those that are behind get the same batches then, whose rows are made
+once for all of them, where each lane would have joined others. What was measured is in
+docs/decisions/0042-reads-are-joined-once.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from pgcdc.pipeline.queue import MERGED_ROWS
+from pgcdc.protocol import Batch
+
+__all__ = ["Reading"]
+
+MUCH_ROWS = 32
+"""A read with fewer is handed over as it is."""
+ENOUGH_ROWS = MERGED_ROWS // 2
+"""With more than so many it is handed over: two of them are more than a lane joins."""
+ENOUGH_BYTES = 256 * 1024
+"""Likewise; larger ones do not stay in a processor's cache until their rows are made."""
+NEXT_SECONDS = 0.001
+"""So long the next read is waited for: twice the time from one to the next while much comes."""
+IDLE_SECONDS = 0.002
+"""After so long it is handed over when a consumer has nothing to do."""
+LONGEST_SECONDS = 0.02
+"""After so long it is in any case: who reads has other things to see to."""
+
+
+class Reading:
+    """Joins reads.
+
+    Args:
+        idle: Whether a consumer has nothing to do.
+        clock: Gives seconds.
+    """
+
+    def __init__(self, idle: Callable[[], bool], clock: Callable[[], float] = monotonic) -> None:
+        self._idle = idle
+        self._clock = clock
+
+    def read(self, read: Callable[[float], Batch], timeout: float) -> Batch:
+        """Read.
+
+        Args:
+            read: Takes what has come, and waits for so many seconds when that is nothing. When it raises, what was read
+                before it in the same call is not handed over: who goes on does so behind what was.
+            timeout: How long to wait for something, in seconds.
+
+        Returns:
+            What came; an empty batch when nothing did.
+        """
+        first = read(timeout)
+        rows = first.changes_count
+        if rows < MUCH_ROWS:
+            return first
+        size = first.nbytes
+        parts = [first]
+        begun = now = self._clock()
+        while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES and now < begun + self._patience():
+            batch = read(NEXT_SECONDS)
+            if not len(batch):
+                break
+            parts.append(batch)
+            rows += batch.changes_count
+            size += batch.nbytes
+            now = self._clock()
+        return first if len(parts) == 1 else Batch.concat(parts)
+
+    def _patience(self) -> float:
+        return IDLE_SECONDS if self._idle() else LONGEST_SECONDS
