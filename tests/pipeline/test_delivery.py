@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import pgcdc
-from pgcdc.pipeline import MemoryPositions, SqlitePositions, target
+from pgcdc.pipeline import MemoryPositions, SqlitePositions, target_handler
 from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.targets import AsyncRecorder, Recorder, SqliteMirror, logged, mirrored
 
@@ -403,7 +403,7 @@ def test_what_a_slow_handler_has_done_is_said_before_its_batch_is(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a crash it does not begin again with a batch that takes minutes."""
-    monkeypatch.setattr(target, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(target_handler, "SAY_EVERY", 0.0)
     database.execute(ORDERS)
     go_on = threading.Event()
     pipeline = shop(database, ("orders",))
