@@ -10,6 +10,7 @@ import typer
 from pgcdc import __version__
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
+from pgcdc.cli.doctor import doctor
 from pgcdc.cli.events import application as events
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
@@ -27,6 +28,7 @@ _application = typer.Typer(
 )
 _application.command("run")(run_pipeline)
 _application.command()(demo)
+_application.command()(doctor)
 _application.add_typer(schema, name="schema")
 _application.add_typer(deadletter, name="deadletter")
 _application.add_typer(events, name="events")

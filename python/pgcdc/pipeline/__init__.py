@@ -4,6 +4,7 @@ from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Memory
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.deadletter_sqlite import SqliteDeadLetters
 from pgcdc.pipeline.deadletters import DeadLetters
+from pgcdc.pipeline.outline import ConsumerOutline, PipelineOutline
 from pgcdc.pipeline.pipeline import Pipeline
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, SnapshotState, StoredPosition
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -16,6 +17,7 @@ from pgcdc.pipeline.spooling import SpoolOptions
 from pgcdc.pipeline.statistics import ConsumerStatistics, PipelineStatistics, SourceStatistics
 
 __all__ = [
+    "ConsumerOutline",
     "ConsumerStatistics",
     "DeadLetter",
     "DeadLetterStore",
@@ -26,6 +28,7 @@ __all__ = [
     "MemorySchemas",
     "Move",
     "Pipeline",
+    "PipelineOutline",
     "PipelineStatistics",
     "PositionStore",
     "PostgresDeadLetters",

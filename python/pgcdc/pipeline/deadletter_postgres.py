@@ -15,7 +15,7 @@ from psycopg import sql
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
-from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresDeadLetters"]
@@ -31,7 +31,8 @@ _TRANSIENT = ("08", "40", "53", "55", "57", "58")
 class PostgresDeadLetters:
     """Dead letters in a table of a PostgreSQL database.
 
-    The schema and the tables are made at the first use. The role needs CREATE on the database for that, once.
+    The schema and the tables are made at the first use. For that the role needs CREATE on the database, or, where the
+    schema is there, on that.
 
     Args:
         dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
@@ -100,8 +101,7 @@ class PostgresDeadLetters:
 
     def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+            begin_creating(connection, self._schema)
             connection.execute(
                 self._sql("""
                 CREATE TABLE IF NOT EXISTS {owners} (

@@ -22,6 +22,7 @@ from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.pipeline.deadletters import DeadLetters, letters_beside
+from pgcdc.pipeline.outline import PipelineOutline, outline
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -243,6 +244,20 @@ class Pipeline(Registration):
             return self._last
         source = SourceStatistics(phase="stopped", received_lsn=0, confirmed_lsn=0, binary=None, lag=0)
         return PipelineStatistics(name=self.name, source=source, consumers={})
+
+    def outline(self) -> PipelineOutline:
+        """What it is made of: names, tables, consumers and their policies; no secret is among them.
+
+        Returns:
+            Frozen values.
+        """
+        return outline(
+            self._settings,
+            list(self._subscriptions.values()),
+            self._migrations,
+            type(self._store),
+            durable=not isinstance(self._store, MemoryPositions),
+        )
 
     async def wait(self, lsn: int) -> None:
         """Wait until every consumer has done everything that committed before an LSN.

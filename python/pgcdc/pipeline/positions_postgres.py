@@ -12,7 +12,7 @@ from psycopg import sql
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
-from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.replication.settings import pin
 from pgcdc.replication.sqlstate import ON_STANDBY
@@ -27,7 +27,8 @@ _LATER = ("tables", "seen", "spool")
 class PostgresPositions:
     """Positions in a table of a PostgreSQL database.
 
-    The schema and the table are made at the first use. The role needs CREATE on the database for that, once.
+    The schema and the table are made at the first use. For that the role needs CREATE on the database, or, where the
+    schema is there, on that.
 
     Args:
         dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
@@ -79,8 +80,7 @@ class PostgresPositions:
 
     def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+            begin_creating(connection, self._schema)
             # Half-empty pages: the rows are updated every second, and without indexed changes stay on their page (HOT).
             connection.execute(
                 sql.SQL("""

@@ -6,10 +6,11 @@ import os
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 
-__all__ = ["CREATE_LOCK", "DURABLE", "PATIENCE", "primary"]
+__all__ = ["DURABLE", "PATIENCE", "begin_creating", "primary"]
 
-CREATE_LOCK: Final = 0x7067636463000001
+_CREATE_LOCK: Final = 0x7067636463000001
 """Held while a table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog."""
 DURABLE: Final = (
     "SET synchronous_commit = on; SET default_transaction_read_only = off;"
@@ -24,6 +25,20 @@ PATIENCE: Final[dict[str, Any]] = {
     "tcp_user_timeout": 40_000,
 }
 """So that a dead network is noticed within a minute; what the DSN says comes first."""
+
+
+def begin_creating(connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> None:
+    """Within a transaction, wait for whoever else makes tables of ours, and make the schema where it is missing.
+
+    Who has the schema need not be allowed to make one: CREATE SCHEMA IF NOT EXISTS asks for that also when it is there.
+
+    Args:
+        connection: The connection.
+        schema: The schema of the tables.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
+    if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
 
 
 def primary(error: psycopg.Error) -> str:

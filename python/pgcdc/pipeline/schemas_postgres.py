@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
-from pgcdc.pipeline.postgres_tables import CREATE_LOCK, DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
 from pgcdc.pipeline.schemas import (
     STEP_COLUMNS,
     VERSION_COLUMNS,
@@ -61,7 +61,8 @@ _VERSIONS, _STEPS = sql.SQL(VERSION_COLUMNS), sql.SQL(STEP_COLUMNS)
 class PostgresSchemas:
     """Versions and steps in tables of a PostgreSQL database.
 
-    The schema and the tables are made at the first use. The role needs CREATE on the database for that, once.
+    The schema and the tables are made at the first use. For that the role needs CREATE on the database, or, where the
+    schema is there, on that.
 
     Args:
         dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
@@ -106,8 +107,7 @@ class PostgresSchemas:
             names = [table.as_string(connection) for table in (self._versions, self._steps)]
             if connection.execute(query, names).fetchone() != (True,):
                 with connection.transaction():
-                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
-                    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+                    begin_creating(connection, self._schema)
                     connection.execute(sql.SQL(_CREATE).format(versions=self._versions, steps=self._steps))
         except psycopg.Error as error:
             connection.close()

@@ -1,0 +1,169 @@
+"""Checks of what a role may do, and of the tables that are to be followed.
+
+Source: PostgreSQL manual, "Logical Replication Security"; "Publication" (Replica Identity).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pgcdc.observe.facts import Facts
+from pgcdc.observe.finding import Finding
+from pgcdc.replication.quoting import identifier, qualified
+
+__all__ = ["ACCESS_CHECKS"]
+
+
+def replication_role(facts: Facts) -> Finding:
+    """The role may connect for replication, and pg_hba.conf lets it."""
+    role = facts.role
+    managed = "-- Amazon RDS: GRANT rds_replication TO …; Azure and Cloud SQL: ALTER ROLE … REPLICATION as their admin"
+    return Finding(
+        check="replication_role",
+        title="the role may read the WAL",
+        status="ok" if role.refused is None else "failed",
+        found=f"{role.name} can connect for replication" if role.refused is None else role.refused,
+        why="changes are read over a connection for replication: it takes the attribute REPLICATION, and a line of"
+        " pg_hba.conf for this database",
+        mend=None
+        if role.refused is None
+        else f"ALTER ROLE {identifier(role.name)} REPLICATION;\n{managed}"
+        if not role.replication
+        else "see to pg_hba.conf, max_wal_senders and TLS, by what the server says",
+    )
+
+
+def own_tables(facts: Facts) -> Finding:
+    """Positions are in the schema pgcdc, unless the pipeline has another store."""
+    role = facts.role
+    enough = role.own_schema if role.own_schema is not None else role.create
+    name, database = identifier(role.name), identifier(facts.database)
+    return Finding(
+        check="own_tables",
+        title="positions can be kept in this database",
+        status="ok" if enough else "failed",
+        found="the schema pgcdc is there"
+        if role.own_schema
+        else "the role may make the schema pgcdc"
+        if enough
+        else "the role may not use the schema pgcdc"
+        if role.own_schema is not None
+        else "there is no schema pgcdc, and the role may not make it",
+        why="by default positions, dead letters and versions of tables are kept in the schema pgcdc of the database",
+        mend=None
+        if enough
+        else f"GRANT CREATE, USAGE ON SCHEMA pgcdc TO {name};"
+        if role.own_schema is not None
+        else f"CREATE SCHEMA pgcdc AUTHORIZATION {name}; -- or GRANT CREATE ON DATABASE {database} TO {name};",
+    )
+
+
+def tables_exist(facts: Facts) -> Finding:
+    """The tables are there, in the WAL, and may be read for the first copy."""
+    unlogged = [table.name for table in facts.tables if not table.logged]
+    unread = [table.name for table in facts.tables if not table.readable]
+    role = identifier(facts.role.name)
+    mend = [
+        *(f"ALTER TABLE {qualified(*name.split('.', 1))} SET LOGGED;" for name in unlogged),
+        *(
+            f"GRANT USAGE ON SCHEMA {identifier(name.split('.', 1)[0])} TO {role};"
+            f" GRANT SELECT ON {qualified(*name.split('.', 1))} TO {role};"
+            for name in unread
+        ),
+    ]
+    said = [
+        *([f"not there: {', '.join(facts.missing)}"] if facts.missing else []),
+        *([f"not logged: {', '.join(unlogged)}"] if unlogged else []),
+        *([f"not readable: {', '.join(unread)}"] if unread else []),
+    ]
+    return Finding(
+        check="tables",
+        title="the tables are there and can be copied",
+        status="failed" if said else "ok" if facts.tables else "skipped",
+        found="; ".join(said) or (f"{len(facts.tables)} tables" if facts.tables else "no table was named"),
+        why="changes of a table that is not logged are not in the WAL; rows that were there before are read by SELECT",
+        mend="\n".join(mend) or "correct the names" if said else None,
+    )
+
+
+def publication(facts: Facts) -> Finding:
+    """There is a publication with the tables, or the role may make it."""
+    title, found = "the tables are published", facts.publication
+    why = "the server sends what a publication names, and nothing else"
+    if found is not None:
+        # A root without publish_via_partition_root is published as its leaves.
+        lacking = sorted(
+            table.name
+            for table in facts.tables
+            if table.name not in found.tables and not (table.leaves and table.leaves <= found.tables)
+        )
+        actions = sorted({"insert", "update", "delete", "truncate"} - found.actions)
+        name = identifier(facts.asked.publication or "")
+        mend = [
+            *(f"ALTER PUBLICATION {name} ADD TABLE {qualified(*table.split('.', 1))};" for table in lacking),
+            *([f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"] if actions else []),
+        ]
+        said = [*([f"without {', '.join(lacking)}"] if lacking else []), *(f"no {action}" for action in actions)]
+        return Finding(
+            check="publication",
+            title=title,
+            status="failed" if lacking else "warning" if actions else "ok",
+            found="; ".join(said) or f"{len(found.tables)} tables",
+            why=why,
+            mend="\n".join(mend) if mend else None,
+        )
+    if facts.asked.publication is None:
+        return Finding(check="publication", title=title, status="skipped", found="no publication was named", why=why)
+    foreign = [table.name for table in facts.tables if not table.owned]
+    if (facts.role.create and not foreign) or facts.role.superuser:
+        return Finding(
+            check="publication", title=title, status="ok", found="it is made when the pipeline starts first", why=why
+        )
+    tables = ", ".join(qualified(*table.name.split(".", 1)) for table in facts.tables)
+    return Finding(
+        check="publication",
+        title=title,
+        status="failed",
+        found=f'there is no publication "{facts.asked.publication}", and the role may not make it',
+        why="a role makes a publication of tables that it owns, in a database in which it may create",
+        mend=f"CREATE PUBLICATION {identifier(facts.asked.publication)} FOR TABLE {tables or '…'}; -- as their owner",
+    )
+
+
+def replica_identity(facts: Facts) -> Finding:
+    """Of an update or delete the server has to say which row it was; without that the application's UPDATE fails."""
+    title = "updates and deletes say which row"
+    lacking = [table for table in facts.tables if table.identity == "n" or (table.identity == "d" and not table.keyed)]
+    full = [table.name for table in facts.tables if table.identity == "f"]
+    actions = facts.publication.actions if facts.publication else {"update", "delete"}
+    if not facts.tables:
+        found, status = "no table was named", "skipped"
+    elif lacking:
+        found = f"no replica identity: {', '.join(table.name for table in lacking)}"
+        status = "failed" if actions & {"update", "delete"} else "warning"
+    else:
+        found, status = (f"whole rows of {', '.join(full)}" if full else "by primary key or index"), "ok"
+    mend = [
+        f"ALTER TABLE {qualified(*table.name.split('.', 1))}"
+        f"{' REPLICA IDENTITY DEFAULT' if table.keyed else ' REPLICA IDENTITY FULL; -- or ADD PRIMARY KEY (…)'}"
+        f"{';' if table.keyed else ''}"
+        for table in lacking
+    ]
+    return Finding(
+        check="replica_identity",
+        title=title,
+        status=status,  # type: ignore[arg-type]
+        found=found,
+        why="an UPDATE or DELETE of a published table without a replica identity is refused, in the application",
+        mend="\n".join(mend) or None,
+    )
+
+
+ACCESS_CHECKS: Final[Sequence[Callable[[Facts], Finding]]] = (
+    replication_role,
+    own_tables,
+    tables_exist,
+    publication,
+    replica_identity,
+)

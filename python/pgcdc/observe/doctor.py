@@ -1,0 +1,54 @@
+"""`examine`: everything that has to be right before a pipeline is relied on, looked at live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgcdc.observe.access_checks import ACCESS_CHECKS
+from pgcdc.observe.facts import Asked, gather
+from pgcdc.observe.finding import Finding
+from pgcdc.observe.pipeline_checks import PIPELINE_CHECKS
+from pgcdc.observe.server_checks import SERVER_CHECKS
+from pgcdc.observe.slot_checks import SLOT_CHECKS
+from pgcdc.pipeline.outline import PipelineOutline
+
+__all__ = ["examine"]
+
+
+def examine(
+    dsn: str = "",
+    pipeline: PipelineOutline | None = None,
+    *,
+    slot: str | None = None,
+    publication: str | None = None,
+    tables: Sequence[str] = (),
+    lag_seconds: float = 600.0,
+) -> list[Finding]:
+    """Check a server for change data capture, and a pipeline with it; nothing is changed.
+
+    No privilege is needed: what the role may not see is said to be unknown.
+
+    Args:
+        dsn: The database that is followed, as libpq understands it.
+        pipeline: What `Pipeline.outline` gave: its slot, publication and tables are looked at, and what it says of
+            positions, failures and schema changes.
+        slot: A slot to look at, where no pipeline is given.
+        publication: A publication, likewise.
+        tables: Tables as `schema.name`, likewise.
+        lag_seconds: How far the slot may be behind, in seconds.
+
+    Returns:
+        What was found, check by check.
+
+    Raises:
+        ConnectionLost: When the server cannot be reached.
+    """
+    if pipeline is not None:
+        slot, publication, tables = pipeline.slot, pipeline.publication, pipeline.tables
+    name = None if pipeline is None else pipeline.name
+    asked = Asked(slot=slot, publication=publication, tables=tables, pipeline=name, lag_seconds=lag_seconds)
+    facts = gather(dsn, asked)
+    findings = [check(facts) for check in (*SERVER_CHECKS, *ACCESS_CHECKS, *SLOT_CHECKS)]
+    if pipeline is not None:
+        findings += [check(pipeline, facts) for check in PIPELINE_CHECKS]
+    return findings

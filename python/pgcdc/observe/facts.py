@@ -1,0 +1,309 @@
+"""What the checks judge: asked of a server at once, over one connection that needs no privilege.
+
+Source: PostgreSQL manual, "System Catalogs", "System Views", "The Cumulative Statistics System" (of other roles'
+sessions an unprivileged role sees that they exist, and no more).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import psycopg
+
+from pgcdc.errors import ConnectionLost, Error
+from pgcdc.replication import SlotState, connect
+from pgcdc.replication.slot import state_of
+from pgcdc.replication.slot_sql import ages_sql, states_sql, with_age
+
+__all__ = ["Asked", "Facts", "PublicationFacts", "RoleFacts", "TableFacts", "gather"]
+
+_SETTINGS: Final = (
+    "wal_level",
+    "max_replication_slots",
+    "max_wal_senders",
+    "hot_standby_feedback",
+    "max_slot_wal_keep_size",
+    "wal_sender_timeout",
+    "idle_replication_slot_timeout",
+    "server_encoding",
+)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks are about.
+
+    Attributes:
+        slot: The name of the slot; None: whichever there are.
+        publication: The name of the publication; None: none in particular.
+        tables: Tables, as `schema.name`.
+        pipeline: The name of the pipeline of which pgcdc's own tables are asked.
+        lag_seconds: How far a slot may be behind, in seconds.
+    """
+
+    slot: str | None = None
+    publication: str | None = None
+    tables: Sequence[str] = ()
+    pipeline: str | None = None
+    lag_seconds: float = 600.0
+
+
+class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The role that looked.
+
+    Attributes:
+        name: Its name.
+        superuser: Whether it is one.
+        replication: Whether it may start a walsender.
+        create: Whether it may create schemas and publications in the database.
+        own_schema: Whether there is a schema `pgcdc`, and the role may make tables there; None: there is none.
+        files: Whether it may look at the WAL's files, which tells how old what a slot lacks is.
+        refused: What a connection for replication ended with; None: it came about.
+    """
+
+    name: str
+    superuser: bool
+    replication: bool
+    create: bool
+    own_schema: bool | None
+    files: bool
+    refused: str | None
+
+
+class PublicationFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A publication.
+
+    Attributes:
+        actions: What it publishes of insert, update, delete, truncate.
+        tables: Its tables, partitions as it publishes them.
+    """
+
+    actions: frozenset[str]
+    tables: frozenset[str]
+
+
+class TableFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that is published, or is to be.
+
+    Attributes:
+        name: `schema.name`.
+        identity: `relreplident`: d, n, f or i.
+        keyed: Whether it has a primary key.
+        logged: Whether its changes are in the WAL.
+        readable: Whether the role may read all of it.
+        owned: Whether the role owns it, or belongs to the role that does.
+        leaves: The partitions that have its rows, when it is the root of some.
+    """
+
+    name: str
+    identity: str
+    keyed: bool
+    logged: bool
+    readable: bool
+    owned: bool
+    leaves: frozenset[str] = frozenset()
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is.
+
+    Attributes:
+        asked: What was asked for.
+        version: The server's version as a number: 180004.
+        database: The name of the database.
+        standby: Whether the server is in recovery.
+        settings: Values as the server keeps them: milliseconds, megabytes.
+        walsenders: How many run.
+        slots: All of the server's.
+        prepared: Prepared transactions of the database that are older than an hour.
+        role: The role.
+        publication: The publication that was asked for; None: there is none.
+        tables: The tables that were asked for and are there, and those that are published.
+        missing: Those that are not there.
+        store: What pgcdc's own tables in the database have of the pipeline, by table; one that cannot be read is not
+            there.
+    """
+
+    asked: Asked
+    version: int
+    database: str
+    standby: bool
+    settings: Mapping[str, str]
+    walsenders: int
+    slots: Sequence[SlotState]
+    prepared: int
+    role: RoleFacts
+    publication: PublicationFacts | None
+    tables: Sequence[TableFacts]
+    missing: Sequence[str]
+    store: Mapping[str, int]
+
+    def slot(self, name: str | None) -> SlotState | None:
+        """A slot by its name."""
+        return next((one for one in self.slots if one.name == name), None)
+
+
+def gather(dsn: str, asked: Asked) -> Facts:
+    """Ask a server.
+
+    Args:
+        dsn: Where it is, as libpq understands it.
+        asked: What to ask for.
+
+    Returns:
+        What it said.
+
+    Raises:
+        ConnectionLost: When it cannot be reached.
+    """
+    patience: dict[str, Any] = {"connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10")}
+    try:
+        with psycopg.connect(
+            autocommit=True,
+            fallback_application_name="pgcdc doctor",
+            **(patience | psycopg.conninfo.conninfo_to_dict(dsn)),
+        ) as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            return _facts(connection, dsn, asked)
+    except psycopg.OperationalError as error:
+        text = error.diag.message_primary or str(error).partition("\n")[0]
+        raise ConnectionLost(
+            f"the server cannot be asked: {'its address is invalid' if 'invalid' in text else text}",
+            hint="the DSN has to lead to the database that is to be followed, and the role needs CONNECT on it",
+            sqlstate=error.sqlstate,
+        ) from None
+
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def _facts(connection: _Connection, dsn: str, asked: Asked) -> Facts:
+    def one(query: str, *values: object) -> Any:
+        row = connection.execute(query, values).fetchone()
+        return None if row is None else row[0]
+
+    settings: dict[str, str] = dict(
+        connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),)).fetchall()
+    )
+    found = _publication(connection, asked.publication)
+    names = sorted({*asked.tables, *(found.tables if found else ())})
+    tables = _tables(connection, names)
+    return Facts(
+        asked=asked,
+        version=connection.info.server_version,
+        database=connection.info.dbname,
+        standby=one("SELECT pg_is_in_recovery()"),
+        settings=settings,
+        walsenders=one("SELECT count(*) FROM pg_stat_replication"),
+        slots=_slots(connection),
+        prepared=one(
+            "SELECT count(*) FROM pg_prepared_xacts"
+            " WHERE database = current_database() AND prepared < now() - interval '1 hour'"
+        ),
+        role=_role(connection, dsn),
+        publication=found,
+        tables=tables,
+        missing=sorted(set(names) - {table.name for table in tables}),
+        store={} if asked.pipeline is None else _store(connection, asked.pipeline),
+    )
+
+
+def _role(connection: _Connection, dsn: str) -> RoleFacts:
+    row = connection.execute(
+        "SELECT rolname, rolsuper, rolreplication, has_database_privilege(current_database(), 'CREATE'),"
+        " (SELECT has_schema_privilege(oid, 'CREATE, USAGE') FROM pg_namespace WHERE nspname = 'pgcdc'),"
+        " has_function_privilege('pg_ls_waldir()', 'EXECUTE') FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    assert row is not None
+    name, superuser, replication, create, own_schema, files = row
+    refused = None
+    try:
+        with connect(dsn):
+            pass
+    except Error as error:
+        refused = str(error)
+    return RoleFacts(
+        name=name,
+        superuser=superuser,
+        replication=replication or superuser,
+        create=create,
+        own_schema=own_schema,
+        files=files,
+        refused=refused,
+    )
+
+
+def _slots(connection: _Connection) -> list[SlotState]:
+    rows = connection.execute(states_sql()).fetchall()
+    slots = [state_of(msgspec.json.encode(row[0]).decode()) for row in rows]
+    behind = [slot for slot in slots if slot.lag_bytes and slot.confirmed_flush_lsn is not None]
+    ages: dict[str, float] = {}
+    size = connection.execute("SELECT pg_size_bytes(current_setting('wal_segment_size'))").fetchone()
+    segment = int(size[0]) if size else 1 << 24
+    may = connection.execute("SELECT has_function_privilege('pg_ls_waldir()', 'EXECUTE')").fetchone()
+    if behind and may and may[0]:
+        ages = {name: float(age or 0) for name, age in connection.execute(ages_sql(behind, segment)).fetchall()}
+    return [with_age(slot, ages, segment) for slot in slots]
+
+
+def _publication(connection: _Connection, name: str | None) -> PublicationFacts | None:
+    row = connection.execute(
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = %s", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    published = connection.execute(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s", (name,)
+    ).fetchall()
+    actions = zip(("insert", "update", "delete", "truncate"), row, strict=True)
+    return PublicationFacts(
+        actions=frozenset(action for action, published in actions if published),
+        tables=frozenset(table for (table,) in published),
+    )
+
+
+def _tables(connection: _Connection, names: Sequence[str]) -> list[TableFacts]:
+    rows = connection.execute(
+        "SELECT n.nspname || '.' || c.relname, c.relreplident::text,"
+        " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), c.relpersistence = 'p',"
+        " has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),"
+        " pg_has_role(c.relowner, 'USAGE'), ARRAY(SELECT m.nspname || '.' || l.relname FROM pg_partition_tree(c.oid) t"
+        " JOIN pg_class l ON l.oid = t.relid JOIN pg_namespace m ON m.oid = l.relnamespace"
+        " WHERE t.isleaf AND c.relkind = 'p')"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY(%s) ORDER BY 1",
+        (list(names),),
+    ).fetchall()
+    return [
+        TableFacts(
+            name=name,
+            identity=identity,
+            keyed=keyed,
+            logged=logged,
+            readable=readable,
+            owned=owned,
+            leaves=frozenset(leaves),
+        )
+        for name, identity, keyed, logged, readable, owned, leaves in rows
+    ]
+
+
+def _store(connection: _Connection, pipeline: str) -> dict[str, int]:
+    queries = {
+        "positions": "SELECT count(*) FROM pgcdc.positions WHERE pipeline = %s AND commit_lsn IS NOT NULL",
+        "dead_letters": "SELECT count(*) FROM pgcdc.dead_letters WHERE pipeline = %s",
+        "schema_versions": "SELECT count(*) FROM pgcdc.schema_versions WHERE pipeline = %s AND version > 1",
+    }
+    counts = {}
+    for table, query in queries.items():
+        may = connection.execute(
+            "SELECT has_table_privilege(to_regclass(%s), 'SELECT') AND has_schema_privilege('pgcdc', 'USAGE')"
+            " WHERE to_regclass(%s) IS NOT NULL",
+            (f"pgcdc.{table}", f"pgcdc.{table}"),
+        ).fetchone()
+        if may and may[0]:
+            row = connection.execute(query, (pipeline,)).fetchone()
+            counts[table] = 0 if row is None else int(row[0])
+    return counts

@@ -1,0 +1,40 @@
+"""The role that a pipeline needs, as a script: it can read the WAL and its tables, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgcdc.replication.quoting import identifier, qualified
+
+__all__ = ["role_sql"]
+
+
+def role_sql(role: str, database: str, tables: Sequence[tuple[str, str]], publication: str) -> str:
+    """Write the script.
+
+    It is run by a superuser, or by the admin of a managed server, in the database that is followed. The role can then
+    run a pipeline of these tables, look at it with `pgcdc doctor`, and neither write to the tables nor read others.
+
+    Args:
+        role: The role's name; it is made without a password.
+        database: The database that is followed.
+        tables: The tables, schema and name.
+        publication: The publication, which only the tables' owner can make.
+
+    Returns:
+        Statements of SQL.
+    """
+    name = identifier(role)
+    schemas = sorted({schema for schema, _ in tables})
+    listed = ", ".join(qualified(*table) for table in tables)
+    lines = [
+        f"CREATE ROLE {name} LOGIN REPLICATION; -- then \\password {name}",
+        "-- Amazon RDS: CREATE ROLE … LOGIN; GRANT rds_replication TO …",
+        f"GRANT CONNECT ON DATABASE {identifier(database)} TO {name};",
+        f"CREATE SCHEMA IF NOT EXISTS pgcdc AUTHORIZATION {name}; -- positions, dead letters, versions of tables",
+        *(f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {name};" for schema in schemas),
+        f"GRANT SELECT ON {listed} TO {name}; -- for the first copy",
+        f"CREATE PUBLICATION {identifier(publication)} FOR TABLE {listed};",
+        f"GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO {name}; -- how many seconds a slot is behind",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,269 @@
+"""`pgcdc doctor`: each check on real servers and on made facts; what it advises mends what it found."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psycopg
+import pytest
+from psycopg import sql
+
+import pgcdc
+from pgcdc.observe import Finding, examine, role_sql
+from pgcdc.observe.access_checks import ACCESS_CHECKS
+from pgcdc.observe.facts import Asked, Facts, PublicationFacts, RoleFacts, TableFacts
+from pgcdc.observe.server_checks import SERVER_CHECKS
+from pgcdc.observe.slot_checks import SLOT_CHECKS
+from pgcdc.pipeline import MemoryPositions
+from pgcdc.replication import SlotState
+from tests.demo.running import run
+from tests.pipeline.running import running
+from tests.pipeline.shop import ORDERS, run_once, shop
+from tests.pipeline.targets import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    assert len({finding.check for finding in findings}) == len(findings)
+    return {finding.check: finding for finding in findings}
+
+
+def statuses(findings: list[Finding], *words: str) -> set[str]:
+    return {finding.check for finding in findings if finding.status in words}
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """The name of a role that the test makes, which goes with its database."""
+    name = f"reader_{uuid.uuid4().hex[:8]}"
+    yield name
+    with database.connect() as connection:
+        if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
+            connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[sql.Identifier(name)] * 2))
+
+
+def of(database: Database, role: str) -> str:
+    return psycopg.conninfo.make_conninfo(database.dsn, user=role)
+
+
+def test_a_server_that_is_ready_and_a_pipeline_that_has_run(database: Database) -> None:
+    database.execute(ORDERS)
+    pipeline = shop(database)
+    before = examine(database.dsn, pipeline.outline())
+    assert statuses(before, "failed") == set(), before
+    assert by_name(before)["slot"].found == "it is made when the pipeline starts first"
+    with running(pipeline) as running_one:
+        running_one.streaming()
+        database.execute("ALTER TABLE orders ADD COLUMN tried int", "INSERT INTO orders VALUES (1, 'new')")
+        running_one.catch_up(database)
+        during = by_name(examine(database.dsn, pipeline.outline()))
+        assert during["slot"].status in ("ok", "warning") and during["slot"].found.startswith("a process streams")
+    after = examine(database.dsn, pipeline.outline())
+    assert statuses(after, "failed") == set(), after
+    found = by_name(after)
+    assert found["positions"].found == "PostgresPositions; 1 of 1 consumers have one"
+    assert found["schema_change_tried"].found == "1 changes of tables were followed"
+    assert found["slot_lag"].found.startswith("pgcdc_shop ") and found["slot_lag"].status == "ok"
+    assert found["slot"].found.startswith("no process streams from it")
+    assert statuses(after, "warning") <= {"kept_wal", "slot", "schema_plan", "dead_letters", "free_slots"}
+
+
+def test_a_role_that_has_nothing_is_told_what_it_lacks_and_that_is_enough(database: Database, role: str) -> None:
+    """What the doctor advises is run, statement by statement; then a pipeline runs under the role."""
+    database.execute(ORDERS, f"CREATE ROLE {role} LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    pipeline = pgcdc.Pipeline("shop", of(database, role), tables=["orders"])
+    pipeline.add(Recorder(), name="sink")
+    lacking = ["replication_role", "own_tables", "tables", "publication"]
+    for check in lacking:
+        findings = by_name(examine(of(database, role), pipeline.outline()))
+        assert findings[check].status == "failed" and findings[check].mend
+        database.execute(*statements(findings[check].mend or ""))
+    after = examine(of(database, role), pipeline.outline())
+    assert statuses(after, "failed") == set(), after
+    database.execute("INSERT INTO orders VALUES (1, 'new')")
+    run_once(database, pipeline)
+    assert by_name(examine(of(database, role), pipeline.outline()))["positions"].status == "ok"
+
+
+def statements(mend: str) -> list[str]:
+    lines = [line.partition("--")[0].strip() for line in mend.splitlines()]
+    return [one for line in lines for one in line.split(";") if one.strip()]
+
+
+def test_the_script_of_a_role_is_enough_and_no_more(database: Database, role: str) -> None:
+    database.execute(ORDERS, "CREATE TABLE secrets (id int PRIMARY KEY)", "INSERT INTO orders VALUES (1, 'new')")
+    script = role_sql(role, database.name, [("public", "orders")], "pgcdc_shop")
+    database.execute(*statements(script))
+    sink = Recorder()
+    pipeline = pgcdc.Pipeline("shop", of(database, role), tables=["orders"])
+    pipeline.add(sink, name="sink")
+    assert statuses(examine(of(database, role), pipeline.outline()), "failed") == set()
+    run_once(database, pipeline)
+    assert [change.new.id for change in sink.changes] == [1]
+    found = by_name(examine(of(database, role), pipeline.outline()))
+    assert found["slot_lag"].status == "ok", "it may look at the times of WAL files"
+    with psycopg.connect(of(database, role), autocommit=True) as connection:
+        for refused in ("SELECT * FROM secrets", "INSERT INTO orders VALUES (2, 'x')", "DROP TABLE orders"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(refused)
+    pipeline.destroy()
+
+
+def test_a_partitioned_table_is_published_as_its_partitions(newest_database: Database) -> None:
+    newest_database.execute(
+        "CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE one PARTITION OF orders FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE two PARTITION OF orders FOR VALUES FROM (10) TO (20)",
+        "CREATE PUBLICATION whole FOR TABLE orders",
+        "CREATE PUBLICATION half FOR TABLE one",
+    )
+    for name, status in (("whole", "ok"), ("half", "failed")):
+        found = by_name(examine(newest_database.dsn, publication=name, tables=["public.orders"]))
+        assert (found["publication"].status, found["replica_identity"].status) == (status, "ok")
+
+
+def test_tables_that_cannot_be_followed(newest_database: Database) -> None:
+    newest_database.execute(
+        "CREATE TABLE keyless (id int)",
+        "CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY)",
+        "CREATE TABLE orders (id int PRIMARY KEY)",
+        "CREATE PUBLICATION p FOR TABLE keyless WITH (publish = 'insert, update')",
+    )
+    tables = ["public.keyless", "public.fleeting", "public.orders", "public.nowhere"]
+
+    def look() -> dict[str, Finding]:
+        return by_name(examine(newest_database.dsn, publication="p", tables=tables))
+
+    found = look()
+    assert found["tables"].found == "not there: public.nowhere; not logged: public.fleeting"
+    assert found["replica_identity"].found == "no replica identity: public.keyless"
+    assert found["publication"].found == "without public.fleeting, public.orders; no delete; no truncate"
+    assert {found[check].status for check in ("tables", "replica_identity", "publication")} == {"failed"}
+    for check in ("tables", "replica_identity", "publication"):
+        newest_database.execute(*statements(found[check].mend or ""))
+    tables.remove("public.nowhere")
+    found = look()
+    assert {found[check].status for check in ("tables", "replica_identity", "publication")} == {"ok"}
+    assert found["replica_identity"].found == "whole rows of public.keyless"
+
+
+FACTS = Facts(
+    asked=Asked(slot="shop", publication="shop"),
+    version=180004,
+    database="shop",
+    standby=False,
+    settings={
+        "wal_level": "logical",
+        "max_replication_slots": "10",
+        "max_wal_senders": "10",
+        "hot_standby_feedback": "off",
+        "max_slot_wal_keep_size": "51200",
+        "wal_sender_timeout": "60000",
+        "idle_replication_slot_timeout": "0",
+        "server_encoding": "UTF8",
+    },
+    walsenders=1,
+    slots=[],
+    prepared=0,
+    role=RoleFacts(
+        name="pgcdc", superuser=False, replication=True, create=True, own_schema=None, files=True, refused=None
+    ),
+    publication=PublicationFacts(
+        actions=frozenset({"insert", "update", "delete", "truncate"}), tables=frozenset({"public.orders"})
+    ),
+    tables=[TableFacts(name="public.orders", identity="d", keyed=True, logged=True, readable=True, owned=True)],
+    missing=[],
+    store={},
+)
+SLOT = SlotState(
+    name="shop", plugin="pgoutput", database="shop", temporary=False, active=True, active_pid=1, restart_lsn=1,
+    confirmed_flush_lsn=1, wal_status="reserved", safe_wal_size=None, two_phase=False, conflicting=False,
+    invalidation_reason=None, failover=False, synced=False, lag_bytes=5, lag_seconds=3.0, held_bytes=5,
+)  # fmt: skip
+
+
+def settings(**changed: str) -> dict[str, Any]:
+    return {"settings": {**FACTS.settings, **changed}}
+
+
+def a_slot(**changed: Any) -> dict[str, Any]:
+    return {"slots": [msgspec.structs.replace(SLOT, **changed)]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "status", "mend"),
+    [
+        ({"version": 130010}, "version", "failed", "upgrade"),
+        (settings(wal_level="replica"), "wal_level", "failed", "ALTER SYSTEM SET wal_level = logical"),
+        ({"standby": True}, "standby_feedback", "failed", "hot_standby_feedback = on"),
+        ({"standby": True} | settings(hot_standby_feedback="on"), "standby_feedback", "ok", None),
+        ({"standby": True, "version": 150001}, "standby_feedback", "failed", "connect to the primary"),
+        (settings(max_replication_slots="0"), "free_slots", "failed", "max_replication_slots = 10"),
+        (settings(max_replication_slots="1"), "free_slots", "warning", "max_replication_slots = 11"),
+        (a_slot() | settings(max_replication_slots="2"), "free_slots", "ok", None),
+        (settings(max_wal_senders="1"), "free_walsenders", "failed", "max_wal_senders = 11"),
+        (settings(max_wal_senders="2"), "free_walsenders", "warning", "max_wal_senders = 12"),
+        (settings(max_slot_wal_keep_size="-1"), "kept_wal", "warning", "max_slot_wal_keep_size"),
+        (settings(wal_sender_timeout="0"), "timeouts", "warning", "wal_sender_timeout = '60s'"),
+        (settings(idle_replication_slot_timeout="600"), "timeouts", "warning", "idle_replication_slot_timeout = 0"),
+        (a_slot(wal_status="lost"), "slot", "failed", "pg_drop_replication_slot('shop')"),
+        (a_slot(invalidation_reason="idle_timeout"), "slot", "failed", "when_needed"),
+        (a_slot(wal_status="unreserved"), "slot", "warning", "max_slot_wal_keep_size"),
+        (a_slot(safe_wal_size=1024), "slot", "warning", "max_slot_wal_keep_size"),
+        (a_slot(active=False), "slot", "warning", None),
+        (a_slot(), "slot", "ok", None),
+        (a_slot(lag_seconds=601.0), "slot_lag", "failed", "start the consumer"),
+        (a_slot(lag_seconds=None), "slot_lag", "warning", "pg_monitor"),
+        (a_slot(lag_seconds=599.0), "slot_lag", "ok", None),
+        ({}, "slot_lag", "skipped", None),
+        (a_slot(name="x", active=False, held_bytes=2**31), "other_slots", "warning", "pg_drop_replication_slot('x')"),
+        (a_slot(name="used", active=True, held_bytes=2**31), "other_slots", "ok", None),
+        ({"prepared": 2}, "prepared_transactions", "warning", "ROLLBACK PREPARED"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of(changed: dict[str, Any], check: str, status: str, mend: str | None) -> None:
+    facts = msgspec.structs.replace(FACTS, **changed)
+    findings = by_name([one(facts) for one in (*SERVER_CHECKS, *ACCESS_CHECKS, *SLOT_CHECKS)])
+    finding = findings[check]
+    assert (finding.status, finding.mend is None) == (status, mend is None)
+    assert mend is None or mend in (finding.mend or "")
+    assert (finding.why in str(finding)) == (mend is not None)
+
+
+def test_a_pipeline_that_forgets_is_not_in_order(newest_database: Database) -> None:
+    newest_database.execute(ORDERS)
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["orders"], positions=MemoryPositions())
+    pipeline.add(Recorder(), name="plain")
+    pipeline.add(Recorder(), name="careful", on_failure="park", on_schema_change="stop")
+    found = by_name(examine(newest_database.dsn, pipeline.outline()))
+    assert found["positions"].status == "failed" and found["positions"].found == "MemoryPositions"
+    assert found["schema_plan"].found.endswith(": plain") and found["dead_letters"].found.endswith(": plain")
+    assert (found["replay"].status, found["schema_change_tried"].status) == ("skipped", "skipped")
+
+
+def test_the_command(newest_database: Database) -> None:
+    newest_database.execute(ORDERS)
+    arguments = ("doctor", "--dsn", newest_database.dsn, "--table", "orders", "--publication", "shop")
+    ended = run(*arguments)
+    assert ended.code == 0 and ended.stderr == "", ended
+    assert "wal_level is logical: logical" in ended.stdout and " ok" in ended.stdout.splitlines()[-1]
+    ended = run(*arguments, "--json")
+    lines = [msgspec.json.decode(line, type=Finding) for line in ended.stdout.splitlines()]
+    assert len(lines) > 12 and statuses(lines, "failed") == set()
+    newest_database.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+    ended = run(*arguments)
+    assert ended.code == 1 and 'ALTER TABLE "public"."orders" REPLICA IDENTITY FULL' in ended.stdout
+    ended = run("doctor", "--role", "reader", "--table", "orders", "--dsn", newest_database.dsn)
+    assert ended.code == 0 and ended.stdout.startswith('CREATE ROLE "reader" LOGIN REPLICATION')
+    ended = run("doctor", "--role", "reader")
+    assert ended.code == 2 and "hint: name a pipeline" in ended.stderr
+    ended = run("doctor", "--dsn", "host=/nowhere user=u password=sesame")
+    assert ended.code == 1 and "sesame" not in ended.stderr and ended.stderr.startswith("error: the server cannot")
+    assert json.loads(run(*arguments, "--json").stdout.splitlines()[0])["check"] == "version"
