@@ -120,7 +120,7 @@ def test_a_truncate_of_several_tables_is_one_for_each() -> None:
     capture = Capture.of([insert(PAIRS, {"a": 1, "b": "", "c": ""}), insert(other, {"id": 1}), truncate(PAIRS, other)])
     for values in ("plain", "debezium", "batch"):
         names: list[Any] = []
-        for _, relation, what, key, value, _, _ in batch_of(capture).records(values)[2:]:  # type: ignore[arg-type]
+        for _, relation, what, key, value, _, _ in batch_of(capture).records(values)[2:]:
             assert relation is not None
             assert (what, key) == ("truncate", None)
             names.append(relation.name)
@@ -143,4 +143,4 @@ def test_the_first_bad_change_is_raised() -> None:
     bad = [payload[:-3] if payload[:1] == b"I" else payload for payload in messages]
     for values in ("plain", "debezium", "batch"):
         with pytest.raises(DecodeError):
-            Batch.of(bad).records(values)  # type: ignore[arg-type]
+            Batch.of(bad).records(values)
