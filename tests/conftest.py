@@ -17,6 +17,7 @@ from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
 from tests.servers.registry import RegistryServer
+from tests.servers.s3 import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,6 +220,14 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
 def registry(request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
     """A running schema registry, the same for all tests; subjects are the test's own to name."""
     server = _server_or_skip(request.config, lambda: RegistryServer(say=lambda line: _say(request.config, line)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    """A running S3, the same for all tests; buckets are the test's own to name."""
+    server = _server_or_skip(request.config, S3Server)
     with server:
         yield server
 

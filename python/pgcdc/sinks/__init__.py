@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pgcdc.sinks.kafka import Kafka
+    from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
+    "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
 }
 """The module of each sink, and the extra that brings its library."""
@@ -40,4 +42,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["Kafka", "Postgres"]
+__all__ = ["Kafka", "Parquet", "Postgres"]

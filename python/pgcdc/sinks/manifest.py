@@ -1,0 +1,405 @@
+"""A manifest: which files of a folder count, in a log of numbered entries that only grows.
+
+`_manifest/00000000000000000042.json` is the 42nd entry. It is written only if there is none yet, so of two writers one
+finds that it is too late. What the first n entries came to is written down from time to time, as
+`_manifest/checkpoint/N.json`: a reader begins with the last of these. A file that no entry has named does not count.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from pgcdc.errors import SinkError, SinkUnavailable
+from pgcdc.events import Column as RelationColumn
+from pgcdc.events import Relation
+from pgcdc.lsn import Position
+from pgcdc.schema import change_of
+from pgcdc.sinks.objects import Objects
+
+__all__ = [
+    "Column",
+    "DataFile",
+    "Entry",
+    "Manifest",
+    "Shape",
+    "append",
+    "covered",
+    "follow",
+    "new_entry",
+    "read_manifest",
+    "shape_of",
+    "table_key",
+]
+
+_FOLDER = "_manifest"
+_CHECKPOINTS = "_manifest/checkpoint"
+_EVERY = 100
+"""Entries after which there is a checkpoint, or more where there are many files: it names all of them."""
+
+Kind: TypeAlias = Literal["open", "write", "rewrite", "compact"]
+_Read = TypeVar("_Read")
+
+
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A column of a table, as PostgreSQL said it.
+
+    Attributes:
+        name: Its name.
+        type_oid: The OID of its type.
+        type_modifier: The modifier of that, -1 for none.
+        is_key: Whether it is part of the replica identity.
+        before: Its name in the shape before, where it was another; an empty string where it was not there.
+    """
+
+    name: str
+    type_oid: int
+    type_modifier: int = -1
+    is_key: bool = False
+    before: str | None = None
+
+
+class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The columns that a table had for a while.
+
+    Attributes:
+        number: Which shape of the table it is, from 1.
+        columns: The columns.
+        replica_identity: `"d"`, `"n"`, `"f"` or `"i"`.
+        key: The columns by which its rows are known; none where nobody has said.
+        version: The number that the pipeline gives it, where it has one.
+    """
+
+    number: int
+    columns: tuple[Column, ...]
+    replica_identity: str = "d"
+    key: tuple[str, ...] = ()
+    version: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def identity(self) -> list[str]:
+        """The names of those of the replica identity."""
+        return [column.name for column in self.columns if column.is_key]
+
+
+class DataFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file of changes of one table in one shape.
+
+    Attributes:
+        path: Its path, from the manifest's folder on.
+        table: The table, as `Batch.to_arrow` names it.
+        shape: The number of its shape.
+        rows: How many changes.
+        bytes: The file's size.
+        first: The position of the first change, as text.
+        last: That of the last one.
+        date: The day that its changes were committed on, where files are parted by days.
+    """
+
+    path: str
+    table: str
+    shape: int
+    rows: int
+    bytes: int
+    first: str
+    last: str
+    date: str | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry of the log.
+
+    Attributes:
+        number: Which one it is, from 1.
+        kind: What happened: a sink was opened, and is the only writer from here on; it has written; it has written a
+            dead letter; files were put together.
+        writer: Who: a random word for each sink that was opened.
+        token: A random word for each entry, by which a writer knows its own.
+        time: When, by the writer's clock.
+        position: The last change of a write.
+        add: Files that count from here on.
+        remove: The paths of those that do not any more.
+        shapes: Shapes that are new, by table.
+    """
+
+    number: int
+    kind: Kind
+    writer: str
+    token: str
+    time: datetime
+    position: str | None = None
+    add: tuple[DataFile, ...] = ()
+    remove: tuple[str, ...] = ()
+    shapes: dict[str, list[Shape]] = {}
+
+
+class Manifest(msgspec.Struct, omit_defaults=True):
+    """What a number of entries come to.
+
+    Attributes:
+        number: The last of them, 0 for none.
+        writer: The writer that was opened last.
+        position: The last change that was written, as text.
+        files: The files that count, by path.
+        shapes: The shapes of each table, the oldest first.
+        rewritten: The positions of dead letters that were written later.
+        checkpoint: The entry that the last checkpoint was made at.
+    """
+
+    number: int = 0
+    writer: str = ""
+    position: str | None = None
+    files: dict[str, DataFile] = {}
+    shapes: dict[str, list[Shape]] = {}
+    rewritten: set[str] = set()
+    checkpoint: int = 0
+
+    def tables(self) -> list[str]:
+        """The tables that have files, sorted."""
+        return sorted({file.table for file in self.files.values()})
+
+    def of(self, table: str) -> list[DataFile]:
+        """The files of a table in the order of their changes.
+
+        Args:
+            table: Its name, as `Batch.to_arrow` gives it.
+
+        Returns:
+            The files; none of a table that nothing is known of.
+        """
+        return sorted((one for one in self.files.values() if one.table == table), key=lambda one: (one.first, one.path))
+
+    @property
+    def last_position(self) -> Position | None:
+        """The last change that was written."""
+        return None if self.position is None else Position.parse(self.position)
+
+    def apply(self, entry: Entry) -> None:
+        """Take note of the next entry.
+
+        Args:
+            entry: The entry.
+        """
+        self.number = entry.number
+        if entry.kind == "open":
+            self.writer = entry.writer
+        if entry.kind == "rewrite" and entry.position is not None:
+            self.rewritten.add(entry.position)
+        elif entry.position is not None:
+            self.position = entry.position
+        for path in entry.remove:
+            self.files.pop(path, None)
+        self.files.update((file.path, file) for file in entry.add)
+        for table, shapes in entry.shapes.items():
+            self.shapes.setdefault(table, []).extend(shapes)
+
+
+_entry = msgspec.json.Decoder(Entry)
+_whole = msgspec.json.Decoder(Manifest)
+
+
+def entry_path(number: int) -> str:
+    """Where an entry is.
+
+    Args:
+        number: Its number.
+    """
+    return f"{_FOLDER}/{number:020}.json"
+
+
+def read_manifest(objects: Objects) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        objects: Where it is.
+
+    Returns:
+        What its entries come to; an empty one when there is none.
+
+    Raises:
+        SinkUnavailable: When it cannot be read.
+        SinkError: When it is damaged.
+    """
+    manifest = Manifest()
+    # It may have been replaced by a later one, and removed, since it was listed.
+    for found in reversed(objects.list(_CHECKPOINTS)):
+        data = objects.get(found.path)
+        if data is not None:
+            manifest = _decoded(_whole, data, found.path)
+            break
+    follow(objects, manifest)
+    return manifest
+
+
+def follow(objects: Objects, manifest: Manifest) -> list[Entry]:
+    """Read the entries that have come since.
+
+    Args:
+        objects: Where they are.
+        manifest: What was known; it knows them then.
+
+    Returns:
+        The entries.
+
+    Raises:
+        SinkUnavailable: When they cannot be read.
+        SinkError: When one is damaged, or missing.
+    """
+    entries = []
+    for path in _entries(objects, entry_path(manifest.number)):
+        data = objects.get(path)
+        if data is None or path != entry_path(manifest.number + 1):
+            raise SinkError(
+                f"the manifest at {objects.url} lacks entry {manifest.number + 1}",
+                hint="files of it were removed; bring them back, or begin with an empty folder",
+            )
+        entry = _decoded(_entry, data, path)
+        manifest.apply(entry)
+        entries.append(entry)
+    return entries
+
+
+def append(objects: Objects, manifest: Manifest, entry: Entry) -> list[Entry]:
+    """Write the next entry, unless there is one.
+
+    Args:
+        objects: Where to.
+        manifest: What is known; it knows the entry then, or what is there in its place.
+        entry: The entry; its number is given here.
+
+    Returns:
+        The entries that were there already, none when it was written. It is itself among them when an earlier call
+        wrote it and did not learn of that.
+
+    Raises:
+        SinkUnavailable: When nobody knows whether it was written: call again.
+        SinkError: When the manifest is damaged.
+    """
+    entry = msgspec.structs.replace(entry, number=manifest.number + 1)
+    if not objects.put(entry_path(entry.number), msgspec.json.encode(entry), create=True):
+        found = follow(objects, manifest)
+        if not found:
+            raise SinkUnavailable(f"entry {entry.number} of the manifest at {objects.url} exists and cannot be listed")
+        return found
+    manifest.apply(entry)
+    if manifest.number - manifest.checkpoint >= max(_EVERY, len(manifest.files) // 10):
+        whole = msgspec.structs.replace(manifest, checkpoint=manifest.number)
+        with suppress(SinkUnavailable):  # the entry is written; the next one tries again
+            objects.put(f"{_CHECKPOINTS}/{manifest.number:020}.json", msgspec.json.encode(whole))
+            manifest.checkpoint = manifest.number
+    return []
+
+
+def _entries(objects: Objects, after: str = "") -> list[str]:
+    # Checkpoints are in a folder of another name.
+    return [found.path for found in objects.list(_FOLDER, after) if found.path.startswith(f"{_FOLDER}/0")]
+
+
+def covered(objects: Objects, before: datetime) -> list[str]:
+    """Find what of a manifest nobody needs any more: all that a later checkpoint has in it.
+
+    Args:
+        objects: Where it is.
+        before: Only what is covered by a checkpoint that was made before: somebody may be reading.
+
+    Returns:
+        The paths.
+    """
+    checkpoints = [found for found in objects.list(_CHECKPOINTS) if found.modified < before]
+    if not checkpoints:
+        return []
+    last = checkpoints[-1]
+    through = entry_path(int(last.path.rpartition("/")[2].partition(".")[0]))
+    return [found.path for found in checkpoints[:-1]] + [path for path in _entries(objects) if path <= through]
+
+
+def table_key(schema: str, name: str) -> str:
+    """What a table is called in a manifest: as `Batch.to_arrow` calls it.
+
+    Args:
+        schema: The name of its schema.
+        name: Its own.
+
+    Returns:
+        `"schema.table"`, a name with a full stop or a quote in it quoted as in SQL.
+    """
+    return ".".join(
+        f'"{readable}"' if "." in one or '"' in one else readable
+        for one in (schema, name)
+        for readable in [_readable(one).replace('"', '""')]
+    )
+
+
+def _readable(name: str) -> str:
+    """Bytes of a name that are not UTF-8 are written out, as Arrow has them."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shape_of(
+    table: str, relation: Relation, key: Sequence[str], version: int | None, known: Mapping[str, list[Shape]]
+) -> Shape:
+    """The shape that a table has, as it is in the manifest, or as it is to be there.
+
+    Args:
+        table: The table.
+        relation: What PostgreSQL said of it.
+        key: The columns by which its rows are known.
+        version: The number that the pipeline gives it.
+        known: The shapes that are in the manifest.
+
+    Returns:
+        The last one that is known when it is the same, else a new one.
+    """
+    columns = [msgspec.structs.replace(column, name=_readable(column.name)) for column in relation.columns]
+    relation, key = msgspec.structs.replace(relation, columns=columns), tuple(map(_readable, key))
+    before, came_from, number = None, {}, 1
+    if known.get(table):
+        before = known[table][-1]
+        change = change_of(_relation(before, relation), relation)
+        # A table that has another name is another one here.
+        same_key = before.replica_identity == relation.replica_identity and (not key or before.key == key)
+        if not change.kinds - {"rename_table"} and same_key:
+            return before
+        came_from = {new: old for old, new in change.renamed} | dict.fromkeys(change.added, "")
+        number = before.number + 1
+    return Shape(
+        number,
+        tuple(
+            Column(one.name, one.type_oid, one.type_modifier, one.is_key, came_from.get(one.name)) for one in columns
+        ),
+        relation.replica_identity,
+        key,
+        version,
+    )
+
+
+def new_entry(kind: Kind, writer: str) -> Entry:
+    """An entry with nothing in it yet, and a token of its own.
+
+    Args:
+        kind: See `Entry`, as for the others.
+        writer: Likewise.
+    """
+    return Entry(0, kind, writer, secrets.token_hex(8), datetime.now(UTC))
+
+
+def _relation(shape: Shape, like: Relation) -> Relation:
+    columns = [RelationColumn(one.name, one.type_oid, one.type_modifier, one.is_key) for one in shape.columns]
+    return msgspec.structs.replace(like, columns=columns)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Read], data: bytes, path: str) -> _Read:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise SinkError(f"{path} is damaged", hint="it is not what was written there") from error

@@ -1,0 +1,298 @@
+"""Parquet files in a folder or on an object store: the log of all changes, from which the current state is read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.compute  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from pgcdc.errors import ConfigError, DecodeError, PositionError, SinkRejected
+from pgcdc.events import Relation
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.protocol import ArrowTable, Batch
+from pgcdc.sinks import manifest
+from pgcdc.sinks.manifest import DataFile, Entry, Manifest, Shape, shape_of, table_key
+from pgcdc.sinks.objects import open_objects
+from pgcdc.sinks.parquet_compaction import clean, compact
+from pgcdc.sinks.parquet_reading import change_log_sql, current_state, current_state_sql, files, scan_changes
+
+__all__ = [
+    "Parquet",
+    "change_log_sql",
+    "clean",
+    "compact",
+    "current_state",
+    "current_state_sql",
+    "files",
+    "scan_changes",
+]
+
+logger = logging.getLogger("pgcdc.sinks")
+
+Compression: TypeAlias = Literal["zstd", "snappy", "lz4", "gzip", "brotli", "none"]
+
+_Described: TypeAlias = tuple[Relation, tuple[str, ...], int | None]
+"""The shape of a table, its key, its version."""
+_KEPT: Final = 600.0
+"""Seconds for which files that no entry names yet are taken for what they were when they were written."""
+
+
+class _Pending(NamedTuple):
+    """A batch whose files are written, and what is to be said of them in the manifest."""
+
+    batch: Batch
+    entry: Entry
+    written: float
+
+
+class Parquet:
+    """Exactly once: files count from the moment on at which an entry of the manifest names them, with the position.
+
+    One folder or prefix belongs to one consumer of one pipeline. Each `write` makes one file for each table in it (for
+    each of its shapes, and days, where it has several), and then one entry of the manifest, which is written only if
+    there is none of its number: either all files of a write count or none. What a crash leaves without an entry is in
+    no reading, and `clean` removes it. Whoever opens the folder becomes its only writer: another process that wakes up
+    finds that, and stops with PositionError.
+
+    Each change is a row, with the columns that `Batch.to_arrow` gives it: `_action`, `_position`, `_commit_lsn`,
+    `_commit_time`, `_unset`, `_old`, then the table's.
+
+    - An insert, also one of the initial copy, and an update have the new row, a delete the old key or row.
+    - A change of key is an update whose `_old` has the old key.
+    - Unchanged TOAST is null, and its column is named in `_unset`.
+    - TRUNCATE is a row with the action alone, in each of its tables.
+    - A schema change begins a new file; the manifest says which columns a file has, and which of them were renamed.
+    - Logical messages are in a table `messages`.
+
+    Files are as large as writes are, so the sink's `defaults` gather: up to 1,000,000 changes or 64 MiB of raw
+    messages, for 10 s at most; `Pipeline.add(…, max_wait=60)` says otherwise. `compact` puts small ones together.
+
+    A value that Arrow cannot hold (an infinite date, NaN in a numeric with a precision, an array of several
+    dimensions) is refused with SinkRejected, its batch with it; `text` has such a column as strings.
+
+    Args:
+        url: A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`; the extra `objects` has what is needed.
+        config: Of an object store, with obstore's names: `{"region": …, "access_key_id": …}`. What is not given comes
+            from the environment, as usual there.
+        client_options: Of the connection to it, likewise: `{"timeout": "30s"}`.
+        text: Columns (`"schema.table.column"`) that are strings whatever their type is.
+        partition_by: `"commit_date"`: files are in a folder for each day (UTC) that their changes were committed on,
+            `date=2026-01-31`; rows of the initial copy in `date=snapshot`.
+        compression: Of the files.
+        compression_level: Of zstd, gzip and brotli; None for what pyarrow takes.
+        row_group_rows: So many rows are in a row group at most.
+
+    Raises:
+        ConfigError: When an argument is none of these.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"max_rows": 1_000_000, "max_bytes": 64 * 1024 * 1024, "max_wait": 10.0}
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        config: Mapping[str, Any] | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        text: Collection[str] = (),
+        partition_by: Literal["commit_date"] | None = None,
+        compression: Compression = "zstd",
+        compression_level: int | None = None,
+        row_group_rows: int = 250_000,
+    ) -> None:
+        if isinstance(text, str):
+            raise ConfigError('text= takes a list of columns, each as "schema.table.column"')
+        if partition_by not in (None, "commit_date"):
+            raise ConfigError(f"partition_by={partition_by!r} does not exist", hint='it is "commit_date" or None')
+        if compression not in ("zstd", "snappy", "lz4", "gzip", "brotli", "none"):
+            raise ConfigError(f"compression={compression!r} does not exist")
+        if row_group_rows < 1:
+            raise ConfigError("row_group_rows must be a whole number of at least 1")
+        self._objects = open_objects(url, config=config, client_options=client_options)
+        self._text = frozenset(text)
+        self._by_date = partition_by is not None
+        self._compression = compression
+        self._level = compression_level
+        self._row_group_rows = row_group_rows
+        self._manifest = Manifest()
+        self._writer = ""
+        self._pending: _Pending | None = None
+
+    def __repr__(self) -> str:
+        return f"Parquet({self._objects.url!r})"
+
+    def open(self) -> None:
+        """Read the manifest, and become its only writer.
+
+        Raises:
+            SinkUnavailable: When the place cannot be used.
+            SinkError: When the manifest is damaged.
+        """
+        self._objects.open()
+        self._manifest = manifest.read_manifest(self._objects)
+        self._writer, self._pending = secrets.token_hex(8), None
+        entry = manifest.new_entry("open", self._writer)
+        while found := manifest.append(self._objects, self._manifest, entry):
+            if any(one.token == entry.token for one in found):
+                break
+
+    def position(self) -> Position | None:
+        """The last change that an entry of the manifest has."""
+        return self._manifest.last_position
+
+    def write(self, batch: Batch) -> None:
+        """Write files and the entry that names them.
+
+        Args:
+            batch: The changes.
+
+        Raises:
+            SinkUnavailable: When the place cannot be used.
+            SinkRejected: When Arrow cannot hold a value.
+            PositionError: When another process writes there.
+        """
+        self._write(batch, "write")
+
+    def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter: a row with the position that it had.
+
+        Args:
+            batch: The change.
+
+        Raises:
+            SinkUnavailable: As `write`, as for the others.
+            SinkRejected: Likewise.
+            PositionError: Likewise.
+        """
+        if str(batch.last_position) not in self._manifest.rewritten:
+            self._write(batch, "rewrite")
+
+    def close(self) -> None:
+        """Nothing is open."""
+        self._pending = None
+
+    def _write(self, batch: Batch, kind: Literal["write", "rewrite"]) -> None:
+        pending = self._pending
+        if pending is None or pending.batch is not batch or time.monotonic() - pending.written > _KEPT:
+            self._pending = None
+            entry = self._put_files(batch, kind)
+            if entry is None:
+                return
+            pending = self._pending = _Pending(batch, entry, time.monotonic())
+        # Compaction writes entries, too.
+        while found := manifest.append(self._objects, self._manifest, pending.entry):
+            if any(one.token == pending.entry.token for one in found):
+                break
+            if self._manifest.writer != self._writer:
+                raise PositionError(
+                    f"another process writes to {self._objects.url}, and has taken it over from this one",
+                    hint="one folder or prefix belongs to one consumer of one pipeline",
+                )
+        self._pending = None
+
+    def _put_files(self, batch: Batch, kind: Literal["write", "rewrite"]) -> Entry | None:
+        """Write the files of a batch; no entry when it has no change that is new."""
+        known = self._manifest.last_position
+        # Rows of the initial copy share one position, which says of none of them whether it is there.
+        if kind == "write" and known is not None and known.index != SNAPSHOT_INDEX:
+            batch = batch.after(known)
+        last = batch.last_position
+        if last is None:
+            return None
+        shapes = {table: list(found) for table, found in self._manifest.shapes.items()}
+        new: dict[str, list[Shape]] = {}
+        encoded = []
+        for part, relations in _segments(batch):
+            # All is encoded before anything is written: what is refused leaves nothing behind.
+            for table, arrow in self._arrow(part).items():
+                number = 0
+                if table in relations:
+                    shape = shape_of(table, *relations[table], shapes)
+                    number = shape.number
+                    if shape not in shapes.setdefault(table, []):
+                        shapes[table].append(shape)
+                        new.setdefault(table, []).append(shape)
+                for one in arrow.parts:
+                    encoded += [self._encoded(table, number, rows, date) for rows, date in self._days(one)]
+        for file, data in encoded:
+            self._objects.put(file.path, memoryview(data).cast("B"))
+        entry = manifest.new_entry(kind, self._writer)
+        if kind == "write" or last.index != SNAPSHOT_INDEX:
+            entry = msgspec.structs.replace(entry, position=str(last))
+        return msgspec.structs.replace(entry, add=tuple(file for file, _ in encoded), shapes=new)
+
+    def _arrow(self, batch: Batch) -> dict[str, ArrowTable]:
+        try:
+            return batch.to_arrow(text=self._text)
+        except DecodeError as error:
+            raise SinkRejected(
+                f"a change has a value that Arrow cannot hold: {error}",
+                hint=f"text=[{f'{error.table}.{error.field}'!r}] has that column as strings" if error.field else None,
+                table=error.table,
+                positions=() if error.position is None else [error.position],
+            ) from error
+
+    def _days(self, part: ArrowTable) -> Iterator[tuple[pyarrow.Table, str | None]]:
+        rows = pyarrow.table(part)
+        if not self._by_date:
+            yield rows, None
+            return
+        name = next(name for name in rows.column_names if name.lstrip("_") == "commit_time" and name.startswith("_"))
+        days = pyarrow.compute.strftime(rows.column(name), "%Y-%m-%d")
+        for day in pyarrow.compute.unique(days).to_pylist():
+            is_it = pyarrow.compute.is_null(days) if day is None else pyarrow.compute.equal(days, day)
+            yield rows.filter(is_it), "snapshot" if day is None else day
+
+    def _encoded(
+        self, table: str, shape: int, rows: pyarrow.Table, date: str | None
+    ) -> tuple[DataFile, pyarrow.Buffer]:
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(
+            rows,
+            sink,
+            compression=self._compression,
+            compression_level=self._level,
+            row_group_size=self._row_group_rows,
+        )
+        data = sink.getvalue()
+        positions = rows.column(_position_column(rows))
+        first, last = positions[0].as_py(), positions[len(positions) - 1].as_py()
+        day = "" if date is None else f"date={date}/"
+        path = f"data/{_folder(table)}/{day}{first}-{secrets.token_hex(6)}.parquet"
+        return DataFile(path, table, shape, rows.num_rows, data.size, first, last, date), data
+
+
+def _segments(batch: Batch) -> Iterator[tuple[Batch, dict[str, _Described]]]:
+    """A batch in parts, in each of which every table has one shape; and what is known of those shapes."""
+    relations: dict[str, _Described] = {}
+    key_columns, done = batch.key_columns, 0
+    for at, relation, _, version in batch.shape_runs():
+        table = table_key(relation.schema, relation.name)
+        if table in relations:
+            before, batch = batch.split_at(at - done)
+            done = at
+            yield before, relations
+            relations = {}
+        relations[table] = (relation, key_columns(relation), version)
+    yield batch, relations
+
+
+def _position_column(rows: pyarrow.Table) -> str:
+    names: list[str] = rows.column_names
+    return next(name for name in names if name.startswith("_") and name.lstrip("_") == "position")
+
+
+def _folder(table: str) -> str:
+    """A name that every store takes; what it says is for people, the manifest has the table's name."""
+    name = quote(table, safe="").replace("%", "~")
+    return name if len(name) <= 150 else f"{name[:130]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
