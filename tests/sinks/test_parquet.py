@@ -21,7 +21,7 @@ from pgcdc.sink import Sink
 from pgcdc.sinks import Parquet
 from pgcdc.sinks import manifest as manifest_module
 from pgcdc.sinks.manifest import read_manifest
-from pgcdc.sinks.objects import LocalFolder, Objects
+from pgcdc.sinks.objects import LocalFolder, Objects, open_objects
 from pgcdc.sinks.parquet import (
     change_log_sql,
     clean,
@@ -578,3 +578,22 @@ def test_a_value_that_arrow_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.parquet"))
     write(tmp_path, batch, text=["public.orders.amount"])
     assert {key: one["amount"] for key, one in state(tmp_path).items()} == {1: "1.50", 2: "NaN"}
+
+
+def test_objects(s3: S3Server) -> None:
+    """Large ones come in parts; those that must not exist are not written over; what is gone is no error."""
+    bucket = uuid.uuid4().hex
+    objects = open_objects(f"s3://{bucket}/x", config=s3.config(), client_options={"allow_http": True})
+    with pytest.raises(SinkUnavailable, match="cannot be written"):
+        objects.put("a/b", b"there is no bucket")
+    s3.make_bucket(bucket)
+    large = random.Random(1).randbytes(12_000_000)
+    assert objects.put("a/large", memoryview(large))
+    assert objects.get("a/large") == large
+    assert objects.put("a/b", b"1", create=True)
+    assert not objects.put("a/b", b"2", create=True)
+    assert objects.get("a/b") == b"1"
+    assert [(one.path, one.size) for one in objects.list("a")] == [("a/b", 1), ("a/large", len(large))]
+    assert [one.path for one in objects.list("a", "a/b")] == ["a/large"]
+    objects.delete(["a/b", "a/none"])
+    assert objects.get("a/b") is None
