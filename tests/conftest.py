@@ -16,6 +16,7 @@ from psycopg import sql
 from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
+from tests.servers.redis import RedisServer
 from tests.servers.registry import RegistryServer
 from tests.servers.s3 import S3Server
 
@@ -228,6 +229,14 @@ def registry(request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
 def s3(request: pytest.FixtureRequest) -> Iterator[S3Server]:
     """A running S3, the same for all tests; buckets are the test's own to name."""
     server = _server_or_skip(request.config, S3Server)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A running Redis, the same for all tests; keys are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: RedisServer(install=_strict(request.config)))
     with server:
         yield server
 

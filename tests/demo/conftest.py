@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ import pytest
 
 from pgcdc import Batch, parse_lsn
 from pgcdc.demo import shop
+from tests.servers.programs import ServerUnavailable
+from tests.servers.redis import program
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -44,25 +45,22 @@ def changes(newest_database: Database) -> Changes:
 
 
 @pytest.fixture(scope="session")
-def redis_server(pytestconfig: pytest.Config) -> str:
+def redis_program(pytestconfig: pytest.Config) -> str:
     """The program; where nothing may skip it is installed, when that can be done."""
     strict = bool(pytestconfig.getoption("--all")) or os.environ.get("CI", "").lower() in {"1", "true"}
-    if strict and shutil.which("redis-server") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "redis-server"]):
-            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=240)
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("no redis-server on PATH (Debian and Ubuntu: apt install redis-server)")
-    return program
+    try:
+        return program(install=strict)
+    except ServerUnavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
-def redis_url(redis_server: str, tmp_path: Path) -> Iterator[str]:
+def redis_url(redis_program: str, tmp_path: Path) -> Iterator[str]:
     """A Redis of its own; the test is skipped where the machine has no redis-server."""
     redis = pytest.importorskip("redis", reason="redis is not installed: pip install 'pgcdc[redis]'")
     path = tmp_path / "redis.sock"
     arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
-    with subprocess.Popen([redis_server, *arguments], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([redis_program, *arguments], stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 20
             with redis.Redis(unix_socket_path=str(path)) as client:

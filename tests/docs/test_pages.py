@@ -17,6 +17,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
 
+# The servers that pages name, by the fixture that has a real one and the attribute that says where it is.
+SERVERS = {'"redis://localhost:6379"': ("redis_server", "url")}
+
 # What is another number each time: LSNs, transaction ids, times of commits.
 VARIES = [
     (r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b", "X/Y"),
@@ -35,18 +38,22 @@ def even(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_page(newest_database: Database, page: Path) -> None:
+def test_page(request: pytest.FixtureRequest, newest_database: Database, page: Path) -> None:
     """SQL and Python take effect in turn; text is what the Python block before it has printed."""
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
+    replaced = {'"dbname=shop"': repr(newest_database.dsn)}
+    for written, (fixture, attribute) in SERVERS.items():
+        if written in page.read_text(encoding="utf-8"):
+            replaced[written] = repr(getattr(request.getfixturevalue(fixture), attribute))
     for kind, block in BLOCK.findall(page.read_text(encoding="utf-8")):
         if kind == "sql":
             newest_database.execute(*(statement for statement in block.split(";\n") if statement.strip()))
         elif kind == "python":
             assert printed == "", "a block has printed something that the page does not show"
-            program = compile(
-                block.replace('"dbname=shop"', repr(newest_database.dsn)), str(page), "exec", dont_inherit=True
-            )
+            for written, real in replaced.items():
+                block = block.replace(written, real)
+            program = compile(block, str(page), "exec", dont_inherit=True)
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 exec(program, names)
             printed = output.getvalue()

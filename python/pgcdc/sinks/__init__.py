@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from pgcdc.sinks.kafka import Kafka
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
+    from pgcdc.sinks.redis import Redis
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
+    "Redis": ("pgcdc.sinks.redis", "redis"),
 }
 """The module of each sink, and the extra that brings its library."""
 
@@ -42,4 +44,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["Kafka", "Parquet", "Postgres"]
+__all__ = ["Kafka", "Parquet", "Postgres", "Redis"]

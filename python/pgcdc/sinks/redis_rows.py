@@ -1,0 +1,370 @@
+"""What the Redis sink keeps a position of for each row: values, hashes, and rows that are counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from pgcdc.errors import SinkRejected
+from pgcdc.events import Relation
+from pgcdc.protocol import Batch, JsonRow
+from pgcdc.sinks import redis_scripts as scripts
+from pgcdc.sinks.redis_server import Call, Server, pages
+from pgcdc.sinks.template import Template
+
+__all__ = ["CHUNK", "Counting", "Keeping", "Refusal", "Table", "Tables", "refuse_key"]
+
+CHUNK: Final = 500
+"""Rows for one call of a script."""
+_Raws: TypeAlias = dict[str, msgspec.Raw]
+
+
+class Refusal:
+    """Rows that are refused: all of a batch are found before anything is written."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[JsonRow, str, str | None]] = []
+
+    def add(self, row: JsonRow, why: str, hint: str | None = None) -> None:
+        """Take down a row, and why it is refused."""
+        self._rows.append((row, why, hint))
+
+    def raise_any(self) -> None:
+        """Raise SinkRejected if there is one."""
+        if not self._rows:
+            return
+        row, why, hint = self._rows[0]
+        assert row.relation is not None
+        table = f"{row.relation.schema}.{row.relation.name}"
+        positions = [one.position for one, _, _ in self._rows if one.position is not None]
+        raise SinkRejected(f"a row of table {table} {why}", hint=hint, table=table, positions=positions)
+
+
+@dataclass(eq=False)
+class Table:
+    """A table: how keys are made of its rows, and the names of what is kept of it.
+
+    Attributes:
+        name: Its name with its schema's.
+        fill: Makes a key of the values of `key`.
+        positions: The hash of its rows' positions.
+        floor: The position of its last TRUNCATE.
+        graves: What the names of tombstones begin with.
+        key: The columns that keys are made of.
+        columns: All columns.
+    """
+
+    name: str
+    fill: Callable[[Sequence[str]], str]
+    positions: str
+    floor: str
+    graves: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+class Tables:
+    """Tables by their shapes.
+
+    Args:
+        template: How keys are made.
+        prefix: What the names begin with of what is kept.
+    """
+
+    def __init__(self, template: Template, prefix: str) -> None:
+        self._template = template
+        self._prefix = prefix
+        self._known: dict[object, Table] = {}
+
+    def of(self, batch: Batch, relation: Relation, columns: Sequence[str]) -> Table:
+        """A table of a batch.
+
+        Args:
+            batch: The batch.
+            relation: The table's shape.
+            columns: Those whose values the template will be given.
+        """
+        key = batch.key_columns(relation)
+        names = tuple(column.name for column in relation.columns)
+        known = (relation.schema, relation.name, key, names)
+        if known not in self._known:
+            name = f"{relation.schema}.{relation.name}"
+            kept = f"{self._prefix}:{name}"
+            fill = self._template.filler(relation.schema, relation.name, columns, key)
+            self._known[known] = Table(
+                name, fill, f"{kept}:positions", f"{kept}:floor", f"{kept}:gone:", tuple(columns), names
+            )
+        return self._known[known]
+
+
+def _key_of(row: JsonRow) -> Sequence[str] | None:
+    key = row.key
+    return None if key is None or None in key else key  # type: ignore[return-value]  # none of them is None
+
+
+def refuse_key(refusal: Refusal, row: JsonRow, columns: Sequence[str]) -> None:
+    """Take down that a row has no key, or one with NULL in it."""
+    what = f"of {', '.join(columns)}" if columns else "that is known"
+    hint = "ALTER TABLE … REPLICA IDENTITY FULL, or a key= of columns of the primary key"
+    refusal.add(row, f"has no key {what}", hint)
+
+
+@dataclass
+class _Value:
+    """What a key is to be after a batch."""
+
+    row: JsonRow
+    position: str
+    new: bytes | None
+    unsent: tuple[str, ...] = ()
+    source: str | None = None
+    """The key under which the server has what was not sent."""
+
+
+@dataclass
+class _Pending:
+    """What a batch does to a table."""
+
+    values: dict[str, _Value] = field(default_factory=dict)
+    truncated: str | None = None
+
+
+class Keeping:
+    """Rows as strings or hashes."""
+
+    scripts = (scripts.KEEP, scripts.FLOOR, scripts.EMPTY)
+
+    def __init__(
+        self, server: Server, template: Template, prefix: str, tombstones: int, form: str, ttl: int, max_value: int
+    ) -> None:
+        self._server = server
+        self._template = template
+        self._tables = Tables(template, f"{prefix}:{form}:{template.text}")
+        self._form = form
+        self._tombstones = str(tombstones)
+        self._ttl = str(ttl)
+        self._max_value = max_value
+
+    def write(self, batch: Batch) -> None:
+        """Apply a batch."""
+        refusal = Refusal()
+        pending: dict[Table, _Pending] = {}
+        for table, row in self._rows(batch):
+            self._note(pending.setdefault(table, _Pending()), table, row, refusal)
+        refusal.raise_any()
+        self._complete(pending)
+        calls: list[Call] = []
+        for table, of in pending.items():
+            calls += self._calls(table, list(of.values.items()), refusal)
+        refusal.raise_any()
+        _truncate(self._server, pending, counted=False)
+        self._server.run(calls)
+
+    def _rows(self, batch: Batch) -> Iterator[tuple[Table, JsonRow]]:
+        def key(relation: Relation) -> Sequence[str]:
+            return self._template.key(batch.key_columns(relation))
+
+        known: dict[int, Table] = {}
+        for row in batch.json_rows(key):
+            relation = row.relation
+            if relation is None:  # a logical message belongs to no row
+                continue
+            table = known.get(id(relation))
+            if table is None:
+                table = known[id(relation)] = self._tables.of(batch, relation, key(relation))
+            yield table, row
+
+    def _note(self, pending: _Pending, table: Table, row: JsonRow, refusal: Refusal) -> None:
+        position = str(row.position)
+        if row.action == "truncate":
+            pending.values.clear()
+            pending.truncated = position
+            return
+        key = _key_of(row)
+        if key is None:
+            refuse_key(refusal, row, table.key)
+            return
+        name = table.fill(key)
+        old = None if row.old_key is None or None in row.old_key else table.fill(row.old_key)  # type: ignore[arg-type]
+        value = _Value(row, position, row.new)
+        if row.unsent:
+            before = pending.values.get(old or name)
+            if before is None:
+                value.unsent, value.source = row.unsent, old or name
+            elif before.new is not None:
+                value.new, missing = _merged(table, row.new, before.new, row.unsent)
+                value.unsent = tuple(one for one in missing if one in before.unsent)
+                value.source = before.source
+        if old is not None and old != name:
+            pending.values[old] = _Value(row, position, None)
+        # Also where it was there before: the last one to be written is the last in the order of the batch.
+        pending.values.pop(name, None)
+        pending.values[name] = value
+
+    def _complete(self, pending: dict[Table, _Pending]) -> None:
+        """Take what was not sent from the server."""
+        open_ = [(table, value) for table, of in pending.items() for value in of.values.values() if value.unsent]
+        if not open_:
+            return
+
+        def build(pipeline: Any) -> None:
+            for _, value in open_:
+                if self._form == "json":
+                    pipeline.get(value.source)
+                else:
+                    pipeline.hmget(value.source, value.unsent)
+                    pipeline.exists(value.source)
+
+        answers = iter(self._server.commands(build))
+        for table, value in open_:
+            assert value.new is not None
+            before = next(answers)
+            if self._form == "json":
+                if before is not None:
+                    value.new, missing = _merged(table, value.new, before, value.unsent)
+                    value.unsent = tuple(missing)
+            elif next(answers):
+                found = zip(value.unsent, before, strict=True)
+                # What is no field is NULL. As JSON strings: they become the same text again.
+                rest = {name: None if text is None else _decoded(text) for name, text in found}
+                value.new, _ = _merged(table, value.new, json.dumps(rest).encode(), value.unsent)
+                value.unsent = ()
+            if value.unsent:
+                value.new = None
+
+    def _calls(self, table: Table, values: list[tuple[str, _Value]], refusal: Refusal) -> Iterator[Call]:
+        for start in range(0, len(values), CHUNK):
+            keys, arguments = [table.positions, table.floor], [table.graves, self._tombstones, self._ttl]
+            of: list[str | bytes] = []
+            for name, value in values[start : start + CHUNK]:
+                words = [] if value.new is None else [value.new] if self._form == "json" else _fields(value.new)
+                size = sum(map(len, words))
+                if size > self._max_value:
+                    refusal.add(value.row, f"makes a value of {size} bytes, more than {self._max_value}")
+                keys.append(name)
+                # A row without a column that is not NULL is no hash, either.
+                of += (value.position, self._form if words else "gone", str(len(words)), *words)
+            yield Call(scripts.KEEP, keys, [*arguments, *of])
+
+
+class Counting:
+    """Rows that are counted."""
+
+    scripts = (scripts.COUNT, scripts.FLOOR, scripts.EMPTY)
+
+    def __init__(self, server: Server, template: Template, prefix: str, tombstones: int, amount: str | None) -> None:
+        self._server = server
+        self._template = template
+        self._tables = Tables(template, f"{prefix}:count:{template.text}")
+        self._tombstones = str(tombstones)
+        self._amount = amount
+
+    def write(self, batch: Batch) -> None:
+        """Apply a batch."""
+        refusal = Refusal()
+        pending: dict[Table, _Pending] = {}
+        known: dict[int, Table] = {}
+        for row in batch.json_rows():
+            relation = row.relation
+            if relation is None:
+                continue
+            table = known.get(id(relation))
+            if table is None:
+                columns = self._template.key(batch.key_columns(relation))
+                table = known[id(relation)] = self._tables.of(batch, relation, columns)
+            of = pending.setdefault(table, _Pending())
+            if row.action == "truncate":
+                of.values.clear()
+                of.truncated = str(row.position)
+            elif (key := _key_of(row)) is None:
+                refuse_key(refusal, row, batch.key_columns(relation))
+            else:
+                position = str(row.position)
+                if row.old_key is not None:
+                    of.values[json.dumps(row.old_key)] = _Value(row, position, None)
+                of.values[json.dumps(key)] = _Value(row, position, row.new)
+        calls, rows = [], []
+        for table, of in pending.items():
+            made = [(name, value, self._counted(table, value, refusal)) for name, value in of.values.items()]
+            for start in range(0, len(made), CHUNK):
+                chunk = made[start : start + CHUNK]
+                arguments: list[str | bytes] = [table.graves, self._tombstones]
+                for name, value, counted in chunk:
+                    arguments += (name, value.position, *counted)
+                calls.append(Call(scripts.COUNT, [table.positions, table.floor], arguments))
+                rows.append([value.row for _, value, _ in chunk])
+        refusal.raise_any()
+        _truncate(self._server, pending, counted=True)
+        for numbers, those in zip(self._server.run(calls), rows, strict=True):
+            for number in numbers:
+                refusal.add(those[int(number)], "counts for a key that holds something else than a whole number")
+        refusal.raise_any()
+
+    def _counted(self, table: Table, value: _Value, refusal: Refusal) -> tuple[str, str]:
+        """The counter of a row, and what it adds to it."""
+        if value.new is None:
+            return "", "0"
+        row = msgspec.json.decode(value.new, type=_Raws)
+        wanted = [*table.key, *([] if self._amount is None else [self._amount])]
+        absent = [name for name in wanted if name not in row]
+        if absent:
+            refusal.add(
+                value.row, f"has no {absent[0]}, or it was not sent", "counters are made of columns that are short"
+            )
+            return "", "0"
+        amount = b"1" if self._amount is None else bytes(row[self._amount])
+        if amount == b"null":
+            amount = b"0"
+        if not re.fullmatch(rb"-?[0-9]+", amount):
+            refusal.add(value.row, f"has an amount {self._amount} that is not of an integer type")
+            return "", "0"
+        values = [_text(bytes(row[name])) for name in table.key]
+        if any(one is None for one in values):
+            return "", "0"  # a row that belongs to nothing counts for nothing
+        return table.fill([str(one) for one in values]), amount.decode()
+
+
+def _truncate(server: Server, pending: Mapping[Table, _Pending], *, counted: bool) -> None:
+    """Remove what was written of tables before a TRUNCATE. Cut off in the middle, it is done again."""
+    for table, of in pending.items():
+        if of.truncated is not None:
+            keys = [table.positions, table.floor]
+            server.run([Call(scripts.FLOOR, keys, [of.truncated])])
+            for rows in pages(server.scan(table.positions)):
+                server.run([Call(scripts.EMPTY, keys, [of.truncated, str(int(counted)), *rows])])
+
+
+def _merged(table: Table, new: bytes | None, before: bytes, unsent: Collection[str]) -> tuple[bytes, list[str]]:
+    """A row with what was not sent taken from before, in the table's order; and what is not there, either."""
+    assert new is not None
+    row, old = msgspec.json.decode(new, type=_Raws), msgspec.json.decode(before, type=_Raws)
+    row |= {name: old[name] for name in unsent if name in old}
+    ordered = {name: row[name] for name in table.columns if name in row}
+    return msgspec.json.encode(ordered), [name for name in unsent if name not in old]
+
+
+def _text(raw: bytes) -> str | None:
+    """A value of JSON as text; None for null."""
+    if raw == b"null":
+        return None
+    # Not msgspec: a lone surrogate stands for a byte that is not UTF-8.
+    return str(json.loads(raw)) if raw[:1] == b'"' else raw.decode()
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _fields(new: bytes) -> list[bytes]:
+    """A row as the fields of a hash, and their values."""
+    fields: list[bytes] = []
+    for name, raw in msgspec.json.decode(new, type=_Raws).items():
+        text = _text(bytes(raw))
+        if text is not None:
+            fields += (name.encode(), text.encode("utf-8", "surrogateescape"))
+    return fields

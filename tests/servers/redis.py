@@ -1,0 +1,101 @@
+"""A Redis of our own: one process on a Unix socket, with nothing on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.servers.programs import ServerUnavailable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+def program(*, install: bool) -> str:
+    """The program redis-server.
+
+    Args:
+        install: Whether it may be installed, where that can be done.
+
+    Raises:
+        ServerUnavailable: This machine does not have it.
+    """
+    if install and shutil.which("redis-server") is None and shutil.which("apt-get") and os.geteuid() == 0:
+        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "redis-server"]):
+            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=240)
+    found = shutil.which("redis-server")
+    if found is None:
+        raise ServerUnavailable("no redis-server on PATH (Debian and Ubuntu: apt install redis-server)")
+    return found
+
+
+class RedisServer:
+    """One server. What it has is gone when it is stopped.
+
+        with RedisServer() as server:
+            redis.Redis.from_url(server.url)
+
+    Args:
+        install: Whether the program may be installed.
+
+    Raises:
+        ServerUnavailable: This machine does not have it, or not the client.
+    """
+
+    def __init__(self, *, install: bool = False) -> None:
+        try:
+            import redis
+        except ImportError:
+            raise ServerUnavailable("redis is not installed: pip install 'pgcdc[redis]'") from None
+        self._program = program(install=install)
+        self.folder = Path(tempfile.mkdtemp(prefix="pgcdc-redis-"))
+        self.socket = self.folder / "redis.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        # redis retries by itself otherwise, and a test waits for that.
+        self.client: Any = redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=60)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        import redis
+
+        arguments = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [self._program, *arguments, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.client.ping()
+                return
+            except redis.ConnectionError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("redis-server did not start") from None
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.client.close()
+        shutil.rmtree(self.folder, ignore_errors=True)

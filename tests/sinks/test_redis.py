@@ -1,0 +1,414 @@
+"""What is special about the Redis sink: its guard, its counters, its streams, the whole way from PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import UNSET
+
+import pgcdc
+from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
+from pgcdc.lsn import Position
+from pgcdc.sinks import Redis
+from pgcdc.testing import Table, delete, insert, message, transaction, truncate, update
+from tests.pipeline.running import running
+from tests.sinks.batches import batch_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pgcdc.protocol import Batch
+    from tests.conftest import Database
+    from tests.servers.redis import RedisServer
+
+TABLE = Table("orders", {"id": "bigint", "user_id": "bigint", "note": "text"}, key=("id",))
+
+
+class Place:
+    """A sink's keys on the server, and what is under them."""
+
+    def __init__(self, server: RedisServer, name: str) -> None:
+        self.server = server
+        self.client = server.client
+        self.name = name
+
+    def sink(self, key: str = "{id}", **options: Any) -> Redis:
+        sink = Redis(self.server.url, key=f"{self.name}:{key}", prefix=f"state:{self.name}", **options)
+        sink.open()
+        return sink
+
+    def keys(self, beginning: str = "") -> list[str]:
+        return sorted(key.removeprefix(beginning) for key in self.client.keys(f"{beginning or self.name}*"))
+
+    def get(self, key: object) -> Any:
+        found = self.client.get(f"{self.name}:{key}")
+        return None if found is None else json.loads(found)
+
+
+@pytest.fixture
+def place(redis_server: RedisServer, tmp_path: Path) -> Iterator[Place]:
+    place = Place(redis_server, tmp_path.name)
+    yield place
+    redis_server.client.flushdb()
+
+
+def order(key: int, user: int = 1, note: Any = None) -> dict[str, Any]:
+    return {"id": key, "user_id": user, "note": note}
+
+
+def parts(batch: Batch) -> list[Batch]:
+    """Each change by itself."""
+    return batch.pieces(1)
+
+
+def test_a_late_old_write_is_skipped(place: Place) -> None:
+    """As from a process that was stopped, and wakes up after another one took over."""
+    old, new = place.sink(), place.sink()
+    first, second, third = parts(
+        batch_of([insert(TABLE, order(1)), update(TABLE, order(1, 2)), delete(TABLE, order(1, 2))])
+    )
+    new.write(first)
+    new.write(second)
+    old.write(first)
+    assert place.get(1)["user_id"] == 2
+    new.write(third)
+    old.write(second)
+    assert place.keys() == []
+
+
+def test_how_long_a_deleted_row_stays_deleted(place: Place) -> None:
+    """Its tombstone has a time to live, and a row that comes back takes its place."""
+    sink = place.sink(tombstones=1000)
+    sink.write(batch_of([insert(TABLE, order(1)), delete(TABLE, order(1))]))
+    [tombstone] = [key for key in place.keys(f"state:{place.name}") if ":gone:" in key]
+    assert 900 < place.client.ttl(f"state:{place.name}{tombstone}") <= 1000
+    sink.write(batch_of([insert(TABLE, order(1)), delete(TABLE, order(1)), insert(TABLE, order(1, 5))]))
+    assert place.get(1) == order(1, 5)
+
+
+@pytest.mark.parametrize("form", ["json", "hash", "count"])
+def test_what_a_truncate_removed_stays_removed(place: Place, form: Any) -> None:
+    """More rows than are looked through at once; and only those that were written before it."""
+    sink = place.sink("{user_id}" if form == "count" else "{id}", form=form)
+    place.client.set(f"{place.name}:stays", "not ours")
+    many = [insert(TABLE, order(key, key % 7)) for key in range(1, 2500)]
+    rows = batch_of([transaction(*many), transaction(truncate(TABLE), insert(TABLE, order(5, 5)))])
+    before = rows.take(range(len(many)))
+    for batch in (before, rows.take([len(many)]), rows.take([len(many) + 1]), before):
+        sink.write(batch)
+    assert place.keys() == [f"{place.name}:5", f"{place.name}:stays"]
+    sink.write(rows)
+    assert place.keys() == [f"{place.name}:5", f"{place.name}:stays"]
+
+
+def test_a_row_that_cannot_be_completed_is_a_miss(place: Place) -> None:
+    """The value is gone, as one is that expired, and an update does not send all of the row."""
+    for form in ("json", "hash"):
+        sink = place.sink(f"{form}:{{id}}", form=form)
+        first, second, third = parts(
+            batch_of(
+                [
+                    insert(TABLE, order(1, 1, "long")),
+                    update(TABLE, order(1, 2) | {"note": UNSET}),
+                    update(TABLE, order(1, 3, "new")),
+                ]
+            )
+        )
+        sink.write(first)
+        place.client.delete(f"{place.name}:{form}:1")
+        sink.write(second)
+        assert place.keys() == []
+        sink.write(third)
+        assert place.keys() == [f"{place.name}:{form}:1"]
+        place.client.flushdb()
+
+
+def test_values_expire(place: Place) -> None:
+    sink = place.sink(ttl=500)
+    sink.write(batch_of([insert(TABLE, order(1))]))
+    assert 400 < place.client.ttl(f"{place.name}:1") <= 500
+
+
+def test_what_a_hash_has(place: Place) -> None:
+    """Text as JSON has it, without quotes; no field for NULL, and none of before."""
+    table = Table("t", {"id": "bigint", "a": "jsonb", "b": "text", "c": "boolean", "d": "timestamptz"}, key=("id",))
+    sink = place.sink(form="hash")
+    first, second, third = parts(
+        batch_of(
+            [
+                insert(table, {"id": 1, "a": {"x": [1, None]}, "b": 'é"\n', "c": True}),
+                update(table, {"id": 1, "b": ""}),
+                update(table, {"id": 1, "b": UNSET, "c": False}),
+            ]
+        )
+    )
+    sink.write(first)
+    assert place.client.hgetall(f"{place.name}:1") == {"id": "1", "a": '{"x":[1,null]}', "b": 'é"\n', "c": "true"}
+    sink.write(second)
+    assert place.client.hgetall(f"{place.name}:1") == {"id": "1", "b": ""}
+    sink.write(third)
+    assert place.client.hgetall(f"{place.name}:1") == {"id": "1", "b": "", "c": "false"}
+
+
+def test_counters(place: Place) -> None:
+    """Rows that belong to nothing count for nothing, and what was counted twice is not."""
+    sink = place.sink("{user_id}", form="count")
+    batch = batch_of(
+        [
+            insert(TABLE, order(1, 1)),
+            insert(TABLE, order(2, 1)),
+            insert(TABLE, {"id": 3}),
+            update(TABLE, order(2, 2)),
+            update(TABLE, order(3, 2)),
+            update(TABLE, order(9, 1), old=order(1, 1)),
+        ]
+    )
+    for _ in range(2):
+        for part in parts(batch):
+            sink.write(part)
+        sink.write(batch)
+        assert {key: place.get(key) for key in (1, 2)} == {1: 1, 2: 2}
+    sink.write(batch_of([delete(TABLE, {"id": key}) for key in (2, 3, 9)]).after((0, 0)))
+
+
+def test_a_counter_that_is_something_else(place: Place) -> None:
+    """SinkRejected for those rows alone; the others count, once."""
+    place.client.set(f"{place.name}:2", "words")
+    sink = place.sink("{user_id}", form="count", amount="id")
+    batch = batch_of([transaction(insert(TABLE, order(5, 1)), insert(TABLE, order(6, 2)), insert(TABLE, order(7, 1)))])
+    for _ in range(2):
+        with pytest.raises(SinkRejected, match="counts for a key that holds something else") as raised:
+            sink.write(batch)
+        assert {position[1] for position in raised.value.positions} == {1}
+        assert place.get(1) == 12
+    place.client.delete(f"{place.name}:2")
+    sink.write(batch)
+    assert place.get(2) == 6
+    place.client.set(f"{place.name}:1", "words")
+    [moved] = parts(batch_of([insert(TABLE, order(1)), update(TABLE, order(5, 2))]))[1:]
+    with pytest.raises(SinkRejected):
+        sink.write(moved)
+    assert place.get(2) == 6
+
+
+def test_amounts_that_are_no_whole_numbers(place: Place) -> None:
+    table = Table("t", {"id": "bigint", "amount": "numeric"}, key=("id",))
+    sink = place.sink("all", form="count", amount="amount")
+    with pytest.raises(SinkRejected, match="not of an integer type") as raised:
+        sink.write(batch_of([insert(table, {"id": 1, "amount": 1}), insert(table, {"id": 2})]))
+    assert len(raised.value.positions) == 1
+    assert place.keys() == []
+
+
+def test_keys_of_a_cache_are_deleted(place: Place) -> None:
+    """Those of rows that changed, old and new ones; at a TRUNCATE all that could be of the table."""
+    sink = place.sink("{table}:{id}", form="delete")
+
+    def fill(*keys: object) -> None:
+        for key in keys:
+            place.client.set(f"{place.name}:{key}", "cached")
+
+    fill("orders:1", "orders:2", "orders:3", "orders:4", "orders:9", "others:1")
+    sink.write(
+        batch_of(
+            [
+                insert(TABLE, order(1)),
+                insert(TABLE, order(2)),
+                delete(TABLE, order(2)),
+                insert(TABLE, order(3)),
+                update(TABLE, order(4), old=order(3)),
+            ]
+        )
+    )
+    assert place.keys(f"{place.name}:") == ["orders:9", "others:1"]
+    fill(*(f"orders:{key}" for key in range(3000)))
+    sink.write(batch_of([insert(TABLE, order(1)), truncate(TABLE)]))
+    assert place.keys(f"{place.name}:") == ["others:1"]
+    assert place.keys("state:") == []
+
+
+def test_a_stream_has_every_change_once(place: Place) -> None:
+    """Its ids are the positions; copied rows come before all, messages have no table."""
+    sink = place.sink("{table}", form="stream")
+    batch = batch_of(
+        [transaction(insert(TABLE, order(3)), message("p", "c")), truncate(TABLE)],
+        existing=[insert(TABLE, order(1)), insert(TABLE, order(2))],
+    )
+    sink.write(batch)
+    sink.write(batch.after(Position(batch.changes()[0].commit_lsn, -1)))  # type: ignore[union-attr,arg-type]
+    entries = place.client.xrange(f"{place.name}:orders")
+    assert [entry["action"] for _, entry in entries] == ["insert", "insert", "insert", "truncate"]
+    positions = [Position.parse(entry["position"]) for _, entry in entries]
+    start = positions[0].commit_lsn
+    assert [at for at, _ in entries] == [
+        f"{start - 1}-0" if start > 1 else "0-1",
+        f"{start - 1}-1" if start > 1 else "0-2",
+        *(f"{position.commit_lsn}-{position.index + 1}" for position in positions[2:]),
+    ]
+    assert json.loads(entries[2][1]["change"])["new"] == order(3)
+    [(_, entry)] = place.client.xrange(f"{place.name}:messages")
+    assert (entry["action"], entry["table"]) == ("message", "messages")
+    with pytest.raises(SinkRejected, match="later entries") as raised:
+        sink.write(batch.up_to((start, -1)))
+    assert {position[1] for position in raised.value.positions} == {-1}
+
+
+def test_a_stream_of_a_length(place: Place) -> None:
+    sink = place.sink("{table}", form="stream", max_entries=100)
+    sink.write(batch_of([transaction(*(insert(TABLE, order(key)) for key in range(2000)))]))
+    assert 100 <= place.client.xlen(f"{place.name}:orders") < 400
+
+
+def test_a_row_without_a_key(place: Place) -> None:
+    """All that have none are named, and nothing of the batch is written."""
+    heap = Table("heap", {"a": "bigint", "b": "text"}, replica_identity="f")
+    batch = batch_of([insert(TABLE, order(1)), insert(heap, {"a": 1}), insert(heap, {"a": None})])
+    for form in ("json", "delete"):
+        with pytest.raises(SinkRejected, match="heap has no key of") as raised:
+            place.sink("{a}", form=form).write(batch.select([("public", "heap")]).take([1]))
+        assert len(raised.value.positions) == 1
+    with pytest.raises(SinkRejected, match="heap has no key that is known") as raised:
+        place.sink("{key}").write(batch.with_primary_keys({}))
+    assert len(raised.value.positions) == 2
+    assert raised.value.table == "public.heap"
+    assert place.keys() == []
+
+
+def test_scripts_that_the_server_has_lost(place: Place) -> None:
+    sink = place.sink()
+    place.client.script_flush()
+    sink.write(batch_of([insert(TABLE, order(1))]))
+    assert place.get(1) == order(1)
+
+
+def test_a_server_without_room(place: Place) -> None:
+    """The pipeline tries again later."""
+    sink = place.sink()
+    place.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(SinkUnavailable, match="does not take writes now"):
+            sink.write(batch_of([insert(TABLE, order(1))]))
+    finally:
+        place.client.config_set("maxmemory", 0)
+    sink.write(batch_of([insert(TABLE, order(1))]))
+    assert place.get(1) == order(1)
+
+
+def test_a_password_that_is_wrong(place: Place) -> None:
+    """It is in no message, nor is one in an URL that cannot be read."""
+    sink = Redis(place.server.url.replace("unix://", "unix://user:hidden@"), key="{id}")
+    with pytest.raises(SinkUnavailable, match="refuses the user") as raised:
+        sink.open()
+    for error in (raised.value, raised.value.__cause__):
+        assert "hidden" not in repr(error)
+    with pytest.raises(ConfigError, match="cannot be read") as other:
+        Redis("rediss:/hidden", key="{id}")
+    assert "hidden" not in str(other.value)
+    assert "hidden" not in repr(sink)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"key": "{id", "form": "json"}, "is no template"),
+        ({"key": "{id}", "form": "set"}, "is no form"),
+        ({"key": "{id}", "form": "delete"}, "begins with a name"),
+        ({"key": "x:{id}", "form": "stream"}, "names a column"),
+        ({"key": "x:{key}", "form": "stream"}, "names a column"),
+        ({"key": "{id}", "amount": "a"}, "amount= is not for"),
+        ({"key": "x:{id}", "form": "delete", "ttl": 5}, "ttl= is not for"),
+        ({"key": "{id}", "ttl": 0}, "1 at least"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Redis("redis://localhost", **options)
+
+
+def work(database: Database, chance: random.Random, count: int) -> None:
+    """Random changes, some together."""
+    with database.connect() as connection:
+        for _ in range(count):
+            key, user, other = chance.randrange(40), chance.randrange(5), chance.randrange(40)
+            with connection.transaction():
+                for _ in range(chance.randrange(1, 4)):
+                    what = chance.choice(["insert", "insert", "update", "status", "key", "delete", "truncate"])
+                    if what == "insert":
+                        text = "n" * chance.choice([0, 5, 9000])
+                        connection.execute(
+                            "INSERT INTO orders VALUES (%s, %s, %s, 1.5) ON CONFLICT (id) DO UPDATE SET user_id = %s",
+                            (key, user, text, user),
+                        )
+                    elif what == "update":
+                        connection.execute("UPDATE orders SET user_id = %s WHERE id = %s", (user, key))
+                    elif what == "status":
+                        connection.execute("UPDATE orders SET total = total + 1 WHERE user_id = %s", (user,))
+                    elif what == "key":
+                        connection.execute(
+                            "UPDATE orders SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM orders WHERE id = %s)",
+                            (other, key, other),
+                        )
+                    elif what == "delete":
+                        connection.execute("DELETE FROM orders WHERE id = %s", (key,))
+                    elif chance.random() < 0.1:
+                        connection.execute("TRUNCATE orders")
+
+
+def test_the_whole_way(newest_database: Database, place: Place) -> None:
+    """Copied rows, random changes, a restart in the middle: what Redis has is what SELECT gives."""
+    database, chance = newest_database, random.Random(7)
+    database.execute(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, user_id bigint, note text, total numeric)",
+        "ALTER TABLE orders ALTER note SET STORAGE EXTERNAL",
+    )
+    work(database, chance, 60)
+    for number in range(3):
+        pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+        for form in ("json", "hash"):
+            pipeline.add(Redis(place.server.url, key=f"{place.name}:{form}:{{id}}", form=form), name=form)
+        pipeline.add(Redis(place.server.url, key=f"{place.name}:count:{{user_id}}", form="count"), name="count")
+        pipeline.add(
+            Redis(place.server.url, key=f"{place.name}:ids:{{user_id}}", form="count", amount="id", prefix="ids"),
+            name="ids",
+            concurrency=3,
+        )
+        with running(pipeline) as run:
+            run.streaming()
+            work(database, chance, 60)
+            run.catch_up(database)
+        if number < 2:
+            work(database, chance, 60)
+    rows = database.execute("SELECT id, user_id, note, total::text FROM orders")
+    assert rows, "the workload leaves some"
+    names = ("id", "user_id", "note", "total")
+    at = f"{place.name}:"
+    assert {key: json.loads(place.client.get(f"{at}json:{key}")) for key in place.keys(f"{at}json:")} == {
+        str(row[0]): dict(zip(names, row, strict=True)) for row in rows
+    }
+    assert {key: place.client.hgetall(f"{at}hash:{key}") for key in place.keys(f"{at}hash:")} == {
+        str(row[0]): {name: str(value) for name, value in zip(names, row, strict=True)} for row in rows
+    }
+    users = database.execute("SELECT user_id, count(*)::int, sum(id)::int FROM orders GROUP BY 1")
+    assert {int(key): place.get(f"count:{key}") for key in place.keys(f"{at}count:")} == {
+        user: count for user, count, _ in users
+    }
+    assert {int(key): place.get(f"ids:{key}") for key in place.keys(f"{at}ids:")} == {
+        user: total for user, _, total in users if total
+    }
+
+
+def test_a_batch_is_one_round_trip(place: Place) -> None:
+    """Ten thousand rows within the time that as many round trips would not take; and what it costs is printed."""
+    sink = place.sink()
+    batch = batch_of([transaction(*(insert(TABLE, order(key, key % 7, "note")) for key in range(10_000)))])
+    calls = place.client.info("commandstats").get("cmdstat_exec", {"calls": 0})["calls"]
+    start = time.monotonic()
+    sink.write(batch)
+    print(f"{10_000 / (time.monotonic() - start):.0f} rows/s")
+    assert place.client.info("commandstats")["cmdstat_exec"]["calls"] == calls + 1
+    assert len(place.keys()) == 10_000
