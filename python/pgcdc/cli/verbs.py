@@ -14,6 +14,7 @@ from pgcdc.cli.doctor import doctor
 from pgcdc.cli.events import application as events
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
+from pgcdc.cli.slots import lag, slots
 
 __all__ = ["run"]
 
@@ -29,6 +30,8 @@ _application = typer.Typer(
 _application.command("run")(run_pipeline)
 _application.command()(demo)
 _application.command()(doctor)
+_application.command()(slots)
+_application.command()(lag)
 _application.add_typer(schema, name="schema")
 _application.add_typer(deadletter, name="deadletter")
 _application.add_typer(events, name="events")

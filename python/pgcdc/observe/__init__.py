@@ -3,5 +3,6 @@
 from pgcdc.observe.doctor import examine
 from pgcdc.observe.finding import Finding, Status
 from pgcdc.observe.role import role_sql
+from pgcdc.observe.slots import slots
 
-__all__ = ["Finding", "Status", "examine", "role_sql"]
+__all__ = ["Finding", "Status", "examine", "role_sql", "slots"]

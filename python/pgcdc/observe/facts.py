@@ -6,17 +6,15 @@ sessions an unprivileged role sees that they exist, and no more).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import psycopg
 
-from pgcdc.errors import ConnectionLost, Error
+from pgcdc.errors import Error
+from pgcdc.observe.slots import reaching, slots_of
 from pgcdc.replication import SlotState, connect
-from pgcdc.replication.slot import state_of
-from pgcdc.replication.slot_sql import ages_sql, states_sql, with_age
 
 __all__ = ["Asked", "Facts", "PublicationFacts", "RoleFacts", "TableFacts", "gather"]
 
@@ -158,22 +156,8 @@ def gather(dsn: str, asked: Asked) -> Facts:
     Raises:
         ConnectionLost: When it cannot be reached.
     """
-    patience: dict[str, Any] = {"connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10")}
-    try:
-        with psycopg.connect(
-            autocommit=True,
-            fallback_application_name="pgcdc doctor",
-            **(patience | psycopg.conninfo.conninfo_to_dict(dsn)),
-        ) as connection:
-            connection.execute("SET default_transaction_read_only = on")
-            return _facts(connection, dsn, asked)
-    except psycopg.OperationalError as error:
-        text = error.diag.message_primary or str(error).partition("\n")[0]
-        raise ConnectionLost(
-            f"the server cannot be asked: {'its address is invalid' if 'invalid' in text else text}",
-            hint="the DSN has to lead to the database that is to be followed, and the role needs CONNECT on it",
-            sqlstate=error.sqlstate,
-        ) from None
+    with reaching(dsn) as connection:
+        return _facts(connection, dsn, asked)
 
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
@@ -197,7 +181,7 @@ def _facts(connection: _Connection, dsn: str, asked: Asked) -> Facts:
         standby=one("SELECT pg_is_in_recovery()"),
         settings=settings,
         walsenders=one("SELECT count(*) FROM pg_stat_replication"),
-        slots=_slots(connection),
+        slots=slots_of(connection),
         prepared=one(
             "SELECT count(*) FROM pg_prepared_xacts"
             " WHERE database = current_database() AND prepared < now() - interval '1 hour'"
@@ -233,19 +217,6 @@ def _role(connection: _Connection, dsn: str) -> RoleFacts:
         files=files,
         refused=refused,
     )
-
-
-def _slots(connection: _Connection) -> list[SlotState]:
-    rows = connection.execute(states_sql()).fetchall()
-    slots = [state_of(msgspec.json.encode(row[0]).decode()) for row in rows]
-    behind = [slot for slot in slots if slot.lag_bytes and slot.confirmed_flush_lsn is not None]
-    ages: dict[str, float] = {}
-    size = connection.execute("SELECT pg_size_bytes(current_setting('wal_segment_size'))").fetchone()
-    segment = int(size[0]) if size else 1 << 24
-    may = connection.execute("SELECT has_function_privilege('pg_ls_waldir()', 'EXECUTE')").fetchone()
-    if behind and may and may[0]:
-        ages = {name: float(age or 0) for name, age in connection.execute(ages_sql(behind, segment)).fetchall()}
-    return [with_age(slot, ages, segment) for slot in slots]
 
 
 def _publication(connection: _Connection, name: str | None) -> PublicationFacts | None:

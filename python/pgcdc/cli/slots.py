@@ -1,0 +1,131 @@
+"""`pgcdc slots` and `pgcdc lag`: the replication slots of a server, and how far one is behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pgcdc.replication import SlotState
+
+__all__ = ["lag", "slots"]
+
+_Dsn = Annotated[str, typer.Option(help="Any database of the server; PG* variables are used for what is not in it.")]
+_Json = Annotated[bool, typer.Option("--json", help="A line of JSON for each slot.")]
+
+
+def slots(dsn: _Dsn = "", json: _Json = False) -> None:
+    """List the slots: who streams, what is lacking, what the server keeps, and how much more until one is lost."""
+
+    def show(redactor: Any) -> None:
+        found = _slots(dsn, redactor)
+        if json:
+            for slot in found:
+                typer.echo(_as_json(slot))
+            return
+        rows: list[tuple[str, ...]] = [
+            ("slot", "plugin", "database", "state", "behind", "seconds", "kept", "until lost")
+        ]
+        rows += [_row(slot) for slot in found]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            typer.echo("  ".join(cells).rstrip())
+
+    _guarded(show)
+
+
+def lag(
+    slot: Annotated[
+        str, typer.Argument(metavar="SLOT", help="The slot, or a pipeline: module:pipeline, or a .toml file.")
+    ],
+    dsn: _Dsn = "",
+    most: Annotated[float, typer.Option("--max", help="Seconds above which it exits with 1.", min=0)] = 600.0,
+    json: _Json = False,
+) -> None:
+    """Say how far a slot is behind, in bytes and seconds; exits with 1 when that is too far, or the slot is lost."""
+
+    def show(redactor: Any) -> None:
+        from pgcdc.cli import EXIT_ERROR
+        from pgcdc.errors import SlotNotFound
+
+        name, where = slot, dsn
+        if ":" in slot or slot.endswith(".toml"):
+            name, where = _of_pipeline(slot, dsn, redactor)
+        found = next((one for one in _slots(where, redactor) if one.name == name), None)
+        if found is None:
+            raise SlotNotFound(f'slot "{name}" does not exist', hint="pgcdc slots lists those that do", slot=name)
+        seconds = found.lag_seconds
+        if json:
+            typer.echo(_as_json(found))
+        else:
+            age = "unknown (GRANT pg_monitor lets the role see it)" if seconds is None else f"{seconds:.0f} s at least"
+            state = "lost" if found.lost else "active" if found.active else "inactive"
+            typer.echo(f"{name}: {state}, {_size(found.lag_bytes)} and {age} behind, {_size(found.held_bytes)} kept")
+        if found.lost or (seconds is not None and seconds > most):
+            raise typer.Exit(EXIT_ERROR)
+
+    _guarded(show)
+
+
+def _guarded(show: Callable[[Any], None]) -> None:
+    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
+    from pgcdc.cli.redaction import Redactor
+    from pgcdc.errors import ConfigError, Error
+
+    redactor = Redactor(os.environ)
+    try:
+        show(redactor)
+    except Error as error:
+        typer.echo(redactor(f"error: {error}"), err=True)
+        if error.hint:
+            typer.echo(redactor(f"hint: {error.hint}"), err=True)
+        raise typer.Exit(EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR) from None
+
+
+def _slots(dsn: str, redactor: Any) -> list[SlotState]:
+    from pgcdc import observe
+
+    redactor.learn_dsn(dsn)
+    return observe.slots(dsn)
+
+
+def _of_pipeline(target: str, dsn: str, redactor: Any) -> tuple[str, str]:
+    from pgcdc.cli.building import build
+    from pgcdc.cli.importing import as_python_does
+
+    as_python_does()
+    pipeline = build(target, redactor)
+    return pipeline.outline().slot, dsn or pipeline._settings.dsn  # nobody else is to have it
+
+
+def _row(slot: SlotState) -> tuple[str, ...]:
+    state = "lost" if slot.lost else f"pid {slot.active_pid}" if slot.active else "inactive"
+    return (
+        slot.name,
+        slot.plugin or "physical",
+        slot.database or "",
+        state,
+        _size(slot.lag_bytes),
+        "" if slot.lag_seconds is None else f"{slot.lag_seconds:.0f}",
+        _size(slot.held_bytes),
+        _size(slot.safe_wal_size),
+    )
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1024**2:,.1f} MB"
+
+
+def _as_json(slot: SlotState) -> str:
+    import msgspec
+
+    from pgcdc.lsn import format_lsn
+
+    fields = msgspec.structs.asdict(slot)
+    for name in ("restart_lsn", "confirmed_flush_lsn", "two_phase_at"):
+        fields[name] = None if fields[name] is None else format_lsn(fields[name])
+    return msgspec.json.encode(fields | {"lost": slot.lost}).decode()
