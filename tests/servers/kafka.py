@@ -110,7 +110,7 @@ class KafkaServer(JavaServer):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ["format", "-t", cluster, "-c", str(self._properties), "--standalone"]
         command = [java("Kafka"), *self._run("kafka.tools.StorageTool"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
         if done.returncode != 0:
             raise RuntimeError(f"Kafka's storage could not be made: {done.stdout[-500:]}{done.stderr[-500:]}")
 

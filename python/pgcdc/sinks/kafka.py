@@ -141,6 +141,7 @@ class Kafka:
         )
         self._producer: Producer | None = None
         self._begun: Producer | None = None
+        self._batch_size = int(self._settings.get("batch.size", 1_000_000))
         self._position: Position | None = None
         # The last write whose commit was not answered: the topic says whether it took place.
         self._doubtful: tuple[str, tuple[object, ...]] | None = None
@@ -252,8 +253,8 @@ class Kafka:
             "linger.ms": 5,
             "compression.type": "lz4",
             "queue.buffering.max.kbytes": 65536,
-            "batch.size": 1000000,
             **self._settings,
+            "batch.size": self._batch_size,
             "transactional.id": f"pgcdc.{self._prefix}.{self._name}",
             "enable.idempotence": True,
             "acks": "all",
@@ -378,7 +379,27 @@ class Kafka:
             producer.produce(topic.name, value, None, partition=partition, headers=own, **options)
 
     def _culprits(self, producer: Producer, records: Sequence[_Record], headers: _Headers) -> dict[int, KafkaError]:
-        """Which records a broker does not take: they are sent once more, each with a report, and undone."""
+        """Which changes a broker does not take.
+
+        It refuses a whole batch of librdkafka's for one record: those that it names are sent once more, each alone.
+        """
+        suspects = self._refused(producer, records, headers)
+        found: dict[int, KafkaError] = {}
+        sizes: dict[int, int] = {}
+        for number, _, _, key, value, _, _ in records:
+            sizes[number] = max(sizes.get(number, 0), len(key or b"") + len(value or b""))
+        for number in sorted(suspects, key=lambda number: -sizes[number]):
+            refused = self._refused(producer, [record for record in records if record[0] == number], headers)
+            if number in refused:
+                found[number] = refused[number]
+            elif suspects[number].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                break  # the others are smaller
+        if suspects and not found:
+            self._batch_size = max(1, self._batch_size // 2)  # each alone is taken: together they are too large
+        return found
+
+    def _refused(self, producer: Producer, records: Sequence[_Record], headers: _Headers) -> dict[int, KafkaError]:
+        """Send records, each with a report, and undo it; those that were refused."""
         found: dict[int, KafkaError] = {}
 
         def report(number: int) -> Callable[[KafkaError | None, object], None]:
