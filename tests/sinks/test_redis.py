@@ -17,6 +17,7 @@ from pgcdc.sinks import Redis
 from pgcdc.testing import Table, delete, insert, message, transaction, truncate, update
 from tests.pipeline.running import running
 from tests.sinks.batches import batch_of
+from tests.sinks.workload import ORDERS, work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -330,42 +331,10 @@ def test_what_is_wrong_is_said_at_once(options: dict[str, Any], said: str) -> No
         Redis("redis://localhost", **options)
 
 
-def work(database: Database, chance: random.Random, count: int) -> None:
-    """Random changes, some together."""
-    with database.connect() as connection:
-        for _ in range(count):
-            key, user, other = chance.randrange(40), chance.randrange(5), chance.randrange(40)
-            with connection.transaction():
-                for _ in range(chance.randrange(1, 4)):
-                    what = chance.choice(["insert", "insert", "update", "status", "key", "delete", "truncate"])
-                    if what == "insert":
-                        text = "n" * chance.choice([0, 5, 9000])
-                        connection.execute(
-                            "INSERT INTO orders VALUES (%s, %s, %s, 1.5) ON CONFLICT (id) DO UPDATE SET user_id = %s",
-                            (key, user, text, user),
-                        )
-                    elif what == "update":
-                        connection.execute("UPDATE orders SET user_id = %s WHERE id = %s", (user, key))
-                    elif what == "status":
-                        connection.execute("UPDATE orders SET total = total + 1 WHERE user_id = %s", (user,))
-                    elif what == "key":
-                        connection.execute(
-                            "UPDATE orders SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM orders WHERE id = %s)",
-                            (other, key, other),
-                        )
-                    elif what == "delete":
-                        connection.execute("DELETE FROM orders WHERE id = %s", (key,))
-                    elif chance.random() < 0.1:
-                        connection.execute("TRUNCATE orders")
-
-
 def test_the_whole_way(newest_database: Database, place: Place) -> None:
     """Copied rows, random changes, a restart in the middle: what Redis has is what SELECT gives."""
     database, chance = newest_database, random.Random(7)
-    database.execute(
-        "CREATE TABLE orders (id bigint PRIMARY KEY, user_id bigint, note text, total numeric)",
-        "ALTER TABLE orders ALTER note SET STORAGE EXTERNAL",
-    )
+    database.execute(*ORDERS)
     work(database, chance, 60)
     for number in range(3):
         pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])

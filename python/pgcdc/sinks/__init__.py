@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
     from pgcdc.sinks.redis import Redis
+    from pgcdc.sinks.webhook import Webhook
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
     "Redis": ("pgcdc.sinks.redis", "redis"),
+    "Webhook": ("pgcdc.sinks.webhook", "http"),
 }
 """The module of each sink, and the extra that brings its library."""
 
@@ -44,4 +46,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["Kafka", "Parquet", "Postgres", "Redis"]
+__all__ = ["Kafka", "Parquet", "Postgres", "Redis", "Webhook"]
