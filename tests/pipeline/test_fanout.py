@@ -13,7 +13,8 @@ import pgcdc
 from pgcdc import Batch, Pipeline
 from pgcdc.events import Column, Relation
 from pgcdc.pipeline.fanout import Fanout
-from pgcdc.pipeline.queue import Lane, Rows
+from pgcdc.pipeline.items import Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.replication import PublishedTable
 from tests.pipeline.targets import Recorder

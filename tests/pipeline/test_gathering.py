@@ -10,8 +10,9 @@ import pytest
 
 from pgcdc import Batch, ConfigError, Pipeline
 from pgcdc.pipeline.consumer import Consumer
+from pgcdc.pipeline.items import Begin, Rows
 from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.pipeline.queue import Begin, Lane, Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.target_sink import SinkTarget
 from tests.pipeline.targets import AsyncRecorder
 from tests.protocol import wire

@@ -6,7 +6,8 @@ import asyncio
 import threading
 
 from pgcdc import Batch
-from pgcdc.pipeline.queue import MERGED_ROWS, CopyBegin, CopyEnd, Item, Lane, Rows, TableEnd
+from pgcdc.pipeline.items import CopyBegin, CopyEnd, Item, Rows, TableEnd
+from pgcdc.pipeline.queue import MERGED_ROWS, Lane
 from tests.protocol import wire
 
 TABLE = wire.relation(1, "t", [("id", 23)])

@@ -11,7 +11,8 @@ import pytest
 from pgcdc import Batch
 from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline import reading
-from pgcdc.pipeline.queue import CopyEnd, Lane, Rows
+from pgcdc.pipeline.items import CopyEnd, Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reading import ENOUGH_ROWS, IDLE_SECONDS, LONGEST_SECONDS, MUCH_ROWS, Reading
 from tests.protocol import wire
 

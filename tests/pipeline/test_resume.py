@@ -12,7 +12,8 @@ from pgcdc import Batch, Pipeline, Position
 from pgcdc.lsn import SNAPSHOT_INDEX
 from pgcdc.pipeline import StoredPosition
 from pgcdc.pipeline.consumer import Consumer
-from pgcdc.pipeline.queue import Begin, Lane, Rows
+from pgcdc.pipeline.items import Begin, Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.subscription import SinkSubscription
 from pgcdc.pipeline.target_sink import SinkTarget
 from tests.pipeline.targets import Recorder

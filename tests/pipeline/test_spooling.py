@@ -18,8 +18,9 @@ import pgcdc
 from pgcdc import Batch, ConfigError, Position, SpoolError
 from pgcdc.lsn import SNAPSHOT_INDEX
 from pgcdc.pipeline import MemoryPositions, Move, SpoolOptions, StoredPosition, queue
+from pgcdc.pipeline.items import Begin, CopyBegin, Rows
 from pgcdc.pipeline.ledger import Ledger
-from pgcdc.pipeline.queue import Begin, CopyBegin, Lane, Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.spooling import Backlog, Place, directory_of
 from pgcdc.protocol import RowFormat, Spool
 from tests.pipeline.targets import Recorder

@@ -18,12 +18,13 @@ from pgcdc.pipeline import publishing
 from pgcdc.pipeline.copying import InitialCopy, wanted
 from pgcdc.pipeline.fanout import Fanout
 from pgcdc.pipeline.guarding import Guard
+from pgcdc.pipeline.items import Begin
 from pgcdc.pipeline.joining import Joining
 from pgcdc.pipeline.keys import check_columns, key_columns, primary_keys
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import TAKE_OVER_WITHIN, disown, own
 from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.pipeline.queue import Begin, Lane
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings

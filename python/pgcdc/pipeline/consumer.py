@@ -11,8 +11,9 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.gathering import Unfinished, gathered
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Nudge, Rows
 from pgcdc.pipeline.parking import Desk, Parking, of_another_policy
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, Nudge, Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import Subscription

@@ -16,10 +16,11 @@ import msgspec
 
 from pgcdc.errors import Error, ReplicationError
 from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, TableEnd
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.publishing import Published
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane, TableEnd
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.start import Server, check_slot
 from pgcdc.pipeline.subscription import Subscription

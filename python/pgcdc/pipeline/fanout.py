@@ -8,7 +8,8 @@ from typing import TypeAlias
 from pgcdc.errors import SchemaError
 from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.pipeline.queue import Lane, Rows
+from pgcdc.pipeline.items import Rows
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Batch

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 from pgcdc.errors import ConfigError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
+from pgcdc.pipeline.items import Rows
 from pgcdc.pipeline.options import Options
-from pgcdc.pipeline.queue import MERGED_ROWS, Lane, Rows
+from pgcdc.pipeline.queue import MERGED_ROWS, Lane
 from pgcdc.protocol import Batch
 
 __all__ = ["Unfinished", "gathered"]

@@ -17,93 +17,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Literal, TypeAlias
 
 from pgcdc.errors import SpoolFull
-from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Item, Nudge, Rows, TableEnd
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.spooling import Backlog, SpoolState
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat
 
-__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Lane", "Nudge", "Rows", "TableEnd", "Waiting"]
+__all__ = ["Lane", "Waiting"]
 
 logger = logging.getLogger("pgcdc.pipeline")
-
-
-@dataclass
-class Begin:
-    """The first item: where the consumer stands.
-
-    Attributes:
-        stored: What is stored for it.
-        server_lsn: Where the server's WAL ended when the run began.
-        exact: Whether the server sends the same changes as it did when the position was stored, so that an index inside
-            a transaction still counts.
-    """
-
-    stored: StoredPosition
-    server_lsn: int
-    exact: bool
-
-
-@dataclass
-class CopyBegin:
-    """A copy of existing rows begins.
-
-    Attributes:
-        relations: The tables that will be copied.
-        lsn: The snapshot's LSN.
-        again: Whether something of an earlier copy of them may be in the target.
-    """
-
-    relations: Sequence[Relation]
-    lsn: int
-    again: bool
-
-
-@dataclass
-class TableEnd:
-    """All rows of one table were handed over.
-
-    Attributes:
-        oid: The table.
-        lsn: The LSN of the snapshot that they were in.
-    """
-
-    oid: int
-    lsn: int
-
-
-@dataclass
-class CopyEnd:
-    """Everything of the copy was handed over."""
-
-
-@dataclass
-class Rows:
-    """Changes, already filtered for the consumer.
-
-    Attributes:
-        batch: The changes.
-        through_lsn: How far the WAL is done for the consumer once they are durable.
-        nbytes: How many bytes they keep in memory: all that was read together with them, for a filtered batch shares
-            the bytes of the whole one.
-        sequence: The last block of the spool that they are from; None when they never were there.
-    """
-
-    batch: Batch
-    through_lsn: int
-    nbytes: int
-    sequence: int | None = None
-
-
-@dataclass
-class Nudge:
-    """There is something for the consumer to do that does not come by the lane: its dead letters."""
 
 
 MERGED_ROWS = 1000
@@ -113,7 +40,6 @@ MARK_EVERY = 1024 * 1024
 TRY_AGAIN = 0.5
 """Seconds after which a spool without room is tried again: a disk does not say when it has room."""
 
-Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Rows
 Waiting: TypeAlias = Literal["memory", "spool", "full"]
 
 

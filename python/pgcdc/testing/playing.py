@@ -14,9 +14,10 @@ from pgcdc.errors import PositionError
 from pgcdc.lsn import Position
 from pgcdc.pipeline import MemoryPositions, MemorySchemas, Pipeline, PipelineStatistics, PositionStore, StoredPosition
 from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.progress import Waiters
-from pgcdc.pipeline.queue import Begin, CopyBegin, CopyEnd, Lane
+from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.statistics import Phase
