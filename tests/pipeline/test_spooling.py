@@ -57,11 +57,11 @@ def place(directory: Path, *, confirms: bool = False, **sizes: Any) -> Place:
 
 def opened(lane: Lane, format: RowFormat[Any], stored: StoredPosition) -> None:
     """As a start does it."""
-    lane.open_spool(format)
-    state = lane.look_into_spool(stored)
+    lane.spool.open(format)
+    state = lane.spool.look_into(stored)
     assert state is not None
     if not state.through_lsn:
-        lane.clear_spool()
+        lane.spool.clear()
 
 
 def spooled_lane(
@@ -72,7 +72,7 @@ def spooled_lane(
     loop = asyncio.get_running_loop()
     lane = Lane("c", threading.Condition(), max_rows, 1 << 30, loop, lambda: None, backlog)
     opened(lane, RowFormat("tuple"), stored)
-    lane.offer(Begin(msgspec.structs.replace(stored, spool=lane.spool_id), 10_000, exact=True))
+    lane.offer(Begin(msgspec.structs.replace(stored, spool=lane.spool.id), 10_000, exact=True))
     return lane
 
 
@@ -135,7 +135,7 @@ async def test_what_does_not_fit_waits_in_the_spool_and_comes_in_order(tmp_path:
     lane.advance(900)
     assert await drained(lane) == [(800, 0)]
     assert lane.through_lsn == 900
-    assert await lane.close_spool(1)
+    assert await lane.spool.close(1)
 
 
 async def test_nothing_overtakes_on_the_way_back(tmp_path: Path) -> None:
@@ -147,15 +147,15 @@ async def test_nothing_overtakes_on_the_way_back(tmp_path: Path) -> None:
     assert await take(lane) == [(100, 0)]
     lane.done()
     reading, go_on = threading.Event(), threading.Event()
-    assert lane.backlog is not None
-    read = lane.backlog.read
+    assert lane.spool.backlog is not None
+    read = lane.spool.backlog.read
 
     def slow(most: int, changes: int) -> Any:
         reading.set()
         assert go_on.wait(30)
         return read(most, changes)
 
-    lane.backlog.read = slow  # type: ignore[method-assign]
+    lane.spool.backlog.read = slow  # type: ignore[method-assign]
     taking = asyncio.create_task(lane.take())
     assert await asyncio.to_thread(reading.wait, 30)
     assert lane.offer(rows(300))
@@ -167,7 +167,7 @@ async def test_nothing_overtakes_on_the_way_back(tmp_path: Path) -> None:
     lane.done()
     assert lane.offer(rows(500))
     assert await drained(lane) == [(300, 0), (400, 0), (500, 0)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 @pytest.mark.parametrize("confirms", [False, True])
@@ -222,7 +222,7 @@ async def test_any_interleaving_gives_everything_once_and_in_order(
         await consume()
     assert got == sent
     assert refused and states >= {"memory", "spool"}
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_without_room_the_source_waits_and_goes_on_when_there_is(
@@ -253,7 +253,7 @@ async def test_without_room_the_source_waits_and_goes_on_when_there_is(
     got += await drained(lane)
     assert got == [(100 * one, 0) for one in range(1, number + 2)]
     assert caplog.text.count("its spool has no room") == 1 and "there is room again" in caplog.text
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_batch_that_is_larger_than_the_spool_passes_alone(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ async def test_a_batch_that_is_larger_than_the_spool_passes_alone(tmp_path: Path
     assert lane.has_room(large) and lane.offer(large)
     assert lane.waiting == "memory"
     assert got + await drained(lane) == [(100, 0), (200, 0), *((300, index) for index in range(2000))]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_what_is_in_hand_when_the_server_is_lost_waits_behind_a_full_spool(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_what_is_in_hand_when_the_server_is_lost_waits_behind_a_full_spool
     lane.free(lane.finished)
     assert lane.offer(rows(100 * number + 100))
     assert got + await drained(lane) == [(100 * one, 0) for one in range(1, number + 2)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_copy_does_not_go_to_the_spool(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ async def test_a_copy_does_not_go_to_the_spool(tmp_path: Path) -> None:
     lane.complete()
     assert lane.offer(CopyBegin([], 150, again=False))
     assert not lane.offer(rows(200)), "what is taken again whole is not kept"
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 # What the slot may be confirmed to.
@@ -319,19 +319,19 @@ async def test_all_that_is_not_durable_is_in_a_spool_that_is_confirmed_past(tmp_
     assert await take(lane) == [(100, 0)]  # it hangs
     for number in range(2, 7):
         assert lane.offer(rows(100 * number))
-    assert lane.synced_lsn == 0
-    lane.sync()
-    assert lane.synced_lsn == 608
+    assert lane.spool.synced_lsn == 0
+    lane.spool.sync()
+    assert lane.spool.synced_lsn == 608
     assert lane.offer(rows(700))
-    assert lane.synced_lsn == 608, "what is not synced does not count"
-    assert await lane.close_spool(1)  # a crash keeps as much, or less of what was not synced
+    assert lane.spool.synced_lsn == 608, "what is not synced does not count"
+    assert await lane.spool.close(1)  # a crash keeps as much, or less of what was not synced
 
     stored = msgspec.structs.replace(STORED, spool=Spool(directory).id)
     lane = spooled_lane(directory, confirms=True, stored=stored)
     assert lane.begin_spool(everything) == Position(708, SNAPSHOT_INDEX)
     await begun(lane)
     assert await drained(lane) == [(100 * number, 0) for number in range(1, 8)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_what_was_in_memory_too_comes_once(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ async def test_what_was_in_memory_too_comes_once(tmp_path: Path) -> None:
         assert lane.offer(rows(100 * number))
     assert lane.unread == 6
     assert await drained(lane) == [(100 * number, 0) for number in range(1, 7)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_few_rows_do_not_hold_the_wal_of_others(tmp_path: Path) -> None:
@@ -356,14 +356,14 @@ async def test_a_few_rows_do_not_hold_the_wal_of_others(tmp_path: Path) -> None:
     assert (lane.waiting, lane.unread) == ("memory", 0)
     lane.advance(1100)
     assert (lane.waiting, lane.unread) == ("spool", 1)
-    lane.sync()
-    assert lane.synced_lsn == 1100
+    lane.spool.sync()
+    assert lane.spool.synced_lsn == 1100
     lane.advance(1100 + queue.MARK_EVERY)
-    lane.sync()
-    assert lane.synced_lsn == 1100 + queue.MARK_EVERY, "blocks without rows say so"
+    lane.spool.sync()
+    assert lane.spool.synced_lsn == 1100 + queue.MARK_EVERY, "blocks without rows say so"
     assert await drained(lane) == [(100, 0)]
     assert lane.through_lsn == 1100 + queue.MARK_EVERY
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_what_is_taken_together_is_spooled_before_more_of_the_wal_counts(tmp_path: Path) -> None:
@@ -376,21 +376,21 @@ async def test_what_is_taken_together_is_spooled_before_more_of_the_wal_counts(t
     more = await lane.more(10)
     assert more is not None and positions(more) == [(200, 0)]
     appended: list[int] = []
-    assert lane.backlog is not None
-    append = lane.backlog.append
+    assert lane.spool.backlog is not None
+    append = lane.spool.backlog.append
 
     def noted(batch: Batch, through_lsn: int) -> None:
         append(batch, through_lsn)
         appended.append(through_lsn)
 
-    lane.backlog.append = noted  # type: ignore[method-assign]
+    lane.spool.backlog.append = noted  # type: ignore[method-assign]
     assert lane.offer(rows(300))
     assert appended == [0, 208, 308]
     more = await lane.more(10)
     assert more is not None and positions(more) == [(300, 0)], "what is in the spool is gathered, too, once"
     lane.done()
     assert (lane.rows, lane.unread, lane.finished, lane.through_lsn) == (0, 0, 3, 308)
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_transaction_that_is_wanted_whole_passes_a_spool_that_is_too_small_for_it(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ async def test_a_transaction_that_is_wanted_whole_passes_a_spool_that_is_too_sma
         await asyncio.wait([gathering], timeout=0.02)
     gathering.result()
     assert got == [(1000, index) for index in range(9)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 class Noted(MemoryPositions):
@@ -437,11 +437,11 @@ async def test_synced_then_stored_then_released_then_confirmed(tmp_path: Path) -
     events: list[str] = []
     store = Noted(events)
     lane = spooled_lane(tmp_path, max_rows=1, confirms=True)
-    store.move("shop", [Move(None, msgspec.structs.replace(STORED, spool=lane.spool_id))])
+    store.move("shop", [Move(None, msgspec.structs.replace(STORED, spool=lane.spool.id))])
     await begun(lane)
     ledger = Ledger("shop", store, {"c": lane})
     ledger.open()
-    backlog = lane.backlog
+    backlog = lane.spool.backlog
     assert backlog is not None
     sync, release = backlog.sync, backlog.release
 
@@ -470,14 +470,14 @@ async def test_synced_then_stored_then_released_then_confirmed(tmp_path: Path) -
     assert events == [], "no more WAL is done than was written down: nothing is released before it is stored"
     assert ledger.save(final=True) == 308
     assert events == ["stored", "released 3"]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_spool_that_cannot_be_synced_is_not_confirmed_past(tmp_path: Path) -> None:
     """The positions are stored nevertheless, and what was synced before still counts."""
     lane = spooled_lane(tmp_path, max_rows=1, confirms=True)
     store = MemoryPositions()
-    store.move("shop", [Move(None, msgspec.structs.replace(STORED, spool=lane.spool_id))])
+    store.move("shop", [Move(None, msgspec.structs.replace(STORED, spool=lane.spool.id))])
     await begun(lane)
     ledger = Ledger("shop", store, {"c": lane})
     ledger.open()
@@ -491,13 +491,13 @@ async def test_a_spool_that_cannot_be_synced_is_not_confirmed_past(tmp_path: Pat
     def fails() -> None:
         raise SpoolError("the disk is gone")
 
-    assert lane.backlog is not None
-    lane.backlog.sync = fails  # type: ignore[method-assign]
+    assert lane.spool.backlog is not None
+    lane.spool.backlog.sync = fails  # type: ignore[method-assign]
     with pytest.raises(SpoolError, match="the disk is gone"):
         ledger.save()
     assert store.load("shop")["c"].position == Position(100, 0)
     assert ledger.covered_lsn == 208
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 async def test_a_spool_that_nothing_was_confirmed_on_is_emptied(tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ async def test_a_spool_that_nothing_was_confirmed_on_is_emptied(tmp_path: Path) 
         for number in range(1, 5):
             assert lane.offer(rows(100 * number))
         assert lane.unread == 3
-        await lane.close_spool(1)
+        await lane.spool.close(1)
     with Spool(tmp_path) as spool:
         assert spool.pending == 3
 
@@ -524,7 +524,7 @@ async def test_a_part_of_a_transaction_is_not_given_from_the_spool_of_an_earlier
     await begun(lane)
     for item in (rows(100), rows(200), part):
         assert lane.offer(item)
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
     stored = STORED
     for run in range(3):
@@ -550,7 +550,7 @@ async def test_a_part_of_a_transaction_is_not_given_from_the_spool_of_an_earlier
             lane.done()
         assert [position for position, _ in got] == expected
         assert [new for position, new in got if position[0] == 300] == [(10,), (11,), (12,)]
-        await lane.close_spool(1)
+        await lane.spool.close(1)
 
 
 async def test_what_a_consumer_does_not_want_any_more_is_left_out(tmp_path: Path) -> None:
@@ -558,7 +558,7 @@ async def test_what_a_consumer_does_not_want_any_more_is_left_out(tmp_path: Path
     await begun(lane)
     for number in range(1, 4):
         assert lane.offer(rows(100 * number))
-    await lane.close_spool(1)
+    await lane.spool.close(1)
     with Spool(tmp_path) as spool:
         stored = msgspec.structs.replace(STORED, spool=spool.id)
     lane = spooled_lane(tmp_path, max_rows=1, confirms=True, stored=stored)
@@ -566,7 +566,7 @@ async def test_what_a_consumer_does_not_want_any_more_is_left_out(tmp_path: Path
     await begun(lane)
     assert lane.offer(rows(400))
     assert await drained(lane) == [(200, 0), (300, 0), (400, 0)]
-    await lane.close_spool(1)
+    await lane.spool.close(1)
 
 
 # Options.

@@ -143,7 +143,7 @@ class Beginning:
         self._versioning.open()
         self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)
-        found = {name: lane.look_into_spool(stored.get(name)) for name, lane in self._lanes.items()}
+        found = {name: lane.spool.look_into(stored.get(name)) for name, lane in self._lanes.items()}
         spools = {name: state for name, state in found.items() if state is not None}
         decision = decide(settings, list(self._subscriptions.values()), stored, slot, server, spools)
         copying = decision in ("fresh", "again")
@@ -153,7 +153,7 @@ class Beginning:
         # Not before it is known that it may begin: a start that is refused changes nothing.
         for name, state in spools.items():
             if copying or not state.through_lsn:
-                self._lanes[name].clear_spool()
+                self._lanes[name].spool.clear()
         if copying:
             self._copy(connection, server, catalog, again=decision == "again")
             if settings.snapshot == "only":
@@ -210,7 +210,7 @@ class Beginning:
         for lane in self._lanes.values():
             while True:
                 try:
-                    lane.open_spool(format)
+                    lane.spool.open(format)
                     break
                 except SpoolInUse:
                     if time.monotonic() > deadline:
@@ -222,7 +222,7 @@ class Beginning:
             self._pause(LET_GO_FOR)
             try:
                 for lane in self._lanes.values():
-                    lane.open_spool(format)
+                    lane.spool.open(format)
                 return
             except SpoolInUse:
                 continue
@@ -231,8 +231,8 @@ class Beginning:
 
     def _close_spools(self) -> None:
         for lane in self._lanes.values():
-            if lane.backlog is not None:
-                lane.backlog.close()
+            if lane.spool.backlog is not None:
+                lane.spool.backlog.close()
 
     def _copy(self, connection: Connection, server: Server, catalog: Catalog, *, again: bool) -> None:
         self.unfinished_copy = self.copying = True
@@ -318,7 +318,7 @@ class Beginning:
             fingerprint,
             joined_at,
             complete,
-            {name: lane.spool_id for name, lane in self._lanes.items()},
+            {name: lane.spool.id for name, lane in self._lanes.items()},
         )
         rows = [_without(row, missed.get(row.consumer, ()), self._fanout.names) for row in rows]
         self._ledger.fingerprint = fingerprint

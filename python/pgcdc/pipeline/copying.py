@@ -250,7 +250,7 @@ class InitialCopy:
                     timeline=server.timeline,
                     fingerprint=fingerprint,
                     tables={} if subscription.copies else None,
-                    spool=self._lanes[name].spool_id,
+                    spool=self._lanes[name].spool.id,
                 )
             )
         self._ledger.put(rows)

@@ -215,7 +215,7 @@ class Ledger:
         failed = None
         for lane in self._lanes.values():
             try:
-                lane.sync()
+                lane.spool.sync()
             except SpoolError as error:
                 failed = failed or error
         return failed
@@ -268,7 +268,7 @@ class Ledger:
         if row is None:
             return 0
         # The id is stored since before anything was appended to the spool.
-        return row.through_lsn if row.spool is None else max(row.through_lsn, lane.synced_lsn)
+        return row.through_lsn if row.spool is None else max(row.through_lsn, lane.spool.synced_lsn)
 
     @property
     def covered_lsn(self) -> int:

@@ -7,7 +7,8 @@ A lane that has a spool is in one of two states. *Direct*: what comes waits in m
 lane begins *spooling*: that and everything that comes later is appended to the spool, never both ways at once, and the
 consumer reads it there when it has taken what waits in memory. When it has read all of the spool, the next thing waits
 in memory again. Only the thread that hands over changes the state, so nothing can overtake; the spool's files are
-touched without the lock that all share. More than 400 lines: both states are one machine, with one lock and one count.
+touched without the lock that all share (lane_spool.py). More than 400 lines: both states are one machine, with one lock
+and one count.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from typing import Literal, TypeAlias
 from pgcdc.errors import SpoolFull
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Item, Nudge, Rows, TableEnd
-from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.pipeline.spooling import Backlog, SpoolState
-from pgcdc.pipeline.worker import Worker
-from pgcdc.protocol import Batch, RowFormat
+from pgcdc.pipeline.lane_spool import LaneSpool
+from pgcdc.pipeline.spooling import Backlog
+from pgcdc.protocol import Batch
 
 __all__ = ["Lane", "Waiting"]
 
@@ -57,7 +57,7 @@ class Lane:
 
     Attributes:
         finished: The last block of the spool that is durable in the consumer.
-        synced_lsn: The WAL up to here is done when the consumer has what is durable in its spool; 0 without one.
+        spool: The spool, also where there is none.
         tables: The tables, by OID, whose rows are durable in the consumer, and the LSN of the snapshot that they came
             with.
         incomplete: Whether the consumer lacks rows of some table, so that it is not as far as `through_lsn` says.
@@ -74,8 +74,7 @@ class Lane:
         backlog: Backlog | None = None,
     ) -> None:
         self.finished = 0
-        self.synced_lsn = 0
-        self.backlog = backlog
+        self.spool = LaneSpool(consumer, backlog)
         self.consumer = consumer
         self.position: Position | None = None
         self.through_lsn = 0
@@ -93,12 +92,10 @@ class Lane:
         self._handed: Position | None = None
         self._spooling = False
         self._unread = 0
-        self._appended_lsn = 0
         self._unsaved: deque[Rows] = deque()
         self._late: deque[Rows] = deque()
         self._full = False
         self._try_again_at = 0.0
-        self._reader = Worker(f"pgcdc-{consumer}-spool")
         self._condition = condition
         self._max_rows = max_rows
         self._max_bytes = max_bytes
@@ -156,14 +153,14 @@ class Lane:
         with self._condition:
             self._settle()
             if self._spooling:
-                mark = through_lsn >= self._appended_lsn + MARK_EVERY
+                mark = through_lsn >= self.spool.appended_lsn + MARK_EVERY
             else:
                 last = self._items[-1] if self._items else self._working
                 if isinstance(last, Rows):
                     last.through_lsn = max(last.through_lsn, through_lsn)
                     self._wake()
                     # What waits in memory would hold all of this WAL on the server.
-                    held_up = self._confirms and through_lsn - self.through_lsn > self._max_bytes
+                    held_up = self.spool.confirms and through_lsn - self.through_lsn > self._max_bytes
                     if not (held_up and self._begin_spooling()):
                         return
                     mark = False
@@ -172,7 +169,7 @@ class Lane:
                 else:
                     self.through_lsn = through_lsn
         if self._spooling:
-            if self._confirms:
+            if self.spool.confirms:
                 self._spool(Rows(Batch.of([]), through_lsn, 0) if mark else None)
             return
         self._progressed()
@@ -196,15 +193,6 @@ class Lane:
     # Spooling, in the source's thread.
 
     @property
-    def _confirms(self) -> bool:
-        return self.backlog is not None and self.backlog.confirms and self.backlog.is_open
-
-    @property
-    def spool_state(self) -> SpoolState | None:
-        """What is durable in the spool; None when there is none that is open."""
-        return None if self.backlog is None or not self.synced_lsn else SpoolState(self.backlog.id, self.synced_lsn)
-
-    @property
     def waiting(self) -> Waiting:
         """Where what comes waits."""
         return "full" if self._full else "spool" if self._spooling else "memory"
@@ -223,18 +211,14 @@ class Lane:
         Returns:
             What comes up to here is in the spool; None when nothing is.
         """
-        if self.backlog is None:
-            return None
-        unread = self.backlog.begin(narrow)
-        through_lsn = self.backlog.state.through_lsn
+        unread = self.spool.begin(narrow)
         with self._condition:
             self._unread, self._spooling = unread, unread > 0
-            self._appended_lsn = self.synced_lsn = through_lsn
             self._wake()
-        return Position(through_lsn, SNAPSHOT_INDEX) if unread else None
+        return Position(self.spool.appended_lsn, SNAPSHOT_INDEX) if unread else None
 
     def _is_for_spool(self, item: Rows) -> bool:
-        if self.backlog is None or not self.backlog.is_open:
+        if not self.spool.is_open:
             return False
         self._settle()
         if self._spooling:
@@ -264,11 +248,11 @@ class Lane:
         if self.incomplete or any(not isinstance(one, Rows | Begin) for one in [*working, *self._items]):
             return False  # rows of a copy all have one position, and are taken again when they did not arrive
         self._spooling = True
-        if self._confirms:
+        if self.spool.confirms:
             # What the slot is confirmed past must be there after a crash, also what the consumer works on.
             waiting = [one for one in [*working, *self._items] if isinstance(one, Rows) and one.sequence is None]
             # What is worked on may say more of the WAL than is in it: only with the last one all of it is there.
-            self._unsaved.extend(Rows(one.batch, self._appended_lsn, 0) for one in waiting[:-1])
+            self._unsaved.extend(Rows(one.batch, self.spool.appended_lsn, 0) for one in waiting[:-1])
             if waiting:
                 self._unsaved.append(Rows(waiting[-1].batch, max(one.through_lsn for one in waiting), 0))
         return True
@@ -294,11 +278,9 @@ class Lane:
         return True
 
     def _append(self, item: Rows) -> None:
-        assert self.backlog is not None
-        self.backlog.append(item.batch, item.through_lsn)
+        self.spool.append(item)
         with self._condition:
             self._unread += 1
-            self._appended_lsn = max(self._appended_lsn, item.through_lsn)
             self._wake()
 
     def _keep_late(self, item: Rows | None, error: SpoolFull) -> bool:
@@ -318,21 +300,7 @@ class Lane:
             self.bytes += item.nbytes
             return True
 
-    # Durability of the spool, in the thread that stores positions.
-
-    def sync(self) -> None:
-        """Make durable what is in the spool, if the slot is to be confirmed past it.
-
-        Raises:
-            SpoolError: When that failed.
-        """
-        if self.backlog is None or not self._confirms:
-            return
-        with self._condition:
-            through_lsn = self._appended_lsn
-        if through_lsn > self.synced_lsn:
-            self.backlog.sync()
-            self.synced_lsn = through_lsn
+    # In the thread that stores positions.
 
     def free(self, sequence: int) -> None:
         """Give up what is in the spool up to a block: it is durable in the consumer, and that is stored.
@@ -343,8 +311,8 @@ class Lane:
         Raises:
             SpoolError: When a file cannot be removed.
         """
-        if self.backlog is not None and sequence:
-            self.backlog.release(sequence)
+        if sequence:
+            self.spool.release(sequence)
             with self._condition:
                 self._try_again_at = 0.0
                 self._condition.notify_all()
@@ -387,64 +355,6 @@ class Lane:
     def closed(self) -> bool:
         """Whether nothing more will come."""
         return self._closed
-
-    def open_spool(self, format: RowFormat) -> None:
-        """Open the spool, if it is not open; nothing in it changes.
-
-        Args:
-            format: How rows of what is read are given.
-
-        Raises:
-            SpoolInUse: When another process has it.
-            SpoolError: When it cannot be opened.
-        """
-        if self.backlog is not None and not self.backlog.is_open:
-            self.backlog.open(format)
-
-    def look_into_spool(self, stored: StoredPosition | None) -> SpoolState | None:
-        """Say what of the spool counts: it does when the slot was confirmed on the strength of it.
-
-        Args:
-            stored: What is stored for the consumer.
-
-        Returns:
-            The spool's state, with 0 for its LSN when nothing in it counts; None when there is no spool.
-        """
-        if self.backlog is None:
-            return None
-        state = self.backlog.state
-        counts = stored is not None and stored.spool == state.id and stored.through_lsn < state.through_lsn
-        return state if counts else SpoolState(state.id, 0)
-
-    def clear_spool(self) -> None:
-        """Empty the spool: what is in it comes again, or is of no use.
-
-        Raises:
-            SpoolError: When that cannot be done.
-        """
-        if self.backlog is not None:
-            self.backlog.clear()
-
-    @property
-    def spool_id(self) -> str | None:
-        """What is to be stored beside the position: the id of the spool that it takes to go on from there."""
-        backlog = self.backlog
-        return backlog.id if backlog is not None and (backlog.confirms or backlog.state.through_lsn) else None
-
-    async def close_spool(self, timeout: float) -> bool:
-        """Let go of the spool, at the end.
-
-        Args:
-            timeout: How long a read that hangs is waited for, in seconds.
-
-        Returns:
-            Whether nothing is left of it.
-        """
-        if not await self._reader.stop(timeout):
-            return False
-        if self.backlog is not None:
-            self.backlog.close()
-        return True
 
     def _wake(self) -> None:
         if self._waiting:
@@ -570,13 +480,9 @@ class Lane:
         return False
 
     async def _read_rows(self, unread: int) -> tuple[Rows, int]:
-        assert self.backlog is not None
-        read = await self._reader.call(self.backlog.read, unread, MERGED_ROWS)
-        batch = read.batch
-        if self._handed is not None:
-            batch = batch.after(self._handed)  # it may have been in memory, too
-        self._handed = batch.last_position or self._handed
-        return Rows(batch, read.through_lsn, batch.nbytes, read.sequence), read.blocks
+        rows, blocks = await self.spool.read(unread, MERGED_ROWS, self._handed)
+        self._handed = rows.batch.last_position or self._handed
+        return rows, blocks
 
     async def allowed(self) -> bool:
         """Wait until it is not held.

@@ -298,7 +298,7 @@ class Run:
         # One that hangs is left behind, with the store open: it may be in the midst of using it.
         if await worker.stop(STORE_WITHIN if answers else 0):
             for lane in self._lanes.values():
-                if not await lane.close_spool(LAST_CHANCE):
+                if not await lane.spool.close(LAST_CHANCE):
                     logger.warning("consumer %r: reading its spool hangs", lane.consumer)
 
     async def _store_last(self, keeper: asyncio.Task[None], worker: Worker) -> bool:
@@ -344,8 +344,8 @@ class Run:
                 dead_letters=0 if (parking := self._consumers[name].delivery.parking) is None else parking.count,
                 held_keys=0 if parking is None else parking.held_keys,
                 waiting=lane.waiting,
-                spooled_batches=0 if lane.backlog is None else lane.backlog.blocks,
-                spooled_bytes=0 if lane.backlog is None else lane.backlog.bytes,
+                spooled_batches=0 if lane.spool.backlog is None else lane.spool.backlog.blocks,
+                spooled_bytes=0 if lane.spool.backlog is None else lane.spool.backlog.bytes,
             )
             for name, lane in self._lanes.items()
         }

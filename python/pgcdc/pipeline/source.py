@@ -302,7 +302,7 @@ class Source:
         stored = ledger.check()
         self._pause(0.0)
         server = look_at(connection, stored)
-        spools = {name: state for name, lane in self._lanes.items() if (state := lane.spool_state) is not None}
+        spools = {name: state for name, lane in self._lanes.items() if (state := lane.spool.state) is not None}
         check_again(settings, stored, slot, server, self._reached.furthest_lsn, spools)
         if any(row.timeline != server.timeline for row in stored.values()):
             ledger.put([msgspec.structs.replace(row, timeline=server.timeline) for row in stored.values()])
