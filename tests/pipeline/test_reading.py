@@ -13,7 +13,7 @@ from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline import reading
 from pgcdc.pipeline.items import CopyEnd, Rows
 from pgcdc.pipeline.queue import Lane
-from pgcdc.pipeline.reading import ENOUGH_ROWS, IDLE_SECONDS, LONGEST_SECONDS, MUCH_ROWS, Reading
+from pgcdc.pipeline.reading import ENOUGH_ROWS, IDLE_SECONDS, LONGEST_SECONDS, MUCH_ROWS, SOME_ROWS, Reading
 from tests.protocol import wire
 
 
@@ -64,6 +64,23 @@ def test_a_small_read_is_handed_over_at_once() -> None:
     assert commits(reads.read()) == [1]
     assert reads.now == 0.0005
     assert commits(reads.read()) == [2]
+
+
+def test_small_reads_are_joined_when_one_comes_right_behind_the_other() -> None:
+    reads = Reads([SOME_ROWS] * 20)
+    joins = Reading(lambda: True, lambda: reads.now)
+    assert commits(joins.read(reads, 0.2)) == [1]
+    assert commits(joins.read(reads, 0.2)) == [2, 3, 4, 5, 6]
+    reads.now += 0.1
+    assert commits(joins.read(reads, 0.2)) == [7], "what comes after a while does not wait for more"
+
+
+def test_rows_that_come_one_by_one_do_not_wait_for_more() -> None:
+    reads = Reads([SOME_ROWS - 1] * 20)
+    joins = Reading(lambda: False, lambda: reads.now)
+    for number in range(1, 21):
+        assert commits(joins.read(reads, 0.2)) == [number]
+        assert reads.now == pytest.approx(0.0005 * number)
 
 
 def test_nothing_is_waited_for_as_long_as_may_be() -> None:

@@ -19,7 +19,11 @@ from pgcdc.protocol import Batch
 __all__ = ["Reading"]
 
 MUCH_ROWS = 32
-"""A read with fewer is handed over as it is."""
+"""A read with fewer is handed over as it is, but for the next."""
+SOME_ROWS = 4
+"""A read with as many is not, when the one before it was just now: so few come at a time on a busy machine."""
+JUST_NOW_SECONDS = 0.002
+"""So much later at most."""
 ENOUGH_ROWS = MERGED_ROWS // 2
 """With more than so many it is handed over: two of them are more than a lane joins."""
 ENOUGH_BYTES = 256 * 1024
@@ -43,6 +47,7 @@ class Reading:
     def __init__(self, idle: Callable[[], bool], clock: Callable[[], float] = monotonic) -> None:
         self._idle = idle
         self._clock = clock
+        self._read_at = -JUST_NOW_SECONDS
 
     def read(self, read: Callable[[float], Batch], timeout: float) -> Batch:
         """Read.
@@ -57,11 +62,12 @@ class Reading:
         """
         first = read(timeout)
         rows = first.changes_count
-        if rows < MUCH_ROWS:
+        begun = now = self._clock()
+        just_now, self._read_at = begun - self._read_at < JUST_NOW_SECONDS, begun
+        if rows < (SOME_ROWS if just_now else MUCH_ROWS):
             return first
         size = first.nbytes
         parts = [first]
-        begun = now = self._clock()
         while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES and now < begun + self._patience():
             batch = read(NEXT_SECONDS)
             if not len(batch):
@@ -69,7 +75,7 @@ class Reading:
             parts.append(batch)
             rows += batch.changes_count
             size += batch.nbytes
-            now = self._clock()
+            now = self._read_at = self._clock()
         return first if len(parts) == 1 else Batch.concat(parts)
 
     def _patience(self) -> float:
