@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pgcdc.sinks.duckdb import DuckDB
     from pgcdc.sinks.kafka import Kafka
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
     from pgcdc.sinks.redis import Redis
     from pgcdc.sinks.webhook import Webhook
+    from pgcdc.sinks.sqlite import SQLite
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
+    "DuckDB": ("pgcdc.sinks.duckdb", "duckdb"),
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
     "Redis": ("pgcdc.sinks.redis", "redis"),
     "Webhook": ("pgcdc.sinks.webhook", "http"),
+    "SQLite": ("pgcdc.sinks.sqlite", "pipeline"),
 }
 """The module of each sink, and the extra that brings its library."""
 
@@ -46,4 +50,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["Kafka", "Parquet", "Postgres", "Redis", "Webhook"]
+__all__ = ["DuckDB", "Kafka", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]

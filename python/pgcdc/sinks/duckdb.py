@@ -1,0 +1,466 @@
+"""Tables in a DuckDB file, their current state or a log of changes, with the position in the same transaction.
+
+Over 400 lines, because it is one class, whose SQL and promises belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import duckdb
+
+from pgcdc.errors import ConfigError, InvalidValue, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.events import Relation, Truncate
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.protocol import ArrowTable, Batch, TypeCatalog
+from pgcdc.schema import SchemaChange
+from pgcdc.sinks.stretches import Keyed, stretches
+
+__all__ = ["DuckDB"]
+
+_REFUSED: Final = (
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.InvalidInputException,
+)
+_AWAY: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
+
+
+class DuckDB:
+    """Keeps tables in a DuckDB file: exactly once.
+
+    The rows of a batch and the position become visible in one transaction, which is durable when `write` returns. Rows
+    go from the wire to DuckDB as Arrow, with no Python object for a value. One process can have the file open at a
+    time, as DuckDB has it; another one that opens it afterwards takes it over.
+
+    With `mode="state"` each table is as at the source:
+
+    - Tables are made where they are missing, with the types that `Batch.to_arrow` has (a table of them is in the
+      documentation, "DuckDB"), without a primary key: DuckDB finds rows faster by a scan than it keeps an index, and
+      the sink keeps keys unique. The schema public is `main`, others are made under their names.
+    - Inserts and updates write the row, deletes remove it, a change of key moves it. A value that was not sent
+      (unchanged TOAST) stays as it is here, also where the key was changed; where there is no row, it is NULL.
+    - Tables without a key get what is inserted appended, and lose one equal row for each that was updated or deleted.
+    - TRUNCATE empties the table.
+
+    With `mode="log"` each change is a row, with the columns that `Batch.to_arrow` has: `_action`, `_position`,
+    `_commit_lsn`, `_commit_time`, `_unset`, `_old`, and those of the table.
+
+    In both, a column that was added is added here, a renamed one is renamed, a dropped one stays, NULL in new rows.
+    Another type is followed where the column still had the former one, and its values go into it.
+
+    A value that DuckDB's type cannot hold (NaN in a numeric with a precision, an infinite date, an array of arrays) is
+    refused with its position; name such a column in `text`, and all of it is VARCHAR.
+
+    Each transaction costs DuckDB some milliseconds and a scan of the key's column, so by default a pipeline gathers
+    changes for a second.
+
+    Args:
+        path: The file; made when it does not exist.
+        name: What the position is stored under; one for each pipeline that writes to this file.
+        mode: `"state"` or `"log"`.
+        text: Columns (`"schema.table.column"`) that are kept as text, whatever their type is.
+
+    Raises:
+        ConfigError: When the mode is neither, or a table lacks what it needs, from `write`.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"max_rows": 100_000, "max_wait": 1.0}
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str = "pgcdc",
+        mode: Literal["state", "log"] = "state",
+        text: Collection[str] = (),
+    ) -> None:
+        if mode not in ("state", "log"):
+            raise ConfigError(f"there is no mode {mode!r}", hint='mode="state" or mode="log"')
+        if isinstance(text, str):
+            raise ConfigError("text= takes a list of columns", hint=f"write text=[{text!r}]")
+        self.path = Path(path)
+        self._name = name
+        self._mode = mode
+        self._text = tuple(text)
+        self._opened: duckdb.DuckDBPyConnection | None = None
+        self._epoch = 0
+        self._position: Position | None = None
+        self._catalog: TypeCatalog | None = None
+        self._followed: dict[int, Keyed] = {}
+        # Tables that had no row when an initial copy of them began: none of its rows can be there.
+        self._empty: dict[int, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"<DuckDB {str(self.path)!r} {self._name!r}>"
+
+    # The file, and the position.
+
+    def open(self) -> None:
+        """Open or make the file, and take it over.
+
+        Raises:
+            SinkUnavailable: When it cannot be opened, because another process has it, for example.
+        """
+        self.close()
+        with self._told():
+            file = duckdb.connect(str(self.path))
+            try:
+                _run(file, "CREATE TABLE IF NOT EXISTS pgcdc_positions (name VARCHAR, epoch BIGINT, position VARCHAR)")
+                file.begin()
+                found = _run(file, "SELECT epoch, position FROM pgcdc_positions WHERE name = ?", [self._name])
+                if not found:
+                    _run(file, "INSERT INTO pgcdc_positions VALUES (?, 1, NULL)", [self._name])
+                epoch, position = found[0] if found else (0, None)
+                _run(file, "UPDATE pgcdc_positions SET epoch = ? WHERE name = ?", [epoch + 1, self._name])
+                file.commit()
+            except BaseException:
+                file.close()
+                raise
+        self._opened, self._epoch = file, epoch + 1
+        self._position = None if position is None else Position.parse(position)
+
+    @property
+    def _file(self) -> duckdb.DuckDBPyConnection:
+        if self._opened is None:
+            raise ConfigError("the sink is not open", hint="call open() first; a pipeline does")
+        return self._opened
+
+    def _run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        return _run(self._file, statement, parameters)
+
+    def position(self) -> Position | None:
+        """The last position applied."""
+        return self._position
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._opened = self._opened, None
+        self._followed.clear()
+        self._empty.clear()
+        if file is not None:
+            file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except _REFUSED:
+            raise
+        except _AWAY as error:
+            raise SinkUnavailable(f"the file cannot be used now ({type(error).__name__})") from error
+        except duckdb.Error as error:
+            raise ConfigError(f"the file cannot be used ({type(error).__name__})") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One that only the owner can make."""
+        file = self._file
+        with self._told():
+            file.begin()
+            try:
+                if self._run("SELECT epoch FROM pgcdc_positions WHERE name = ?", [self._name]) != [(self._epoch,)]:
+                    raise PositionError(
+                        f"the file is written to by somebody else under the name {self._name!r}",
+                        hint="stop the other pipeline, or give each a name of its own: DuckDB(…, name=…)",
+                    )
+                yield
+                file.commit()
+            except BaseException:
+                self._followed.clear()
+                self._empty.clear()
+                file.rollback()
+                raise
+
+    # Batches.
+
+    def write(self, batch: Batch) -> None:
+        """Apply a batch in one transaction.
+
+        Raises:
+            SinkUnavailable: When the file cannot be written to now.
+            SinkRejected: When it never takes a change.
+            PositionError: When somebody else writes to it under this name.
+        """
+        if self._position is not None and self._position.index != SNAPSHOT_INDEX:
+            batch = batch.after(self._position)
+        last = batch.last_position
+        if last is not None:
+            self._write(batch, last)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply a change that was a dead letter; the position stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+        """
+        self._write(batch, self._position)
+
+    def _write(self, batch: Batch, position: Position | None) -> None:
+        self._catalog = batch.catalog
+        try:
+            with self._transaction():
+                self._apply(batch)
+                self._move(position)
+        except InvalidValue as error:
+            raise _unheld(error) from error
+        except _REFUSED as error:
+            if batch.changes_count == 1:
+                raise _rejected(batch, error) from None
+            self._one_by_one(batch, position)
+        self._position = position
+
+    def _move(self, position: Position | None) -> None:
+        text = None if position is None else str(position)
+        self._run("UPDATE pgcdc_positions SET position = ? WHERE name = ?", [text, self._name])
+
+    def _one_by_one(self, batch: Batch, position: Position | None) -> None:
+        """What was refused may have been right in its own order; else it is found."""
+        suspect = batch
+        try:
+            with self._transaction():
+                for number in range(batch.changes_count):
+                    suspect = batch.take([number])
+                    self._apply(suspect)
+                suspect = batch
+                self._move(position)
+        except _REFUSED as error:
+            raise _rejected(suspect, error) from None
+
+    def _apply(self, batch: Batch) -> None:
+        if self._mode == "log":
+            for relation in batch.relations:
+                for part in self._arrow(batch, relation).parts:
+                    with self._incoming(part):
+                        self._follow(Keyed(relation, ()))
+                        self._run(f"INSERT INTO {_table(relation)} BY NAME SELECT * FROM pgcdc_incoming")  # noqa: S608 (quoted names)
+            return
+        first = batch.first_position
+        copied = first is not None and first.index == SNAPSHOT_INDEX
+        for stretch in stretches(batch):
+            if isinstance(stretch, Truncate):
+                for relation in stretch.relations:
+                    self._empty.pop(relation.oid, None)
+                    with self._incoming(self._shape(relation)):
+                        self._follow(Keyed(relation, ()))
+                    self._run(f"DELETE FROM {_table(relation)}")  # noqa: S608 (quoted names)
+                continue
+            for relation in stretch.relations:
+                of_one = stretch.select(tables=[(relation.schema, relation.name)])
+                key = stretch.key_columns(relation)
+                if key and not copied:
+                    of_one = of_one.folded({relation.oid: key})
+                with self._incoming(self._arrow(of_one, relation)):
+                    self._follow(Keyed(relation, key))
+                    if not key:
+                        self._append(relation)
+                    elif copied and self._was_empty(relation):
+                        self._insert(relation)
+                    else:
+                        self._upsert(relation, key)
+
+    def _arrow(self, batch: Batch, relation: Relation) -> ArrowTable:
+        [table] = batch.select(tables=[(relation.schema, relation.name)]).to_arrow(text=self._text).values()
+        return table
+
+    def _shape(self, relation: Relation) -> ArrowTable:
+        """The columns of a table, with a row of nothing."""
+        [table] = Batch.truncation([relation], 0).to_arrow(text=self._text, catalog=self._catalog).values()
+        return table
+
+    @contextmanager
+    def _incoming(self, table: ArrowTable) -> Iterator[None]:
+        self._file.register("pgcdc_incoming", table)
+        try:
+            yield
+        finally:
+            self._file.unregister("pgcdc_incoming")
+
+    def _was_empty(self, relation: Relation) -> bool:
+        if relation.oid not in self._empty:
+            found = self._run(f"SELECT count(*) FROM (SELECT 1 FROM {_table(relation)} LIMIT 1)")  # noqa: S608 (quoted names)
+            self._empty[relation.oid] = found == [(0,)]
+        return self._empty[relation.oid]
+
+    # SQL; i is what is incoming, t the table.
+
+    def _front(self, relation: Relation) -> list[str]:
+        """What the columns in front of the table's own are called: action, …, unset, old."""
+        described = self._run("DESCRIBE pgcdc_incoming")
+        return [name for name, *_ in described[: len(described) - len(relation.columns)]]
+
+    def _insert(self, relation: Relation, condition: str = "") -> None:
+        names = _names(relation)
+        self._run(f"INSERT INTO {_table(relation)} ({names}) SELECT {names} FROM pgcdc_incoming i {condition}")  # noqa: S608 (quoted names)
+
+    def _upsert(self, relation: Relation, key: Sequence[str]) -> None:
+        front, table = self._front(relation), _table(relation)
+        action, unset = _quoted(front[0]), _quoted(front[4])
+        rows = f"WHERE i.{action} <> 'delete'"
+        found = self._run(
+            f"SELECT count(*) FROM pgcdc_incoming i {rows} AND len(i.{unset}) > 0"  # noqa: S608 (quoted names)
+        )
+        if found != [(0,)]:
+            self._complete(relation, key, front, rows)
+        on_key = " AND ".join(f"t.{_quoted(name)} = i.{_quoted(name)}" for name in key)
+        self._run(f"DELETE FROM {table} t USING pgcdc_incoming i WHERE {on_key}")  # noqa: S608 (quoted names)
+        if found == [(0,)]:
+            self._insert(relation, rows)
+            return
+        names = _names(relation)
+        self._run(f"INSERT INTO {table} ({names}) SELECT {names} FROM pgcdc_rows")  # noqa: S608 (quoted names)
+        self._run("DROP TABLE pgcdc_rows")
+
+    def _complete(self, relation: Relation, key: Sequence[str], front: Sequence[str], rows: str) -> None:
+        """The rows, with what was not sent as it is in the table: in the row of the former key where there is one."""
+        unset, old = (f"i.{_quoted(name)}" for name in front[4:6])
+        columns = ", ".join(
+            f"CASE WHEN list_contains({unset}, {_literal(column.name)}) THEN t.{name} ELSE i.{name} END AS {name}"
+            for column in relation.columns
+            for name in (_quoted(column.name),)
+        )
+        on_key = " AND ".join(f"t.{name} = coalesce({old}.{name}, i.{name})" for name in map(_quoted, key))
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE pgcdc_rows AS SELECT {columns} FROM pgcdc_incoming i"  # noqa: S608 (quoted names)
+            f" LEFT JOIN {_table(relation)} t ON {on_key} {rows}"
+        )
+
+    def _append(self, relation: Relation) -> None:
+        """Rows without a key: as many of equal ones go as are to be gone."""
+        front, table = self._front(relation), _table(relation)
+        action = f"i.{_quoted(front[0])}"
+        self._insert(relation, f"WHERE {action} <> 'delete'")
+        if len(front) < 6:  # without a replica identity there are inserts only
+            return
+        names = [_quoted(column.name) for column in relation.columns]
+        old = ", ".join(f"i.{_quoted(front[5])}.{name} AS {name}" for name in names)
+        same = " AND ".join(f"t.{name} IS NOT DISTINCT FROM g.{name}" for name in names)
+        listed = ", ".join(names)
+        self._run(
+            f"""
+            DELETE FROM {table} WHERE rowid IN (
+                SELECT t.id_of_row
+                FROM (SELECT {listed}, rowid AS id_of_row, row_number() OVER (PARTITION BY {listed}) AS number_of_row
+                    FROM {table}) t
+                JOIN (SELECT {listed}, count(*) AS gone_of_rows FROM (
+                        SELECT {listed} FROM pgcdc_incoming i WHERE {action} = 'delete'
+                        UNION ALL SELECT {old} FROM pgcdc_incoming i WHERE {action} = 'update'
+                    ) GROUP BY ALL) g ON {same}
+                WHERE t.number_of_row <= g.gone_of_rows)
+            """  # noqa: S608 (quoted names)
+        )
+
+    # Tables.
+
+    def schema_changed(self, change: SchemaChange) -> None:
+        """Alter a table as it was altered at the source; new columns come with their first rows.
+
+        Raises:
+            SinkUnavailable: When the file cannot be written to now.
+        """
+        with self._transaction():
+            old, new = change.old, change.new
+            if change.table_renamed and self._columns(old) and not self._columns(new):
+                if _schema(old) == _schema(new):
+                    self._run(f"ALTER TABLE {_table(old)} RENAME TO {_quoted(new.name)}")
+                else:  # DuckDB moves no table into another schema
+                    self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(_schema(new))}")
+                    self._run(f"CREATE TABLE {_table(new)} AS FROM {_table(old)}")
+                    self._run(f"DROP TABLE {_table(old)}")
+            columns = self._columns(new)
+            for former, now in change.renamed:
+                if former in columns and now not in columns:
+                    alter = f"ALTER TABLE {_table(new)} RENAME COLUMN {_quoted(former)} TO {_quoted(now)}"
+                    self._run(alter)
+                    columns[now] = columns.pop(former)
+            if change.retyped:
+                self._retype(change, columns)
+        self._followed.clear()
+
+    def _retype(self, change: SchemaChange, columns: Mapping[str, str]) -> None:
+        with self._incoming(self._shape(change.old)):
+            before = self._described()
+        with self._incoming(self._shape(change.new)):
+            after = self._described()
+        names = {now: former for former, now in change.renamed}
+        for name in change.retyped:
+            # One that somebody has made otherwise stays so.
+            if name in columns and columns[name] == before.get(names.get(name, name)) != after[name]:
+                self._run(f"ALTER TABLE {_table(change.new)} ALTER COLUMN {_quoted(name)} SET DATA TYPE {after[name]}")
+
+    def _columns(self, relation: Relation) -> dict[str, str]:
+        """The columns of a table and their types; none when it does not exist."""
+        rows = self._run(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
+            " AND schema_name = ? AND table_name = ? ORDER BY column_index",
+            [_schema(relation), relation.name],
+        )
+        return dict(rows)
+
+    def _described(self) -> dict[str, str]:
+        return {name: kind for name, kind, *_ in self._run("DESCRIBE pgcdc_incoming")}
+
+    def _follow(self, keyed: Keyed) -> None:
+        """Make the table, or add the columns that it lacks."""
+        relation, _ = keyed
+        if self._followed.get(relation.oid) == keyed:
+            return
+        columns, described = self._columns(relation), self._described()
+        wanted = described
+        if self._mode == "state":
+            wanted = {column.name: described[column.name] for column in relation.columns}
+        if not columns:
+            if _schema(relation) != "main":
+                self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(_schema(relation))}")
+            definitions = ", ".join(f"{_quoted(name)} {kind}" for name, kind in wanted.items())
+            self._run(f"CREATE TABLE {_table(relation)} ({definitions})")
+        for name in [name for name in wanted if name not in columns] if columns else ():
+            self._run(f"ALTER TABLE {_table(relation)} ADD COLUMN {_quoted(name)} {wanted[name]}")
+        self._followed[relation.oid] = keyed
+
+
+def _run(file: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    """Run a statement, and take all that it gives: a result that is not finished stands in the way of the next."""
+    return list(file.execute(statement, list(parameters)).fetchall())
+
+
+def _schema(relation: Relation) -> str:
+    return "main" if relation.schema == "public" else relation.schema
+
+
+def _table(relation: Relation) -> str:
+    return f"{_quoted(_schema(relation))}.{_quoted(relation.name)}"
+
+
+def _names(relation: Relation) -> str:
+    return ", ".join(_quoted(column.name) for column in relation.columns)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _unheld(error: InvalidValue) -> SinkRejected:
+    return SinkRejected(
+        f"DuckDB has no such value: {error}",
+        positions=() if error.position is None else [error.position],
+        table=error.table,
+        hint='name the column in DuckDB(…, text=["schema.table.column"]), and all of it is text',
+    )
+
+
+def _rejected(batch: Batch, error: Exception) -> SinkRejected:
+    positions = [batch.first_position] if batch.changes_count == 1 and batch.first_position is not None else []
+    tables = {f"{relation.schema}.{relation.name}" for relation in batch.relations}
+    table = tables.pop() if len(tables) == 1 else None
+    where = "a change" if table is None else f"a change of {table}"
+    return SinkRejected(f"the file refuses {where} ({type(error).__name__})", positions=positions, table=table)

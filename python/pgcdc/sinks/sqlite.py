@@ -1,0 +1,476 @@
+"""Tables in an SQLite file, their current state or a log of changes, with the position in the same transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from pgcdc.errors import ConfigError, DecodeError, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.events import Delete, Insert, Relation, Truncate, Update
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.protocol import Batch, RowFormat, TypeCatalog
+from pgcdc.schema import SchemaChange
+from pgcdc.sinks.sqlite_values import declared, plain, stored
+from pgcdc.sinks.stretches import Keyed, stretches
+
+__all__ = ["SQLite"]
+
+_LOG: Final = {
+    "_position": "TEXT",
+    "_action": "TEXT",
+    "_commit_time": "TEXT",
+    "_unset": "TEXT",
+    "_old": "TEXT",
+}
+"""The columns of a log in front of the table's own."""
+
+Row = Sequence[Any]
+
+
+class SQLite:
+    """Keeps tables in an SQLite file: exactly once.
+
+    The rows of a batch and the position become visible in one transaction, which is durable when `write` returns (WAL
+    mode, `synchronous = FULL`). Another process that opens the file under the same `name` takes it over: the former
+    one can write nothing any more, and stops with PositionError. The file can be read meanwhile.
+
+    With `mode="state"` each table is as at the source:
+
+    - Tables are made where they are missing, STRICT, with the primary key as the pipeline knows it. A table of the
+      schema public has its own name, one of another schema is called `sales.orders`. A table that is there is taken as
+      it is; it needs a unique index on the key.
+    - Inserts and updates write the row (an upsert), deletes remove it, a change of key moves it. A value that was not
+      sent (unchanged TOAST) stays as it is here, also where the key was changed; where there is no row, it is NULL.
+    - Tables without a key get what is inserted appended, and lose one equal row for each that was updated or deleted.
+    - TRUNCATE empties the table.
+
+    With `mode="log"` each change is a row, in order: `_position`, `_action` (`insert`, `update`, `delete`,
+    `truncate`), `_commit_time`, `_unset` (a JSON array of the columns that were not sent; NULL for none), `_old` (a
+    JSON object of what was sent of the old row; NULL for nothing), and the columns: of the new row, in a delete the
+    old.
+
+    In both, a column that was added is added here, a renamed one is renamed, a dropped one stays, NULL in new rows.
+    One that gets another type is made anew where that is another one here, too, with its values cast; in a key it keeps
+    the one that it has. What each value becomes is in the documentation, "SQLite".
+
+    Args:
+        path: The file; made when it does not exist.
+        name: What the position is stored under; one for each pipeline that writes to this file.
+        mode: `"state"` or `"log"`.
+        timeout: How long to wait for another process that writes, in seconds.
+
+    Raises:
+        ConfigError: When the mode is neither, or a table lacks what it needs, from `write`.
+        PositionError: When somebody else writes under this name, from `write`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str = "pgcdc",
+        mode: Literal["state", "log"] = "state",
+        timeout: float = 5.0,
+    ) -> None:
+        if mode not in ("state", "log"):
+            raise ConfigError(f"there is no mode {mode!r}", hint='mode="state" or mode="log"')
+        self.path = Path(path)
+        self._name = name
+        self._mode = mode
+        self._timeout = timeout
+        self._opened: sqlite3.Connection | None = None
+        self._epoch = 0
+        self._position: Position | None = None
+        self._followed: dict[int, Keyed] = {}
+        self._rows = _Rows()
+
+    def __repr__(self) -> str:
+        return f"<SQLite {str(self.path)!r} {self._name!r}>"
+
+    # The file, and the position.
+
+    def open(self) -> None:
+        """Open or make the file, and take it over.
+
+        Raises:
+            SinkUnavailable: When it cannot be opened, or another process writes.
+        """
+        self.close()
+        with self._told():
+            # The pipeline calls from one thread at a time.
+            file = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+            try:
+                file.execute("PRAGMA journal_mode = WAL")
+                file.execute("PRAGMA synchronous = FULL")
+                file.execute("BEGIN IMMEDIATE")
+                file.execute(
+                    "CREATE TABLE IF NOT EXISTS pgcdc_positions"
+                    " (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position TEXT) STRICT"
+                )
+                [(self._epoch, position)] = file.execute(
+                    "INSERT INTO pgcdc_positions VALUES (?, 1, NULL) ON CONFLICT (name)"
+                    " DO UPDATE SET epoch = epoch + 1 RETURNING epoch, position",
+                    (self._name,),
+                ).fetchall()
+                file.execute("COMMIT")
+            except BaseException:
+                file.close()
+                raise
+        self._opened = file
+        self._position = None if position is None else Position.parse(position)
+
+    @property
+    def _file(self) -> sqlite3.Connection:
+        if self._opened is None:
+            raise ConfigError("the sink is not open", hint="call open() first; a pipeline does")
+        return self._opened
+
+    def position(self) -> Position | None:
+        """The last position applied."""
+        return self._position
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._opened = self._opened, None
+        self._followed.clear()
+        if file is not None:
+            file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorname
+            if code == "SQLITE_ERROR":  # of a statement: a table or a column is not as it was
+                raise ConfigError(f"the file's tables are not as they should be: {error}") from error
+            raise SinkUnavailable(f"the file cannot be used now ({code})") from error
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"the file cannot be used: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One that only the owner can make."""
+        file = self._file
+        with self._told():
+            file.execute("BEGIN IMMEDIATE")
+            try:
+                [(epoch,)] = file.execute("SELECT epoch FROM pgcdc_positions WHERE name = ?", (self._name,)).fetchall()
+                if epoch != self._epoch:
+                    raise PositionError(
+                        f"the file is written to by somebody else under the name {self._name!r}",
+                        hint="stop the other pipeline, or give each a name of its own: SQLite(…, name=…)",
+                    )
+                yield
+                file.execute("COMMIT")
+            except BaseException:
+                self._followed.clear()
+                if file.in_transaction:
+                    file.execute("ROLLBACK")
+                raise
+
+    # Batches.
+
+    def write(self, batch: Batch) -> None:
+        """Apply a batch in one transaction.
+
+        Raises:
+            SinkUnavailable: When the file cannot be written to now.
+            SinkRejected: When it never takes a change.
+            PositionError: When somebody else writes to it under this name.
+        """
+        if self._position is not None and self._position.index != SNAPSHOT_INDEX:
+            batch = batch.after(self._position)
+        last = batch.last_position
+        if last is not None:
+            self._write(batch, last)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply a change that was a dead letter; the position stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+        """
+        self._write(batch, self._position)
+
+    def _write(self, batch: Batch, position: Position | None) -> None:
+        try:
+            with self._transaction():
+                self._apply(batch)
+                self._move(position)
+        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
+            if batch.changes_count == 1:
+                raise _rejected(batch, error) from None
+            self._one_by_one(batch, position)
+        self._position = position
+
+    def _move(self, position: Position | None) -> None:
+        text = None if position is None else str(position)
+        self._file.execute("UPDATE pgcdc_positions SET position = ? WHERE name = ?", (text, self._name))
+
+    def _one_by_one(self, batch: Batch, position: Position | None) -> None:
+        """What was refused may have been right in its own order; else it is found."""
+        suspect = batch
+        try:
+            with self._transaction():
+                for number in range(batch.changes_count):
+                    suspect = batch.take([number])
+                    self._apply(suspect)
+                suspect = batch
+                self._move(position)
+        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
+            raise _rejected(suspect, error) from None
+
+    def _apply(self, batch: Batch) -> None:
+        for stretch in stretches(batch):
+            if isinstance(stretch, Truncate):
+                for relation in stretch.relations:
+                    self._follow(Keyed(relation, batch.key_columns(relation)))
+                    if self._mode == "log":
+                        self._log_row(relation, stretch, None, None)
+                    else:
+                        self._file.execute(f"DELETE FROM {_quoted(table_name(relation))}")  # noqa: S608 (quoted)
+                continue
+            keys = {relation.oid: stretch.key_columns(relation) for relation in stretch.relations}
+            for relation in stretch.relations:
+                self._follow(Keyed(relation, keys[relation.oid]))
+            if self._mode == "log":
+                self._log(stretch)
+                continue
+            for relation in stretch.relations:
+                of_one = stretch.select(tables=[(relation.schema, relation.name)])
+                keyed = Keyed(relation, keys[relation.oid])
+                if keyed.key:
+                    _Upsert(self._file, self._rows, keyed).apply(of_one.folded({relation.oid: keyed.key}))
+                else:
+                    self._append(of_one, relation)
+
+    # The state of tables without a key, and logs.
+
+    def _append(self, batch: Batch, relation: Relation) -> None:
+        table, columns = table_name(relation), relation.columns
+        storing = [stored(column) for column in columns]
+        insert = _insert(table, [column.name for column in columns])
+        same = " AND ".join(f"{_quoted(column.name)} IS ?" for column in columns)
+        delete = f"DELETE FROM {_quoted(table)} WHERE rowid = (SELECT rowid FROM {_quoted(table)} WHERE {same} LIMIT 1)"  # noqa: S608 (quoted names)
+        for change in self._rows.of(batch):
+            if isinstance(change, Update | Delete) and change.old is not UNSET:
+                self._file.execute(delete, _values(storing, change.old))
+            if isinstance(change, Insert | Update):
+                self._file.execute(insert, _values(storing, change.new))
+
+    def _log(self, batch: Batch) -> None:
+        for change in self._rows.of(batch):
+            if isinstance(change, Insert | Update | Delete):
+                self._log_row(
+                    change.relation,
+                    change,
+                    change.old if isinstance(change, Delete) else change.new,
+                    change.old if isinstance(change, Update) and change.old is not UNSET else None,
+                )
+
+    def _log_row(self, relation: Relation, change: Any, row: Row | None, old: Row | None) -> None:
+        columns = relation.columns
+        unset = [column.name for column, value in zip(columns, row or (), strict=False) if value is UNSET]
+        pairs = zip(columns, old or (), strict=False)
+        before = {column.name: plain(value) for column, value in pairs if value is not UNSET}
+        front = [
+            None if change.position is UNSET else str(change.position),
+            change.action,
+            None if change.commit_time in (None, UNSET) else plain(change.commit_time),
+            msgspec.json.encode(unset).decode() if unset else None,
+            msgspec.json.encode(before).decode() if before else None,
+        ]
+        names = [*_LOG, *(column.name for column in columns)]
+        storing = [stored(column) for column in columns]
+        values = [None if value is UNSET else value for value in _values(storing, row or [None] * len(columns))]
+        self._file.execute(_insert(table_name(relation), names), [*front, *values])
+
+    # Tables.
+
+    def schema_changed(self, change: SchemaChange) -> None:
+        """Rename the table and its columns as they were renamed at the source; new columns come with their first rows.
+
+        Raises:
+            SinkUnavailable: When the file cannot be written to now.
+        """
+        with self._transaction():
+            former, now = table_name(change.old), table_name(change.new)
+            if former != now and self._names(former) and not self._names(now):
+                self._file.execute(f"ALTER TABLE {_quoted(former)} RENAME TO {_quoted(now)}")
+            names = self._names(now)
+            for old, new in change.renamed:
+                if old in names and new not in names:
+                    self._file.execute(f"ALTER TABLE {_quoted(now)} RENAME COLUMN {_quoted(old)} TO {_quoted(new)}")
+            for name in change.retyped:
+                self._retype(change, name)
+        self._followed.clear()
+
+    def _retype(self, change: SchemaChange, name: str) -> None:
+        """Give a column another type, which SQLite does not do: a new column takes its place, and its values, cast."""
+        table, new = table_name(change.new), next(one for one in change.new.columns if one.name == name)
+        found = self._file.execute(
+            "SELECT type, pk FROM pragma_table_xinfo(?) WHERE name = ?", (table, name)
+        ).fetchone()
+        kind = declared(new)
+        if found is None or found[0] == kind or found[1]:
+            return
+        value = _quoted(name) if kind == "ANY" else f"CAST({_quoted(name)} AS {kind})"
+        former = _quoted(f"{name} of former type")
+        for statement in (
+            f"ALTER TABLE {_quoted(table)} RENAME COLUMN {_quoted(name)} TO {former}",
+            f"ALTER TABLE {_quoted(table)} ADD COLUMN {_quoted(name)} {kind}",
+            f"UPDATE {_quoted(table)} SET {_quoted(name)} = {value.replace(_quoted(name), former)}",  # noqa: S608 (quoted names)
+            f"ALTER TABLE {_quoted(table)} DROP COLUMN {former}",
+        ):
+            self._file.execute(statement)
+
+    def _names(self, table: str) -> list[str]:
+        found = self._file.execute("SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,))
+        return [name for (name,) in found]
+
+    def _follow(self, keyed: Keyed) -> None:
+        """Make the table, or add the columns that it lacks."""
+        if self._followed.get(keyed.relation.oid) == keyed:
+            return
+        relation, key = keyed
+        table, names = table_name(relation), self._names(table_name(relation))
+        definitions = {column.name: f"{_quoted(column.name)} {declared(column)}" for column in relation.columns}
+        if not names:
+            parts = list(definitions.values())
+            if self._mode == "log":
+                parts = [f"{_quoted(name)} {kind}" for name, kind in _LOG.items()] + parts
+            elif key:
+                parts.append(f"PRIMARY KEY ({', '.join(map(_quoted, key))})")
+            self._file.execute(f"CREATE TABLE {_quoted(table)} ({', '.join(parts)}) STRICT")
+        for name in definitions.keys() - set(names) if names else ():
+            self._file.execute(f"ALTER TABLE {_quoted(table)} ADD COLUMN {definitions[name]}")
+        self._followed[relation.oid] = keyed
+
+
+class _Upsert:
+    """Applies a folded batch of one table to its state.
+
+    Args:
+        file: In a transaction.
+        rows: Gives the changes.
+        keyed: The table and its key.
+    """
+
+    def __init__(self, file: sqlite3.Connection, rows: _Rows, keyed: Keyed) -> None:
+        relation, key = keyed
+        self._file = file
+        self._rows = rows
+        self._table = _quoted(table_name(relation))
+        self._names = [column.name for column in relation.columns]
+        self._storing = [stored(column, in_key=column.name in key) for column in relation.columns]
+        self._key = [self._names.index(name) for name in key]
+        self._on_key = " AND ".join(f"{_quoted(name)} = ?" for name in key)
+        self._conflict = ", ".join(map(_quoted, key))
+
+    def apply(self, batch: Batch) -> None:
+        """Take what is needed of old rows, then delete, then write."""
+        gone: list[Row] = []
+        rows: list[list[Any]] = []
+        for change in self._rows.of(batch):
+            if isinstance(change, Delete):
+                gone.append(self._key_of(change.old))
+            elif isinstance(change, Insert | Update):
+                row = _values(self._storing, change.new)
+                if isinstance(change, Update) and change.old is not UNSET:
+                    self._take(row, self._key_of(change.old))
+                rows.append(row)
+        if gone:
+            self._file.executemany(f"DELETE FROM {self._table} WHERE {self._on_key}", gone)  # noqa: S608 (quoted names)
+        # One statement for all rows that have the same columns; rows of several keys need no order.
+        rows.sort(key=_sent)
+        for sent, of_one in groupby(rows, key=_sent):
+            self._write(sent, [[row[at] for at in sent] for row in of_one])
+
+    def _key_of(self, row: Row) -> list[Any]:
+        return [self._storing[at](row[at]) for at in self._key]
+
+    def _take(self, row: list[Any], key: Row) -> None:
+        """Take what was not sent from the row of the former key."""
+        missing = [at for at, value in enumerate(row) if value is UNSET]
+        names = ", ".join(_quoted(self._names[at]) for at in missing)
+        found = self._file.execute(f"SELECT {names} FROM {self._table} WHERE {self._on_key}", key).fetchone()  # noqa: S608 (quoted names)
+        for at, value in zip(missing, found or (), strict=False):
+            row[at] = value
+
+    def _write(self, sent: Sequence[int], rows: list[list[Any]]) -> None:
+        names = [_quoted(self._names[at]) for at in sent]
+        settings = ", ".join(f"{name} = excluded.{name}" for name in names)
+        marks = ", ".join("?" * len(names))
+        statement = (
+            f"INSERT INTO {self._table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 (quoted names)
+            f" ON CONFLICT ({self._conflict}) DO UPDATE SET {settings}"
+        )
+        self._file.executemany(statement, rows)
+
+
+def _sent(row: Row) -> tuple[int, ...]:
+    return tuple(at for at, value in enumerate(row) if value is not UNSET)
+
+
+class _Rows:
+    """Gives the changes of batches, rows as tuples."""
+
+    def __init__(self) -> None:
+        self._catalog: TypeCatalog | None = None
+        self._format = RowFormat("tuple", json="text")
+
+    def of(self, batch: Batch) -> Iterator[Any]:
+        if batch.catalog is not self._catalog:
+            self._catalog = batch.catalog
+            self._format = RowFormat("tuple", json="text", catalog=self._catalog)
+        for change in batch.changes(self._format):
+            if isinstance(change, DecodeError):
+                raise change
+            yield change
+
+
+def _values(storing: Sequence[Callable[[Any], Any]], row: Row) -> list[Any]:
+    return [
+        value if value is None or value is UNSET else store(value) for store, value in zip(storing, row, strict=True)
+    ]
+
+
+def table_name(relation: Relation) -> str:
+    """What a table is called in a file, which has no schemas.
+
+    Args:
+        relation: The table.
+
+    Returns:
+        Its name; with its schema where that is not public.
+    """
+    return relation.name if relation.schema == "public" else f"{relation.schema}.{relation.name}"
+
+
+def _insert(table: str, names: Sequence[str]) -> str:
+    return f"INSERT INTO {_quoted(table)} ({', '.join(map(_quoted, names))}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 (quoted names)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _rejected(batch: Batch, error: Exception) -> SinkRejected:
+    positions = [batch.first_position] if batch.changes_count == 1 and batch.first_position is not None else []
+    tables = {f"{relation.schema}.{relation.name}" for relation in batch.relations}
+    table = tables.pop() if len(tables) == 1 else None
+    # SQLite's sentence names a constraint or a column, and no value; others' can.
+    what = str(error) if isinstance(error, sqlite3.IntegrityError) else type(error).__name__
+    where = "a change" if table is None else f"a change of {table}"
+    return SinkRejected(f"the file refuses {where}: {what}", positions=positions, table=table)

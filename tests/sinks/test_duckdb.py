@@ -1,0 +1,202 @@
+"""A DuckDB file as a target: the contract of sinks, what values become, and the log of changes."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from msgspec import UNSET
+
+import pgcdc
+from pgcdc.errors import SinkRejected, SinkUnavailable
+from pgcdc.testing.capture import Capture
+from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
+from pgcdc.testing.contracts import SinkContract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: pip install 'pgcdc[duckdb]'")
+
+from pgcdc.sinks import DuckDB  # noqa: E402 (only where there is one)
+
+
+def read(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(duckdb.connect(str(path))) as file:
+        return list(file.execute(query).fetchall())
+
+
+def batch_of(*changes: Any) -> pgcdc.Batch:
+    capture = Capture.of(list(changes))
+    return pgcdc.Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+
+
+def written(path: Path, *batches: pgcdc.Batch, **options: Any) -> DuckDB:
+    sink = DuckDB(path, **options)
+    sink.open()
+    for batch in batches:
+        sink.write(batch)
+    sink.close()
+    return sink
+
+
+class Impatient(DuckDB):
+    """One for which a pipeline gathers nothing."""
+
+    defaults: ClassVar = {}
+
+
+class TestDuckDB(SinkContract):
+    refused: ClassVar = {"id": 9, "name": None, "amount": Decimal("NaN"), "note": None}
+
+    def make_sink(self, place: Path) -> DuckDB:
+        return Impatient(place / "copy.duckdb")
+
+    def content(self, place: Path) -> dict[int, dict[str, Any]]:
+        with contextlib.closing(duckdb.connect(str(place / "copy.duckdb"))) as file:
+            cursor = file.execute("SELECT * FROM contract")
+            names = [column for column, *_ in cursor.description]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return {row["id"]: row for row in rows}
+
+    @contextlib.contextmanager
+    def down(self, place: Path) -> Iterator[None]:
+        """Another process has it open."""
+        program = "import duckdb, sys; file = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+        path = str(place / "copy.duckdb")
+        with subprocess.Popen(
+            [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None and process.stdin is not None
+            process.stdout.readline()
+            try:
+                yield
+            finally:
+                process.stdin.close()
+                process.wait(30)
+
+
+VALUES = (
+    "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+    """
+    CREATE TABLE everything (
+        id int PRIMARY KEY, b bool, i8 bigint, nan double precision, n numeric, p numeric(10,2), t text, raw bytea,
+        d date, tz timestamptz, span interval, u uuid, js json, ints int[], feeling mood, ip inet
+    )
+    """,
+    r"""
+    INSERT INTO everything VALUES (
+        1, true, 9223372036854775807, 'NaN', '0.10000000000000000000000000000000000001', 12.5, 'é', '\x00ff',
+        '2024-02-29', '2024-02-29 12:30:00.5+02', '1 mon 2 days', '00112233-4455-6677-8899-aabbccddeeff',
+        '{"b": 1.10}', '{1,NULL,3}', 'happy', '10.0.0.1/8'
+    )
+    """,
+)
+TYPES = {
+    "id": ("INTEGER", "1"),
+    "b": ("BOOLEAN", "true"),
+    "i8": ("BIGINT", "9223372036854775807"),
+    "nan": ("DOUBLE", "nan"),
+    "n": ("VARCHAR", "0.10000000000000000000000000000000000001"),
+    "p": ("DECIMAL(10,2)", "12.50"),
+    "t": ("VARCHAR", "é"),
+    "raw": ("BLOB", "\\x00\\xFF"),
+    "d": ("DATE", "2024-02-29"),
+    "tz": ("TIMESTAMP WITH TIME ZONE", "2024-02-29 10:30:00.5"),
+    "span": ("VARCHAR", "1 mon 2 days"),
+    "u": ("UUID", "00112233-4455-6677-8899-aabbccddeeff"),
+    "js": ("JSON", '{"b": 1.10}'),
+    "ints": ("INTEGER[]", "[1, NULL, 3]"),
+    "feeling": ("VARCHAR", "happy"),
+    "ip": ("VARCHAR", "10.0.0.1/8"),
+}
+
+
+def test_values(newest_database: Database, tmp_path: Path) -> None:
+    newest_database.execute(*VALUES)
+    path = tmp_path / "copy.duckdb"
+    pipeline = pgcdc.Pipeline("values", newest_database.dsn, tables=["everything"], snapshot="only")
+    pipeline.add(DuckDB(path))
+    pipeline.run()
+    with contextlib.closing(duckdb.connect(str(path))) as file:
+        found = {}
+        for name, kind, *_ in file.execute("DESCRIBE everything").fetchall():
+            # How an instant is printed is in an extension of DuckDB's.
+            shown = f"make_timestamp(epoch_us({name}))" if name == "tz" else name
+            [(value,)] = file.execute(f"SELECT {shown}::VARCHAR FROM everything").fetchall()
+            found[name] = (kind, value)
+    assert found == TYPES
+
+
+ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric(10,2)", "day": "date"}, key=("id",))
+ROW = {"id": 1, "name": "a", "price": Decimal("1.50"), "day": None}
+
+
+def test_what_a_type_cannot_hold_is_refused_or_text(tmp_path: Path) -> None:
+    nan = batch_of(insert(ITEMS, ROW), insert(ITEMS, ROW | {"id": 2, "price": Decimal("NaN")}))
+    with pytest.raises(SinkRejected, match="DuckDB has no such value") as caught:
+        written(tmp_path / "refused.duckdb", nan)
+    assert caught.value.positions == {nan.last_position} and "text=" in str(caught.value.hint)
+    path = tmp_path / "text.duckdb"
+    written(path, nan, text=["public.items.price"])
+    assert read(path, "SELECT price FROM items ORDER BY id") == [("1.50",), ("NaN",)]
+
+
+def test_a_log_has_every_change(tmp_path: Path) -> None:
+    batch = batch_of(
+        insert(ITEMS, ROW),
+        transaction(update(ITEMS, ROW | {"id": 2, "name": UNSET}, old={"id": 1}), delete(ITEMS, {"id": 2})),
+        truncate(ITEMS),
+    )
+    path = tmp_path / "log.duckdb"
+    for _ in range(2):  # the second time it is known
+        written(path, batch, mode="log")
+    query = "SELECT _action, _unset, _old.id, id, name, price FROM items ORDER BY _position"
+    assert read(path, query) == [
+        ("insert", [], None, 1, "a", Decimal("1.50")),
+        ("update", ["name"], 1, 2, None, Decimal("1.50")),
+        ("delete", ["name", "price", "day"], None, 2, None, None),
+        ("truncate", [], None, None, None, None),
+    ]
+
+
+def test_rows_without_a_key_go_one_by_one(tmp_path: Path) -> None:
+    table = Table("notes", {"text": "text", "n": "int"}, replica_identity="f")
+    path, row = tmp_path / "copy.duckdb", {"text": "same", "n": None}
+    batch = batch_of(
+        insert(table, row),
+        insert(table, row),
+        insert(table, row),
+        delete(table, row),
+        update(table, {"text": "other", "n": 1}, old=row),
+    )
+    written(path, batch)
+    assert read(path, "SELECT * FROM notes ORDER BY n") == [("other", 1), ("same", None)]
+
+
+def test_other_schemas_and_names_that_need_quotes(tmp_path: Path) -> None:
+    table = Table('sales.or"der', {"id": "bigint", 'a "b"': "text", "_action": "text"}, key=("id",))
+    path = tmp_path / "copy.duckdb"
+    first = {"id": 1, 'a "b"': "x", "_action": "mine"}
+    written(
+        path,
+        batch_of(
+            insert(table, first),
+            update(table, first | {"id": 2, 'a "b"': UNSET}, old={"id": 1}),
+        ),
+    )
+    assert read(path, 'SELECT * FROM sales."or""der"') == [(2, "x", "mine")]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    contract = TestDuckDB()
+    written(tmp_path / "copy.duckdb", batch_of(insert(ITEMS, ROW)))
+    with contract.down(tmp_path), pytest.raises(SinkUnavailable, match="IOException"):
+        DuckDB(tmp_path / "copy.duckdb").open()
