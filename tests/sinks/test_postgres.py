@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import psycopg
 import pytest
 
-from pgcdc.sinks import Postgres
+import pgcdc
+from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.protocol import Batch
+from pgcdc.schema import change_of
+from pgcdc.sinks import Postgres, postgres_session, postgres_wire
+from pgcdc.testing.capture import Capture
+from pgcdc.testing.changes import Table, delete, insert, update
 from pgcdc.testing.contracts import SinkContract
-from tests.conftest import Database
+from tests.conftest import Database, _new_database
+from tests.pipeline.running import running
+from tests.sinks import workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.servers.postgres import PostgresServer
 
 
 class OfPostgres(SinkContract):
@@ -65,3 +78,229 @@ class TestPostgres(OfPostgres):
     @pytest.fixture
     def target(self, newest_database: Database) -> Database:
         return newest_database
+
+
+ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric(10,2)"}, key=("id",))
+ROW = {"id": 1, "name": "a", "price": Decimal("1.50")}
+
+
+def batch_of(*changes: Any) -> Batch:
+    capture = Capture.of(list(changes))
+    return Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+
+
+@contextlib.contextmanager
+def opened(database: Database, **options: Any) -> Iterator[Postgres]:
+    sink = Postgres(options.pop("dsn", database.dsn), **options)
+    sink.open()
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+def names(database: Database) -> list[Any]:
+    return [name for (name,) in database.execute("SELECT name FROM items ORDER BY id")]
+
+
+@pytest.fixture
+def source(newest_postgres: PostgresServer) -> Iterator[Database]:
+    yield from _new_database(newest_postgres)
+
+
+def test_the_whole_way_with_a_restart_in_the_middle(source: Database, database: Database) -> None:
+    """To each version of PostgreSQL; the enum is one here, because somebody has made it so."""
+    workload.make(source)
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('sent', 'paid', 'new')",
+        "CREATE TABLE orders (total numeric, note text, status mood, id bigint PRIMARY KEY, more int DEFAULT 5)",
+    )
+    pipelines = []
+    for seed in (1, 2):
+        pipelines.append(pgcdc.Pipeline("shop", source.dsn, tables=workload.TABLES))
+        pipelines[-1].add(Postgres(database.dsn), name="copy")
+        with running(pipelines[-1]) as run, source.connect() as connection:
+            run.streaming()
+            workload.work(connection, seed, 60)
+            if seed == 2:
+                run.catch_up(source)
+    assert workload.content(database) == workload.content(source)
+    assert database.execute("SELECT DISTINCT more FROM orders") == [(5,)]
+
+
+TYPES = """
+    i2 smallint, i4 int, i8 bigint, f4 real, f8 float8, n numeric, p numeric(10,2), m money, b bool, c "char",
+    ch char(3), vc varchar(5), nm name, t text, raw bytea, d date, ts timestamp(3), tz timestamptz, tm time, tmz timetz,
+    iv interval, u uuid, js json, jb jsonb, x xml, ip inet, net cidr, mac macaddr, bits bit(3), vb varbit, pt point,
+    bx box, r int4range, mr int4multirange, ints int[], texts text[], ts2 tsvector, lsn pg_lsn, ov oidvector
+"""
+
+
+def test_every_type_from_every_version(database: Database, newest_database: Database) -> None:
+    """From each version to the newest, through the copy and through the stream."""
+    columns = ", ".join(one.split()[0].strip() for one in re.sub(r"\(\d+,\d+\)", "", TYPES).split(","))
+    values = r"""
+        -1, 2, 9223372036854775807, 0.1, 'NaN', 1e-30, 12.5, 3.14, true, 'x', 'a', 'éé', 'name', E'\t''"\\', '\x00ff',
+        'infinity', '4713-01-01 BC', '2024-02-29 12:30:00.5+02', '24:00', '12:00+05:30', '1 mon -2 days 03:00',
+        '00112233-4455-6677-8899-aabbccddeeff', '{"b": 1.10,  "a":2}', '{"b": 1e400}', '<a/>', '10.0.0.1/8',
+        '10.0.0.0/8', '08:00:2b:01:02:03', '101', '1', '(1,2)', '(1,2),(3,4)', '[1,5)', '{[1,2),[5,9)}',
+        '{{1,NULL},{3,4}}', '[0:1]={a,"b,c"}', 'a:1 b:2', '16/B374D848', '1 2 3'
+    """
+    made = (
+        "CREATE TYPE pair AS (a int, b text)",
+        f"CREATE TABLE every (id int PRIMARY KEY, {TYPES}, own pair, gone regclass)",
+    )
+    insert_ = f"INSERT INTO every (id, {columns}, own, gone) VALUES (%s, {values}, '(1,\"x y\")', 'pg_class')"
+    database.execute(*made, insert_.replace("%s", "1"), "INSERT INTO every VALUES (2)")
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["every"])
+    pipeline.add(Postgres(newest_database.dsn), name="copy")
+    with running(pipeline) as run:
+        run.streaming()
+        database.execute(
+            insert_.replace("%s", "3"), "UPDATE every SET i4 = 7 WHERE id = 1", "INSERT INTO every VALUES (4)"
+        )
+        run.catch_up(database)
+    query = f"SELECT id, ROW({columns}, own)::text FROM every ORDER BY id"
+    assert newest_database.execute(query) == database.execute(query)
+    types = (
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'every'::regclass AND attnum > 0"
+    )
+    assert newest_database.execute(types)[:-2] == database.execute(types)[:-2]
+    assert newest_database.execute(types)[-2:] == [("text",), ("text",)]
+
+
+def test_what_is_right_in_its_own_order_is_written(newest_database: Database) -> None:
+    """By a role whose triggers and foreign keys run."""
+    if not newest_database.execute("SELECT FROM pg_roles WHERE rolname = 'writer'"):
+        newest_database.execute("CREATE ROLE writer LOGIN")
+    newest_database.execute(
+        "CREATE SCHEMA pgcdc AUTHORIZATION writer",
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text UNIQUE, price numeric CHECK (price > 0))",
+        "INSERT INTO items VALUES (1, 'a', 1), (2, 'b', 1)",
+        "ALTER TABLE items OWNER TO writer",
+    )
+    dsn = newest_database.server.dsn(newest_database.name, user="writer")
+    swap = [
+        update(ITEMS, ROW | {"name": "x"}),
+        update(ITEMS, ROW | {"id": 2, "name": "a"}),
+        update(ITEMS, ROW | {"name": "b"}),
+    ]
+    with opened(newest_database, dsn=dsn) as sink:
+        sink.write(batch_of(*swap))
+    assert names(newest_database) == ["b", "a"]
+    refused = batch_of(
+        insert(ITEMS, ROW | {"id": 3, "name": "c"}), insert(ITEMS, ROW | {"id": 4, "price": Decimal(-5)})
+    )
+    with opened(newest_database, dsn=dsn, name="again") as sink, pytest.raises(SinkRejected) as caught:
+        sink.write(refused)
+    assert caught.value.positions == {refused.last_position} and caught.value.table == "public.items"
+    assert "items_price_check" in str(caught.value) and "-5" not in str(caught.value)
+    assert names(newest_database) == ["b", "a"]
+
+
+def test_equal_numbers_are_one_key(newest_database: Database) -> None:
+    table = Table("prices", {"price": "numeric", "name": "text"}, key=("price",))
+    row = {"price": Decimal("1.0"), "name": "a"}
+    with opened(newest_database) as sink:
+        sink.write(batch_of(insert(table, row)))
+        sink.write(batch_of(insert(table, row), update(table, row | {"price": Decimal("1.00")}, old=row)))
+    assert newest_database.execute("SELECT price::text FROM prices") == [("1.00",)]
+
+
+def test_columns_that_the_target_makes_are_left_to_it(newest_database: Database) -> None:
+    newest_database.execute(
+        "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name varchar(3),"
+        " price numeric(10,2) GENERATED ALWAYS AS (1.25) STORED)",
+    )
+    with opened(newest_database) as sink:
+        sink.write(batch_of(insert(ITEMS, ROW), update(ITEMS, ROW | {"name": "b"})))
+        with pytest.raises(SinkRejected, match="StringDataRightTruncation"):
+            sink.write(batch_of(insert(ITEMS, ROW), insert(ITEMS, ROW), update(ITEMS, ROW | {"name": "too long"})))
+    assert newest_database.execute("SELECT id, name, price::text FROM items") == [(1, "b", "1.25")]
+
+
+def test_a_table_without_a_unique_index_is_refused(newest_database: Database) -> None:
+    newest_database.execute("CREATE TABLE items (id bigint, name text, price numeric)")
+    with opened(newest_database) as sink, pytest.raises(ConfigError, match="no unique index on its key") as caught:
+        sink.write(batch_of(insert(ITEMS, ROW)))
+    newest_database.execute(str(caught.value.hint))
+    with opened(newest_database) as sink:
+        sink.write(batch_of(insert(ITEMS, ROW)))
+    assert names(newest_database) == ["a"]
+
+
+def test_a_second_writer_takes_over(newest_database: Database) -> None:
+    batch = batch_of(insert(ITEMS, ROW), insert(ITEMS, ROW | {"id": 2}))
+    first_position = batch.first_position
+    assert first_position is not None
+    with opened(newest_database) as first, opened(newest_database) as second:
+        with pytest.raises(PositionError, match="somebody else"):
+            first.write(batch)
+        second.write(batch.up_to(first_position))
+        assert second.position() == first_position
+        second.write(batch)
+        assert second.position() == batch.last_position
+    assert names(newest_database) == ["a", "a"]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_commit_whose_answer_is_lost(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """Rows of a copy have one position, and those of a table without a key are not told apart: only the count helps."""
+    table = Table("notes", {"text": "text"}, replica_identity="f")
+    copied = Batch.concat(Capture.of([], [insert(table, {"text": "same"}), insert(table, {"text": "same"})]).existing)
+    honest = postgres_wire.run
+
+    def lost(connection: Any, steps: Any) -> list[int]:
+        monkeypatch.setattr(postgres_session, "run", honest)
+        if committed:
+            honest(connection, steps)
+        connection.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    with opened(newest_database) as sink:
+        monkeypatch.setattr(postgres_session, "run", lost)
+        with pytest.raises(SinkUnavailable):
+            sink.write(copied)
+        sink.write(copied.take(range(copied.changes_count)))
+        sink.write(copied)
+    assert newest_database.execute("SELECT count(*) FROM notes") == [(4,)]
+
+
+def test_a_table_is_altered_as_at_the_source(newest_database: Database) -> None:
+    later = Table("items", {"id": "bigint", "title": "text", "price": "text", "more": "int[]"}, key=("id",))
+    before = batch_of(insert(ITEMS, ROW))
+    after = batch_of(insert(ITEMS, ROW), insert(later, {"id": 2, "title": "b", "price": "p", "more": None}))
+    change = change_of(before.relations[0], after.relations[-1])
+    with opened(newest_database) as sink:
+        sink.write(before)
+        for _ in range(2):  # what was done already is not done again
+            sink.schema_changed(change)
+        sink.write(after)
+    rows = newest_database.execute("SELECT id, title, price, more FROM items ORDER BY id")
+    assert rows == [(1, "a", "1.50", None), (2, "b", "p", None)]
+    fewer = Table("items", {"id": "bigint", "title": "text", "price": "text"}, key=("id",))
+    dropped = change_of(after.relations[-1], batch_of(delete(fewer, {"id": 1})).relations[0])
+    with opened(newest_database, drop_columns=True) as sink:
+        sink.schema_changed(dropped)
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'items'::regclass AND attnum > 0 AND NOT attisdropped"
+    assert newest_database.execute(columns) == [("id",), ("title",), ("price",)]
+
+
+def test_a_type_that_values_do_not_go_into_is_a_matter_of_configuration(newest_database: Database) -> None:
+    before = batch_of(insert(ITEMS, ROW))
+    other = batch_of(insert(Table("items", dict(ITEMS.columns) | {"name": "int"}, key=("id",)), ROW | {"name": 1}))
+    with opened(newest_database) as sink:
+        sink.write(before)
+        with pytest.raises(ConfigError, match="InvalidTextRepresentation") as caught:
+            sink.schema_changed(change_of(before.relations[0], other.relations[0]))
+    assert '"a"' not in str(caught.value)
+
+
+def test_a_message_has_no_secret() -> None:
+    sink = Postgres("host=127.0.0.1 port=1 password=geheim")
+    assert "geheim" not in repr(sink)
+    with pytest.raises(SinkUnavailable) as caught:
+        sink.open()
+    assert "geheim" not in str(caught.value)

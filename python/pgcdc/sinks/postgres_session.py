@@ -155,7 +155,9 @@ class Session:
     def _create(self, connection: Connection) -> None:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+            # Asked first: IF NOT EXISTS needs the right to make it even where it is there.
+            if not connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (self._schema,)).fetchall():
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self._schema)))
             # Half-empty pages: the row is updated with each batch, and stays on its page.
             connection.execute(
                 sql.SQL("""
@@ -265,9 +267,12 @@ class Session:
             hint = None
             if isinstance(error, psycopg.errors.InsufficientPrivilege):
                 hint = "the role needs CREATE on the database and its schemas, TEMPORARY, and its tables"
-            raise ConfigError(
-                f"of the target, {what}: {error.diag.message_primary}", sqlstate=sqlstate, hint=hint
-            ) from error
+            # The message of a wrong value has the value in it, and so would have the error that is the cause.
+            said: str | None = type(error).__name__
+            cause: psycopg.Error | None = None
+            if sqlstate[:2] != "22":
+                said, cause = error.diag.message_primary, error
+            raise ConfigError(f"of the target, {what}: {said}", sqlstate=sqlstate, hint=hint) from cause
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -160,7 +160,7 @@ def create(connection: Connection, schema: str, relation: Relation, key: Sequenc
     if key:
         parts.append(sql.SQL("PRIMARY KEY ({})").format(_names(key)))
     if not connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall():
-        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     statement = sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})")
     connection.execute(statement.format(sql.Identifier(schema, relation.name), sql.SQL(", ").join(parts)))
 

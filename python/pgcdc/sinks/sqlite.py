@@ -1,4 +1,7 @@
-"""Tables in an SQLite file, their current state or a log of changes, with the position in the same transaction."""
+"""Tables in an SQLite file, their current state or a log of changes, with the position in the same transaction.
+
+Over 400 lines, because state and log share the file, its tables and what is told of errors.
+"""
 
 from __future__ import annotations
 
