@@ -262,8 +262,8 @@ class Session:
             self.close()
             sqlstate = error.sqlstate
             if sqlstate is None or sqlstate[:2] in _AWAY:
-                said = error.diag.message_primary or _first_line(error)
-                raise SinkUnavailable(f"the target cannot be reached: {said}", sqlstate=sqlstate) from error
+                reason = error.diag.message_primary or _first_line(error)
+                raise SinkUnavailable(f"the target cannot be reached: {reason}", sqlstate=sqlstate) from error
             hint = None
             if isinstance(error, psycopg.errors.InsufficientPrivilege):
                 hint = "the role needs CREATE on the database and its schemas, TEMPORARY, and its tables"
