@@ -16,6 +16,7 @@ from pgcdc.errors import SinkRejected, SinkUnavailable
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
 from pgcdc.testing.contracts import SinkContract
+from tests.sinks import workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +134,19 @@ def test_values(newest_database: Database, tmp_path: Path) -> None:
             [(value,)] = file.execute(f"SELECT {shown}::VARCHAR FROM everything").fetchall()
             found[name] = (kind, value)
     assert found == TYPES
+
+
+def test_the_whole_way_with_a_restart_in_the_middle(newest_database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "copy.duckdb"
+    workload.through(newest_database, lambda: DuckDB(path), transactions=30)
+    columns = {
+        "orders": "id::VARCHAR, status, total::VARCHAR, note",
+        "lines": "order_id::VARCHAR, n::VARCHAR, sku",
+        "bag": "a::VARCHAR, b",
+        "visits": '(epoch_us("at") // 1000000)::VARCHAR, page',
+    }
+    found = {table: sorted(read(path, f"SELECT {columns[table]} FROM {table}"), key=repr) for table in columns}
+    assert found == workload.content(newest_database)
 
 
 ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric(10,2)", "day": "date"}, key=("id",))

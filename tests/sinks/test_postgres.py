@@ -110,20 +110,11 @@ def source(newest_postgres: PostgresServer) -> Iterator[Database]:
 
 def test_the_whole_way_with_a_restart_in_the_middle(source: Database, database: Database) -> None:
     """To each version of PostgreSQL; the enum is one here, because somebody has made it so."""
-    workload.make(source)
     database.execute(
         "CREATE TYPE mood AS ENUM ('sent', 'paid', 'new')",
         "CREATE TABLE orders (total numeric, note text, status mood, id bigint PRIMARY KEY, more int DEFAULT 5)",
     )
-    pipelines = []
-    for seed in (1, 2):
-        pipelines.append(pgcdc.Pipeline("shop", source.dsn, tables=workload.TABLES))
-        pipelines[-1].add(Postgres(database.dsn), name="copy")
-        with running(pipelines[-1]) as run, source.connect() as connection:
-            run.streaming()
-            workload.work(connection, seed, 60)
-            if seed == 2:
-                run.catch_up(source)
+    workload.through(source, lambda: Postgres(database.dsn))
     assert workload.content(database) == workload.content(source)
     assert database.execute("SELECT DISTINCT more FROM orders") == [(5,)]
 

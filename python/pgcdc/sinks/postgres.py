@@ -277,8 +277,10 @@ class Postgres:
     def _row_table(self, keyed: Keyed, text: tuple[bool, ...]) -> RowTable:
         relation, key = keyed
         known = self._rows.get((relation.oid, text))
-        if known is not None and known[0] == keyed:
-            return known[1]
+        if known is not None:
+            if known[0] == keyed:
+                return known[1]
+            self._unused.append(known[1])
         self._made += 1
         table = RowTable(self._connection(), self._made, self._target(relation), relation, text, key)
         self._rows[relation.oid, text] = (keyed, table)
