@@ -16,7 +16,7 @@ from pgcdc.errors import SinkRejected, SinkUnavailable
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
 from pgcdc.testing.contracts import SinkContract
-from tests.sinks import workload
+from tests.sinks import shop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def test_values(newest_database: Database, tmp_path: Path) -> None:
 
 def test_the_whole_way_with_a_restart_in_the_middle(newest_database: Database, tmp_path: Path) -> None:
     path = tmp_path / "copy.duckdb"
-    workload.through(newest_database, lambda: DuckDB(path), transactions=30)
+    shop.through(newest_database, lambda: DuckDB(path), transactions=30)
     columns = {
         "orders": "id::VARCHAR, status, total::VARCHAR, note",
         "lines": "order_id::VARCHAR, n::VARCHAR, sku",
@@ -146,7 +146,7 @@ def test_the_whole_way_with_a_restart_in_the_middle(newest_database: Database, t
         "visits": '(epoch_us("at") // 1000000)::VARCHAR, page',
     }
     found = {table: sorted(read(path, f"SELECT {columns[table]} FROM {table}"), key=repr) for table in columns}
-    assert found == workload.content(newest_database)
+    assert found == shop.content(newest_database)
 
 
 ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric(10,2)", "day": "date"}, key=("id",))

@@ -20,7 +20,7 @@ from pgcdc.testing.changes import Table, delete, insert, update
 from pgcdc.testing.contracts import SinkContract
 from tests.conftest import Database, _new_database
 from tests.pipeline.running import running
-from tests.sinks import workload
+from tests.sinks import shop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +114,8 @@ def test_the_whole_way_with_a_restart_in_the_middle(source: Database, database: 
         "CREATE TYPE mood AS ENUM ('sent', 'paid', 'new')",
         "CREATE TABLE orders (total numeric, note text, status mood, id bigint PRIMARY KEY, more int DEFAULT 5)",
     )
-    workload.through(source, lambda: Postgres(database.dsn))
-    assert workload.content(database) == workload.content(source)
+    shop.through(source, lambda: Postgres(database.dsn))
+    assert shop.content(database) == shop.content(source)
     assert database.execute("SELECT DISTINCT more FROM orders") == [(5,)]
 
 

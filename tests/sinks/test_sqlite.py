@@ -17,7 +17,7 @@ from pgcdc.sinks import SQLite
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
 from pgcdc.testing.contracts import SinkContract
-from tests.sinks import workload
+from tests.sinks import shop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_values(newest_database: Database, tmp_path: Path) -> None:
 
 def test_the_whole_way_with_a_restart_in_the_middle(newest_database: Database, tmp_path: Path) -> None:
     path = tmp_path / "copy.sqlite"
-    workload.through(newest_database, lambda: SQLite(path))
+    shop.through(newest_database, lambda: SQLite(path))
     columns = {
         "orders": "CAST(id AS TEXT), status, total, note",
         "lines": "CAST(order_id AS TEXT), CAST(n AS TEXT), sku",
@@ -147,7 +147,7 @@ def test_the_whole_way_with_a_restart_in_the_middle(newest_database: Database, t
         "visits": "strftime('%s', at), page",
     }
     found = {table: sorted(read(path, f"SELECT {columns[table]} FROM {table}"), key=repr) for table in columns}
-    assert found == workload.content(newest_database)
+    assert found == shop.content(newest_database)
 
 
 ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric"}, key=("id",))

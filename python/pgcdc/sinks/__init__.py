@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
     from pgcdc.sinks.redis import Redis
-    from pgcdc.sinks.webhook import Webhook
     from pgcdc.sinks.sqlite import SQLite
+    from pgcdc.sinks.webhook import Webhook
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "DuckDB": ("pgcdc.sinks.duckdb", "duckdb"),
@@ -19,8 +19,8 @@ _SINKS: Final[dict[str, tuple[str, str]]] = {
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
     "Redis": ("pgcdc.sinks.redis", "redis"),
-    "Webhook": ("pgcdc.sinks.webhook", "http"),
     "SQLite": ("pgcdc.sinks.sqlite", "pipeline"),
+    "Webhook": ("pgcdc.sinks.webhook", "http"),
 }
 """The module of each sink, and the extra that brings its library."""
 
