@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from tests.servers.kafka import KafkaServer
+from tests.servers.nats import NatsServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
 from tests.servers.redis import RedisServer
@@ -229,6 +230,14 @@ def registry(request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
 def s3(request: pytest.FixtureRequest) -> Iterator[S3Server]:
     """A running S3, the same for all tests; buckets are the test's own to name."""
     server = _server_or_skip(request.config, S3Server)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer]:
+    """A running NATS with JetStream, the same for all tests; streams are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: NatsServer(lambda line: _say(request.config, line)))
     with server:
         yield server
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pgcdc.sinks.duckdb import DuckDB
     from pgcdc.sinks.kafka import Kafka
+    from pgcdc.sinks.nats import Nats
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
     from pgcdc.sinks.redis import Redis
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "DuckDB": ("pgcdc.sinks.duckdb", "duckdb"),
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
+    "Nats": ("pgcdc.sinks.nats", "nats"),
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
     "Redis": ("pgcdc.sinks.redis", "redis"),
@@ -50,4 +52,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["DuckDB", "Kafka", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]
+__all__ = ["DuckDB", "Kafka", "Nats", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]

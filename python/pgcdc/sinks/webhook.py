@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -16,6 +14,7 @@ import aiohttp
 from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch
+from pgcdc.sinks.lines import digest, lines, positions
 from pgcdc.sinks.signature import SIGNATURE_HEADER, InvalidSignature, sign, verify
 
 __all__ = ["SIGNATURE_HEADER", "InvalidSignature", "Webhook", "verify"]
@@ -145,13 +144,12 @@ class Webhook:
     def _batches(self, batch: Batch) -> list[_Post]:
         posts = []
         for piece in batch.pieces(self._max_changes, self._max_bytes):
-            lines = piece.to_json().split(b"\n")[:-1]
-            positions = _positions(piece)
-            body = b"[" + b",".join(lines) + b"]"
-            first, last = positions[0], positions[-1]
+            places = positions(piece)
+            body = b"[" + piece.to_json()[:-1].replace(b"\n", b",") + b"]"
+            first, last = places[0], places[-1]
             plain = first.index >= 0 and last.index >= 0
-            key = f"{first}-{last}" if plain else f"{first}-{last}-{_digest(body)}"
-            posts.append(_Post(body, key, positions, None))
+            key = f"{first}-{last}" if plain else f"{first}-{last}-{digest(body)}"
+            posts.append(_Post(body, key, places, None))
         return posts
 
     async def post(self, post: _Post) -> Exception | None:
@@ -260,31 +258,8 @@ class _Run:
 
 
 def _singles(batch: Batch) -> list[_Post]:
-    lines = batch.to_json().split(b"\n")[:-1]
-    positions = _positions(batch)
-    times = Counter(positions)
     keys = batch.keys({relation.oid: batch.key_columns(relation) for relation in batch.relations})
-    posts = []
-    for line, position, of in zip(lines, positions, keys, strict=True):
-        # Copied rows have one position all together, and so have several that a transform made of one.
-        plain = position.index >= 0 and times[position] == 1
-        key = str(position) if plain else f"{position}-{_digest(line)}"
-        posts.append(_Post(line, key, [position], of))
-    return posts
-
-
-def _positions(batch: Batch) -> list[Position]:
-    of: dict[int, Position] = {}
-    for row in batch.json_rows(lambda _: ()):
-        position = row.position
-        if position is None:
-            raise SinkRejected("a change has no position, so that nobody could know it again")
-        of[row.number] = position
-    return list(of.values())
-
-
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()[:32]
+    return [_Post(line.body, line.name, [line.position], of) for line, of in zip(lines(batch), keys, strict=True)]
 
 
 def _seconds(retry_after: str) -> float:
