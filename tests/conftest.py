@@ -20,6 +20,7 @@ from tests.servers.programs import VERSIONS, ServerUnavailable
 from tests.servers.redis import RedisServer
 from tests.servers.registry import RegistryServer
 from tests.servers.s3 import S3Server
+from tests.servers.search import ElasticsearchServer, OpenSearchServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,6 +247,22 @@ def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer]:
 def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A running Redis, the same for all tests; keys are the test's own to name."""
     server = _server_or_skip(request.config, lambda: RedisServer(install=_strict(request.config)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def opensearch(request: pytest.FixtureRequest) -> Iterator[OpenSearchServer]:
+    """A running OpenSearch server, the same for all tests; indexes are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: OpenSearchServer(say=lambda line: _say(request.config, line)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def elasticsearch(request: pytest.FixtureRequest) -> Iterator[ElasticsearchServer]:
+    """A running Elasticsearch server, the same for all tests; indexes are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: ElasticsearchServer(say=lambda line: _say(request.config, line)))
     with server:
         yield server
 

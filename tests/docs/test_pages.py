@@ -18,7 +18,11 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
 
 # The servers that pages name, by the fixture that has a real one and the attribute that says where it is.
-SERVERS = {'"redis://localhost:6379"': ("redis_server", "url"), '"nats://localhost:4222"': ("nats_server", "url")}
+SERVERS = {
+    '"http://localhost:9200"': ("opensearch", "url"),
+    '"nats://localhost:4222"': ("nats_server", "url"),
+    '"redis://localhost:6379"': ("redis_server", "url"),
+}
 
 # What is another number each time: LSNs, transaction ids, times of commits.
 VARIES = [

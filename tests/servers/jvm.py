@@ -38,10 +38,14 @@ class JavaServer:
 
     Attributes:
         folder: Where its files are.
+        user: Who it runs as; None: whoever runs the tests.
+        environment: Its environment; None: that of the tests.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.user: str | None = None
+        self.environment: dict[str, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         _remove_leftovers()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -50,12 +54,20 @@ class JavaServer:
         """What starts it: the arguments of `java`."""
         raise NotImplementedError
 
+    def program(self) -> list[str]:
+        """What runs: `java`, or a program that starts it."""
+        return [java(self.name), *self.command()]
+
     def is_ready(self) -> bool:
         """Whether it answers; asked again and again, and may raise OSError while it does not."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.destroy()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -80,9 +92,17 @@ class JavaServer:
         """
         if self.running:
             return
-        command = [java(self.name), *self.command()]
+        command = self.program()
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                user=self.user,
+                env=self.environment,
+            )
         (self.folder / "pid").write_text(str(self._process.pid))
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
@@ -194,11 +214,11 @@ def libraries(name: str, artifacts: Sequence[str], *, say: Callable[[str], None]
 
 
 def archive(name: str, artifact: str, *, say: Callable[[str], None]) -> Path:
-    """A folder with what one archive (tar.gz) holds, downloaded once.
+    """A folder with what one archive (tar.gz or zip) holds, downloaded once.
 
     Args:
         name: What the folder is called; another version is another name.
-        artifact: `group:artifact:version:tar.gz:classifier`.
+        artifact: `group:artifact:version:tar.gz:classifier`, or `…:zip`.
         say: Takes a line that tells the user why the tests wait.
 
     Raises:
@@ -214,6 +234,9 @@ def archive(name: str, artifact: str, *, say: Callable[[str], None]) -> Path:
         for packed in folder.glob("*.tar.gz"):
             with tarfile.open(packed) as opened:
                 opened.extractall(folder, filter="data")
+            packed.unlink()
+        for packed in folder.glob("*.zip"):
+            shutil.unpack_archive(packed, folder)
             packed.unlink()
 
     return _cached(name, fetch, unpack, say)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pgcdc.sinks.duckdb import DuckDB
     from pgcdc.sinks.kafka import Kafka
     from pgcdc.sinks.nats import Nats
+    from pgcdc.sinks.opensearch import Elasticsearch, OpenSearch
     from pgcdc.sinks.parquet import Parquet
     from pgcdc.sinks.postgres import Postgres
     from pgcdc.sinks.redis import Redis
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
     "DuckDB": ("pgcdc.sinks.duckdb", "duckdb"),
+    "Elasticsearch": ("pgcdc.sinks.opensearch", "search"),
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
     "Nats": ("pgcdc.sinks.nats", "nats"),
+    "OpenSearch": ("pgcdc.sinks.opensearch", "search"),
     "Parquet": ("pgcdc.sinks.parquet", "objects"),
     "Postgres": ("pgcdc.sinks.postgres", "binary"),
     "Redis": ("pgcdc.sinks.redis", "redis"),
@@ -52,4 +55,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["DuckDB", "Kafka", "Nats", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]
+__all__ = ["DuckDB", "Elasticsearch", "Kafka", "Nats", "OpenSearch", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]
