@@ -70,9 +70,9 @@ def test_small_reads_are_joined_when_one_comes_right_behind_the_other() -> None:
     reads = Reads([SOME_ROWS] * 20)
     joins = Reading(lambda: True, lambda: reads.now)
     assert commits(joins.read(reads, 0.2)) == [1]
-    assert commits(joins.read(reads, 0.2)) == [2, 3, 4, 5, 6]
+    assert commits(joins.read(reads, 0.2)) == [2, 3, 4, 5, 6, 7, 8]
     reads.now += 0.1
-    assert commits(joins.read(reads, 0.2)) == [7], "what comes after a while does not wait for more"
+    assert commits(joins.read(reads, 0.2)) == [9], "what comes after a while does not wait for more"
 
 
 def test_rows_that_come_one_by_one_do_not_wait_for_more() -> None:

@@ -30,7 +30,7 @@ ENOUGH_BYTES = 256 * 1024
 """Likewise; larger ones do not stay in a processor's cache until their rows are made."""
 NEXT_SECONDS = 0.001
 """So long the next read is waited for: twice the time from one to the next while much comes."""
-IDLE_SECONDS = 0.002
+IDLE_SECONDS = 0.003
 """After so long it is handed over when a consumer has nothing to do."""
 LONGEST_SECONDS = 0.02
 """After so long it is in any case: who reads has other things to see to."""
