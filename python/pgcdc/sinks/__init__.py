@@ -55,4 +55,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_SINKS})
 
 
-__all__ = ["DuckDB", "Elasticsearch", "Kafka", "Nats", "OpenSearch", "Parquet", "Postgres", "Redis", "SQLite", "Webhook"]
+__all__ = [
+    "DuckDB",
+    "Elasticsearch",
+    "Kafka",
+    "Nats",
+    "OpenSearch",
+    "Parquet",
+    "Postgres",
+    "Redis",
+    "SQLite",
+    "Webhook",
+]
