@@ -33,7 +33,7 @@ class Sink(Protocol):
     """A target of changes."""
 
     def open(self) -> Awaitable[None] | None:
-        """Get ready; called once, before the first write."""
+        """Get ready; called once, before the first write, when the pipeline is this process's: nobody else writes."""
 
     def write(self, batch: Batch) -> Awaitable[None] | None:
         """Apply a batch; when this returns, the batch survives a crash.

@@ -13,7 +13,7 @@ from pgcdc import Pipeline
 from pgcdc.sinks import Parquet
 from pgcdc.sinks.parquet import change_log_sql, compact, current_state, current_state_sql, files
 from tests.conftest import Database
-from tests.pipeline.running import running
+from tests.pipeline.running import running, until
 
 TABLES: list[str] = [
     """CREATE TABLE orders (id bigint PRIMARY KEY, total numeric(12,2), free numeric, paid bool, placed timestamptz,
@@ -128,3 +128,31 @@ def test_the_way_from_the_source(newest_database: Database, tmp_path: Path) -> N
         found = [position for (position,) in positions.fetchall()]
         assert len(set(found)) == len(found) > 20
     assert all(polars.scan_parquet(path).collect().height for path in files(tmp_path / "lake", "orders"))
+
+
+def test_a_standby_takes_over(newest_database: Database, tmp_path: Path) -> None:
+    """While it waits it does not touch the folder; then it goes on from the position that the first has left there."""
+    newest_database.execute("CREATE TABLE items (id int PRIMARY KEY, name text)")
+
+    def pipeline(standby: bool) -> Pipeline:
+        made = Pipeline("shop", newest_database.dsn, tables=["items"], standby=standby)
+        made.add(Parquet(tmp_path), max_wait=0)
+        return made
+
+    def names() -> list[str]:
+        relation = duckdb.sql(f"SELECT name FROM ({change_log_sql(tmp_path, 'items')}) ORDER BY _position")
+        assert relation is not None
+        return [name for (name,) in relation.fetchall()]
+
+    second = pipeline(standby=True)
+    with running(pipeline(standby=False)) as first:
+        first.streaming()
+        with running(second) as waiting:
+            until(lambda: second.statistics().source.phase == "standby", "the second waits")
+            newest_database.execute("INSERT INTO items VALUES (1, 'by the first')")
+            first.catch_up(newest_database)
+            assert names() == ["by the first"]
+            first.stop()
+            newest_database.execute("INSERT INTO items VALUES (2, 'by the second')")
+            waiting.catch_up(newest_database)
+            assert names() == ["by the first", "by the second"]

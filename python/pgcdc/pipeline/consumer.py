@@ -64,6 +64,7 @@ class Consumer:
             self.delivery.parking = Parking(
                 self.name, subscription.options, desk, self._letters_away, lambda: self._formats.key_columns
             )
+        self._opened = False
         self._own: Position | None = None
         self._skip: Position | None = None
 
@@ -107,18 +108,26 @@ class Consumer:
         """The time to drain is over: end at the next opportunity."""
         self._target.give_up()
 
-    async def _work(self) -> None:
+    async def _open(self) -> None:
+        self._opened = True
         try:
             self._own = await self.delivery.persist(self._target.open)
         except GaveUp:
             raise
         except Exception as error:
             raise failure.of_sink(self.name, None, error) from error
+
+    async def _work(self) -> None:
         while (item := await self.lane.take()) is not None:
             if isinstance(item, Nudge):
-                await self.delivery.again(self._through(), self._read)
+                if self._opened:
+                    await self.delivery.again(self._through(), self._read)
                 continue
             if isinstance(item, Begin):
+                # Not before the pipeline is ours: until then another process may write to the target, whose position
+                # moves on, and which would take whoever opens it for its successor.
+                if not self._opened:
+                    await self._open()
                 self._begin(item)
                 if self._reshaping is not None:
                     await self._reshaping.begin(item.stored, self.delivery.keep_trying)
@@ -143,7 +152,8 @@ class Consumer:
     async def _close(self) -> None:
         try:
             ended = self._reshaping is None or await self._reshaping.close(CLOSE_WITHIN)
-            if not await self._target.close(CLOSE_WITHIN) or not ended:
+            closed = not self._opened or await self._target.close(CLOSE_WITHIN)
+            if not (closed and ended):
                 logger.warning("consumer %r: a call still runs and is left behind", self.name)
         except Exception as error:
             if self.state == "failed":  # The first error is the one to tell.

@@ -23,7 +23,7 @@ from pgcdc.protocol import ArrowTable, Batch
 from pgcdc.sinks import manifest
 from pgcdc.sinks.manifest import DataFile, Entry, Manifest, Shape, shape_of, table_key
 from pgcdc.sinks.objects import open_objects
-from pgcdc.sinks.parquet_compaction import clean, compact
+from pgcdc.sinks.parquet_compaction import DICTIONARY_BYTES, clean, compact
 from pgcdc.sinks.parquet_reading import change_log_sql, current_state, current_state_sql, files, scan_changes
 
 __all__ = [
@@ -263,6 +263,7 @@ class Parquet:
             compression=self._compression,
             compression_level=self._level,
             row_group_size=self._row_group_rows,
+            dictionary_pagesize_limit=DICTIONARY_BYTES,
         )
         data = sink.getvalue()
         positions = rows.column(_position_column(rows))

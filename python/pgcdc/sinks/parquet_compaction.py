@@ -20,6 +20,9 @@ from pgcdc.sinks.objects import Objects, open_objects
 
 __all__ = ["Cleaned", "Compacted", "clean", "compact"]
 
+DICTIONARY_BYTES = 64 * 1024
+"""How large a column's dictionary becomes before its values are written as they are: a large one takes time to build,
+and the file is no smaller for it."""
 _SHORTEST = 3600.0
 """Seconds that a file is left alone at least: a write may be about to name it."""
 
@@ -198,7 +201,13 @@ def _merged(
 ) -> tuple[list[str], DataFile]:
     output = pyarrow.BufferOutputStream()
     schema = pyarrow.parquet.read_schema(pyarrow.BufferReader(run[0][1]))
-    with pyarrow.parquet.ParquetWriter(output, schema, compression=compression, compression_level=level) as writer:
+    with pyarrow.parquet.ParquetWriter(
+        output,
+        schema,
+        compression=compression,
+        compression_level=level,
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
+    ) as writer:
         waiting: list[pyarrow.RecordBatch] = []
         count = 0
         for _, data in run:
