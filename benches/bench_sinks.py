@@ -33,6 +33,7 @@ ARTIFACTS = [
 ]
 OTHERS = ("benches.bench_sinks_parquet", "benches.bench_sinks_postgres")
 """Suites of other sinks, which have a function `measure` as this one has."""
+SKIPPED: list[str] = []
 
 WHAT = (
     "A pipeline with the sink of a name, beside what else does the same, on the same WAL. Kafka: pgcdc commits each "

@@ -1,12 +1,15 @@
-"""The sink for Kafka: a topic per table, and records and position in one transaction."""
+"""The sink for Kafka: a topic per table, and records and position in one transaction.
+
+Over 400 lines, because what may go wrong in a transaction and what is done about it is in one place.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NoReturn, TypeAlias, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, get_args
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -18,11 +21,15 @@ from pgcdc.protocol import Batch, DebeziumEnvelope
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.kafka_topics import Topic, Topics, stored_position
 
+if TYPE_CHECKING:
+    from pgcdc.schema.avro import AvroWriter
+    from pgcdc.schema.protobuf import ProtobufWriter
+
 __all__ = ["Kafka", "KafkaFormat"]
 
 logger = logging.getLogger("pgcdc.kafka")
 
-KafkaFormat: TypeAlias = Literal["debezium", "json", "pgcdc"]
+KafkaFormat: TypeAlias = Literal["debezium", "json", "pgcdc", "avro", "protobuf"]
 """What the values are; see `Kafka`."""
 
 _Record: TypeAlias = tuple[int, Relation | None, str, bytes | None, bytes | None, bytes | None, int | None]
@@ -78,7 +85,9 @@ class Kafka:
         bootstrap: Brokers, `"host:port,host:port"`.
         prefix: What the names of topics begin with; Debezium's `topic.prefix`.
         format: What the values are: `"debezium"`: what `DebeziumEnvelope` describes; `"json"`: lines of
-            `Batch.to_json`; `"pgcdc"`: for `pgcdc run --from kafka://`, everything as it was received.
+            `Batch.to_json`; `"pgcdc"`: for `pgcdc run --from kafka://`, everything as it was received; `"avro"` and
+            `"protobuf"`: what `"json"` has, with a schema for each shape of a table in a registry.
+        registry: The URL of a schema registry with the API of Confluent's, or settings of `SchemaRegistryClient`.
         topic: The topic of a table, with `{prefix}`, `{schema}` and `{table}`; or a function of its `Relation`. What a
             topic cannot be named becomes `_`.
         keys: The columns of keys by `"schema.table"` or `"table"`, in place of those of the primary key. They have to
@@ -120,11 +129,13 @@ class Kafka:
         decimal: Literal["precise", "string"] = "precise",
         time: Literal["adaptive", "isostring"] = "adaptive",
         database: str = "",
+        registry: str | Mapping[str, Any] | None = None,
         timeout: float = 30.0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         if format not in get_args(KafkaFormat):
             raise ConfigError(f"format={format!r} is none of {', '.join(map(repr, get_args(KafkaFormat)))}")
+        self._writer = _writer(format, registry)
         self._envelope = DebeziumEnvelope(prefix, db=database, decimal=decimal, time=time)
         self._bootstrap = bootstrap
         self._prefix = prefix
@@ -171,6 +182,7 @@ class Kafka:
         Raises:
             SinkUnavailable: When no broker answers in time, or one refused for now.
             SinkRejected: When a record is larger than a broker takes, or it refused it as such.
+            RegistryError: When the registry refuses the schema of a table's new shape.
             PositionError: When another process has taken the sink over.
         """
         self._connected()
@@ -201,7 +213,7 @@ class Kafka:
         Args:
             change: What happened.
         """
-        if self._format == "debezium":
+        if self._format not in ("json", "pgcdc"):
             return
         producer = self._connected()
         value = msgspec.json.encode(change)
@@ -218,6 +230,8 @@ class Kafka:
         """Let go of the connections."""
         self._begun = None
         self._drop()
+        if self._writer is not None:
+            self._writer.registry.close()
 
     # What the others are made of.
 
@@ -292,6 +306,34 @@ class Kafka:
                 return batch.records("plain", key=key, tombstones=self._tombstones)
             case "pgcdc":
                 return batch.records("batch", key=key)
+            case "avro" | "protobuf":
+                lines = batch.records("plain", key=key, tombstones=self._tombstones)
+                return list(self._registered(lines, key or batch.key_columns))
+
+    def _registered(
+        self, lines: Sequence[_Record], key_columns: Callable[[Relation], Sequence[str]]
+    ) -> Iterator[_Record]:
+        """Records of JSON in the language of the registry's schemas."""
+        writer = self._writer
+        assert writer is not None
+        last: Relation | None = None
+        topic = ""
+        for number, relation, what, key, value, position, version in lines:
+            if relation is not None and relation is not last:
+                last, topic = relation, self._topics.of(relation).name
+                writer.use(topic, relation, key_columns(relation))
+            try:
+                if relation is None:
+                    made = writer.message(self._topics.messages.name, key, value)
+                else:
+                    made = writer.row(topic, key, value)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise SinkRejected(
+                    f"a change cannot be written as {self._format}: {type(error).__name__}",
+                    table=None if relation is None else f"{relation.schema}.{relation.name}",
+                    positions=[] if position is None else [Position.parse(position.decode())],
+                ) from None
+            yield number, relation, what, *made, position, version
 
     def _commit(self, batch: Batch, position: Position | None, headers: _Headers | None = None) -> None:
         producer = self._connected()
@@ -519,6 +561,31 @@ class _Transaction:
 
     def _fail(self, error: KafkaError, what: str) -> NoReturn:
         raise self._sink._failed(error, what) from None
+
+
+def _writer(format: KafkaFormat, registry: str | Mapping[str, Any] | None) -> AvroWriter | ProtobufWriter | None:
+    """What writes values with registered schemas, where the format has them."""
+    if format not in ("avro", "protobuf"):
+        if registry is not None:
+            raise ConfigError(f"format={format!r} needs no registry")
+        return None
+    if registry is None:
+        raise ConfigError(f"format={format!r} needs a registry", hint='registry="http://localhost:8081"')
+    try:
+        from pgcdc.schema.registry import Registry
+
+        client = Registry({"url": registry} if isinstance(registry, str) else dict(registry))
+        if format == "avro":
+            from pgcdc.schema.avro import AvroWriter
+
+            return AvroWriter(client)
+        from pgcdc.schema.protobuf import ProtobufWriter
+
+        return ProtobufWriter(client)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"format={format!r} needs the package {error.name}", hint=f"pip install 'pgcdc[kafka,{format}]'"
+        ) from error
 
 
 def _about(batch: Batch) -> tuple[object, ...]:
