@@ -1,7 +1,9 @@
 """PostgreSQL to PostgreSQL under pgbench: pgcdc's sink beside CREATE SUBSCRIPTION, each alone, by turns.
 
 What pgbench does to its four tables on one server is brought to another. The lag of a transaction is the time between
-its commit there and its commit here, by the servers' own clocks (`track_commit_timestamp`), which are one.
+its commit there and its commit here, by the servers' own clocks (`track_commit_timestamp`), which are one. What a
+subscription commits has the commit timestamps of the other server, so for that it is the moment at which the row of
+pgbench_history came: a little earlier.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ class _Turn:
             with server.connect() as connection:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             _pgbench(server, name, ["-i", "-q", "-I", steps, "-s", str(scale)])
+        with target.connect(name) as connection:
+            connection.execute("ALTER TABLE pgbench_history ADD arrived timestamptz DEFAULT clock_timestamp()")
 
     def take(self, workload: str, contestant: str, copying: Callable[[_Turn], Any], arguments: list[str]) -> Line:
         with copying(self) as process:
@@ -118,7 +122,7 @@ class _Turn:
             _pgbench(self.source, self.name, ["-n", "-c", "2", *arguments])
             _until(lambda: self._counts(self.target) == self._counts(self.source), "the stream")
             cpu = None if before is None else (_cpu(process) or 0) - before
-            lags = self._lags()
+            lags = self._lags(subscribed=process is None)
         for server in (self.target, self.source):
             with server.connect() as connection:
                 connection.execute(
@@ -142,13 +146,11 @@ class _Turn:
         with server.connect(self.name) as connection:
             return connection.execute(f"SELECT {counts}").fetchall()
 
-    def _lags(self) -> list[float]:
-        query = """
-            SELECT tid, bid, aid, delta, mtime, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8
-            FROM pgbench_history
-        """
+    def _lags(self, *, subscribed: bool) -> list[float]:
+        commit = "pg_xact_commit_timestamp(xmin)"
         committed = []
-        for server in (self.source, self.target):
+        for server, when in ((self.source, commit), (self.target, "arrived" if subscribed else commit)):
+            query = f"SELECT tid, bid, aid, delta, mtime, extract(epoch FROM {when})::float8 FROM pgbench_history"
             with server.connect(self.name) as connection:
                 committed.append({row[:5]: row[5] for row in connection.execute(query)})
         there, here = committed

@@ -179,20 +179,20 @@ class Postgres:
         with self._session.told("it cannot be written to"):
             while self._unused:
                 self._unused.pop().drop()
-            steps = self._steps(batch, set(), straight=straight)
+            steps = self._steps(batch, straight=straight)
             self._session.run([*self._session.begin(position), *steps, Step(b"COMMIT")], commits=True)
         self._session.committed(position)
 
     def _one_by_one(self, batch: Batch, position: Position | None) -> None:
         """Apply a batch change by change: what was refused may have been right in its own order."""
         self._connection()
-        suspect, used = batch, set[int]()
+        suspect = batch
         with self._session.told("it cannot be written to"):
             try:
                 self._session.run(self._session.begin(position))
                 for number in range(batch.changes_count):
                     suspect = batch.take([number])
-                    if steps := self._steps(suspect, used):
+                    if steps := self._steps(suspect):
                         self._session.run(steps)
                 suspect = batch  # constraints that were deferred say no at the end
                 self._session.run([Step(b"COMMIT")], commits=True)
@@ -209,8 +209,7 @@ class Postgres:
 
     # Steps.
 
-    def _steps(self, batch: Batch, used: set[int], *, straight: bool = False) -> list[Step]:
-        """What applies a batch; `used` are the temporary tables that have rows in this transaction."""
+    def _steps(self, batch: Batch, *, straight: bool = False) -> list[Step]:
         steps: list[Step] = []
         for stretch in stretches(batch):
             if isinstance(stretch, Truncate):
@@ -220,27 +219,28 @@ class Postgres:
             for table in tables:
                 self._follow(table)
             if straight:
-                steps += self._appended(stretch, tables, used)
+                steps += self._appended(stretch, tables)
                 continue
             keyless = [table for table in tables if not table.key]
             keyed = [table for table in tables if table.key]
             if keyless:
-                steps += self._appended(_of(stretch, keyless), keyless, used)
+                steps += self._appended(_of(stretch, keyless), keyless)
             if keyed:
-                steps += self._upserted(_of(stretch, keyed) if keyless else stretch, keyed, used)
+                steps += self._upserted(_of(stretch, keyed) if keyless else stretch, keyed)
         return steps
 
-    def _upserted(self, batch: Batch, tables: Sequence[Keyed], used: set[int]) -> Iterator[Step]:
+    def _upserted(self, batch: Batch, tables: Sequence[Keyed]) -> Iterator[Step]:
         keys = {relation.oid: key for relation, key in tables}
         text = {relation.oid: self._target(relation).as_text(relation) for relation, _ in tables}
         for relation, as_text, (gone, rows, unset, moved), data in batch.folded(keys).to_copy(text=text):
             table = self._row_table(Keyed(relation, keys[relation.oid]), as_text)
-            yield from _staged(table, data, used)
+            yield Step(table.copy, data)
             todo: list[tuple[What, int]] = [("fill", moved), ("delete", gone)]
             todo.append(("upsert unset" if unset else "upsert", rows))
             yield from (Step(table.statement(what)) for what, count in todo if count)
+            yield Step(table.cleared(gone + rows + moved))
 
-    def _appended(self, batch: Batch, tables: Sequence[Keyed], used: set[int]) -> Iterator[Step]:
+    def _appended(self, batch: Batch, tables: Sequence[Keyed]) -> Iterator[Step]:
         """Append what is inserted; straight into the table where that can be."""
         for keyed in tables:
             relation = keyed.relation
@@ -256,12 +256,13 @@ class Postgres:
                     continue
             for _, as_text, (gone, rows, _, _), data in of_one.to_copy(text=text):
                 table = self._row_table(keyed, as_text)
-                yield from _staged(table, data, used)
+                yield Step(table.copy, data)
                 # Equal rows are the same: what was removed after it was inserted is there to be removed.
                 if rows:
                     yield Step(table.statement("append"))
                 if gone:
                     yield Step(table.statement("remove"))
+                yield Step(table.cleared(gone + rows))
 
     def _truncate(self, batch: Batch, change: Truncate) -> Step:
         for relation in change.relations:
@@ -352,13 +353,6 @@ class Postgres:
 
 def _of(batch: Batch, tables: Sequence[Keyed]) -> Batch:
     return batch.select(tables=[(relation.schema, relation.name) for relation, _ in tables])
-
-
-def _staged(table: RowTable, data: bytes, used: set[int]) -> Iterator[Step]:
-    if id(table) in used:
-        yield Step(table.clear)
-    used.add(id(table))
-    yield Step(table.copy, data)
 
 
 def _rejected(refusal: Refusal, batch: Batch) -> SinkRejected:

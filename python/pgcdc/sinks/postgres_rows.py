@@ -21,13 +21,16 @@ SESSION: Final = (
 )
 """A plan is kept, and the target may have been empty when it was made."""
 
-What: TypeAlias = Literal["fill", "delete", "upsert", "upsert unset", "append", "remove"]
+What: TypeAlias = Literal["fill", "delete", "upsert", "upsert unset", "append", "remove", "clear"]
 """What is done with the rows that were copied: take what was not sent of rows that changed their key from the rows of
 their old keys; remove those that are to be gone; write those that are to be; likewise, where something of one was not
-sent; append those that are to be; remove one row for each that is to be gone, of a table without key."""
+sent; append those that are to be; remove one row for each that is to be gone, of a table without key; forget all."""
 
 _MERGE: Final = 150_000
 """The first version that has MERGE."""
+_MOST_DEAD: Final = 2_000
+"""So many rows are deleted from the temporary table before it is truncated: that takes milliseconds, and so does ON
+COMMIT DELETE ROWS, for each such table of the session in each transaction."""
 
 
 class RowTable:
@@ -70,12 +73,12 @@ class RowTable:
             sql.SQL("{} {}").format(sql.Identifier(f"c{at}"), sql.SQL(kind)) for at, kind in enumerate(types)
         ]
         connection.execute(
-            sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS").format(
+            sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(
                 sql.Identifier(f"pgcdc_rows_{number}"), sql.SQL(", ").join(definitions)
             )
         )
         self.copy = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(self._stage).as_bytes(connection)
-        self.clear = sql.SQL("TRUNCATE {}").format(self._stage).as_bytes(connection)
+        self._dead = 0
 
     def statement(self, what: What) -> bytes:
         """Give what does something with the rows that were copied; prepared when it is first asked for.
@@ -98,6 +101,21 @@ class RowTable:
             self._prepared[what] = b"; ".join(runs)
         return self._prepared[what]
 
+    def cleared(self, rows: int) -> bytes:
+        """Give what empties the temporary table, when all is done with the rows.
+
+        Args:
+            rows: How many were copied.
+
+        Returns:
+            The statement.
+        """
+        self._dead += rows
+        if self._dead < _MOST_DEAD:
+            return self.statement("clear")
+        self._dead = 0
+        return sql.SQL("TRUNCATE {}").format(self._stage).as_bytes(self._connection)
+
     def _bodies(self, what: What) -> list[sql.Composed]:
         match what:
             case "fill":
@@ -108,6 +126,8 @@ class RowTable:
                 return [self._insert(sql.SQL(""))]
             case "remove":
                 return [self._remove()]
+            case "clear":
+                return [sql.SQL("DELETE FROM {}").format(self._stage)]
             case "upsert" | "upsert unset":
                 unset = what == "upsert unset"
                 return [self._merge(unset)] if self._connection.info.server_version >= _MERGE else self._upsert(unset)
