@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from psycopg import sql
 
+from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.kafka import KafkaServer
 from tests.servers.nats import NatsServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
@@ -256,6 +257,13 @@ def opensearch(request: pytest.FixtureRequest) -> Iterator[OpenSearchServer]:
     """A running OpenSearch server, the same for all tests; indexes are the test's own to name."""
     server = _server_or_skip(request.config, lambda: OpenSearchServer(say=lambda line: _say(request.config, line)))
     with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clickhouse(request: pytest.FixtureRequest) -> Iterator[ClickHouseServer]:
+    """ClickHouse's engine behind HTTP, the same for all tests; databases are the test's own to make."""
+    with _server_or_skip(request.config, ClickHouseServer) as server:
         yield server
 
 

@@ -20,6 +20,7 @@ PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```python" in page.read
 # The servers that pages name, by the fixture that has a real one and the attribute that says where it is.
 SERVERS = {
     '"localhost:9092"': ("kafka", "bootstrap"),
+    '"http://localhost:8123"': ("clickhouse", "url"),
     '"http://localhost:9200"': ("opensearch", "url"),
     '"nats://localhost:4222"': ("nats_server", "url"),
     '"redis://localhost:6379"': ("redis_server", "url"),

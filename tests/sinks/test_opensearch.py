@@ -383,9 +383,9 @@ async def test_a_copy_that_was_cut_off_leaves_an_index_that_is_mended(opensearch
 
 
 def test_ids_are_the_keys_and_never_the_same_for_two() -> None:
-    assert document_id(["42"]) == "42"
-    assert document_id(["a,b"]) == "a,b"
-    assert document_id(["a", "b,c"]) == "a,b%2Cc"
+    assert document_id(("42",)) == "42"
+    assert document_id(("a,b",)) == "a,b"
+    assert document_id(("a", "b,c")) == "a,b%2Cc"
     pieces = ["", None, ",", "%", "%2C", "%00", "%N", "a", "a,", ",a", "%sha256-", "x" * 513, "x" * 514, "é" * 300]
     keys = [(one,) for one in pieces], [(one, other) for one in pieces for other in pieces]
     for some in keys:

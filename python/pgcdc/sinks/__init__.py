@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pgcdc.sinks.clickhouse import ClickHouse
     from pgcdc.sinks.duckdb import DuckDB
     from pgcdc.sinks.kafka import Kafka
     from pgcdc.sinks.nats import Nats
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pgcdc.sinks.webhook import Webhook
 
 _SINKS: Final[dict[str, tuple[str, str]]] = {
+    "ClickHouse": ("pgcdc.sinks.clickhouse", "clickhouse"),
     "DuckDB": ("pgcdc.sinks.duckdb", "duckdb"),
     "Elasticsearch": ("pgcdc.sinks.opensearch", "search"),
     "Kafka": ("pgcdc.sinks.kafka", "kafka"),
@@ -56,6 +58,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ClickHouse",
     "DuckDB",
     "Elasticsearch",
     "Kafka",

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -16,12 +16,14 @@ from pgcdc.events import Relation
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch
 from pgcdc.sinks.http_service import HttpService, quoted
-from pgcdc.sinks.search_documents import Document, Found, Index, action
+from pgcdc.sinks.row_states import Key, KnownRow, RowState, TableStates
+from pgcdc.sinks.search_documents import Found, action, document, document_id, document_version
 from pgcdc.sinks.search_indexes import PURGE_EVERY, TEMPORARY, Indexes
 from pgcdc.sinks.search_mapping import DELETED, POSITION
 
 __all__ = ["Elasticsearch", "OpenSearch"]
 
+_Row: TypeAlias = tuple[str, RowState]
 _WEEK: Final = 7 * 24 * 3600.0
 _PAGE: Final = 2000
 _GET_AT_ONCE: Final = 200
@@ -154,7 +156,7 @@ class OpenSearch:
             self._service, index, dict(fields or {}), dict(settings or {}), remembers=keep_deleted > 0
         )
         # Of a write that failed: what it was to write, completed, and what of it is done. The next one is the same.
-        self._begun: dict[tuple[str, str, Position], Document] = {}
+        self._begun: dict[tuple[str, Key, Position], RowState] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._template!r} at {self._service.address}>"
@@ -202,9 +204,7 @@ class OpenSearch:
             for index in indexes:
                 await self._write(index, refused)
         except BaseException:
-            self._begun = {
-                (index.name, one.id, one.position): one for index in indexes for one in index.documents.values()
-            }
+            self._begun = {(index.name, one.key, one.position): one for index in indexes for one in index.rows.values()}
             raise
         if refused:
             raise SinkRejected(
@@ -214,12 +214,12 @@ class OpenSearch:
             )
         self._begun = {}
 
-    async def _changes(self, batch: Batch) -> list[Index]:
+    async def _changes(self, batch: Batch) -> list[TableStates]:
         """The changes of each index, and the indexes ready to take them."""
         names = {(one.schema, one.name): await self._indexes.prepare(one) for one in batch.relations}
-        indexes: dict[str, Index] = {}
+        indexes: dict[str, TableStates] = {}
         before: Relation | None = None
-        index = Index("")
+        index = TableStates("", document_version)
         for row in batch.json_rows(self._key_columns(batch) if self._key else None):
             relation = row.relation
             if relation is None:  # a logical message
@@ -229,7 +229,7 @@ class OpenSearch:
                 raise SinkError("changes without a position cannot be written to an index")
             if relation is not before:
                 name = names[relation.schema, relation.name]
-                before, index = relation, indexes.setdefault(name, Index(name))
+                before, index = relation, indexes.setdefault(name, TableStates(name, document_version))
             index.apply(row, position)
         return list(indexes.values())
 
@@ -242,49 +242,45 @@ class OpenSearch:
 
     # What is written.
 
-    async def _write(self, index: Index, refused: dict[Position, str]) -> None:
+    async def _write(self, index: TableStates, refused: dict[Position, str]) -> None:
         known = self._indexes[index.name]
         if index.copied and not index.streamed and not known.slow:
             await self._indexes.copy_begins(index.name)
         elif index.streamed and known.slow:
             await self._indexes.copy_ends(index.name)
         if self._begun:
-            for document in index.documents.values():
-                begun = self._begun.get((index.name, document.id, document.position))
-                if begun is not None:
-                    index.documents[document.id] = begun
+            for key, state in index.rows.items():
+                index.rows[key] = self._begun.get((index.name, key, state.position), state)
         if index.emptied is not None:
             await self._empty(index.name, index.emptied)
-        if unresolved := index.unresolved():
-            ids = {id for one in unresolved for id in (one.id, one.source) if id is not None}
-            index.resolve(await self._get(index.name, sorted(ids)))
+        if wanted := index.wanted():
+            index.resolve(await self._get(index.name, wanted))
         # What a row that has another key now leaves behind goes when the row is safe under its new one.
-        left = [one for one in index.documents.values() if not one.done]
+        left = [one for one in index.rows.values() if not one.done]
         for gone in (False, True):
-            await self._bulk(index.name, [one for one in left if one.gone is gone], refused)
+            await self._bulk(index.name, [(document_id(one.key), one) for one in left if one.gone is gone], refused)
         if time.monotonic() >= known.purge_at:
             known.purge_at = time.monotonic() + PURGE_EVERY
             if self._keep_deleted:
                 await self._purge(index.name)
 
-    async def _bulk(self, name: str, documents: Sequence[Document], refused: dict[Position, str]) -> None:
+    async def _bulk(self, name: str, rows: Sequence[_Row], refused: dict[Position, str]) -> None:
         """Write documents, each of which has another id.
 
         Raises:
             SinkUnavailable: When some were not written for now; the others are `done`.
         """
         busy: list[int] = []
-        for part, body in self._bodies(documents):
+        for part, body in self._bodies(rows):
             results = await self._send(name, body)
             if results is None:
-                for document in part:
-                    document.done = True
+                for state in part:
+                    state.done = True
                 continue
-            for document, result in zip(part, results, strict=True):
+            for state, result in zip(part, results, strict=True):
                 error = result.error
-                # Newer is there already; or a document that is to be removed is not there.
-                if error is None or result.status == 409 or (result.status == 404 and document.gone and not error.type):
-                    document.done = True
+                if error is None or result.status == 409:  # newer is there already
+                    state.done = True
                 elif result.status in TEMPORARY or error.type in _BUSY:
                     busy.append(result.status)
                 elif error.type == "index_not_found_exception":
@@ -293,25 +289,25 @@ class OpenSearch:
                         hint="make it again, or put its alias back; after a restart an empty one is made",
                     )
                 else:
-                    refused[document.position] = _reason(error)
+                    refused[state.position] = _reason(error)
         if busy:
             raise SinkUnavailable(f"the index {name} did not take {len(busy)} documents now: status {max(busy)}")
 
-    def _bodies(self, documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
+    def _bodies(self, rows: Iterable[_Row]) -> Iterator[tuple[list[RowState], bytes]]:
         """Documents as bodies of requests that are not too large."""
         remove = not self._keep_deleted
-        part: list[Document] = []
+        part: list[RowState] = []
         lines: list[bytes] = []
         size = 0
-        for document in documents:
-            new = [action(document, remove)]
-            if not (remove and document.gone):
-                new.append(document.sent())
+        for id, state in rows:
+            new = [action(id, state, remove=remove)]
+            if not (remove and state.gone):
+                new.append(document(state))
             more = sum(map(len, new)) + len(new)
             if part and size + more > self._max_bytes:
                 yield part, b"\n".join((*lines, b""))
                 part, lines, size = [], [], 0
-            part.append(document)
+            part.append(state)
             lines += new
             size += more
         if part:
@@ -337,12 +333,15 @@ class OpenSearch:
         items = msgspec.json.decode(answer, type=_Bulk).items
         return [result for item in items for result in item.values()]
 
-    async def _get(self, name: str, ids: Sequence[str]) -> dict[str, Found]:
-        found: dict[str, Found] = {}
-        for start in range(0, len(ids), _GET_AT_ONCE):
-            body = msgspec.json.encode({"ids": ids[start : start + _GET_AT_ONCE]})
+    async def _get(self, name: str, keys: Sequence[Key]) -> dict[Key, list[KnownRow]]:
+        ids = {document_id(key): key for key in keys}
+        found: dict[Key, list[KnownRow]] = {}
+        for start in range(0, len(keys), _GET_AT_ONCE):
+            body = msgspec.json.encode({"ids": list(ids)[start : start + _GET_AT_ONCE]})
             answer = await self._indexes.ask("POST", f"/{quoted(name)}/_mget", body)
-            found |= {one.id: one for one in msgspec.json.decode(answer, type=_Documents).docs}
+            for one in msgspec.json.decode(answer, type=_Documents).docs:
+                if one.found:
+                    found[ids[one.id]] = [KnownRow(one.version, one.columns())]
         return found
 
     async def _empty(self, name: str, position: Position) -> None:
@@ -350,7 +349,9 @@ class OpenSearch:
         newer = {"range": {POSITION: {"gte": str(position)}}}
         async for hits in self._search(name, {"bool": {"must_not": [newer, {"exists": {"field": DELETED}}]}}):
             refused: dict[Position, str] = {}
-            await self._bulk(name, [Document(hit.id, position, gone=True) for hit in hits], refused)
+            version = document_version(position)
+            gone = [(hit.id, RowState((), position, version, gone=True)) for hit in hits]
+            await self._bulk(name, gone, refused)
             if refused:
                 raise SinkError(f"the index {name} could not be emptied: {refused[position]}")
 

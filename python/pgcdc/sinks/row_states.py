@@ -1,0 +1,207 @@
+"""What a batch makes of the rows of one table: for each key the last state, and where the rest of it is to be found.
+
+For targets that keep the state of a table under a guard of positions. Rows stay JSON as it came from the wire; only one
+that lacks unchanged TOAST values is taken apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from pgcdc.errors import SinkRejected
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.protocol import JsonRow
+
+__all__ = ["Columns", "Key", "KnownRow", "RowState", "TableStates", "decode_columns", "encode_columns"]
+
+Key: TypeAlias = tuple[str | None, ...]
+"""The values of a key, as PostgreSQL prints them."""
+Columns: TypeAlias = Mapping[str, msgspec.Raw]
+"""Values as JSON, by column."""
+
+decode_columns = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""A JSON object to its members, which stay as they are."""
+encode_columns = msgspec.json.Encoder().encode
+"""And back."""
+
+
+class RowState:
+    """What becomes of one row.
+
+    Attributes:
+        key: Its key.
+        position: The change that this is the result of.
+        version: What the target compares.
+        body: The columns that are known, a JSON object.
+        missing: The columns that are not known yet.
+        source: The key under which the target has them, as it is before the batch.
+        gone: Whether the row is gone; `body` has what is to be kept for one that comes from it then.
+        done: Whether it is written.
+    """
+
+    __slots__ = ("body", "done", "gone", "key", "missing", "position", "source", "version")
+
+    def __init__(
+        self,
+        key: Key,
+        position: Position,
+        version: int,
+        body: bytes = b"{}",
+        *,
+        missing: tuple[str, ...] = (),
+        source: Key | None = None,
+        gone: bool = False,
+    ) -> None:
+        self.key = key
+        self.position = position
+        self.version = version
+        self.body = body
+        self.missing = missing
+        self.source = source
+        self.gone = gone
+        self.done = False
+
+    def fill(self, columns: Columns) -> None:
+        """Put in what was missing, as far as it is there.
+
+        Args:
+            columns: Those of the row that has it.
+        """
+        there = {name: columns[name] for name in self.missing if name in columns}
+        if there:
+            self.body = encode_columns({**decode_columns(self.body), **there})
+            self.missing = tuple(name for name in self.missing if name not in there)
+
+
+class KnownRow(msgspec.Struct):
+    """A row as the target has it, or had it.
+
+    Attributes:
+        version: Of the change that wrote it.
+        columns: What it has.
+    """
+
+    version: int
+    columns: Columns
+
+
+class TableStates:
+    """The changes of one batch to the rows of one table.
+
+    Args:
+        name: What the table is called in the target.
+        version: What the target compares, of a change's position; may raise SinkRejected.
+
+    Attributes:
+        rows: What becomes of each, by key.
+        emptied: The position of the last TRUNCATE: what is older is to go.
+        copied: Whether there are rows of an initial copy among them.
+        streamed: Whether there are others.
+    """
+
+    def __init__(self, name: str, version: Callable[[Position], int]) -> None:
+        self.name = name
+        self.rows: dict[Key, RowState] = {}
+        self.emptied: Position | None = None
+        self.copied = False
+        self.streamed = False
+        self._version = version
+
+    def apply(self, row: JsonRow, position: Position) -> None:
+        """Take the next change.
+
+        Args:
+            row: The change, of this table.
+            position: Its position.
+
+        Raises:
+            SinkRejected: When the row's key is not known, or its position has no version.
+        """
+        version = self._version(position)
+        if position.index == SNAPSHOT_INDEX:
+            self.copied = True
+        else:
+            self.streamed = True
+        if row.action == "truncate":
+            self.emptied = position
+            self.rows = {key: RowState(key, position, version, gone=True) for key in self.rows}
+            return
+        if row.key is None:
+            relation = row.relation
+            assert relation is not None
+            raise SinkRejected(
+                f"a row of {relation.schema}.{relation.name} has no key that it could be known by",
+                hint="give the table a primary key or a replica identity, or say which columns it is known by: key=",
+                table=f"{relation.schema}.{relation.name}",
+                positions=[position],
+            )
+        if row.new is None:
+            self.rows[row.key] = RowState(row.key, position, version, gone=True)
+        else:
+            self._put(row, row.key, row.new, position, version)
+
+    def _put(self, row: JsonRow, key: Key, body: bytes, position: Position, version: int) -> None:
+        former = key if row.old_key is None else row.old_key
+        state = RowState(key, position, version, body)
+        if row.unsent:
+            state.missing = row.unsent
+            before = self.rows.get(former)
+            if before is None:
+                state.source = former
+            elif not before.gone:
+                # What this batch knows of the row; the rest is where that has it from.
+                state.fill(decode_columns(before.body))
+                state.source = before.source if state.missing else None
+        if former != key:
+            kept = b"{}"
+            if row.unsent:
+                columns = decode_columns(state.body)
+                kept = encode_columns({name: columns[name] for name in row.unsent if name in columns})
+            missing, source = state.missing, state.source
+            self.rows[former] = RowState(former, position, version, kept, missing=missing, source=source, gone=True)
+        self.rows[key] = state
+
+    def unresolved(self) -> list[RowState]:
+        """The rows that lack something."""
+        return [state for state in self.rows.values() if state.missing and state.source is not None]
+
+    def wanted(self) -> list[Key]:
+        """The keys of the rows that `resolve` needs, each once."""
+        return list(dict.fromkeys(key for one in self.unresolved() for key in (one.source, one.key) if key is not None))
+
+    def resolve(self, found: Mapping[Key, Sequence[KnownRow]]) -> None:
+        """Complete rows with what the target has.
+
+        Args:
+            found: What it has under the `wanted` keys: the row, also one that is gone, or several versions of it.
+
+        Raises:
+            SinkRejected: When what a row needs has been there and is not any more.
+        """
+        lost: list[Position] = []
+        for state in self.unresolved():
+            assert state.source is not None
+            sources = found.get(state.source, ())
+            before = max((one for one in sources if one.version <= state.version), key=_version, default=None)
+            # The change comes again: its row is there, or a later one that stays.
+            own = min(
+                (one for one in found.get(state.key, ()) if one.version >= state.version), key=_version, default=None
+            )
+            for known in (before, own):
+                if known is not None:
+                    state.fill(known.columns)
+            if sources and before is None and own is None and not state.gone:
+                lost.append(state.position)
+        if lost:
+            raise SinkRejected(
+                f"{self.name} does not have any more what an update did not send again",
+                hint="another row has had the place of that row since; copy the table anew",
+                positions=lost,
+            )
+
+
+def _version(known: KnownRow) -> int:
+    return known.version
