@@ -84,6 +84,10 @@ async def test_the_version_is_the_commits_lsn_and_the_last_change_of_a_transacti
         for batch in (first, first.up_to(Position(position.commit_lsn, 0)), first.after((position.commit_lsn, 0))):
             await sink.write(batch)
         assert documents(opensearch.url, index) == {"1": order(1, "paid")}
+        # Also where the second comes in a batch of its own.
+        for piece in batch_of(transaction(insert(ORDERS, order(2)), update(ORDERS, order(2, "paid")))).pieces(1):
+            await sink.write(piece)
+        assert documents(opensearch.url, index)["2"] == order(2, "paid")
 
 
 async def test_what_is_older_changes_nothing(opensearch: OpenSearchServer, index: str) -> None:
