@@ -12,10 +12,11 @@ import time
 import uuid
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from unittest import mock
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from msgspec import UNSET
 
 import pgcdc
@@ -139,21 +140,12 @@ class TestKafka(SinkContract):
     def _broker(self, kafka: KafkaServer) -> None:
         kafka.start()
         self.kafka = kafka
-        self.timeout = 60.0
-
-    def test_goes_on_when_the_target_is_back(self, tmp_path: Path) -> None:
-        self.timeout = 1.0
-        super().test_goes_on_when_the_target_is_back(tmp_path)
-
-    def test_waits_for_a_target_that_is_slow(self, tmp_path: Path) -> None:
-        self.timeout = 1.0
-        super().test_waits_for_a_target_that_is_slow(tmp_path)
 
     def prefix(self, place: Path) -> str:
         return "contract" + str(abs(hash(place)))
 
     def make_sink(self, place: Path) -> Kafka:
-        return Kafka(self.kafka.bootstrap, prefix=self.prefix(place), format="json", timeout=self.timeout)
+        return Kafka(self.kafka.bootstrap, prefix=self.prefix(place), format="json", timeout=60)
 
     def content(self, place: Path) -> dict[int, dict[str, Any]]:
         decimal = lambda value: None if value is None else Decimal(value)  # noqa: E731
@@ -239,6 +231,24 @@ def test_whoever_was_followed_can_write_no_more(kafka: KafkaServer) -> None:
         {"id": 1},
         {"id": 2},
     ]
+
+
+def test_a_beginning_that_took_too_long_is_gone_on_with(kafka: KafkaServer) -> None:
+    """A producer made anew beside it would be fenced by it as soon as the broker is back."""
+    kafka.start()
+    prefix = fresh()
+    sink = Kafka(kafka.bootstrap, prefix=prefix, timeout=0.3)
+    kafka.stop()
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable):
+            sink.open()
+    kafka.start()
+    sink._timeout = sink._topics._timeout = 60.0
+    sink.open()
+    for key in (1, 2):
+        sink.write(batch_of(*(insert(PLAIN, {"id": one, "name": "a"}) for one in range(1, key + 1))))
+    sink.close()
+    assert [key_of(one) for one in consumed(kafka.bootstrap, f"{prefix}.public.plain")] == [{"id": 1}, {"id": 2}]
 
 
 def test_barriers_are_in_every_partition_and_keys_stay_in_theirs(kafka: KafkaServer) -> None:
@@ -339,6 +349,43 @@ def test_a_record_that_the_broker_refuses_is_named(kafka: KafkaServer) -> None:
     assert sink.position() == positions[2]
     sink.close()
     assert [key_of(one) for one in consumed(kafka.bootstrap, f"{prefix}.public.plain")] == [{"id": 1}, {"id": 3}]
+
+
+def test_a_batch_that_fails_while_it_is_sent_is_looked_into(kafka: KafkaServer) -> None:
+    """The broker has refused the first record before the last is handed over: librdkafka takes no more then."""
+    prefix = fresh()
+    sink = opened(kafka, prefix, topic_settings={"max.message.bytes": "2000"}, settings={"compression.type": "none"})
+    large = insert(PLAIN, {"id": 0, "name": "x" * 4000})
+    batch = batch_of(transaction(large, *(insert(PLAIN, {"id": key, "name": ""}) for key in range(1, 4))))
+    send, sent = Kafka._send, 0
+
+    def flushing(self: Kafka, producer: Producer, *arguments: Any) -> None:
+        nonlocal sent
+        send(self, producer, *arguments)
+        sent += 1
+        producer.flush(60)
+
+    with mock.patch.object(Kafka, "_send", flushing), pytest.raises(SinkRejected) as raised:
+        sink.write(batch)
+    assert raised.value.positions == {batch.first_position}
+    sink.write(batch.take([1, 2, 3]))
+    sink.close()
+    assert [key_of(one)["id"] for one in consumed(kafka.bootstrap, f"{prefix}.public.plain")] == [1, 2, 3]
+
+
+def test_barriers_that_a_compacted_topic_refuses_stop_it(kafka: KafkaServer) -> None:
+    """It takes no record without a key."""
+    prefix = fresh()
+    sink = opened(kafka, prefix, format="json", topic_settings={"cleanup.policy": "compact"})
+    row = insert(PLAIN, {"id": 1, "name": ""})
+    sink.write(batch_of(row))
+    before, after = (batch_of(one).relations[0] for one in (row, insert(WIDE, {"id": 1, "name": "", "more": 1})))
+    with pytest.raises(SinkRejected, match="barrier"):
+        sink.schema_changed(change_of(before, after, old_version=1, version=2, position=Position(77, 3)))
+    with pytest.raises(SinkRejected, match="record") as raised:
+        sink.write(batch_of(row, truncate(PLAIN)))
+    assert len(raised.value.positions) == 1
+    sink.close()
 
 
 def test_records_that_are_too_large_together_are_sent_in_smaller_batches(kafka: KafkaServer) -> None:

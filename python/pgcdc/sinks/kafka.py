@@ -5,6 +5,7 @@ Over 400 lines, because what may go wrong in a transaction and what is done abou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -41,6 +42,10 @@ _OF_A_ROW: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_
 _FENCED: Final = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
 )
+
+
+_BROKEN: Final = frozenset({KafkaError._STATE, KafkaError._FATAL})
+"""What librdkafka says of a record when the transaction has failed already: undoing it says why."""
 
 
 class _Stored(msgspec.Struct):
@@ -222,9 +227,20 @@ class Kafka:
             ("pgcdc.schema_version", b"%d" % change.version),
         ]
         topics = {self._topics.of(relation).name: self._topics.of(relation) for relation in (change.old, change.new)}
-        with _Transaction(self, producer):
-            for topic in topics.values():
-                self._barrier(producer, topic, "schema", value, headers)
+        with _Transaction(self, producer) as transaction:
+            try:
+                for topic in topics.values():
+                    self._barrier(producer, topic, "schema", value, headers)
+                transaction.commit()
+            except (_Refused, _Aborted) as refused:
+                transaction.abort()
+                if refused.error.code() not in _OF_A_ROW:
+                    raise self._failed(refused.error, "the broker refused the transaction") from None
+                raise SinkRejected(
+                    f"Kafka does not take a barrier: {refused.error.str()}",
+                    table=f"{change.schema}.{change.table}",
+                    hint="a compacted topic takes no record without a key",
+                ) from None
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -284,8 +300,9 @@ class Kafka:
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.purge()
-            producer.flush(0)
+            with contextlib.suppress(KafkaException):  # one that failed for good says so once more
+                producer.purge()
+                producer.flush(0)
 
     def _key(self, batch: Batch) -> Callable[[Relation], Sequence[str]] | None:
         if not self._keys:
@@ -345,16 +362,18 @@ class Kafka:
         with _Transaction(self, producer) as transaction:
             try:
                 self._produce(producer, records, headers or [])
-            except _Refused as refused:
-                transaction.abort()
-                raise self._rejected(records, {refused.number: refused.error}) from None
-            if position is not None:
-                stored = msgspec.json.encode(_Stored(str(position), write))
-                producer.produce(self._topics.positions, stored, self._name.encode())
-            try:
+                if position is not None:
+                    stored = msgspec.json.encode(_Stored(str(position), write))
+                    self._send(producer, self._topics.positions, stored, self._name.encode(), {})
                 transaction.commit()
+            except _Refused as refused:
+                with contextlib.suppress(SinkUnavailable):  # else the next producer undoes it
+                    transaction.abort()
+                raise self._rejected(records, {refused.number: refused.error}) from None
             except _Aborted as aborted:
+                transaction.abort()
                 if culprits := self._culprits(producer, records, headers or []):
+                    self._drop()  # the sequence of what it sends has holes now
                     raise self._rejected(records, culprits) from None
                 raise self._failed(aborted.error, "the broker refused the transaction") from None
         self._doubtful = None
@@ -369,7 +388,7 @@ class Kafka:
         report: Callable[[int], Callable[[KafkaError | None, object], None]] | None = None,
     ) -> None:
         """Hand all records over to librdkafka."""
-        produce, with_headers = producer.produce, self._headers or bool(headers)
+        with_headers = self._headers or bool(headers)
         last: Relation | None = None
         topic: Topic | None = None
         version: int | None = None
@@ -387,23 +406,39 @@ class Kafka:
                     own.append(("pgcdc.schema_version", said))
                 own += headers
             if what in ("truncate", "key"):
-                self._barrier(producer, topic, what, value, own or [], None if report is None else report(number))
+                told = None if report is None else report(number)
+                self._barrier(producer, topic, what, value, own or [], told, number)
                 continue
             options: dict[str, Any] = {} if key is not None else {"partition": 0}
             if own is not None:
                 options["headers"] = own
             if report is not None:
                 options["on_delivery"] = report(number)
-            while True:
-                try:
-                    produce(topic.name, value, key, **options)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-                except KafkaException as error:
-                    if error.args[0].code() in _OF_A_ROW:
-                        raise _Refused(number, error.args[0]) from None
-                    raise self._failed(error.args[0], "a record could not be sent") from error
+            self._send(producer, topic.name, value, key, options, number)
+
+    def _send(
+        self,
+        producer: Producer,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        options: Mapping[str, Any],
+        number: int = 0,
+    ) -> None:
+        """Hand one record over, when there is room for it."""
+        while True:
+            try:
+                producer.produce(topic, value, key, **options)
+            except BufferError:
+                producer.poll(0.1)
+            except KafkaException as error:
+                if error.args[0].code() in _OF_A_ROW:
+                    raise _Refused(number, error.args[0]) from None
+                if error.args[0].code() in _BROKEN:
+                    raise _Aborted(error.args[0]) from None
+                raise self._failed(error.args[0], "a record could not be sent") from error
+            else:
+                return
 
     def _barrier(
         self,
@@ -413,12 +448,13 @@ class Kafka:
         value: bytes | None,
         headers: _Headers,
         report: Callable[[KafkaError | None, object], None] | None = None,
+        number: int = 0,
     ) -> None:
         """The same in every partition."""
         own = [*headers, ("pgcdc.barrier", what.encode()), ("pgcdc.partitions", b"%d" % topic.partitions)]
         options: dict[str, Any] = {} if report is None else {"on_delivery": report}
         for partition in range(topic.partitions):
-            producer.produce(topic.name, value, None, partition=partition, headers=own, **options)
+            self._send(producer, topic.name, value, None, {"partition": partition, "headers": own, **options}, number)
 
     def _culprits(self, producer: Producer, records: Sequence[_Record], headers: _Headers) -> dict[int, KafkaError]:
         """Which changes a broker does not take.
@@ -452,7 +488,8 @@ class Kafka:
             return reported
 
         with _Transaction(self, producer) as transaction:
-            self._produce(producer, records, headers, report)
+            with contextlib.suppress(_Refused, _Aborted):
+                self._produce(producer, records, headers, report)
             producer.flush(self._timeout)
             transaction.abort()
         return found
@@ -495,7 +532,7 @@ class _Refused(Exception):
 
 
 class _Aborted(Exception):
-    """The transaction could not be committed, and was undone.
+    """The transaction has failed, and is to be undone, or was.
 
     Args:
         error: Why.
@@ -554,7 +591,6 @@ class _Transaction:
             return
         self._is_open = False
         try:
-            self._producer.purge()
             self._producer.abort_transaction(self._sink._timeout)
         except KafkaException as error:
             self._fail(error.args[0], "a transaction could not be undone")
