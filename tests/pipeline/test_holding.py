@@ -137,6 +137,24 @@ def test_a_table_whose_key_is_another_one_waits_as_a_whole(newest_database: Data
     pipeline.dead_letters.close()
 
 
+@pytest.mark.parametrize("policy", ["park", "hold"])
+def test_alike_rows_of_a_copy_are_letters_each(newest_database: Database, policy: Any) -> None:
+    """They share their position; without a key nothing else tells them apart. One letter too few is a row lost."""
+    newest_database.execute("CREATE TABLE a (v int)", "INSERT INTO a SELECT 1 FROM generate_series(1, 5)")
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+    pipeline.add(sink, name="sink", on_failure=policy)
+    with running(pipeline) as run:
+        run.streaming()
+        run.catch_up(newest_database)
+        assert len(pipeline.dead_letters.list()) == 5
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [1] * 5
+    pipeline.dead_letters.close()
+
+
 async def test_a_letter_of_a_transaction_that_may_come_again_is_left() -> None:
     """It would be delivered twice, the second time behind what came after it."""
     now = datetime.now(UTC)

@@ -130,6 +130,7 @@ class Parking:
         self._keys = keys
         self._by = HeldBy(options.key, options.outboxes)
         self._held = Held()
+        self._alike: dict[tuple[Position, str], int] = {}
         self._epoch = 0
 
     @property
@@ -236,6 +237,12 @@ class Parking:
     def _letter(self, batch: Batch, number: int, seen: Seen, cause: Exception | None, attempts: int) -> DeadLetter:
         one = batch.take({number})
         position = one.first_position
+        digest = seen.digest
+        if position is not None and position[1] == SNAPSHOT_INDEX:
+            # Rows of a copy share their position, and may be alike. A copy is taken again whole, so the third of a kind
+            # is the third again.
+            alike = self._alike[Position(*position), digest] = self._alike.get((Position(*position), digest), 0) + 1
+            digest = digest if alike == 1 else f"{digest}.{alike}"
         if position is None:  # it cannot be read, and does not know where it stands: behind what can be
             position = batch.take(set(range(number))).last_position or Position(0, SNAPSHOT_INDEX)
         now = datetime.now(UTC)
@@ -243,7 +250,7 @@ class Parking:
             pipeline=self._desk.pipeline,
             consumer=self.consumer,
             position=Position(*position),
-            digest=seen.digest,
+            digest=digest,
             state="held" if cause is None else "failed",
             table=seen.table,
             action=seen.action,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pgcdc.errors import ConfigError, ConnectionLost, PositionError
+from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError
 from pgcdc.pipeline import retry
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.copying import forget_unused
@@ -159,14 +159,18 @@ class Run:
         self._ending.set()
 
     async def _consume(self, consumer: Consumer) -> None:
+        # A lane that nobody empties blocks all: whatever ends a consumer before the run ends is told.
         try:
             await consumer.run()
         except asyncio.CancelledError:
-            raise
-        except (
-            BaseException
-        ) as error:  # a panic of the Rust half is no Exception; a lane that nobody empties blocks all
+            if self._ending.is_set():
+                raise
+            self._fail(Error(f"consumer {consumer.name!r} was cancelled"))
+        except BaseException as error:  # a panic of the Rust half is no Exception
             self._fail(error)
+        else:
+            if not self._ending.is_set():
+                self._fail(Error(f"consumer {consumer.name!r} has ended before the pipeline"))
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:

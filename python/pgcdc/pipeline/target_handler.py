@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Set
@@ -9,6 +10,7 @@ from inspect import isawaitable
 
 from pgcdc.errors import DecodeError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.foreign import as_exception, is_foreign
 from pgcdc.pipeline.ordering import Schedule, run_in_tasks, run_in_threads
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -187,8 +189,8 @@ class HandlerTarget(Pieces):
             if isinstance(change, DecodeError):
                 raise change
             self._handler(change)
-        except Exception as error:
-            raise HandlerFailed(change, error, self._number(number)) from error
+        except (Exception, asyncio.CancelledError) as error:
+            raise HandlerFailed(change, as_exception(error), self._number(number)) from error
 
     async def _handle_async(self, number: int) -> None:
         self._check()
@@ -199,8 +201,10 @@ class HandlerTarget(Pieces):
             result = self._handler(change)
             if isawaitable(result):
                 await result
-        except Exception as error:
-            raise HandlerFailed(change, error, self._number(number)) from error
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+            raise HandlerFailed(change, as_exception(error), self._number(number)) from error
 
     async def schema_changed(self, change: SchemaChange) -> None:
         """Call the handler with it, if it asked for that."""

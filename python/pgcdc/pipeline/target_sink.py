@@ -8,6 +8,7 @@ from inspect import isawaitable
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import Position
+from pgcdc.pipeline.foreign import as_exception, is_foreign
 from pgcdc.pipeline.ordering import parts
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -40,9 +41,22 @@ class SinkTarget(Pieces):
         self._parts: list[list[list[int]]] | None = None
 
     async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
-        result = await self._workers[by].call(method, *arguments) if self._workers else method(*arguments)
-        if isawaitable(result):
-            await result
+        if self._workers:
+            result = await self._workers[by].call(method, *arguments)
+            if isawaitable(result):
+                await self._awaited(result)
+        else:
+            await self._awaited(method(*arguments))
+
+    async def _awaited(self, result: Awaitable[None] | None) -> None:
+        """Wait for what a method gave; what is cancelled in it is an error of its own."""
+        try:
+            if isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            if not is_foreign(error):
+                raise
+            raise as_exception(error) from error
 
     async def open(self) -> Position | None:
         """Open the sink, and ask for its position."""
@@ -71,7 +85,7 @@ class SinkTarget(Pieces):
                     await self._write_parts(piece, reach)
                 elif result is not None and isawaitable(result):
                     try:
-                        await result
+                        await self._awaited(result)
                     except Exception as error:
                         raise self._refused(piece, error) from error
                 piece.handled = piece.count
@@ -90,8 +104,8 @@ class SinkTarget(Pieces):
             return piece, None
         try:
             return piece, self._sink.write(self._formats.for_sink(piece.shaped.batch))
-        except Exception as error:
-            raise self._refused(piece, error) from error
+        except (Exception, asyncio.CancelledError) as error:  # from a call, which nobody of ours can cancel
+            raise self._refused(piece, as_exception(error)) from error
 
     def _refused(self, piece: Progress, error: Exception) -> SinkFailed:
         return self._failed(piece, error, sorted({piece.number(number) for number in range(piece.count)}))

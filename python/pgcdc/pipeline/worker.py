@@ -10,6 +10,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+from pgcdc.pipeline.foreign import as_exception
+
 __all__ = ["Worker", "stopped", "workers"]
 
 P = ParamSpec("P")
@@ -67,6 +69,8 @@ class Worker:
                 continue
             try:
                 result = function()
+            except (Exception, asyncio.CancelledError) as error:  # in this thread nothing is cancelled by us
+                call.end(None, as_exception(error))
             except BaseException as error:
                 call.end(None, error)
             else:
