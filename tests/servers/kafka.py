@@ -15,6 +15,7 @@ from tests.servers.postgres import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 _VERSION: Final = "4.2.0"
 _ARTIFACTS: Final = (
@@ -40,6 +41,18 @@ _SETTINGS: Final = {
 _JAVA: Final = ("-Xmx512m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
+def programs(say: Callable[[str], None]) -> Path:
+    """The broker's jars, downloaded once.
+
+    Args:
+        say: Takes a line that tells the user why the tests wait.
+
+    Raises:
+        ServerUnavailable: They are not there and cannot be had.
+    """
+    return libraries(f"kafka-{_VERSION}", _ARTIFACTS, say=say)
+
+
 class KafkaServer(JavaServer):
     """One broker on 127.0.0.1; what it has is kept while it is stopped and started again.
 
@@ -63,7 +76,7 @@ class KafkaServer(JavaServer):
         options: tuple[str, ...] = _JAVA,
     ) -> None:
         java("Kafka")
-        self._libraries = libraries(f"kafka-{_VERSION}", _ARTIFACTS, say=say)
+        self._libraries = programs(say)
         self._options = options
         super().__init__(f"Kafka {_VERSION}")
         self.port = free_port()

@@ -12,8 +12,22 @@ from tests.servers.postgres import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _VERSION: Final = "3.0.9"
+
+
+def programs(say: Callable[[str], None]) -> Path:
+    """The registry's jars, downloaded once.
+
+    Args:
+        say: Takes a line that tells the user why the tests wait.
+
+    Raises:
+        ServerUnavailable: They are not there and cannot be had.
+    """
+    name = f"apicurio-registry-app-{_VERSION}"
+    return archive(name, f"io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all", say=say)
 
 
 class RegistryServer(JavaServer):
@@ -28,8 +42,7 @@ class RegistryServer(JavaServer):
 
     def __init__(self, *, say: Callable[[str], None] = print) -> None:
         java("Apicurio")
-        name = f"apicurio-registry-app-{_VERSION}"
-        self._programs = archive(name, f"io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all", say=say)
+        self._programs = programs(say)
         super().__init__(f"Apicurio registry {_VERSION}")
         self.port = free_port()
 

