@@ -152,6 +152,7 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         spool: Likewise: a directory, or what `SpoolOptions` are made with.
         confirm_spooled: Likewise.
         standby: Likewise.
+        source: Likewise; may have a password.
     """
 
     name: str
@@ -168,6 +169,7 @@ class PipelineSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     spool: str | SpoolSection | UnsetType = UNSET
     confirm_spooled: bool | UnsetType = UNSET
     standby: bool | UnsetType = UNSET
+    source: str | UnsetType = UNSET
 
 
 class PositionsSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

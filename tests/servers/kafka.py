@@ -120,7 +120,8 @@ class KafkaServer(JavaServer):
         return [*self._options, log, "-cp", f"{self._libraries}/*", main]
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first letter is no hyphen: one in sixty-four would be taken for an option.
+        cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         arguments = ["format", "-t", cluster, "-c", str(self._properties), "--standalone"]
         command = [java("Kafka"), *self._run("kafka.tools.StorageTool"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

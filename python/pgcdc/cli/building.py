@@ -51,6 +51,7 @@ def build(target: str, redactor: Redactor) -> Pipeline:
         ConfigError: When there is none.
     """
     pipeline = _configured(target, redactor) if target.endswith(".toml") else _imported(target)
+    redactor.learn_options(pipeline._settings.source)
     redactor.learn_dsn(pipeline._settings.dsn)  # Nobody else is to have it, so it is no part of the interface.
     if not pipeline.consumers:
         raise ConfigError(

@@ -33,6 +33,15 @@ def run(
             show_default=False,
         ),
     ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="Where changes come from, instead of the slot: kafka://broker:9092/PREFIX.",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only see whether it could be run, without connecting to anything.")
     ] = False,
@@ -51,6 +60,7 @@ def run(
     from pgcdc.cli.logs import log_to_stderr
     from pgcdc.cli.redaction import Redactor
     from pgcdc.errors import Error
+    from pgcdc.pipeline.kafka_address import parse_address as check_source
 
     redactor = Redactor(os.environ)
     log_to_stderr(log_level, json, redactor)
@@ -58,23 +68,26 @@ def run(
     teller = _Teller(redactor, json)
     try:
         pipeline = build(target, redactor)
+        if source is not None:
+            redactor.learn_options(source)
+            check_source(source, pipeline.name)
     except Error as error:
         teller.tell(error)
         raise typer.Exit(EXIT_CONFIGURATION) from None
     if check:
         typer.echo(f"{target}: pipeline {pipeline.name!r} is in order; its consumers: {', '.join(pipeline.consumers)}")
         return
-    raise typer.Exit(_run(pipeline, teller))
+    raise typer.Exit(_run(pipeline, teller, source))
 
 
-def _run(pipeline: Pipeline, teller: _Teller) -> int:
+def _run(pipeline: Pipeline, teller: _Teller, source: str | None) -> int:
     from pgcdc.cli import EXIT_ERROR, EXIT_SLOT_IN_USE
     from pgcdc.errors import Error, SlotInUse
 
     logger.info("pipeline %r starts; its consumers: %s", pipeline.name, ", ".join(pipeline.consumers))
     began, code = time.monotonic(), 0
     try:
-        pipeline.run()
+        pipeline.run(source=source)
     except Error as error:
         teller.tell(error)
         code = EXIT_SLOT_IN_USE if isinstance(error, SlotInUse) else EXIT_ERROR

@@ -11,7 +11,7 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.gathering import Unfinished, gathered
-from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Nudge, Rows
+from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Nudge, Rows
 from pgcdc.pipeline.parking import Desk, Parking, of_another_policy
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
@@ -139,6 +139,8 @@ class Consumer:
                 await self._begin_copy(item)
             elif isinstance(item, CopyEnd):
                 self._skip = None
+            elif isinstance(item, Appointment):
+                await item.keep()
             elif isinstance(item, Rows) and not await self._gather(item):
                 return
             self.lane.done()

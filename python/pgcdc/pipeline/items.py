@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from pgcdc.events import Relation
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.protocol import Batch
 
-__all__ = ["Begin", "CopyBegin", "CopyEnd", "Item", "Nudge", "Rows", "TableEnd"]
+__all__ = ["Appointment", "Begin", "CopyBegin", "CopyEnd", "Item", "Nudge", "Rows", "TableEnd"]
 
 
 @dataclass
@@ -85,4 +85,15 @@ class Nudge:
     """There is something for the consumer to do that does not come by the lane: its dead letters."""
 
 
-Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Rows
+@dataclass
+class Appointment:
+    """Something to be done when everything before it is durable, and nothing behind it was begun.
+
+    Attributes:
+        keep: Does it.
+    """
+
+    keep: Callable[[], Awaitable[None]]
+
+
+Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Appointment | Rows

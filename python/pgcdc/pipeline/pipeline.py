@@ -22,6 +22,8 @@ from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.pipeline.deadletters import DeadLetters, letters_beside
+from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
+from pgcdc.pipeline.kafka_run import KafkaRun
 from pgcdc.pipeline.outline import PipelineOutline, outline
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
@@ -72,6 +74,9 @@ class Pipeline(Registration):
         confirm_spooled: Whether the slot may be confirmed past what is only in spools, so that the server can remove
             WAL. It takes a directory that outlives the machine or container.
         standby: Wait while another process has the pipeline, and take over when it ends. False: end with `SlotInUse`.
+        source: Where changes come from. None: from the slot. `"kafka://broker:9092/PREFIX"`: from the topics that a
+            sink `Kafka(…, prefix="PREFIX", format="pgcdc")` of another pipeline writes; any number of processes share
+            them. No slot is made or read then; the database is asked for types, and keeps what it kept before.
 
     Raises:
         ConfigError: When an argument is not as it must be.
@@ -96,6 +101,7 @@ class Pipeline(Registration):
         spool: str | PathLike[str] | SpoolOptions | None = None,
         confirm_spooled: bool = False,
         standby: bool = False,
+        source: str | None = None,
     ) -> None:
         settings = check_settings(
             name=name,
@@ -112,7 +118,10 @@ class Pipeline(Registration):
             spool=spool,
             confirm_spooled=confirm_spooled,
             standby=standby,
+            source=source,
         )
+        if source is not None:
+            parse_address(source, name)  # says what cannot be meant
         super().__init__(settings)
         self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
         self._schemas = _schemas_beside(self._store, dsn)
@@ -120,7 +129,7 @@ class Pipeline(Registration):
         self._letters = self._own_letters
         self._waiters = Waiters()
         self._lock = threading.Lock()
-        self._run: Run | None = None
+        self._run: Run | KafkaRun | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last: PipelineStatistics | None = None
         self._stop_early = False
@@ -137,28 +146,38 @@ class Pipeline(Registration):
 
     # Running.
 
-    def run(self) -> None:
+    def run(self, *, source: str | None = None) -> None:
         """Run until it is stopped, on an event loop of its own; SIGTERM and SIGINT stop it.
 
         What is queued then is finished within 5 s, positions are stored and confirmed, and it returns.
+
+        Args:
+            source: Where changes come from, in this run; None: as the pipeline was told.
 
         Raises:
             Error: When it cannot start or cannot go on; nothing is confirmed past what could not be delivered.
         """
         try:
             with contextlib.closing(_Signals(self._signalled)):
-                asyncio.run(self.arun())
+                asyncio.run(self.arun(source=source))
         finally:
             self._stop_early = False  # A second signal may have come when this run had ended already.
 
-    async def arun(self) -> None:
+    async def arun(self, *, source: str | None = None) -> None:
         """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.
+
+        Args:
+            source: See `run`.
 
         Raises:
             Error: When it cannot start or cannot go on.
             CancelledError: After the drain, when it was cancelled.
         """
-        if self._settings.snapshot == "only":
+        url = self._settings.source if source is None else source
+        if url:
+            address = parse_address(url, self.name)
+            await self._arun_from(Source, self._store, self._schemas, self._own_letters, address)
+        elif self._settings.snapshot == "only":
             await self._arun_from(Source, MemoryPositions(), MemorySchemas(), self._own_letters)
         else:
             await self._arun_from(Source, self._store, self._schemas, self._own_letters)
@@ -169,6 +188,7 @@ class Pipeline(Registration):
         store: PositionStore,
         schemas: SchemaStore,
         letters: DeadLetterStore | None = None,
+        address: KafkaAddress | None = None,
     ) -> None:
         """Run with changes and positions from anywhere; `pgcdc.testing` plays them, with dead letters beside these."""
         played = letters is None
@@ -182,17 +202,14 @@ class Pipeline(Registration):
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
             parks = any(one.options.on_failure != "stop" for one in self._subscriptions.values())
-            run = self._run = Run(
-                self._settings,
-                self._subscriptions,
-                store,
-                self._waiters,
-                schemas,
-                self._migrations,
-                make_source,
+            parts = (self._settings, self._subscriptions, store, self._waiters, schemas, self._migrations)
+            run: Run | KafkaRun
+            if address is not None:
+                run = KafkaRun(*parts, self._letters, address=address)
+            else:
                 # What is played connects to nothing that it does not need.
-                None if played and not parks else self._letters,
-            )
+                run = Run(*parts, make_source, None if played and not parks else self._letters)
+            self._run = run
             self._loop = asyncio.get_running_loop()
             self._closed = True
             if self._stop_early:
@@ -289,8 +306,13 @@ class Pipeline(Registration):
             raise TimeoutError(f"pipeline {self.name!r} did not reach {format_lsn(lsn)} within {timeout} s") from None
 
     def _reaching(self, lsn: int) -> Future[None]:
-        future = self._waiters.add(lsn)
         run = self._run
+        if isinstance(run, KafkaRun):
+            raise ConfigError(
+                f"pipeline {self.name!r} reads from Kafka, where no process knows how far the others are",
+                hint="the lag of its consumer groups says that: `kafka-consumer-groups --describe`",
+            )
+        future = self._waiters.add(lsn)
         if run is not None:
             run.progressed()  # It may be reached already, and nothing more happen.
         return future
@@ -417,7 +439,7 @@ def _schemas_beside(positions: PositionStore, dsn: str) -> SchemaStore:
     return PostgresSchemas(dsn) if beside is None else beside()
 
 
-async def _undisturbed(run: Run) -> None:
+async def _undisturbed(run: Run | KafkaRun) -> None:
     """Await a run to its end, also when this task is cancelled: then it is stopped first."""
     task = asyncio.create_task(run.run(), name="pgcdc-run")
     cancelled: asyncio.CancelledError | None = None

@@ -41,6 +41,7 @@ class Settings:
         spool: Where consumers have their spools; None: nowhere.
         confirm_spooled: Whether the slot may be confirmed past what is only in spools.
         standby: Whether to wait while another process has the pipeline.
+        source: Where changes come from instead of the slot; None: from that.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Settings:
     spool: SpoolOptions | None = None
     confirm_spooled: bool = False
     standby: bool = False
+    source: str | None = field(default=None, repr=False)  # likewise
 
 
 def check_settings(
@@ -75,6 +77,7 @@ def check_settings(
     spool: object = None,
     confirm_spooled: bool = False,
     standby: bool = False,
+    source: str | None = None,
 ) -> Settings:
     """Check what was given to a pipeline, and fill in the names that were not.
 
@@ -93,6 +96,7 @@ def check_settings(
         spool: A directory, `SpoolOptions`, or None.
         confirm_spooled: See `Settings`.
         standby: Likewise.
+        source: Likewise.
 
     Returns:
         The settings.
@@ -140,6 +144,7 @@ def check_settings(
         spool=spool_options,
         confirm_spooled=bool(confirm_spooled),
         standby=bool(standby),
+        source=source or None,
     )
 
 

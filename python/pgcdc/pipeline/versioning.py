@@ -93,6 +93,64 @@ class Versioning:
             self._away = True
             raise
 
+    # Whoever shares the store with other processes that have the same consumers.
+
+    def refresh(self) -> None:
+        """Read again what is stored; blocks.
+
+        Raises:
+            ConnectionLost: When the store is away.
+        """
+        with self._lock:
+            self._write(self._read)
+
+    def _read(self) -> None:
+        history = History(self._store.versions(self._pipeline))
+        history.type_names = self._history.type_names
+        self._steps = {(step.consumer, step.oid, step.version): step for step in self._store.steps(self._pipeline)}
+        self._history, self.versions = history, history.frozen()
+        self.generation += 1
+
+    def settle(self, old: Relation, new: Relation, position: Position) -> None:
+        """Write down that a table has another shape from a position on, if that is not known; blocks.
+
+        Args:
+            old: The shape before; a table that nothing is known of had it first.
+            new: The shape from there on.
+            position: Where it begins.
+
+        Raises:
+            ConnectionLost: When the store is away.
+            PositionError: When another shape is stored under the same number.
+        """
+        with self._lock:
+            self._write(self._read)
+            self._add([(old, Position(position.commit_lsn, SNAPSHOT_INDEX))] * (new.oid not in self.newest))
+            self._add([(new, position)])
+
+    def is_new(self, relation: Relation, position: Position) -> bool:
+        """Whether a row has a shape that is behind all that is known of its table.
+
+        Args:
+            relation: The row's shape.
+            position: The row's position.
+        """
+        return self._history.next(relation, position) is not None
+
+    def begin_with(self, relations: Iterable[tuple[Relation, Position]]) -> None:
+        """Write down the first shapes of tables that nothing is known of; blocks.
+
+        Args:
+            relations: Shapes, and where they were seen.
+
+        Raises:
+            ConnectionLost: When the store is away.
+            PositionError: When another shape is stored as the first.
+        """
+        with self._lock:
+            self._write(self._read)
+            self._add([(relation, at) for relation, at in relations if relation.oid not in self.newest])
+
     # Whoever hands rows over.
 
     def learn_types(self, tables: Iterable[PublishedTable]) -> None:

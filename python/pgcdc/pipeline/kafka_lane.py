@@ -1,0 +1,170 @@
+"""One partition of one consumer: its queue, whose numbers are offsets, and its task, which stops at barriers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.consumer import Consumer
+from pgcdc.pipeline.items import Begin, Rows
+from pgcdc.pipeline.kafka_records import Barrier, Mark
+from pgcdc.pipeline.queue import Lane
+from pgcdc.protocol import Batch
+
+__all__ = ["PartitionConsumer", "PartitionLane"]
+
+
+class PartitionLane(Lane):
+    """The queue of one partition. What a lane calls `through_lsn` is here the offset of the next record to be done.
+
+    Args:
+        consumer: The consumer's name, with the partition.
+        topic: The topic.
+        partition: The partition's number.
+        start: The offset of the record that it begins with.
+        mark: What was stored with that.
+        condition: Shared by all lanes of a run.
+        max_rows: As for `Lane`, like all that follow.
+        max_bytes: Likewise.
+        loop: Likewise.
+
+    Attributes:
+        stored: The offset and the mark that the group has.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        topic: str,
+        partition: int,
+        start: int,
+        mark: Mark,
+        condition: threading.Condition,
+        max_rows: int,
+        max_bytes: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(consumer, condition, max_rows, max_bytes, loop, lambda: None)
+        self.topic = topic
+        self.partition = partition
+        self.through_lsn = start
+        self.stored: tuple[int, Mark] | None = None
+        self._start = start
+        self._mark = mark
+        self._flight: deque[tuple[Batch, Sequence[int], int]] = deque()
+
+    def offer_rows(self, batch: Batch, offsets: Sequence[int], through: int, nbytes: int) -> bool:
+        """Hand changes over, when there is room.
+
+        Args:
+            batch: The changes.
+            offsets: That of each one's record.
+            through: The offset of the first record behind them.
+            nbytes: What they take.
+
+        Returns:
+            Whether they were taken.
+        """
+        with self._condition:
+            if not self.offer(Rows(batch, through, nbytes)):
+                return False
+            self._flight.append((batch, offsets, through))
+            return True
+
+    def done(self) -> None:
+        """Record that what is worked on is done."""
+        begins = isinstance(self._working, Begin)
+        super().done()
+        if begins:
+            # What is stored there is of another place: an LSN, and a position of before.
+            self.position, self.through_lsn = None, self._start
+
+    def stand(self, barrier: Barrier) -> None:
+        """Everything before a barrier is done.
+
+        Args:
+            barrier: The barrier.
+        """
+        with self._condition:
+            self._settle_flight()
+            self.through_lsn = barrier.offset
+            self._mark = msgspec.structs.replace(self._mark, at=barrier.id)
+
+    def go_past(self, barrier: Barrier) -> None:
+        """A barrier is done.
+
+        Args:
+            barrier: The barrier.
+        """
+        with self._condition:
+            self._settle_flight()
+            self.through_lsn = barrier.offset + 1
+            self._mark = self._mark.after(barrier.position, barrier)
+
+    def progress(self) -> tuple[int, Mark]:
+        """How far it is: the offset of the first record that is not done, and what is to be stored with it."""
+        with self._condition:
+            self._settle_flight()
+            offset, mark = self.through_lsn, self._mark
+            reached = self.position
+            if self._flight and reached is not None and reached.index != SNAPSHOT_INDEX:
+                batch, offsets, _ = self._flight[0]
+                first, last = batch.first_position, batch.last_position
+                if first is not None and last is not None and first <= reached < last:
+                    count = batch.up_to(reached).changes_count
+                    offset, mark = max(offset, offsets[count]), mark.after(str(reached))
+            return offset, mark
+
+    def _settle_flight(self) -> None:
+        while self._flight and self._flight[0][2] <= self.through_lsn:
+            batch, _, _ = self._flight.popleft()
+            if batch.last_position is not None:
+                self._mark = self._mark.after(str(batch.last_position))
+
+    @property
+    def letters_through(self) -> int:
+        """Dead letters of what committed below this do not come again by themselves."""
+        stored = self.stored
+        if stored is None:
+            return 0
+        if stored == self.progress() and not self.rows:
+            return 2**63 - 1
+        return Position.parse(stored[1].position).commit_lsn if stored[1].position else 0
+
+
+class PartitionConsumer(Consumer):
+    """The task of one partition.
+
+    Attributes:
+        learn: Called with each batch before it is delivered: learns tables that nothing is known of.
+    """
+
+    learn: Callable[[Batch], Awaitable[None]] | None = None
+
+    async def deliver(self, batch: Batch) -> None:
+        """Deliver what stands in a barrier, as any other change.
+
+        Args:
+            batch: The change.
+        """
+        await self._deliver(batch)
+
+    async def clear(self) -> None:
+        """Deliver dead letters that were asked for, while nothing else goes on."""
+        await self.delivery.again(2**63 - 1, self._read)
+
+    @property
+    def holds(self) -> bool:
+        """Whether changes of some row wait behind a dead letter."""
+        parking = self.delivery.parking
+        return parking is not None and parking.holds and parking.held_keys > 0
+
+    async def _deliver(self, batch: Batch) -> None:
+        if self.learn is not None and batch.versions is None:
+            await self.learn(batch)
+        await super()._deliver(batch)

@@ -1,0 +1,121 @@
+"""The same handlers on Kafka: a consumer group per consumer, partitions over processes, barriers, kills, rebalances."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from tests.pipeline.kafka_reading import ORDERS, in_step, judge, reading, writing
+from tests.pipeline.kafka_worker import TABLES
+from tests.pipeline.running import running, until
+from tests.program import Program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+    from tests.servers.kafka import KafkaServer
+
+
+def test_a_pipeline_reads_what_the_sink_of_another_wrote(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, TABLES, "INSERT INTO orders SELECT n, n, 'old' FROM generate_series(1, 50) n")
+    writer, source = writing(database, kafka)
+    with running(writer) as run:
+        run.streaming()
+        database.execute("INSERT INTO orders SELECT n, n, 'new' FROM generate_series(51, 100) n")
+        database.execute("UPDATE orders SET note = 'changed' WHERE id % 3 = 0", "DELETE FROM orders WHERE id % 5 = 0")
+        database.execute("UPDATE orders SET id = id + 1000 WHERE id = 7")
+        database.execute("ALTER TABLE orders ADD COLUMN paid boolean", "INSERT INTO orders VALUES (300, 1, 'x', true)")
+        with reading(database, source) as read:
+            in_step(database, read)
+            database.execute("TRUNCATE orders", "INSERT INTO orders VALUES (1, 1, 'again', false)")
+            in_step(database, read)
+        assert database.execute("SELECT old, new FROM migrated") == [(3, 4)]
+        truncated = database.execute("SELECT count(*), count(DISTINCT position) FROM handled WHERE action = 'truncate'")
+        assert truncated == [(1, 1)]
+        handled = database.execute("SELECT count(*), count(DISTINCT (position, id)) FROM handled")
+        assert handled[0][0] == handled[0][1], "nothing is delivered twice where nothing failed"
+
+
+class Load:
+    """Transactions of any kind, one after another until it is ended, and statements between them."""
+
+    def __init__(self, database: Database, seed: int) -> None:
+        self._database = database
+        self._chosen = random.Random(seed)
+        self._between: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        chosen, key, number = self._chosen, 1000, 0
+        with self._database.connect() as connection:
+            while not (self._end.wait(0.02) and self._between.empty()):
+                number += 1
+                with contextlib.suppress(queue.Empty):
+                    connection.execute(self._between.get_nowait())
+                with connection.transaction():
+                    for _ in range(chosen.randint(1, 6)):
+                        key += 1
+                        connection.execute("INSERT INTO orders (id, amount, note) VALUES (%s, 1.5, 'new')", (key,))
+                    some = chosen.randint(1000, key)
+                    changed = "UPDATE orders SET note = %s WHERE id BETWEEN %s AND %s"
+                    connection.execute(changed, (f"{number}", some, some + 5))
+                    if chosen.random() < 0.3:
+                        connection.execute("DELETE FROM orders WHERE id = %s", (chosen.randint(1000, key),))
+                    if chosen.random() < 0.02:
+                        moved = "UPDATE orders SET id = id + 1000000 WHERE id = %s"
+                        connection.execute(moved, (chosen.randint(1000, key),))
+
+    def execute(self, statement: str) -> None:
+        self._between.put(statement)
+
+    def end(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def test_workers_are_killed_and_added(newest_database: Database, kafka: KafkaServer, tmp_path: Path) -> None:
+    database = newest_database
+    database.execute(ORDERS, TABLES, "INSERT INTO orders SELECT n, n, 'old' FROM generate_series(1, 300) n")
+    writer, source = writing(database, kafka, partitions=6)
+    workers: dict[str, Program] = {}
+
+    def start(name: str) -> None:
+        workers[name] = Program("tests.pipeline.kafka_worker", tmp_path / name, database.dsn, source, "--name", name)
+
+    def at_work(*names: str) -> None:
+        def all_are() -> bool:
+            return {name for (name,) in database.execute("SELECT DISTINCT worker FROM handled")} >= set(names)
+
+        until(all_are, f"{names} are at work", 60, pause=0.1)
+
+    with running(writer) as run, contextlib.ExitStack() as stack:
+        stack.callback(lambda: [one.end(signal.SIGKILL) for one in workers.values() if one.process.poll() is None])
+        run.streaming()
+        for name in ("one", "two", "three"):
+            start(name)
+        load = Load(database, 7)
+        stack.callback(load.end)
+        at_work("one", "two", "three")
+        load.execute("TRUNCATE orders")
+        load.execute("ALTER TABLE orders ADD COLUMN paid boolean")
+        workers["two"].end(signal.SIGKILL)
+        start("four")
+        at_work("four")
+        load.execute("TRUNCATE orders")
+        load.end()
+        database.execute("INSERT INTO orders (id, note) VALUES (-1, 'the last')")
+        in_step(database, seconds=60)
+        for name in ("one", "three", "four"):
+            assert workers[name].end(signal.SIGTERM) == 0, (tmp_path / name).read_text()[-3000:]
+    assert database.execute("SELECT old, new FROM migrated") == [(3, 4)]
+    judge(database)
+    assert len(database.execute("SELECT DISTINCT position FROM handled WHERE action = 'truncate'")) == 2
+    assert database.execute("SELECT DISTINCT version FROM handled WHERE id = -1") == [(2,)]

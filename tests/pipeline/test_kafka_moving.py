@@ -1,0 +1,191 @@
+"""A pipeline that moves from its slot to Kafka, dead letters there, rebalances without end, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+import pgcdc
+from pgcdc.errors import PositionError, SinkUnavailable
+from tests.pipeline.kafka_reading import ORDERS, Reading, in_step, judge, reading, writing
+from tests.pipeline.kafka_worker import TABLES, Target, pipeline_of
+from tests.pipeline.running import running, until
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+    from tests.servers.kafka import KafkaServer
+
+
+def test_a_pipeline_moves_from_its_slot_to_kafka(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, TABLES, "INSERT INTO orders SELECT n, n, 'old' FROM generate_series(1, 20) n")
+    writer, source = writing(database, kafka)
+    with contextlib.closing(Target(database.dsn, "slot")) as target, running(pipeline_of(database.dsn, target)) as slot:
+        slot.streaming()
+        database.execute("ALTER TABLE orders ADD COLUMN paid boolean", "UPDATE orders SET note = 'v2' WHERE id = 1")
+        slot.catch_up(database)
+        with running(writer) as write:
+            write.streaming()
+            database.execute("INSERT INTO orders SELECT n, n, 'slot' FROM generate_series(21, 40) n")
+            slot.catch_up(database)
+            slot.stop()
+            assert slot.error is None
+            database.execute("INSERT INTO orders SELECT n, n, 'moved' FROM generate_series(41, 60) n")
+            database.execute("DELETE FROM orders WHERE id % 4 = 0")
+            database.execute("ALTER TABLE orders ADD COLUMN sent date", "UPDATE orders SET note = 'v3' WHERE id = 2")
+            with reading(database, source, "kafka") as read:
+                in_step(database, read)
+    judge(database)
+    handled = database.execute("SELECT count(*), count(DISTINCT (position, id)) FROM handled")
+    assert handled[0][0] == handled[0][1], "what the slot gave does not come again"
+    versions = database.execute("SELECT DISTINCT worker, version FROM handled ORDER BY 2")
+    assert versions == [("slot", 1), ("slot", 2), ("kafka", 2), ("kafka", 3)] or versions == [
+        ("slot", 1),
+        ("kafka", 2),
+        ("slot", 2),
+        ("kafka", 3),
+    ]
+    assert database.execute("SELECT worker, old, new FROM migrated ORDER BY 2") == [("slot", 3, 4), ("kafka", 4, 5)]
+
+
+def test_partitions_move_all_the_time(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, TABLES, "INSERT INTO orders SELECT n, n, 'old' FROM generate_series(1, 100) n")
+    writer, source = writing(database, kafka, partitions=4)
+    with running(writer) as write, reading(database, source, "stays") as stays:
+        write.streaming()
+        in_step(database, stays)  # rows of a copy share a position, so of those a batch may come again
+        for number in range(1, 5):
+            database.execute(f"INSERT INTO orders SELECT n, n, 'new' FROM generate_series({number}001, {number}100) n")
+            with reading(database, source, f"comes{number}") as comes:
+                database.execute(
+                    f"UPDATE orders SET note = 'round {number}'", "UPDATE orders SET id = id + 10000 WHERE id = 1"
+                )
+                until(lambda comes=comes: state(comes) == "running" or not comes.alive, "it has partitions", pause=0.05)  # type: ignore[misc]
+                in_step(database, stays, comes)
+        in_step(database, stays)
+    judge(database)
+    handled = database.execute("SELECT count(*), count(DISTINCT (position, id)) FROM handled")
+    assert handled[0][0] == handled[0][1], "nothing comes twice when partitions are given back"
+
+
+def state(read: Reading) -> str:
+    return read.pipeline.statistics().consumers["mirror"].state
+
+
+class Guarded:
+    """What a handler got, per key; refuses some keys while `refuses` is set."""
+
+    def __init__(self) -> None:
+        self.got: dict[int, list[str]] = {}
+        self.refuses: set[int] = set()
+        self.away = threading.Event()
+        self.truncated: list[dict[int, list[str]]] = []
+
+    def take(self, change: Any) -> None:
+        if self.away.is_set():
+            raise SinkUnavailable("it is away")
+        if change.action == "truncate":
+            self.truncated.append({key: list(notes) for key, notes in self.got.items()})
+            return
+        row = change.new
+        if row.id in self.refuses:
+            raise ValueError("it does not take this one")
+        self.got.setdefault(row.id, []).append(row.note)
+
+
+def test_dead_letters_hold_their_rows_and_barriers(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, "INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 9) n")
+    writer, source = writing(database, kafka)
+    guarded, other = Guarded(), Guarded()
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    pipeline.on("orders", "insert", "update", "truncate", name="held", on_failure="hold")(guarded.take)
+    pipeline.on("orders", "insert", "update", "truncate", name="other")(other.take)
+    guarded.refuses = {5}
+    run = Reading(pipeline, source)
+    try:
+        with running(writer) as write:
+            write.streaming()
+            database.execute("UPDATE orders SET note = 'b'", "TRUNCATE orders", "INSERT INTO orders VALUES (7, 7, 'c')")
+            until(lambda: other.got.get(7) == ["a", "b", "c"] or not run.alive, "the other has all", pause=0.05)
+            assert run.alive, run.error
+            letters = pipeline.dead_letters.list()
+            until(lambda: len(pipeline.dead_letters.list()) == 2, "both changes of 5 are letters", pause=0.05)
+            letters = pipeline.dead_letters.list()
+            assert [letter.state for letter in letters] == ["failed", "held"]
+            assert {letter.consumer.partition("[")[0] for letter in letters} == {"held"}
+            assert len({letter.consumer for letter in letters}) == 1, "a key is in one partition"
+            others = {key: ["a", "b"] for key in range(1, 10) if key != 5}
+            until(lambda: guarded.got == others, "the other rows go on", pause=0.05)
+            assert guarded.truncated == [], "what is behind the barrier waits"
+            guarded.refuses = set()
+            pipeline.dead_letters.retry()
+            until(lambda: 7 in guarded.got and guarded.got[7] == ["a", "b", "c"], "all of it", pause=0.05)
+            assert guarded.truncated == [{key: ["a", "b"] for key in range(1, 10)}]
+            assert pipeline.dead_letters.list() == []
+    finally:
+        run.stop()
+    assert run.error is None
+
+
+def test_a_consumer_whose_target_is_away_keeps_nobody_waiting(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS)
+    writer, source = writing(database, kafka)
+    away, other = Guarded(), Guarded()
+    away.away.set()
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], max_rows_in_flight=10)
+    retry = pgcdc.Retry(longest=0.2)
+    pipeline.on("orders", "insert", "update", name="away", retry=retry)(away.take)
+    pipeline.on("orders", "insert", "update", name="other")(other.take)
+    with running(writer) as write:
+        write.streaming()
+        database.execute("INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 200) n")
+        run = Reading(pipeline, source)
+        try:
+            until(lambda: len(other.got) == 200 or not run.alive, "the other has all", pause=0.05)
+            until(lambda: pipeline.statistics().consumers["away"].state == "retrying", "it is tried again", pause=0.05)
+            assert not away.got
+            away.away.clear()
+            until(lambda: len(away.got) == 200 or not run.alive, "it has all, too", 60, pause=0.05)
+        finally:
+            run.stop()
+    assert run.error is None
+    assert all(notes == ["a"] for notes in away.got.values()), "each once"
+
+
+def test_what_the_topics_do_not_have_any_more(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, "INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 30) n")
+    writer, source = writing(database, kafka, partitions=1)
+    with running(writer) as write:
+        write.streaming()
+        write.catch_up(database)
+    topic = f"{source.partition('?')[0].rpartition('/')[2]}.public.orders"
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for done in admin.delete_records([TopicPartition(topic, 0, 10)]).values():
+        done.result()
+    taken = Guarded()
+    new = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    new.on("orders", "insert", name="new")(taken.take)
+    error = Reading(new, source).ended()
+    assert isinstance(error, PositionError)
+    assert "has not got its beginning any more" in str(error)
+    assert not taken.got
+    rest = pgcdc.Pipeline("rest", database.dsn, tables=["orders"], snapshot="never")
+    rest.on("orders", "insert", name="rest")(taken.take)
+    run = Reading(rest, source)
+    try:
+        with running(writer) as write:
+            write.streaming()
+            database.execute("INSERT INTO orders VALUES (100, 1, 'after')")
+            until(lambda: 100 in taken.got or not run.alive, "what is there", pause=0.05)
+    finally:
+        run.stop()
+    assert run.error is None
+    assert taken.got == {100: ["after"]}, "without the rows of the copy"
