@@ -42,12 +42,14 @@ def in_step(database: Database, *readers: Reading, seconds: float = 40) -> None:
     until(same, "the same rows", seconds, pause=0.1)
 
 
-def writing(database: Database, kafka: KafkaServer, partitions: int = 3) -> tuple[pgcdc.Pipeline, str]:
+def writing(
+    database: Database, kafka: KafkaServer, partitions: int = 3, session: int = 45
+) -> tuple[pgcdc.Pipeline, str]:
     """The pipeline that writes to Kafka, and the address of what it writes."""
     prefix = f"shop-{uuid.uuid4().hex[:8]}"
     pipeline = pgcdc.Pipeline("writer", database.dsn, tables=["orders"])
     pipeline.add(Kafka(kafka.bootstrap, prefix=prefix, format="pgcdc", partitions=partitions))
-    return pipeline, f"kafka://{kafka.bootstrap}/{prefix}?session.timeout.ms=6000"
+    return pipeline, f"kafka://{kafka.bootstrap}/{prefix}?session.timeout.ms={session * 1000}"
 
 
 class Reading(Running):

@@ -492,6 +492,9 @@ class Member:
     # Partitions come and go; called by the client, in the thread.
 
     def _assign(self, partitions: Sequence[Any]) -> None:
+        if self._stopping:
+            self._client.incremental_assign([])  # it is about to leave: others get them at once
+            return
         started = []
         for one in self._client.committed(partitions, timeout=ASK_WITHIN):
             low, _ = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
