@@ -155,6 +155,36 @@ def test_alike_rows_of_a_copy_are_letters_each(newest_database: Database, policy
     pipeline.dead_letters.close()
 
 
+@pytest.mark.parametrize("identity", ["DEFAULT", "FULL", "USING INDEX a_both"])
+def test_a_row_is_held_by_its_primary_key_under_any_identity(newest_database: Database, identity: str) -> None:
+    """With more columns in the identity the row of before and the one that has its key now are not two rows."""
+    newest_database.execute(
+        "CREATE TABLE a (id int PRIMARY KEY, email text NOT NULL)",
+        "CREATE UNIQUE INDEX a_both ON a (id, email)",
+        f"ALTER TABLE a REPLICA IDENTITY {identity}",
+    )
+    came: list[str] = []
+    failing = True
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+
+    @pipeline.on("a", "insert", "delete", name="handler", on_failure="hold")
+    def handle(change: Any) -> None:
+        if failing and change.action == "delete":
+            raise ValueError
+        came.append(change.action)
+
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO a VALUES (1, 'a')", "DELETE FROM a", "INSERT INTO a VALUES (1, 'b')")
+        run.catch_up(newest_database)
+        assert came == ["insert"]
+        failing = False
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert came == ["insert", "delete", "insert"]
+    pipeline.dead_letters.close()
+
+
 async def test_a_letter_of_a_transaction_that_may_come_again_is_left() -> None:
     """It would be delivered twice, the second time behind what came after it."""
     now = datetime.now(UTC)

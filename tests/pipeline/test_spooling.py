@@ -21,7 +21,7 @@ from pgcdc.pipeline import MemoryPositions, Move, SpoolOptions, StoredPosition, 
 from pgcdc.pipeline.items import Begin, CopyBegin, Rows
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.queue import Lane
-from pgcdc.pipeline.spooling import Backlog, Place, directory_of
+from pgcdc.pipeline.spooling import Backlog, Place, directory_of, remove_spool
 from pgcdc.protocol import RowFormat, Spool
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire
@@ -608,22 +608,27 @@ async def test_two_consumers_do_not_share_a_spool(tmp_path: Path) -> None:
         await pipeline.arun()
 
 
-@pytest.mark.parametrize("other", [("b", "s"), ("a", "t")])
-def test_a_spool_of_another_is_left_as_it_is(tmp_path: Path, other: tuple[str, str]) -> None:
+@pytest.mark.parametrize("other", [("b", "s", "cluster 1"), ("a", "t", "cluster 1"), ("a", "s", "cluster 2")])
+def test_a_spool_of_another_is_left_as_it_is(tmp_path: Path, other: tuple[str, str, str]) -> None:
     """What is in it may be nowhere else, and a start may empty what it takes for its own."""
     mine = Backlog(Place("a", "s", tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
-    mine.open(RowFormat("struct"))
+    mine.open(RowFormat("struct"), "cluster 1")
     mine.append(Batch.of([]), 7)
     mine.close()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    theirs = Backlog(Place(*other, tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
-    with pytest.raises(ConfigError, match="which is that of consumer 'a' of slot 's'"):
-        theirs.open(RowFormat("struct"))
+    consumer, slot, cluster = other
+    theirs = Backlog(Place(consumer, slot, tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
+    with pytest.raises(ConfigError, match="is that of consumer 'a' of slot 's' of cluster 1"):
+        theirs.open(RowFormat("struct"), cluster)
+    if cluster != "cluster 1":
+        remove_spool(tmp_path, cluster)
     assert not theirs.is_open
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    mine.open(RowFormat("struct"))
+    mine.open(RowFormat("struct"), "cluster 1")
     assert mine.state.through_lsn == 7
     mine.close()
+    remove_spool(tmp_path, "cluster 1")
+    assert not tmp_path.exists()
 
 
 def test_a_directory_that_does_not_stay_is_refused() -> None:

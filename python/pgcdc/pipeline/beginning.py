@@ -28,6 +28,7 @@ from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.spooling import source_of
 from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.versioning import Versioning
@@ -187,7 +188,7 @@ class Beginning:
             slot = own(connection, settings.slot, self._pause, self._stand_by if settings.standby else None)
             catalog = Catalog.load(connection)
             try:
-                self._open_spools(RowFormat(catalog=catalog))
+                self._open_spools(RowFormat(catalog=catalog), source_of(connection))
                 break
             except SpoolInUse as error:
                 if not settings.standby:
@@ -197,32 +198,32 @@ class Beginning:
                 self._close_spools()
                 disown(connection, settings.slot)
                 self._stand_by(error)
-                self._wait_for_spools(RowFormat(catalog=catalog))
+                self._wait_for_spools(RowFormat(catalog=catalog), source_of(connection))
         self.waiting = False
         if self.standing_by:
             self.standing_by = False
             logger.warning("pipeline %r: it takes over", settings.name)
         return slot, catalog
 
-    def _open_spools(self, format: RowFormat) -> None:
+    def _open_spools(self, format: RowFormat, source: str) -> None:
         """Open the spools; a predecessor that was killed may hold them for a moment longer than the pipeline."""
         deadline = time.monotonic() + TAKE_OVER_WITHIN
         for lane in self._lanes.values():
             while True:
                 try:
-                    lane.spool.open(format)
+                    lane.spool.open(format, source)
                     break
                 except SpoolInUse:
                     if time.monotonic() > deadline:
                         raise
                 self._pause(0.1)
 
-    def _wait_for_spools(self, format: RowFormat) -> None:
+    def _wait_for_spools(self, format: RowFormat, source: str) -> None:
         while True:
             self._pause(LET_GO_FOR)
             try:
                 for lane in self._lanes.values():
-                    lane.spool.open(format)
+                    lane.spool.open(format, source)
                 return
             except SpoolInUse:
                 continue

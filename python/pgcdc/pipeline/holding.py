@@ -314,8 +314,11 @@ def _digest(data: bytes) -> str:
 
 
 def _key_columns(relation: Relation, primary_keys: Mapping[int, Sequence[str]]) -> Sequence[str]:
+    """The columns that `keys.key_columns` has chosen for the order: the primary key, where each change says it."""
     # Under REPLICA IDENTITY FULL every column is flagged, and each update would have another key. Where there is no
     # primary key either, a row is known by all that is in it, and each change sends that of before.
+    chosen = primary_keys.get(relation.oid, ())
     if relation.replica_identity in ("f", "n"):
-        return primary_keys.get(relation.oid, ())
-    return [column.name for column in relation.columns if column.is_key]
+        return chosen
+    flagged = [column.name for column in relation.columns if column.is_key]
+    return chosen if chosen and set(chosen) <= set(flagged) else flagged

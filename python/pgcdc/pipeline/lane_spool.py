@@ -38,18 +38,19 @@ class LaneSpool:
 
     # At the start.
 
-    def open(self, format: RowFormat) -> None:
+    def open(self, format: RowFormat, source: str = "") -> None:
         """Open it, if it is not open; nothing in it changes.
 
         Args:
             format: How rows of what is read are given.
+            source: See `Backlog.open`.
 
         Raises:
             SpoolInUse: When another process has it.
             SpoolError: When it cannot be opened.
         """
         if self.backlog is not None and not self.backlog.is_open:
-            self.backlog.open(format)
+            self.backlog.open(format, source)
 
     def look_into(self, stored: StoredPosition | None) -> SpoolState | None:
         """Say what of it counts: it does when the slot was confirmed on the strength of it.

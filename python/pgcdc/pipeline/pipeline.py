@@ -35,7 +35,7 @@ from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.settings import SnapshotMode, check_settings, spool_place
 from pgcdc.pipeline.source import Source
-from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, remove_spool
+from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, remove_spool, source_of
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect, connect
@@ -334,7 +334,7 @@ class Pipeline(Registration):
             publishing.drop(connection, self._settings)
             self._own_letters.forget(self.name)
             for directory in self._spools():
-                remove_spool(directory)
+                remove_spool(directory, source_of(connection))
             self._store.forget(self.name)
             self._schemas.forget(self.name)
 
@@ -353,7 +353,7 @@ class Pipeline(Registration):
             self._stored(consumer)
             self._own_letters.forget(self.name, [consumer])
             for directory in self._spools(consumer):
-                remove_spool(directory)
+                remove_spool(directory, source_of(connection))
             self._store.forget(self.name, [consumer])
             self._schemas.forget(self.name, [consumer])
 
@@ -372,7 +372,7 @@ class Pipeline(Registration):
             own(connection, self._settings.slot, _sleep)
             row = self._stored(consumer)
             if new not in self._store.load(self.name):  # else it is refused below
-                move_spool(self._settings.spool, self._settings.slot, consumer, new)
+                move_spool(self._settings.spool, self._settings.slot, consumer, new, source_of(connection))
             self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
             self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])

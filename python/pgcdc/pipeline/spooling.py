@@ -23,6 +23,7 @@ import msgspec
 from pgcdc.errors import ConfigError, Error, SpoolError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat, Spool
+from pgcdc.replication import Connection
 
 __all__ = [
     "Backlog",
@@ -35,6 +36,7 @@ __all__ = [
     "move_spool",
     "place_of",
     "remove_spool",
+    "source_of",
 ]
 
 _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "overlay", "overlayfs", "aufs", "devtmpfs"})
@@ -133,17 +135,29 @@ def directory_of(spool: SpoolOptions, slot: str, consumer: str) -> Path:
     return Path(spool.directory) / slot / quote(consumer, safe=" ").replace(".", "%2E")
 
 
-def remove_spool(directory: Path) -> None:
+def source_of(connection: Connection) -> str:
+    """Where a spool's changes come from, for its file `owner`: the name of a slot is one of a cluster.
+
+    Args:
+        connection: To the server.
+    """
+    return f"cluster {connection.system_identifier}"
+
+
+def remove_spool(directory: Path, source: str) -> None:
     """Remove a spool that nobody uses, with what is in it; one that is not there is no error.
+
+    One that was filled from another server is left as it is.
 
     Args:
         directory: Its directory.
+        source: Where its changes came from, by `source_of`.
 
     Raises:
         SpoolInUse: When somebody uses it.
         SpoolError: When it cannot be removed.
     """
-    if not (directory / "lock").exists():
+    if not (directory / "lock").exists() or not _is_from(directory, source):
         return
     try:
         Spool(directory).close()  # whoever has it is not disturbed
@@ -152,26 +166,30 @@ def remove_spool(directory: Path) -> None:
         raise _refused(directory, "removed", error) from error
 
 
-def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str) -> None:
+def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str, source: str) -> None:
     """Give the spool of a consumer in the pipeline's directory to another name; one that is not there is no error.
+
+    One that was filled from another server is left as it is.
 
     Args:
         spool: The pipeline's; None when it has none.
         slot: The slot's name.
         consumer: The name that it had.
         new: The name that it is to have.
+        source: Where its changes came from, by `source_of`.
 
     Raises:
         SpoolInUse: When somebody uses it.
         SpoolError: When it cannot be moved.
     """
-    if spool is None or not (before := directory_of(spool, slot, consumer)).exists():
+    before = None if spool is None else directory_of(spool, slot, consumer)
+    if spool is None or before is None or not before.exists() or not _is_from(before, source):
         return
-    remove_spool(after := directory_of(spool, slot, new))
+    remove_spool(after := directory_of(spool, slot, new), source)
     Spool(before).close()  # whoever has it is not disturbed
     try:
         # First, so that after a crash in between the same call moves it.
-        _write_durably(before / _OWNER, _owner(slot, new))
+        _write_durably(before / _OWNER, _owner(slot, new, source))
         before.rename(after)
         _sync_directory(after.parent)
     except OSError as error:
@@ -196,14 +214,17 @@ class Place:
     options: SpoolOptions
     confirms: bool
 
-    def claim(self) -> None:
+    def claim(self, source: str) -> None:
         """Make sure that the directory is not that of another consumer, and note whose it is.
+
+        Args:
+            source: Which cluster the changes come from, by `source_of`.
 
         Raises:
             ConfigError: When it is: a start may empty it, and what is in it may be nowhere else.
             SpoolError: When that cannot be read or written.
         """
-        path, owner = self.directory / _OWNER, _owner(self.slot, self.consumer)
+        path, owner = self.directory / _OWNER, _owner(self.slot, self.consumer, source)
         try:
             found = path.read_bytes() if path.exists() else None
             if found is None:
@@ -212,10 +233,10 @@ class Place:
             raise _refused(path, "read or written", error) from error
         if found not in (None, owner):
             raise ConfigError(
-                f"the spool of consumer {self.consumer!r} of slot {self.slot!r} was to be {self.directory}, which is"
-                f" that of {found.decode(errors='replace')}",
-                hint="give each consumer of each pipeline a directory of its own; if that one is not needed any more,"
-                " remove it",
+                f"the spool that {owner.decode()} was to have in {self.directory} is that of"
+                f" {found.decode(errors='replace')}",
+                hint="give each consumer of each pipeline and server a directory of its own; if what is in that"
+                " one is not needed any more, remove it",
             )
 
     def check_persistent(self) -> None:
@@ -282,6 +303,7 @@ class Backlog:
         self._format: RowFormat | None = None
         self._cuts: list[tuple[int, int]] = []
         self._earlier = 0
+        self._source = ""
         self._narrow: Callable[[Batch], Batch] = lambda batch: batch
 
     @property
@@ -315,11 +337,12 @@ class Backlog:
         """What is in it, as far as it was appended."""
         return SpoolState(self._opened.id, self._opened.through_lsn)
 
-    def open(self, format: RowFormat) -> None:
+    def open(self, format: RowFormat, source: str = "") -> None:
         """Open it, and make it where it is not there.
 
         Args:
             format: How rows of what is read are given.
+            source: Which cluster changes come from, by `source_of`: what is in it came from there.
 
         Raises:
             ConfigError: When it is to be relied on, and its directory does not stay; when it is another consumer's.
@@ -328,12 +351,12 @@ class Backlog:
         """
         options = self._place.options
         self._place.check_persistent()
-        self._format = format
+        self._format, self._source = format, source
         spool = Spool(
             self._place.directory, max_bytes=options.max_bytes, segment_bytes=options.segment_bytes, format=format
         )
         try:
-            self._place.claim()
+            self._place.claim(source)
         except Error:
             spool.close()
             raise
@@ -360,7 +383,7 @@ class Backlog:
                 (directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise _refused(directory, "emptied", error) from error
-        self.open(self._format)
+        self.open(self._format, self._source)
 
     def begin(self, narrow: Callable[[Batch], Batch]) -> int:
         """Get ready to give what an earlier run has left.
@@ -476,8 +499,21 @@ class Backlog:
             raise _refused(path, "written", error) from error
 
 
-def _owner(slot: str, consumer: str) -> bytes:
-    return f"consumer {consumer!r} of slot {slot!r}".encode()
+def _owner(slot: str, consumer: str, source: str) -> bytes:
+    return f"consumer {consumer!r} of slot {slot!r}{_of(source)}".encode()
+
+
+def _of(source: str) -> str:
+    return f" of {source}" if source else ""
+
+
+def _is_from(directory: Path, source: str) -> bool:
+    """Whether what is in a spool came from there, as far as it says so."""
+    path = directory / _OWNER
+    try:
+        return not path.exists() or path.read_bytes().endswith(_of(source).encode())
+    except OSError as error:
+        raise _refused(path, "read", error) from error
 
 
 def _write_durably(path: Path, data: bytes) -> None:
