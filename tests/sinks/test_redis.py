@@ -129,6 +129,29 @@ def test_a_row_that_cannot_be_completed_is_a_miss(place: Place) -> None:
         place.client.flushdb()
 
 
+@pytest.mark.parametrize("form", ["json", "hash"])
+@pytest.mark.parametrize("reused", [False, True])
+def test_what_was_not_sent_is_taken_from_the_row_itself(place: Place, form: Any, reused: bool) -> None:
+    """After a crash batches begin elsewhere: the row has moved by then, and another one may have its former place."""
+    changes = [
+        insert(TABLE, order(1, 1, "long")),
+        update(TABLE, order(2, 2) | {"note": UNSET}, old={"id": 1}),
+        insert(TABLE, order(1, 9, "other")) if reused else insert(TABLE, order(8)),
+        update(TABLE, order(2, 3) | {"note": UNSET}),
+        update(TABLE, order(3, 4) | {"note": UNSET}, old={"id": 2}),
+        update(TABLE, order(3, 5) | {"note": UNSET}),
+    ]
+    batch = batch_of(changes)
+    for done in range(1, len(changes) + 1):
+        for again in range(1, done + 1):
+            sink = place.sink(form=form)
+            for part in (batch.take(range(done)), batch.take(range(again, len(changes)))):
+                sink.write(part)
+            found = place.client.hgetall(f"{place.name}:3") if form == "hash" else place.get(3)
+            assert {name: str(value) for name, value in found.items()} == {"id": "3", "user_id": "5", "note": "long"}
+            place.client.flushdb()
+
+
 def test_values_expire(place: Place) -> None:
     sink = place.sink(ttl=500)
     sink.write(batch_of([insert(TABLE, order(1))]))

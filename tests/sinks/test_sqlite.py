@@ -205,6 +205,16 @@ def test_equal_numbers_are_one_key(tmp_path: Path) -> None:
     assert read(path, "SELECT * FROM prices") == [("1", "b")]
 
 
+def test_numbers_that_differ_in_a_late_digit_are_two_keys(tmp_path: Path) -> None:
+    table = Table("prices", {"price": "numeric", "name": "text"}, key=("price",))
+    path, numbers = tmp_path / "copy.sqlite", [Decimal(f"1.{'0' * 40}{last}") for last in (1, 2)]
+    sink = SQLite(path)
+    sink.open()
+    sink.write(batch_of(*(insert(table, {"price": one, "name": "a"}) for one in [*numbers, Decimal(1000)])))
+    sink.close()
+    assert read(path, "SELECT price FROM prices ORDER BY price") == [(str(numbers[0]),), (str(numbers[1]),), ("1000",)]
+
+
 def test_rows_without_a_key_go_one_by_one(tmp_path: Path) -> None:
     table = Table("notes", {"text": "text", "n": "int"}, replica_identity="f")
     path, row = tmp_path / "copy.sqlite", {"text": "same", "n": None}

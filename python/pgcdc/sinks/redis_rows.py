@@ -122,8 +122,8 @@ class _Value:
     position: str
     new: bytes | None
     unsent: tuple[str, ...] = ()
-    source: str | None = None
-    """The key under which the server has what was not sent."""
+    sources: tuple[tuple[str, str], ...] = ()
+    """The keys that the row has had since what was not sent was written, each with the position from which on."""
 
 
 @dataclass
@@ -195,11 +195,13 @@ class Keeping:
         if row.unsent:
             before = pending.values.get(old or name)
             if before is None:
-                value.unsent, value.source = row.unsent, old or name
+                value.unsent, value.sources = row.unsent, ((old or name, ""),)
             elif before.new is not None:
                 value.new, missing = _merged(table, row.new, before.new, row.unsent)
                 value.unsent = tuple(one for one in missing if one in before.unsent)
-                value.source = before.source
+                value.sources = before.sources
+            if old is not None and old != name:
+                value.sources += ((name, position),)
         if old is not None and old != name:
             pending.values[old] = _Value(row, position, None)
         # Also where it was there before: the last one to be written is the last in the order of the batch.
@@ -213,29 +215,38 @@ class Keeping:
             return
 
         def build(pipeline: Any) -> None:
-            for _, value in open_:
-                if self._form == "json":
-                    pipeline.get(value.source)
-                else:
-                    pipeline.hmget(value.source, value.unsent)
-                    pipeline.exists(value.source)
+            for table, value in open_:
+                for name, _ in value.sources:
+                    pipeline.hget(table.positions, name)
+                    if self._form == "json":
+                        pipeline.get(name)
+                    else:
+                        pipeline.hmget(name, value.unsent)
+                        pipeline.exists(name)
 
-        answers = iter(self._server.commands(build))
+        answers = iter(self._server.commands(build, at_once=True))
         for table, value in open_:
-            assert value.new is not None
-            before = next(answers)
-            if self._form == "json":
-                if before is not None:
-                    value.new, missing = _merged(table, value.new, before, value.unsent)
-                    value.unsent = tuple(missing)
-            elif next(answers):
-                found = zip(value.unsent, before, strict=True)
-                # What is no field is NULL. As JSON strings: they become the same text again.
-                rest = {name: None if text is None else _decoded(text) for name, text in found}
-                value.new, _ = _merged(table, value.new, json.dumps(rest).encode(), value.unsent)
-                value.unsent = ()
+            ends = [*(since for _, since in value.sources[1:]), value.position]
+            for (_, since), end in zip(value.sources, ends, strict=True):
+                position, before = next(answers), next(answers)
+                there = before is not None if self._form == "json" else bool(next(answers))
+                # What comes again finds the row under a later key, and in its former place maybe another one.
+                if value.unsent and there and position is not None and since <= position.decode() < end:
+                    self._take(table, value, before)
             if value.unsent:
                 value.new = None
+
+    def _take(self, table: Table, value: _Value, before: Any) -> None:
+        """Take what was not sent from what the server has of a row."""
+        if self._form == "json":
+            value.new, missing = _merged(table, value.new, before, value.unsent)
+            value.unsent = tuple(missing)
+        else:
+            found = zip(value.unsent, before, strict=True)
+            # What is no field is NULL. As JSON strings: they become the same text again.
+            rest = {name: None if text is None else _decoded(text) for name, text in found}
+            value.new, _ = _merged(table, value.new, json.dumps(rest).encode(), value.unsent)
+            value.unsent = ()
 
     def _calls(self, table: Table, values: list[tuple[str, _Value]], refusal: Refusal) -> Iterator[Call]:
         for start in range(0, len(values), CHUNK):

@@ -100,11 +100,12 @@ class Server:
         except (redis.RedisError, OSError) as error:
             raise _error(error) from error
 
-    def commands(self, build: Callable[[Any], None]) -> list[Any]:
+    def commands(self, build: Callable[[Any], None], *, at_once: bool = False) -> list[Any]:
         """Run commands in one round trip.
 
         Args:
             build: Is given what takes the commands.
+            at_once: Whether nothing else may be done between them.
 
         Returns:
             An answer for each.
@@ -113,10 +114,10 @@ class Server:
             SinkUnavailable: When the server cannot take them now.
             SinkRejected: When one is refused for good.
         """
-        return self.ask(self._commands, build)
+        return self.ask(self._commands, build, at_once)
 
-    def _commands(self, build: Callable[[Any], None]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
+    def _commands(self, build: Callable[[Any], None], at_once: bool) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=at_once)
         build(pipeline)
         answers: list[Any] = pipeline.execute()
         return answers

@@ -61,7 +61,9 @@ def stored(column: Column, *, in_key: bool = False) -> Storing:
 def _key_text(value: Any) -> str:
     """Likewise, but equal numbers have the same digits."""
     if isinstance(value, Decimal) and value.is_finite():
-        return f"{value.normalize():f}"
+        # Not by `normalize`, which rounds to the digits of the context.
+        digits = f"{value:f}"
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return _text(value)
 
 
