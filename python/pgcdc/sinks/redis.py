@@ -37,8 +37,9 @@ class Redis:
     - `form="count"`: a row is one more, or `amount` more, in the counter of its key. A counter of 0 is no key. Of each
       row its position is kept, and what it counts for, so no old row has to be sent.
     - `form="stream"`: an entry for each change: `action`, `table`, `position`, and `change`, the line of
-      `Batch.to_json`. Its id is the position, `commit_lsn-(index + 1)`, so the stream itself refuses what it was given
-      before. Rows of the initial copy have ids just below, and can be there twice when a copy was cut off.
+      `Batch.to_json`. Its id is the position, `commit_lsn-(index + 1)`, by which what was given before is known. What
+      comes after later ones (with several lanes, from a dead letter, of a table that was added) goes to the end under
+      the next id. That, and rows of the initial copy, which have ids just below, can be there twice after a crash.
 
     A change of key moves the row. An unchanged TOAST value is taken from what is there; where nothing is (it expired,
     or was evicted), the key is deleted: a miss is never wrong. TRUNCATE removes all rows of the table that were written
@@ -231,8 +232,8 @@ class _Stream:
         ]
         if refused:
             raise SinkRejected(
-                "a change cannot be an entry of its stream, whose key holds something else or has later entries",
-                hint="XINFO STREAM of the key",
+                "a change cannot be an entry of its stream, whose key holds something else",
+                hint="TYPE of the key",
                 positions=[row.position for row in refused if row.position is not None],
             )
 

@@ -3,7 +3,7 @@
 All scripts are of one table. What they keep of it beside the user's keys:
 
 - `KEYS[1]`, a hash: the position of each row that is there; of a counted row also what it counts for;
-- `KEYS[2]`, a string: the floor, the position of the last TRUNCATE, at and below which nothing is applied any more;
+- `KEYS[2]`, a string: the floor, the position of the last TRUNCATE, below which nothing is applied any more;
 - for each row that is gone a string of its own, its tombstone, with its position, for `ARGV[2]` seconds; `ARGV[1]` is
   what their names begin with.
 
@@ -19,7 +19,7 @@ __all__ = ["ADD", "COUNT", "EMPTY", "FLOOR", "KEEP"]
 _GUARD: Final = """
 local function is_new(row, position, known)
   local floor = redis.call('GET', KEYS[2])
-  if floor and position <= floor then return false end
+  if floor and position < floor then return false end
   local last = known or redis.call('GET', ARGV[1] .. row)
   return not last or string.sub(last, 1, 25) < position
 end
@@ -109,7 +109,7 @@ local floor = redis.call('GET', KEYS[2])
 if not floor or floor < ARGV[1] then redis.call('SET', KEYS[2], ARGV[1]) end
 return {}
 """
-"""Apply nothing at or below `ARGV[1]` any more."""
+"""Apply nothing below `ARGV[1]` any more. Rows of a copy that begins with a TRUNCATE have the same position as it."""
 
 EMPTY: Final = (
     _CHANGE
@@ -135,9 +135,28 @@ return {}
 
 ADD: Final = """
 -- KEYS[3]: the stream. ARGV[1]: how many entries it keeps about, 0 for all. Then for each entry its id, action, table,
--- position and change. An id that is not above the last one was added before; those of copied rows have no number yet.
+-- position and change. An id that is not above the last one was added before, if an entry with it has this position, or
+-- it is below all that the stream keeps. What comes late, and copied rows, which have no number yet, go to the end.
 -- Gives the numbers of the entries that cannot be added.
 local refused = {}
+local function was_there(id, position)
+  if string.sub(id, -1) == '*' then return false end
+  local found = redis.call('XRANGE', KEYS[3], id, id)[1]
+  if found then
+    for number = 1, #found[2], 2 do
+      if found[2][number] == 'position' then return found[2][number + 1] == position end
+    end
+    return false
+  end
+  -- One before all that is kept would have been removed by now.
+  return ARGV[1] ~= '0' and #redis.call('XRANGE', KEYS[3], '-', id, 'COUNT', 1) == 0
+end
+local function at_the_end()
+  local told = redis.call('XINFO', 'STREAM', KEYS[3])
+  for number = 1, #told, 2 do
+    if told[number] == 'last-generated-id' then return string.match(told[number + 1], '^%d+') .. '-*' end
+  end
+end
 for at = 2, #ARGV, 5 do
   local arguments = {KEYS[3]}
   if ARGV[1] ~= '0' then
@@ -148,10 +167,15 @@ for at = 2, #ARGV, 5 do
     table.insert(arguments, word)
   end
   local made = redis.pcall('XADD', unpack(arguments))
-  if type(made) == 'table' and made.err then
-    local was_there = string.find(made.err, 'equal or smaller', 1, true) and string.sub(ARGV[at], -1) ~= '*'
-    if not was_there then table.insert(refused, (at - 2) / 5) end
+  if type(made) == 'table' and made.err and string.find(made.err, 'equal or smaller', 1, true) then
+    if was_there(ARGV[at], ARGV[at + 3]) then
+      made = nil
+    else
+      arguments[#arguments - 8] = at_the_end()
+      made = redis.pcall('XADD', unpack(arguments))
+    end
   end
+  if type(made) == 'table' and made.err then table.insert(refused, (at - 2) / 5) end
 end
 return refused
 """
