@@ -1,4 +1,4 @@
-"""The event store beside `eventsourcing`, on one server: append, load, replay, many writers.
+"""The event store beside `eventsourcing`, on one server: append, load, replay, many writers; projections, rebuilds.
 
 Both keep the same event (an order's, 140 bytes of JSON) with the same metadata and take turns, with synchronous_commit
 off and on. `eventsourcing` locks its table for each append, so that those who poll it see no gap: it is the table-lock
@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import statistics
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benches import eventstore_events as events
+from benches import eventstore_projections as projections
 from benches.report import Section, aligned
 from pgcdc import EventStore
 from tests.servers.postgres import PostgresServer
@@ -69,6 +71,8 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     parser.add_argument("--processes", type=int, default=PROCESSES, help="of the many writers (%(default)s)")
     parser.add_argument("--synchronous", default="off,on", help="settings of synchronous_commit (%(default)s)")
     parser.add_argument("--events", type=int, default=10_000, help="events of the long stream (%(default)s)")
+    parser.add_argument("--projected", type=int, default=30_000, help="events that are projected (%(default)s)")
+    parser.add_argument("--history", type=int, default=100_000, help="events that are rebuilt (%(default)s)")
     options = parser.parse_args(arguments)
     SKIPPED.clear()
     peer_class: Any = None
@@ -77,7 +81,12 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     except ModuleNotFoundError as error:
         SKIPPED.append(f"eventsourcing: the package {error.name} is not installed")
     found: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
-    settings = {"fsync": "on", "shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "200"}
+    settings = {
+        "fsync": "on",
+        "shared_buffers": "256MB",
+        "max_wal_size": "4GB",
+        "max_connections": "200",
+    }
     with PostgresServer(VERSION, settings, say=lambda line: print(line, file=sys.stderr)) as server:
         for _ in range(options.rounds):
             for synchronous in options.synchronous.split(","):
@@ -139,6 +148,8 @@ def _round(
         each = one // WRITERS or 1
         expected = [(f"writer-{writer}", number) for writer in range(WRITERS) for number in range(1, each + 1)]
         assert sorted(written) == sorted(expected), "an event is lost, or there is a hole"
+    if options.projected:
+        lines += _projections(server, synchronous, options.projected, options.history)
     if peer_class is not None:
         with peer_class(server, names[1]) as peer:
             peer.append_each(10)
@@ -154,6 +165,40 @@ def _round(
     with server.connect() as connection:
         for name in names:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return lines
+
+
+def _projections(server: PostgresServer, synchronous: str, count: int, history: int) -> list[Line]:
+    """A projection from the stream, and one rebuilt from the table, in a database of their own."""
+    name = f"bench_{uuid.uuid4().hex[:8]}"
+    with server.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    dsn = f"{server.dsn(name, tcp=True)} options='-c synchronous_commit={synchronous}'"
+    lines: list[Line] = []
+    with EventStore(dsn) as store:
+        store.init()
+        store.projection("sold")(projections.Sold)
+        pipeline = store.pipeline()
+        thread = threading.Thread(target=pipeline.run)
+        thread.start()
+        store.wait("sold", store.lsn(), timeout=60)
+        pipeline.stop()
+        thread.join()
+        for together in (1, 100):
+            measured = projections.project(store, dsn, max(count // together, 1) * together, together)
+            lines.append(Line(f"project, {together} a transaction", synchronous, "pgcdc", *measured))
+        many = max(1, history // 1000)
+        for number in range(many):
+            store.append(f"history-{number}", [events.ORDERED] * 1000, metadata=events.METADATA)
+        store.projection("journal")(projections.Journal)
+        measured = projections.rebuild_while_written(store, dsn)
+        lines.append(Line("rebuild while 4 append", synchronous, "pgcdc", *measured))
+    with server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(active_pid, 30000) FROM pg_replication_slots WHERE active_pid IS NOT NULL"
+        )
+        connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     return lines
 
 

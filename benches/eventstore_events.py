@@ -52,6 +52,25 @@ class Orders(msgspec.Struct):
         return self
 
 
+def write_until(dsn: str, stream: str, ended: threading.Event, seconds: float) -> int:
+    """Append to one stream, one event after another.
+
+    Args:
+        dsn: Of the store.
+        stream: The stream.
+        ended: Ends it.
+        seconds: So long at most.
+
+    Returns:
+        How many.
+    """
+    until, version = time.monotonic() + seconds, 0
+    with EventStore(dsn, max_connections=1) as store:
+        while time.monotonic() < until and (version % 50 or not ended.is_set()):
+            version = store.append(stream, [ORDERED], expected=version, metadata=METADATA)
+    return version
+
+
 def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Barrier) -> tuple[float, float]:
     """What one process of many writers does: a thread for each, all beginning with those of the other processes.
 

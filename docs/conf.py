@@ -55,7 +55,12 @@ html_theme = "furo"
 html_title = "pgcdc"
 html_copy_source = False
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(pgcdc\..*\.)?_?(Row|Own|Bound|State|Envelope)")]  # type variables
+nitpick_ignore_regex = [
+    ("py:.*", r"(pgcdc\..*\.)?_?(Row|Own|Bound|State|Envelope|Declared)"),  # type variables
+    # What the event store is made of, and no part of its interface.
+    ("py:class", r"(pgcdc\.eventstore\..*\.)?(Codec|Statements|Reactor|AsyncEventStore)"),
+    ("py:class", "ConsumerOptions"),  # imported for type checkers only
+]
 default_role = "code"  # docstrings are written as Markdown is: `so`
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from benches import bench_eventstore
 
+SMALL = ["--projected=300", "--history=3000"]
+
 
 def test_a_round() -> None:
-    sections, data = bench_eventstore.measure(["--rounds=1", "--events=400", "--processes=1", "--synchronous=off"])
+    sections, data = bench_eventstore.measure(
+        ["--rounds=1", "--events=400", "--processes=1", "--synchronous=off", *SMALL]
+    )
     work = {
         "append 1",
         "append 1, plain INSERT",
@@ -15,6 +19,9 @@ def test_a_round() -> None:
         "full replay",
         "full replay with envelopes",
         "32 writers",
+        "project, 1 a transaction",
+        "project, 100 a transaction",
+        "rebuild while 4 append",
     }
     assert {line["work"] for line in data if line["contestant"] == "pgcdc"} == work
     assert [section.title for section in sections] == ["synchronous_commit off"]

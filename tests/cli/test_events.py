@@ -11,6 +11,9 @@ import pytest
 from examples.order import Item, OrderCreated, OrderPaid, OrderShipped
 from pgcdc import cli
 from pgcdc.eventstore import EventStore, context
+from tests.eventstore import revenue
+from tests.eventstore.revenue import store_of
+from tests.pipeline.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,3 +117,39 @@ def test_no_store(call: Call) -> None:
     for verb in (["history", "order-1"], ["stats"], ["check"]):
         said = call(*verb, code=1)
         assert said.startswith("error: ") and "hint: store.init(), or pgcdc events init --schema es" in said
+
+
+def test_rebuild(
+    newest_database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was declared is found by the name of the module and the store."""
+    with store_of(newest_database) as declared:
+        monkeypatch.setattr(revenue, "declared", declared, raising=False)
+        declared.append("till-1", [revenue.Sold("toys", 1), revenue.Sold("books", 2)])
+
+        def call(*arguments: str, code: int = 0) -> str:
+            assert cli.main(["events", "rebuild", *arguments]) == code
+            shown = capsys.readouterr()
+            return shown.out or shown.err
+
+        monkeypatch.setenv("PGCDC_STORE", "tests.eventstore.revenue:declared")
+        assert "no pipeline of this store was ever run" in call("--all", code=1)
+        with running(declared.pipeline()):
+            declared.wait("journal", declared.lsn(), timeout=60)
+            declared.wait("revenue", declared.lsn(), timeout=60)
+        assert call("revenue", "--dry-run").splitlines() == [
+            "revenue: version 1 is live, version 1 is built in the schema es_revenue_2",
+            "  it begins at the beginning, of 2",
+            "  then these tables change places: revenue",
+        ]
+        assert [line.partition(" in ")[0] for line in call("--all").splitlines()] == [
+            "revenue: 2 events",
+            "journal: 2 events",
+        ]
+        assert call("journal", "--rollback") == "journal: what was live before is live again\n"
+        assert json.loads(call("revenue", "--json"))["done"] == 2
+        assert json.loads(call("revenue", "--json", "--dry-run"))["live_version"] == 1
+        assert "say which projection, or --all" in call(code=1)
+        assert "there is no event store tests.eventstore.revenue:registry" in call(
+            "revenue", "--store", "tests.eventstore.revenue:registry", code=1
+        )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pgcdc.eventstore.event import default_registry
+
 if TYPE_CHECKING:
     from tests.conftest import Database
 
@@ -44,8 +46,12 @@ def even(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_page(request: pytest.FixtureRequest, newest_database: Database, page: Path) -> None:
+def test_page(
+    request: pytest.FixtureRequest, newest_database: Database, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQL and Python take effect in turn; text is what the Python block before it has printed."""
+    # Events that a page defines are not there for other tests, which have some of the same names.
+    monkeypatch.setattr(default_registry, "_types", {})
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
     replaced = {'"dbname=shop"': repr(newest_database.dsn)}

@@ -122,10 +122,14 @@ def test_who_reads_only(newest_database: Database, store: EventStore) -> None:
 
 
 def test_a_parked_projection(newest_database: Database, store: EventStore) -> None:
-    newest_database.execute("INSERT INTO es.projections (name, generation, status) VALUES ('revenue', 1, 'live')")
+    newest_database.execute(
+        "INSERT INTO es.projections (name, generation, version, status, tables_schema, tables)"
+        " VALUES ('revenue', 1, 1, 'live', 'public', '{}'), ('journal', 1, 1, 'live', 'public', '{}')"
+    )
     assert _status(store.check()) == {6: "nothing"}
-    newest_database.execute("UPDATE es.projections SET status = 'parked'")
+    newest_database.execute("UPDATE es.projections SET error = 'ValueError at event 3' WHERE name = 'journal'")
     assert _status(store.check())[3] == "warning"
+    assert "1 of 2 are parked: journal (ValueError at event 3)" in "\n".join(map(str, store.check()))
 
 
 def test_a_transaction_is_not_left_open(newest_database: Database, store: EventStore) -> None:

@@ -7,9 +7,10 @@ from decimal import Decimal
 import pytest
 
 from examples.order import Order, OrderCancelled, OrderShipped, WrongOrder, cancel, pay
-from pgcdc.eventstore import InvalidEvent
-from pgcdc.eventstore.testing import given
+from pgcdc.eventstore import Append, InvalidEvent
+from pgcdc.eventstore.testing import assert_idempotent, given
 from tests.eventstore.contract import CREATED
+from tests.eventstore.revenue import Closed, Revenue, Sold
 
 
 def test_another_event() -> None:
@@ -45,3 +46,23 @@ def test_a_refusal_that_does_not_come() -> None:
 def test_an_event_that_no_store_would_take() -> None:
     with pytest.raises(InvalidEvent):
         given(Order, CREATED, OrderShipped(5))  # type: ignore[arg-type]
+
+
+def test_a_projection_that_remembers_is_found() -> None:
+    events = [Append(stream=f"till-{number % 3}", events=[Sold("toys", number), Closed()]) for number in range(12)]
+    assert assert_idempotent(Revenue, [*events, Sold("books", 1), [Sold("books", 2)]]) == {
+        "revenue": [
+            {"category": "books", "total": 3, "sales": 2},
+            {"category": "toys", "total": 66, "sales": 12},
+        ]
+    }
+
+    class Remembering(Revenue):
+        seen = 0
+
+        def on_sold(self, event: Sold) -> None:
+            self.seen += 1
+            self.revenue.put(category=event.category, total=event.amount, sales=self.seen)
+
+    with pytest.raises(AssertionError, match=r"the table revenue of .*Remembering is another one in run"):
+        assert_idempotent(Remembering, events)

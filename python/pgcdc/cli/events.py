@@ -1,9 +1,10 @@
-"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist."""
+"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist, rebuilds."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pgcdc.eventstore import EventStore, HistoryEntry
+    from pgcdc.eventstore import EventStore, HistoryEntry, RebuildProgress
 
 __all__ = ["application"]
 
 application = typer.Typer(
-    help="The event store: its tables, a stream's history, numbers, the checklist.",
+    help="The event store: its tables, a stream's history, numbers, the checklist, rebuilds of projections.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -118,6 +119,53 @@ def check(
         raise typer.Exit(1)
 
 
+@application.command()
+def rebuild(
+    name: Annotated[str | None, typer.Argument(help="The projection.", show_default=False)] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:STORE",
+            help="The event store that it is declared in.",
+            envvar="PGCDC_STORE",
+            show_default=False,
+        ),
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="All projections of the store.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away one that was begun.")] = False,
+    back: Annotated[
+        bool, typer.Option("--rollback", help="Put the one that was live before back in its place.")
+    ] = False,
+    json: _Json = False,
+) -> None:
+    """Build a projection anew beside the one that is live, and put it in its place when it has come as far."""
+    import msgspec
+
+    from pgcdc.errors import ConfigError
+    from pgcdc.eventstore import plan_rebuild, rollback
+    from pgcdc.eventstore import rebuild as build
+
+    declared = _declared(store)
+    if (name is None) == (not everything):
+        raise ConfigError(
+            "say which projection, or --all", hint="pgcdc events rebuild daily_revenue --store shop:store"
+        )
+    names = [projection.name for projection in declared.projections] if name is None else [name]
+    for one in names:
+        if dry_run:
+            plan = plan_rebuild(declared, one)
+            typer.echo(msgspec.json.encode(plan).decode() if json else str(plan))
+        elif back:
+            rollback(declared, one)
+            typer.echo(f"{one}: what was live before is live again", err=json)
+        else:
+            with _Bar(one) as told:
+                done = build(declared, one, restart=restart, told=told)
+            took = f"{done.done:,} events in {done.seconds:.1f} s, {done.rate:,.0f} a second"
+            typer.echo(msgspec.json.encode(done).decode() if json else f"{one}: {took}")
+
+
 def _store(dsn: str, schema: str, **options: Any) -> EventStore:
     from pgcdc.eventstore import EventStore
 
@@ -137,6 +185,20 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(
             f"there is no module {name}", hint="name it as in `import`, from the folder that it is in"
         ) from None
+
+
+def _declared(path: str) -> Any:
+    from pgcdc.errors import ConfigError
+    from pgcdc.eventstore import AsyncEventStore, EventStore
+
+    module, _, name = path.partition(":")
+    found = getattr(_module(module), name, None) if name else None
+    if not isinstance(found, EventStore | AsyncEventStore):
+        raise ConfigError(
+            f"there is no event store {path}" if path else "it was not said where the event store is",
+            hint="--store MODULE:STORE, as in shop.orders:store",
+        )
+    return found
 
 
 def _class(path: str) -> type:
@@ -187,3 +249,47 @@ def _text(entry: HistoryEntry) -> str:
         then = msgspec.json.encode(after).decode()
         lines.append(f"{'':8}{path}: {'' if before is None else f'{msgspec.json.encode(before).decode()} → '}{then}")
     return "\n".join(lines)
+
+
+class _Bar:
+    """A bar on stderr, with rate and time left, where that is a terminal; else a line now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._progress: Any = None
+        self._task: Any = None
+        self._next = 0.0
+
+    def __enter__(self) -> Callable[[RebuildProgress], None]:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:,.0f}/s"),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True))
+            self._progress.start()
+            self._task = self._progress.add_task(self._name, total=None, rate=0.0)
+        return self._told
+
+    def _told(self, progress: RebuildProgress) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=progress.done, total=progress.total, rate=progress.rate)
+            return
+        if progress.seconds >= self._next:
+            self._next = progress.seconds + 5.0
+            left = progress.seconds_left
+            rest = "" if left is None else f", {left:.0f} s left"
+            typer.echo(
+                f"{self._name}: {progress.done:,} of {progress.total:,} events, {progress.rate:,.0f} a second{rest}",
+                err=True,
+            )
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()

@@ -7,11 +7,13 @@ from pgcdc.eventstore.context import caused_by, context
 from pgcdc.eventstore.event import Event, Registry, UnknownEvent, upcast
 from pgcdc.eventstore.findings import Finding, StoreStatistics, StreamTypeStatistics
 from pgcdc.eventstore.plan import Plan, Step
+from pgcdc.eventstore.rebuilding import RebuildPlan, RebuildProgress, plan_rebuild, rebuild, rollback
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.request import Append
 from pgcdc.eventstore.snapshots import Budget, Every
 from pgcdc.eventstore.store import EventStore
 from pgcdc.eventstore.store_async import AsyncEventStore
+from pgcdc.eventstore.table import Table
 
 __all__ = [
     "Append",
@@ -28,13 +30,19 @@ __all__ = [
     "PayloadTooLarge",
     "Placed",
     "Plan",
+    "RebuildPlan",
+    "RebuildProgress",
     "Recorded",
     "Registry",
     "Step",
     "StoreStatistics",
     "StreamTypeStatistics",
+    "Table",
     "UnknownEvent",
     "caused_by",
     "context",
+    "plan_rebuild",
+    "rebuild",
+    "rollback",
     "upcast",
 ]

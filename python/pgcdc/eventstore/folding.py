@@ -14,7 +14,7 @@ from pgcdc.eventstore.event import Event, Registry, UnknownEvent
 if TYPE_CHECKING:
     from pgcdc.eventstore.codec import Codec, Decode
 
-__all__ = ["Fold", "fold_of"]
+__all__ = ["Fold", "fold_of", "method_of"]
 
 State = TypeVar("State")
 _BORDER: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^0-9A-Za-z]+")
@@ -43,7 +43,7 @@ class Fold(Generic[State]):
                 hint="def apply(self, event): match event: … ; or a method for each: def on_order_paid(self, event)",
             )
         if apply is None:
-            known = {_method(name) for name in registry.names()}
+            known = {method_of(name) for name in registry.names()}
             if lost := sorted(name for name in self._methods if name not in known):
                 raise ConfigError(
                     f"{state.__qualname__}.{lost[0]} handles no event that there is",
@@ -126,7 +126,7 @@ class Fold(Generic[State]):
 
     def _handler(self, event_type: type) -> Callable[..., State | None] | None:
         if event_type not in self._by_type:
-            self._by_type[event_type] = self._methods.get(_method(event_type.__event_type__))  # type: ignore[attr-defined]
+            self._by_type[event_type] = self._methods.get(method_of(event_type.__event_type__))  # type: ignore[attr-defined]
         return self._by_type[event_type]
 
 
@@ -136,8 +136,15 @@ def _takes_time(handler: Callable[..., Any]) -> bool:
     return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
 
 
-def _method(name: str) -> str:
-    """OrderPaid is handled by on_order_paid."""
+def method_of(name: str) -> str:
+    """The method that handles an event: OrderPaid is handled by on_order_paid.
+
+    Args:
+        name: The event's name.
+
+    Returns:
+        The method's name.
+    """
     return "on_" + "_".join(part.lower() for part in _BORDER.split(name) if part)
 
 

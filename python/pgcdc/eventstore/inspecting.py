@@ -163,15 +163,18 @@ def _conflicts(connection: psycopg.Connection[Any], statements: Statements) -> F
 
 
 def _projections(connection: psycopg.Connection[Any], statements: Statements, number: int, what: str) -> Finding:
-    ((count, parked),) = _all(
+    ((count, parked, which),) = _all(
         connection,
-        f"SELECT count(*), count(*) FILTER (WHERE status = 'parked') FROM {statements.quoted}.projections",  # noqa: S608
+        "SELECT count(*), count(error), string_agg(name || ' (' || error || ')', ', ' ORDER BY name)"  # noqa: S608
+        f" FROM {statements.quoted}.projections WHERE status = 'live'",
     )
     if not count:
         return Finding(number=number, what=what, status="nothing", found="there are no projections")
     if parked:
-        hint = "see what it failed on in dead_letters, mend it, rebuild it"
-        return Finding(number=number, what=what, status="warning", found=f"{parked} of {count} are parked", hint=hint)
+        hint = "put the cause right, and start the pipeline again: it goes on from there"
+        return Finding(
+            number=number, what=what, status="warning", found=f"{parked} of {count} are parked: {which}", hint=hint
+        )
     return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
 
 

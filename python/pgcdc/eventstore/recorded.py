@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from pgcdc.eventstore.event import Event, UnknownEvent
+from pgcdc.lsn import Position
 
 __all__ = ["HistoryEntry", "Placed", "Recorded"]
 
@@ -27,6 +28,7 @@ class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
         id: The order of writing, over all streams. It is taken before the commit, so it is no checkpoint.
         event_type: Its name as stored.
         event_version: Its version as stored; `event` may be of a later one.
+        position: Its place in the order of commits, where it was read in that order; else None.
     """
 
     event: Event | UnknownEvent
@@ -39,6 +41,7 @@ class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
     id: int
     event_type: str
     event_version: int
+    position: Position | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether all is equal; a replay makes its envelopes by subclasses."""

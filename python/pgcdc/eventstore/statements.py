@@ -8,10 +8,12 @@ from typing import Final, LiteralString
 
 from pgcdc.errors import ConfigError
 
-__all__ = ["EXPECTED", "Statements", "expected_number"]
+__all__ = ["EXPECTED", "WAITING", "Statements", "expected_number"]
 
 EXPECTED: Final = {"none": 0, "any": -1, "exists": -2}
 """What an append can expect, besides a version, as the function has it."""
+WAITING: Final = "pgcdc.waiting"
+"""The prefix of the logical messages of those who wait: one brings a projection past what was committed before."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,46}")  # the publication is named SCHEMA_events
 
 

@@ -23,10 +23,11 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError
-from pgcdc.eventstore import calling, inspecting, migrating
+from pgcdc.eventstore import calling, inspecting, migrating, waiting
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
+from pgcdc.eventstore.declaring import Declarations
 from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
@@ -50,7 +51,7 @@ _LAST: Final = 2**63 - 1
 _JSON: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-class EventStore:
+class EventStore(Declarations):
     """Events in one table of a PostgreSQL database, in streams.
 
     It can be used from any number of tasks or threads, each with a connection of its own, up to `max_connections`.
@@ -79,6 +80,8 @@ class EventStore:
     ) -> None:
         if max_connections < 1:
             raise ConfigError("a store has at least one connection", hint="max_connections=10")
+        super().__init__()
+        self._dsn = dsn
         self._statements = Statements(schema)
         self._codec = Codec(registry, events, max_payload_bytes)
         self._connections = Connections(dsn, max_connections)
@@ -452,6 +455,49 @@ class EventStore:
         with self._doing(connection=connection) as used:
             for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
+
+    def lsn(self) -> int:
+        """Ask for a place in the WAL behind everything that was committed so far, for `wait`.
+
+        Returns:
+            The LSN.
+        """
+        with self._doing() as connection:
+            return waiting.written(connection)
+
+    def wait(self, projection: str, lsn: int, *, timeout: float = 5.0) -> None:
+        """Wait until a projection has everything that was committed before a place in the WAL.
+
+        When it has not yet, a logical message is written to the WAL, which brings it past the place on a quiet server,
+        too. For one's own append `wait_for` needs none.
+
+        Args:
+            projection: Its name.
+            lsn: What `lsn()` has returned after the commit, or `pg_current_wal_insert_lsn()`.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            TimeoutError: When it does not come so far in time; is its pipeline running?
+            EventStoreError: When it is parked, or there is no such projection.
+        """
+        with self._doing() as connection:
+            waiting.until(connection, self._statements, projection, lsn, timeout)
+
+    def wait_for(self, projection: str, stream: str, version: int, *, timeout: float = 5.0) -> None:
+        """Wait until a projection has a stream up to a version: to read what one has written.
+
+        Args:
+            projection: Its name.
+            stream: The stream.
+            version: What `append` has returned.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            TimeoutError: When it does not come so far in time; is its pipeline running?
+            EventStoreError: When it is parked, or there is no such projection.
+        """
+        with self._doing() as connection:
+            waiting.until_version(connection, self._statements, projection, stream, version, timeout)
 
     def drop_snapshots(self, stream_type: str | None = None) -> int:
         """Throw snapshots away; states are folded from their events again.

@@ -25,9 +25,11 @@ from pgcdc.errors import ConcurrencyConflict, ConfigError
 from pgcdc.eventstore import calling_async as calling
 from pgcdc.eventstore import inspecting_async as inspecting
 from pgcdc.eventstore import migrating_async as migrating
+from pgcdc.eventstore import waiting_async as waiting
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.connections_async import AsyncConnections
 from pgcdc.eventstore.context import current_metadata
+from pgcdc.eventstore.declaring import Declarations
 from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
@@ -51,7 +53,7 @@ _LAST: Final = 2**63 - 1
 _JSON: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-class AsyncEventStore:
+class AsyncEventStore(Declarations):
     """Events in one table of a PostgreSQL database, in streams.
 
     It can be used from any number of tasks or threads, each with a connection of its own, up to `max_connections`.
@@ -80,6 +82,8 @@ class AsyncEventStore:
     ) -> None:
         if max_connections < 1:
             raise ConfigError("a store has at least one connection", hint="max_connections=10")
+        super().__init__()
+        self._dsn = dsn
         self._statements = Statements(schema)
         self._codec = Codec(registry, events, max_payload_bytes)
         self._connections = AsyncConnections(dsn, max_connections)
@@ -453,6 +457,49 @@ class AsyncEventStore:
         async with self._doing(connection=connection) as used:
             async for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
+
+    async def lsn(self) -> int:
+        """Ask for a place in the WAL behind everything that was committed so far, for `wait`.
+
+        Returns:
+            The LSN.
+        """
+        async with self._doing() as connection:
+            return await waiting.written(connection)
+
+    async def wait(self, projection: str, lsn: int, *, timeout: float = 5.0) -> None:
+        """Wait until a projection has everything that was committed before a place in the WAL.
+
+        When it has not yet, a logical message is written to the WAL, which brings it past the place on a quiet server,
+        too. For one's own append `wait_for` needs none.
+
+        Args:
+            projection: Its name.
+            lsn: What `lsn()` has returned after the commit, or `pg_current_wal_insert_lsn()`.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            TimeoutError: When it does not come so far in time; is its pipeline running?
+            EventStoreError: When it is parked, or there is no such projection.
+        """
+        async with self._doing() as connection:
+            await waiting.until(connection, self._statements, projection, lsn, timeout)
+
+    async def wait_for(self, projection: str, stream: str, version: int, *, timeout: float = 5.0) -> None:
+        """Wait until a projection has a stream up to a version: to read what one has written.
+
+        Args:
+            projection: Its name.
+            stream: The stream.
+            version: What `append` has returned.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            TimeoutError: When it does not come so far in time; is its pipeline running?
+            EventStoreError: When it is parked, or there is no such projection.
+        """
+        async with self._doing() as connection:
+            await waiting.until_version(connection, self._statements, projection, stream, version, timeout)
 
     async def drop_snapshots(self, stream_type: str | None = None) -> int:
         """Throw snapshots away; states are folded from their events again.

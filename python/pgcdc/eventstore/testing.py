@@ -8,14 +8,23 @@ What is given goes through the same encoding as in a store, so that an event tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
-from pgcdc.eventstore.event import Event
-from pgcdc.eventstore.memory import MemoryEventStore
+import msgspec
 
-__all__ = ["Decision", "Given", "MemoryEventStore", "given"]
+from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.commits import EventRow
+from pgcdc.eventstore.event import Event, default_registry
+from pgcdc.eventstore.memory import MemoryEventStore
+from pgcdc.eventstore.projection import Projection
+from pgcdc.eventstore.request import Append
+from pgcdc.eventstore.table import MemoryTable
+from pgcdc.lsn import Position
+
+__all__ = ["Decision", "Given", "MemoryEventStore", "assert_idempotent", "given"]
 
 State = TypeVar("State")
 _STREAM: Final = "given"
@@ -164,3 +173,118 @@ def _fields(state: State, fields: dict[str, Any]) -> State:
 
 def _named(events: tuple[Event, ...]) -> str:
     return ", ".join(map(repr, events)) or "nothing"
+
+
+Rows = list[tuple[Position, EventRow]]
+
+
+def assert_idempotent(
+    projection: type, events: Iterable[Event | Sequence[Event] | Append], *, runs: int = 20, seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """See that a projection says the same of the same events, however they are cut, killed in between, and repeated.
+
+    They are applied once in one go, and then several times in batches that end anywhere; before a batch the program may
+    be killed when it has applied a part of it, and what has been applied already may come again. The tables are in
+    memory. What fails is a projection that remembers something outside of its tables, looks at the clock, or draws
+    lots.
+
+    Args:
+        projection: The class.
+        events: What each transaction appends: an event, several of them, or an `Append` to say to which stream.
+        runs: How many times.
+        seed: Of the random numbers.
+
+    Returns:
+        The rows of its tables, by the tables' names.
+
+    Raises:
+        AssertionError: When two runs differ.
+    """
+    transactions, codec = _transactions(events)
+    declared = Projection("projection", 1, projection, codec, "public", "stop")
+    right = _run(declared, [transactions])
+    chance = random.Random(seed)  # noqa: S311 (the same each time)
+    for number in range(1, runs + 1):
+        batches: list[list[Rows]] = []
+        left = transactions
+        while left:
+            size = chance.randint(1, len(left))
+            batches.append(left[:size])
+            left = left[size:]
+        found = _run(declared, batches, chance)
+        for table, rows in right.items():
+            if found[table] != rows:
+                differing = next((pair for pair in zip(rows, found[table], strict=False) if pair[0] != pair[1]), None)
+                raise AssertionError(
+                    f"the table {table} of {projection.__qualname__} is another one in run {number}, in"
+                    f" {len(batches)} batches: {len(rows)} rows became {len(found[table])}"
+                    + ("" if differing is None else f", {differing[0]} became {differing[1]}")
+                )
+    return right
+
+
+def _transactions(events: Iterable[Event | Sequence[Event] | Append]) -> tuple[list[Rows], Codec]:
+    appends = [
+        one if isinstance(one, Append) else Append(stream=_STREAM, events=[one] if isinstance(one, Event) else one)
+        for one in events
+    ]
+    classes = {type(event) for append in appends for event in append.events}
+    registry = next(iter(classes)).__registry__ if classes else default_registry
+    store = MemoryEventStore(events=classes, registry=registry, now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    transactions = []
+    for number, append in enumerate(appends, 1):
+        before = len(store.read(append.stream))
+        store.append_many([append])
+        rows = [
+            EventRow(
+                id=one.id,
+                stream_id=one.stream_id,
+                stream_type=one.stream_type,
+                event_type=one.event_type,
+                event_version=one.event_version,
+                payload=msgspec.json.encode(one.event).decode(),
+                metadata=msgspec.json.encode(one.metadata).decode(),
+                occurred_at=one.occurred_at,
+                sequence=one.sequence,
+                event_id=one.event_id,
+            )
+            for one in store.read(append.stream, after=before)
+        ]
+        transactions.append([(Position(number * 8, index), row) for index, row in enumerate(rows)])
+    return transactions, Codec(registry, classes)
+
+
+def _run(
+    projection: Projection, batches: Iterable[list[Rows]], chance: random.Random | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    tables = {table.name: MemoryTable(table) for table in projection.tables}
+
+    def instance() -> object:
+        made = projection.owner()
+        for table in projection.tables:
+            table.bind(made, tables[table.name])
+        return made
+
+    before: list[Rows] = []
+    place = 0
+    for batch in batches:
+        if chance is not None and chance.random() < 0.5:  # killed within it: nothing of that was written
+            kept = {name: {key: dict(row) for key, row in table.rows.items()} for name, table in tables.items()}
+            for rows in batch[: chance.randint(0, len(batch))]:
+                projection.apply(instance(), rows)
+            for name, table in tables.items():
+                table.forget()
+                table.rows = kept[name]
+        again = before if chance is not None and chance.random() < 0.5 else []
+        working = instance()
+        for rows in [*again, *batch]:
+            if rows and rows[0][0].commit_lsn > place:
+                projection.apply(working, rows)
+                place = rows[0][0].commit_lsn
+        for table in tables.values():
+            table.write()
+        before = batch
+    return {
+        name: sorted(table.rows.values(), key=lambda row: [str(value) for value in row.values()])
+        for name, table in tables.items()
+    }

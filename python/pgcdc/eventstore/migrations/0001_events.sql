@@ -18,6 +18,7 @@ CREATE TABLE {schema}.events (
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_freeze_min_age = 0, fillfactor = 100);
 
 CREATE UNIQUE INDEX events_stream_sequence ON {schema}.events (stream_id, sequence);
+ALTER TABLE {schema}.events REPLICA IDENTITY USING INDEX events_stream_sequence; -- consumers can keep the order of streams
 
 -- A server may have been built without lz4.
 DO $$ BEGIN
@@ -53,9 +54,11 @@ CREATE FUNCTION {schema}.advance_stream() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     stream {schema}.streams;
 BEGIN
+    -- Its id was taken before the stream's row was locked: another one, so that within a stream ids rise as sequences do.
     UPDATE {schema}.streams AS s SET version = NEW.sequence
         WHERE s.stream_id = NEW.stream_id AND s.version = NEW.sequence - 1 AND s.state = 'open' AND s.stream_type = NEW.stream_type;
     IF FOUND THEN
+        NEW.id := nextval(pg_get_serial_sequence('{schema}.events', 'id'));
         RETURN NEW;
     END IF;
     IF NEW.sequence = 1 THEN

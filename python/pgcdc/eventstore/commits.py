@@ -1,0 +1,426 @@
+"""The order of commits, kept beside the events: for each transaction its LSN, so that the table can be read in it.
+
+The table knows in which order events were written; in which order they became true only the WAL says. So whoever
+follows the stream notes each transaction's commit before, or together with, its own position. Everything up to the
+furthest of these positions is noted, and can be read in the order of commits as often as anybody likes, without a slot:
+a new projection, one that is rebuilt, and one that was parked begin with the table and go on with the stream.
+
+What was committed before the slot was made has no order of commits. An *epoch* has the snapshot that the slot has
+exported: exactly what is visible in it is not in the slot's stream. When a slot was lost, what was committed until the
+next one was made is noted at once, all with one LSN. In either case the order is that in which events were written.
+
+Source: PostgreSQL manual, "Transaction ID and Snapshot Information Functions", "Logical Decoding Concepts" (Exported
+Snapshots).
+"""
+# ruff: noqa: S608  (what is put in is a name that was looked at)
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, LiteralString, NamedTuple
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgcdc.errors import EventStoreError
+from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.recorded import Recorded
+from pgcdc.eventstore.statements import Statements
+from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
+
+__all__ = ["BEGINNING", "Commits", "Committed", "EventRow", "Place", "Stretch", "recorded_of"]
+
+STRETCH: Final = 2_000
+"""Events that are read at once, as far as transactions are not larger."""
+_VISIBLE_WITHIN: Final = 60.0
+_JSON: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+class EventRow(msgspec.Struct, gc=False):
+    """A row of the table, as the stream and reading give it."""
+
+    id: int
+    stream_id: str
+    stream_type: str
+    event_type: str
+    event_version: int
+    payload: str
+    metadata: str
+    occurred_at: datetime
+    sequence: int
+    event_id: UUID
+    xid: int = 0
+
+
+class Committed(NamedTuple):
+    """One transaction.
+
+    Attributes:
+        xid: Its id, with the epoch.
+        commit_lsn: The LSN of its commit.
+        events: How many events it has.
+        first_id: The least id of them.
+        last_id: The greatest.
+    """
+
+    xid: int
+    commit_lsn: int
+    events: int
+    first_id: int
+    last_id: int
+
+
+class Place(NamedTuple):
+    """How far somebody is in the order of commits.
+
+    Attributes:
+        lsn: All transactions that have committed up to here are done.
+        base_id: Within the events of an epoch, which have no order of commits, those up to this id, too.
+    """
+
+    lsn: int
+    base_id: int = 0
+
+
+BEGINNING: Final = Place(0)
+
+
+class Stretch(NamedTuple):
+    """Some events in the order of commits; whole transactions.
+
+    Attributes:
+        rows: Their rows, each with its position.
+        place: How far one is with them.
+    """
+
+    rows: list[tuple[Position, EventRow]]
+    place: Place
+
+
+def recorded_of(row: Any, position: Position, codec: Codec) -> Recorded:
+    """An event with its envelope.
+
+    Args:
+        row: An `EventRow`, or what has its attributes.
+        position: Its place in the order of commits.
+        codec: What makes events of payloads.
+
+    Returns:
+        The event.
+
+    Raises:
+        InvalidEvent: When its payload is not one of its class.
+    """
+    return Recorded(
+        event=codec.decode(row.event_type, row.event_version, row.payload, row.stream_id, row.sequence),
+        stream_id=row.stream_id,
+        sequence=row.sequence,
+        stream_type=row.stream_type,
+        event_id=row.event_id,
+        occurred_at=row.occurred_at,
+        metadata=_JSON.decode(row.metadata),
+        id=row.id,
+        event_type=row.event_type,
+        event_version=row.event_version,
+        position=position,
+    )
+
+
+class Commits:
+    """The order of commits of one store.
+
+    Args:
+        statements: Of the store.
+
+    Attributes:
+        noted_lsn: Up to here this process knows that all transactions are noted.
+        start_lsn: Up to here all were noted when the run began: its sinks begin there, however late they are opened.
+    """
+
+    def __init__(self, statements: Statements) -> None:
+        es: LiteralString = statements.quoted
+        self.noted_lsn = 0
+        self.start_lsn = 0
+        self._note: LiteralString = (
+            f"INSERT INTO {es}.commits (xid, commit_lsn, events, first_id, last_id)"
+            " SELECT x.xid::xid8, x.lsn::pg_lsn, x.events, x.first_id, x.last_id"
+            " FROM unnest(%s::text[], %s::text[], %s::integer[], %s::bigint[], %s::bigint[])"
+            " AS x (xid, lsn, events, first_id, last_id) ON CONFLICT DO NOTHING"
+        )
+        self._through: LiteralString = (
+            "SELECT greatest(coalesce((SELECT max(passed_lsn) FROM {es}.projections), '0/0'),"
+            " coalesce((SELECT max(noted_lsn) FROM {es}.epochs), '0/0')) - '0/0'::pg_lsn"
+        ).replace("{es}", es)
+        self._noted_statement: LiteralString = (
+            f"UPDATE {es}.epochs SET noted_lsn = greatest(noted_lsn, %s::pg_lsn)"
+            f" WHERE commit_lsn = (SELECT max(commit_lsn) FROM {es}.epochs)"
+        )
+        self._unmake: LiteralString = f"UPDATE {es}.epochs SET slot = NULL WHERE slot = %s"
+        self._made: LiteralString = f"SELECT FROM {es}.epochs WHERE slot = %s"
+        self._make: LiteralString = (
+            f"INSERT INTO {es}.epochs (commit_lsn, snapshot, slot, noted_lsn)"
+            " VALUES (%s::pg_lsn, %s::pg_snapshot, %s, %s::pg_lsn)"
+        )
+        # What no slot has brought; each transaction once, whoever notes it first.
+        self._miss: LiteralString = (
+            f"INSERT INTO {es}.commits (xid, commit_lsn, events, first_id, last_id)"
+            f" SELECT e.xid, %s::pg_lsn, count(*), min(e.id), max(e.id) FROM {es}.events AS e"
+            " WHERE pg_visible_in_snapshot(e.xid, %s::pg_snapshot)"
+            f" AND NOT EXISTS (SELECT FROM {es}.epochs AS x WHERE pg_visible_in_snapshot(e.xid, x.snapshot))"
+            f" AND NOT EXISTS (SELECT FROM {es}.commits AS c WHERE c.xid = e.xid) GROUP BY e.xid"
+            " ON CONFLICT (xid) DO NOTHING"
+        )
+        self._pending: LiteralString = (
+            "SELECT EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x"
+            " WHERE pg_visible_in_snapshot(x, %s::pg_snapshot))"
+        )
+        self._others: LiteralString = (
+            f"SELECT s.slot_name::text FROM {es}.epochs AS e JOIN pg_replication_slots AS s ON s.slot_name = e.slot"
+            " WHERE e.slot <> %s ORDER BY 1"
+        )
+        self._epochs: LiteralString = (
+            f"SELECT (commit_lsn - '0/0'::pg_lsn)::bigint, snapshot::text FROM {es}.epochs"
+            " WHERE snapshot IS NOT NULL ORDER BY commit_lsn"
+        )
+        columns: LiteralString = (
+            "e.id, e.stream_id, e.stream_type, e.event_type, e.event_version, e.payload::text, e.metadata::text,"
+            " e.occurred_at, e.sequence, e.event_id"
+        )
+        self._before: LiteralString = (
+            f"SELECT {columns} FROM {es}.events AS e WHERE pg_visible_in_snapshot(e.xid, %s::pg_snapshot) AND e.id > %s"
+            f" ORDER BY e.id LIMIT {STRETCH}"
+        )
+        self._missed: LiteralString = (
+            f"SELECT {columns} FROM {es}.events AS e JOIN {es}.commits AS c ON c.xid = e.xid"
+            f" WHERE c.commit_lsn = %s::pg_lsn AND e.id > %s ORDER BY e.id LIMIT {STRETCH}"
+        )
+        self._next: LiteralString = (
+            "SELECT commit_lsn, seen, events FROM (SELECT (commit_lsn - '0/0'::pg_lsn)::bigint AS commit_lsn,"
+            " pg_visible_in_snapshot(xid, pg_current_snapshot()) AS seen, events,"
+            " sum(events) OVER (ORDER BY c.commit_lsn) - events AS before"
+            f" FROM (SELECT * FROM {es}.commits WHERE commit_lsn > %s::pg_lsn AND commit_lsn <= %s::pg_lsn"
+            f" ORDER BY commit_lsn LIMIT {STRETCH}) AS c) AS n WHERE before < {STRETCH} ORDER BY commit_lsn"
+        )
+        self._events: LiteralString = (
+            f"SELECT (c.commit_lsn - '0/0'::pg_lsn)::bigint, {columns} FROM (SELECT * FROM {es}.commits"
+            " WHERE commit_lsn > %s::pg_lsn AND commit_lsn <= %s::pg_lsn ORDER BY commit_lsn) AS c CROSS JOIN LATERAL"
+            f" (SELECT * FROM {es}.events AS e WHERE e.id BETWEEN c.first_id AND c.last_id AND e.xid = c.xid OFFSET 0)"
+            " AS e ORDER BY c.commit_lsn, e.id"
+        )
+
+    def note(self, connection: psycopg.Connection[Any], transactions: Sequence[Committed]) -> None:
+        """Note transactions, in the caller's transaction; those that are noted already stay.
+
+        Args:
+            connection: On which.
+            transactions: Whole ones.
+        """
+        columns = zip(*transactions, strict=True)
+        xids, lsns, events, first, last = columns
+        values = (xids, map(format_lsn, lsns), events, first, last)
+        # As text: psycopg's own way takes longer than all the rest.
+        connection.execute(self._note, ["{" + ",".join(map(str, column)) + "}" for column in values], prepare=True)
+
+    def noted(self, connection: psycopg.Connection[Any], lsn: int) -> None:
+        """Note up to where they are noted, where no projection does.
+
+        Args:
+            connection: On which.
+            lsn: Up to where.
+        """
+        connection.execute(self._noted_statement, (format_lsn(lsn),), prepare=True)
+
+    def unmake_epoch(self, connection: psycopg.Connection[Any], slot: str) -> None:
+        """Note that a slot is not there, or about to be made.
+
+        Args:
+            connection: On which, in autocommit mode.
+            slot: Its name.
+        """
+        connection.execute(self._unmake, (slot,))
+
+    def has_epoch(self, connection: psycopg.Connection[Any], slot: str) -> bool:
+        """Whether it is known where the stream of a slot begins.
+
+        Args:
+            connection: On which.
+            slot: Its name.
+
+        Returns:
+            Whether.
+        """
+        return connection.execute(self._made, (slot,)).fetchone() is not None
+
+    def make_epoch(self, connection: psycopg.Connection[Any], slot: str, lsn: int, snapshot: str | None) -> None:
+        """Note where the stream of a new slot begins, and what was committed since the last one ended.
+
+        Args:
+            connection: On which, in autocommit mode.
+            slot: Its name.
+            lsn: Its consistent point.
+            snapshot: What was committed before, as `pg_current_snapshot` prints it; None: all of that is noted already.
+
+        Raises:
+            EventStoreError: When something that was committed does not become visible.
+        """
+        if snapshot is not None:
+            self._await_visible(connection, snapshot)
+        with connection.transaction():
+            if snapshot is not None and connection.execute(self._epochs).fetchone() is not None:
+                connection.execute(self._miss, (format_lsn(lsn - 1), snapshot))
+            connection.execute(self._make, (format_lsn(lsn), snapshot, slot, format_lsn(lsn - 1)))
+
+    def other_slots(self, connection: psycopg.Connection[Any], slot: str) -> list[str]:
+        """Find slots that follow the same events.
+
+        Args:
+            connection: On which.
+            slot: One's own.
+
+        Returns:
+            Their names.
+        """
+        return [name for (name,) in connection.cursor(row_factory=tuple_row).execute(self._others, (slot,))]
+
+    def _await_visible(self, connection: psycopg.Connection[Any], snapshot: str) -> None:
+        """The WAL knows of a commit before others see it: with a synchronous standby for a while."""
+        deadline = time.monotonic() + _VISIBLE_WITHIN
+        while connection.cursor(row_factory=tuple_row).execute(self._pending, (snapshot,)).fetchone() == (True,):
+            if time.monotonic() > deadline:
+                raise EventStoreError(
+                    "a transaction that has committed before the slot was made is not visible",
+                    hint="is a synchronous standby away? its commit waits for that",
+                )
+            time.sleep(0.01)
+
+    def through(self, connection: psycopg.Connection[Any]) -> int:
+        """Ask up to where all transactions are noted.
+
+        Args:
+            connection: On which.
+
+        Returns:
+            The LSN; 0 when nobody has ever followed the stream.
+        """
+        row = connection.cursor(row_factory=tuple_row).execute(self._through).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def after(
+        self,
+        connection: psycopg.Connection[Any],
+        place: Place,
+        through_lsn: int,
+    ) -> Iterator[Stretch]:
+        """Read events in the order of commits.
+
+        Args:
+            connection: On which; in autocommit mode or not, each stretch is a query.
+            place: How far one is.
+            through_lsn: How far to read: what `through` has said, or less.
+
+        Yields:
+            Stretches that follow each other.
+
+        Raises:
+            EventStoreError: When events are not there that were committed.
+        """
+        is_first = True
+        for lsn, snapshot in connection.cursor(row_factory=tuple_row).execute(self._epochs).fetchall():
+            begin_lsn = lsn - 1  # all that committed before the slot's first transaction
+            if place.lsn < begin_lsn <= through_lsn:
+                for stretch in self._noted(connection, place.lsn, begin_lsn - 1):
+                    yield stretch
+                    place = stretch.place
+                query = self._before if is_first else self._missed
+                which = snapshot if is_first else format_lsn(begin_lsn)
+                yield from self._of_epoch(connection, place, begin_lsn, query, which)
+                place = Place(begin_lsn)
+            is_first = False
+        for stretch in self._noted(connection, place.lsn, through_lsn):
+            yield stretch
+            place = stretch.place
+        if place.lsn < through_lsn:
+            yield Stretch([], Place(through_lsn))
+
+    def _of_epoch(
+        self,
+        connection: psycopg.Connection[Any],
+        place: Place,
+        begin_lsn: int,
+        query: LiteralString,
+        which: str,
+    ) -> Iterator[Stretch]:
+        """Read what was committed before a slot was made, in the order of writing."""
+        position = Position(begin_lsn + 1, SNAPSHOT_INDEX)
+        after = place.base_id
+        while True:
+            rows = self._rows(connection, query, (which, after))
+            if len(rows) < STRETCH:
+                break
+            after = rows[-1].id
+            yield Stretch([(position, row) for row in rows], Place(place.lsn, after))
+        yield Stretch([(position, row) for row in rows], Place(begin_lsn))
+
+    def _noted(
+        self,
+        connection: psycopg.Connection[Any],
+        lsn: int,
+        through_lsn: int,
+    ) -> Iterator[Stretch]:
+        cursor = connection.cursor(row_factory=tuple_row)
+        deadline = time.monotonic() + _VISIBLE_WITHIN
+        while True:
+            cursor.execute(self._next, (format_lsn(lsn), format_lsn(through_lsn)), prepare=True)
+            found = cursor.fetchall()
+            if not found:
+                return
+            # A transaction is in the stream a moment before others see it; with a synchronous standby longer.
+            seen = next((number for number, (_, is_seen, _) in enumerate(found) if not is_seen), len(found))
+            if not seen:
+                if time.monotonic() > deadline:
+                    raise EventStoreError(
+                        f"the transaction that commits at {format_lsn(found[0][0])} is in the stream, but not visible",
+                        hint="is a synchronous standby away? its commit waits for that",
+                        lsn=found[0][0],
+                    )
+                time.sleep(0.01)
+                continue
+            last_lsn = found[seen - 1][0]
+            count = sum(events for _, _, events in found[:seen])
+            yield Stretch(self._of_commits(connection, lsn, last_lsn, count), Place(last_lsn))
+            lsn = last_lsn
+            deadline = time.monotonic() + _VISIBLE_WITHIN
+
+    def _of_commits(
+        self,
+        connection: psycopg.Connection[Any],
+        lsn: int,
+        last_lsn: int,
+        count: int,
+    ) -> list[tuple[Position, EventRow]]:
+        cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        cursor.execute(self._events, (format_lsn(lsn), format_lsn(last_lsn)), prepare=True)
+        rows = cursor.fetchall()
+        if len(rows) != count:
+            raise EventStoreError(
+                f"{count - len(rows)} events of transactions up to {format_lsn(last_lsn)} are not in the table",
+                hint="was the table changed under pgcdc.maintenance?",
+                lsn=last_lsn,
+            )
+        found: list[tuple[Position, EventRow]] = []
+        index, before = 0, 0
+        for commit_lsn, *values in rows:
+            index = index + 1 if commit_lsn == before else 0
+            before = commit_lsn
+            found.append((Position(commit_lsn, index), EventRow(*values)))
+        return found
+
+    @staticmethod
+    def _rows(connection: psycopg.Connection[Any], query: LiteralString, values: tuple[object, ...]) -> list[EventRow]:
+        cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        cursor.execute(query, values, prepare=True)
+        return [EventRow(*row) for row in cursor.fetchall()]

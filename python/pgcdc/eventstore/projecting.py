@@ -1,0 +1,368 @@
+"""Projections as sinks of a pipeline: rows and place in one transaction, what is behind is read from the table.
+
+A sink gets whole transactions in the order of commits. It notes them (commits.py), applies those that its generation
+does not have yet, and moves the generation's place, all in one transaction: exactly once, whoever writes. A generation
+that was left behind (it is new, or was parked, or rolled back to) is brought up to date from the table first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import psycopg
+
+from pgcdc.errors import DecodeError, EventStoreError, SinkRejected, SinkUnavailable
+from pgcdc.events import Insert
+from pgcdc.eventstore.commits import Commits, Committed, EventRow, Place, Stretch
+from pgcdc.eventstore.connecting import PREPARE, options_of
+from pgcdc.eventstore.generations import Generation, Generations
+from pgcdc.eventstore.projection import Projection
+from pgcdc.eventstore.refusals import primary
+from pgcdc.eventstore.table import Writer
+from pgcdc.lsn import Position
+from pgcdc.protocol import Batch, RowFormat
+
+__all__ = ["Noting", "Projecting", "Step", "connect", "reason_of", "rows_of", "steps_of"]
+
+logger = logging.getLogger("pgcdc.eventstore")
+
+WHOLE: Final = 2**31 - 1
+"""The index behind the last change of a transaction: places are of whole ones."""
+
+
+class Step(NamedTuple):
+    """What is applied whole or not at all.
+
+    Attributes:
+        place: How far one is with it.
+        rows: Its events.
+    """
+
+    place: Place
+    rows: Sequence[tuple[Position, EventRow]]
+
+
+def connect(dsn: str) -> psycopg.Connection[Any]:
+    """Connect as the store does, in autocommit mode.
+
+    Args:
+        dsn: Where to.
+
+    Returns:
+        The connection.
+    """
+    connection = psycopg.connect(autocommit=True, **options_of(dsn))
+    try:
+        connection.execute(PREPARE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def steps_of(stretch: Stretch) -> list[Step]:
+    """The transactions of a stretch.
+
+    Args:
+        stretch: What was read.
+
+    Returns:
+        A step for each; one for what has no order of commits.
+    """
+    if stretch.place.base_id or not stretch.rows or stretch.rows[0][0].index < 0:
+        return [Step(stretch.place, stretch.rows)]
+    groups = groupby(stretch.rows, key=lambda one: one[0].commit_lsn)
+    steps = [Step(Place(lsn), list(rows)) for lsn, rows in groups]
+    return [*steps[:-1], Step(stretch.place, steps[-1].rows)]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something could not be applied, without values.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Its class, and where.
+    """
+    said = primary(error) if isinstance(error, psycopg.Error) else ""
+    notes = getattr(error, "__notes__", ())
+    return " ".join([type(error).__name__, *([f"({said})"] if said else ()), *notes])
+
+
+def rows_of(schema: str) -> RowFormat[EventRow]:
+    """How rows of a store's table are made.
+
+    Args:
+        schema: The store's.
+
+    Returns:
+        The format.
+    """
+    return RowFormat("struct", types={f"{schema}.events": EventRow}, json="text")
+
+
+class _Noted(msgspec.Struct, gc=False):
+    """As much of a row as it takes to note its transaction."""
+
+    id: int
+    xid: int
+
+
+class _Following:
+    """What both sinks have in common: a connection, the transactions of a batch, errors in the pipeline's words."""
+
+    def __init__(self, dsn: str, commits: Commits, format: RowFormat[Any]) -> None:
+        self._dsn = dsn
+        self._commits = commits
+        self._format = format
+        self._open: psycopg.Connection[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    @property
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._open is None or self._open.closed:
+            self._open = connect(self._dsn)
+        return self._open
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if self._open is not None:
+                self._open.close()
+            raise SinkUnavailable(f"the event store's server is away: {primary(error)}") from error
+        except psycopg.Error as error:
+            raise SinkRejected(f"the event store's server refused: {primary(error)}") from error
+
+    def _steps(self, batch: Batch) -> tuple[list[Step], list[Committed]]:
+        steps: list[Step] = []
+        commits: list[Committed] = []
+        changes = batch.changes(self._format)
+        rows: list[tuple[Position, EventRow]] = []
+        for change in changes:
+            if isinstance(change, DecodeError):
+                raise change
+            position = change.position
+            assert isinstance(position, tuple), "a pipeline's changes have positions"
+            if not steps or steps[-1].place.lsn != position[0]:
+                rows = []
+                steps.append(Step(Place(position[0]), rows))
+            if isinstance(change, Insert):  # else it is somebody who waits: a step without rows
+                rows.append((position, change.new))
+        for step in steps:
+            if step.rows:
+                ids = [row.id for _, row in step.rows]
+                commits.append(Committed(step.rows[0][1].xid, step.place.lsn, len(ids), min(ids), max(ids)))
+        return steps, commits
+
+    def _note(self, connection: psycopg.Connection[Any], commits: Sequence[Committed]) -> None:
+        new = [one for one in commits if one.commit_lsn > self._commits.noted_lsn]
+        if new:
+            self._commits.note(connection, new)
+
+    def _has_noted(self, lsn: int) -> None:
+        self._commits.noted_lsn = max(self._commits.noted_lsn, lsn)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._open is not None:
+            self._open.close()
+
+
+class Noting(_Following):
+    """Notes the commits of transactions, and nothing else: there is one, also where there is no projection yet."""
+
+    def __init__(self, dsn: str, schema: str, commits: Commits) -> None:
+        super().__init__(dsn, commits, RowFormat("struct", types={f"{schema}.events": _Noted}))
+        self._through = 0
+
+    def open(self) -> None:
+        """Ask how far they are noted."""
+        self._through = self._commits.start_lsn
+
+    def position(self) -> Position | None:
+        """How far they are noted."""
+        return Position(self._through, WHOLE) if self._through else None
+
+    def write(self, batch: Batch) -> None:
+        """Note the transactions of a batch."""
+        steps, commits = self._steps(batch)
+        if not steps:
+            return
+        through = steps[-1].place.lsn
+        with self._speaking(), self._connection.transaction():
+            self._note(self._connection, commits)
+            self._commits.noted(self._connection, through)
+        self._has_noted(through)
+
+
+class Projecting(_Following):
+    """A projection, live.
+
+    Args:
+        projection: What was declared.
+        dsn: Where the store is.
+        commits: The order of commits.
+        generations: What is stored of projections.
+        format: How the rows of events are made; of `rows_of`, and shared by all projections, so that they share them.
+    """
+
+    def __init__(
+        self, projection: Projection, dsn: str, commits: Commits, generations: Generations, format: RowFormat[EventRow]
+    ) -> None:
+        super().__init__(dsn, commits, format)
+        self._projection = projection
+        self._generations = generations
+        self._passed = 0
+        self._writer: Writer | None = None
+        self._writes_to: tuple[psycopg.Connection[Any], int, str] | None = None
+        self._told: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The projection's name."""
+        return self._projection.name
+
+    def open(self) -> None:
+        """Make the tables if this is the first time, and bring them up to date from the table of events."""
+        with self._speaking():
+            connection = self._connection
+            through = self._commits.start_lsn
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"pgcdc {self._projection.name}",))
+                live = self._generations.live(connection, self._projection.name)
+                if live is None:
+                    self._generations.begin(connection, self._projection, beside=False, passed_lsn=through)
+            self._passed = through
+            self._catch_up(again=True)
+
+    def position(self) -> Position | None:
+        """How far the stream was followed: what is behind that is in the table."""
+        return Position(self._passed, WHOLE) if self._passed else None
+
+    def write(self, batch: Batch) -> None:
+        """Apply a batch, note its transactions and move the place, in one transaction."""
+        steps, commits = self._steps(batch)
+        if not steps:
+            return
+        through = steps[-1].place.lsn
+        with self._speaking():
+            live = self._live()
+            if live is not None and live.place.lsn < self._passed:
+                self._catch_up()
+                live = self._live()
+            if live is None or live.place.lsn < self._passed or not self._apply(steps, commits):
+                with self._connection.transaction():
+                    self._note(self._connection, commits)
+                    self._generations.passed(self._connection, self._projection.name, through)
+        self._passed = max(self._passed, through)
+        self._has_noted(self._passed)
+
+    def _live(self, *, lock: bool = False) -> Generation | None:
+        """The generation that is to be written to; None when it is parked, or of another version."""
+        projection = self._projection
+        live = self._generations.live(self._connection, projection.name, lock=lock)
+        if live is None:
+            raise EventStoreError(f"the projection {projection.name} has been removed", hint="start again")
+        if live.version != projection.version:
+            self._tell(
+                f"the projection {projection.name} is live in version {live.version}, the class is of version"
+                f" {projection.version}: it stays as it is until pgcdc events rebuild {projection.name}"
+            )
+            return None
+        if live.error is not None:
+            self._tell(f"the projection {projection.name} is parked: {live.error}")
+            return None
+        self._told = None
+        return live
+
+    def _tell(self, what: str) -> None:
+        if what != self._told:
+            self._told = what
+            logger.warning("%s", what)
+
+    def _catch_up(self, *, again: bool = False) -> None:
+        """Apply from the table what was followed and not applied.
+
+        Args:
+            again: Whether a parked one is tried again.
+        """
+        live = self._generations.live(self._connection, self._projection.name)
+        if live is None or live.version != self._projection.version or (live.error is not None and not again):
+            self._live()  # says why
+            return
+        if live.error is not None:
+            logger.info("the projection %s was parked (%s): it is tried again", live.name, live.error)
+        for stretch in self._commits.after(self._connection, live.place, self._passed):
+            if not self._apply(steps_of(stretch), None, again=again):
+                return
+        if live.error is not None:
+            self._generations.park(self._connection, live, None)
+
+    def _apply(self, steps: Sequence[Step], commits: Sequence[Committed] | None, *, again: bool = False) -> bool:
+        """Apply steps in one transaction, or in several when one of them fails; whether all are applied.
+
+        Args:
+            steps: What is applied.
+            commits: The transactions that are to be noted with them; None: they come from what was noted.
+            again: Whether a parked one is tried again.
+        """
+        try:
+            with self._connection.transaction():
+                live = self._generations.live(self._connection, self._projection.name, lock=True)
+                if live is None or live.version != self._projection.version or (live.error and not again):
+                    return False
+                fresh = [step for step in steps if step.place > live.place]
+                writer = self._writer_to(live)
+                writer.forget()
+                instance = self._projection.owner()
+                writer.bind(instance)
+                for step in fresh:
+                    self._projection.apply(instance, step.rows)
+                writer.write()
+                if commits:
+                    self._note(self._connection, commits)  # last, so that others who note them wait for a moment only
+                place = max(steps[-1].place, live.place)
+                count = sum(len(step.rows) for step in fresh)
+                self._generations.advance(self._connection, live, place, 0 if commits is None else place.lsn, count)
+            return True
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except Exception as error:
+            if len(steps) > 1:
+                middle = len(steps) // 2
+                first, second = steps[:middle], steps[middle:]
+                split = rest = None
+                if commits is not None:
+                    split = [one for one in commits if one.commit_lsn <= first[-1].place.lsn]
+                    rest = commits[len(split) :]
+                return self._apply(first, split, again=again) and self._apply(second, rest, again=again)
+            self._park(error)
+            return False
+
+    def _park(self, error: Exception) -> None:
+        if self._projection.on_failure == "stop":
+            raise SinkRejected(
+                f"the projection {self._projection.name} cannot apply an event: {reason_of(error)}"
+            ) from error
+        logger.error("the projection %s is parked: %s", self._projection.name, reason_of(error), exc_info=False)
+        with suppress(EventStoreError), self._connection.transaction():
+            live = self._generations.live(self._connection, self._projection.name, lock=True)
+            if live is not None:
+                self._generations.park(self._connection, live, reason_of(error))
+
+    def _writer_to(self, live: Generation) -> Writer:
+        place = self._connection, live.generation, live.schema
+        if self._writer is None or self._writes_to != place:
+            self._writer = Writer(self._connection, live.schema, self._projection.tables)
+            self._writes_to = place
+        return self._writer

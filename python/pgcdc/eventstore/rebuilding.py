@@ -1,0 +1,388 @@
+"""A projection built anew beside the one that is live, and put in its place when it has come as far.
+
+A new generation has tables in a schema of its own. It is filled from the table of events in the order of commits, with
+its place in the same transactions, so that whoever is killed goes on where he was. When it is nearly as far as the live
+one, that one is locked for a moment; the rest is applied, and the tables change places, in one transaction. The old
+tables stay, in a schema of their own, so that it can be undone.
+
+Source: PostgreSQL manual, "ALTER TABLE" (SET SCHEMA: indexes, constraints and owned sequences move, too).
+"""
+# ruff: noqa: S608  (what is put in are names that were looked at)
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from pgcdc.errors import ConfigError, EventStoreError
+from pgcdc.eventstore.commits import Commits, Stretch
+from pgcdc.eventstore.generations import Generation, Generations
+from pgcdc.eventstore.projecting import connect, reason_of, steps_of
+from pgcdc.eventstore.projection import Projection
+from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.table import Writer
+
+if TYPE_CHECKING:
+    from pgcdc.eventstore.store import EventStore
+    from pgcdc.eventstore.store_async import AsyncEventStore
+
+__all__ = ["RebuildPlan", "RebuildProgress", "plan_rebuild", "rebuild", "rollback"]
+
+logger = logging.getLogger("pgcdc.eventstore")
+
+NEAR: Final = 2_000
+"""Events that may be left when the live one is locked."""
+LOCK_WITHIN: Final = 2.0
+"""Seconds that readers and writers of the tables may have to wait; then the rebuild goes on, and tries again."""
+_ATTEMPTS: Final = 30
+
+
+class RebuildProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a rebuild is.
+
+    Attributes:
+        name: The projection's name.
+        done: How many events were applied.
+        total: How many there were when it was asked last.
+        seconds: How long it has been going on, since it was begun or resumed.
+        rate: Events a second.
+    """
+
+    name: str
+    done: int
+    total: int
+    seconds: float
+    rate: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will take; None when that is not known yet."""
+        return max(self.total - self.done, 0) / self.rate if self.rate else None
+
+
+class RebuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild would do.
+
+    Attributes:
+        name: The projection's name.
+        live_version: The version that is live; None when none is.
+        version: The version of the class.
+        resumes: Whether one that was begun goes on.
+        done: How many events that has already.
+        events: How many there are in all.
+        schema: Where it is built.
+        tables: Its tables.
+    """
+
+    name: str
+    live_version: int | None
+    version: int
+    resumes: bool
+    done: int
+    events: int
+    schema: str
+    tables: list[str]
+
+    def __str__(self) -> str:
+        """Some lines."""
+        live = "nothing is live" if self.live_version is None else f"version {self.live_version} is live"
+        begins = f"goes on after {self.done:,} events" if self.resumes else "begins at the beginning"
+        return (
+            f"{self.name}: {live}, version {self.version} is built in the schema {self.schema}\n"
+            f"  it {begins}, of {self.events:,}\n"
+            f"  then these tables change places: {', '.join(self.tables)}"
+        )
+
+
+class _Building:
+    """One projection, on one connection."""
+
+    def __init__(self, store: EventStore | AsyncEventStore, name: str, connection: psycopg.Connection[Any]) -> None:
+        self.projection = _projection(store, name)
+        self.statements = store._statements
+        self.commits = Commits(self.statements)
+        self.generations = Generations(self.statements)
+        self.connection = connection
+        self._began = time.monotonic()
+        self._first = 0
+        self._writer: Writer | None = None
+
+    def known(self) -> tuple[Generation | None, Generation | None]:
+        """The generation that is live, and the one that is being built."""
+        found = self.generations.of(self.connection, self.projection.name)
+        live = next((one for one in found if one.status == "live"), None)
+        return live, next((one for one in found if one.status == "building"), None)
+
+    def count(self) -> int:
+        """How many events there are."""
+        row = self.connection.execute(f"SELECT count(*) FROM {self.statements.quoted}.events".encode()).fetchone()
+        return 0 if row is None else row[0]
+
+    def apply(self, at: Generation, stretch: Stretch) -> Generation:
+        """Apply a stretch, in the transaction that is open."""
+        if self._writer is None:
+            self._writer = Writer(self.connection, at.schema, self.projection.tables)
+        instance = self.projection.owner()
+        self._writer.bind(instance)
+        for step in steps_of(stretch):
+            self.projection.apply(instance, step.rows)
+        self._writer.write()
+        if not self.generations.advance(self.connection, at, stretch.place, 0, len(stretch.rows)):
+            raise EventStoreError(
+                f"the projection {at.name} is being rebuilt by somebody else", hint="let that one end, or stop it"
+            )
+        return msgspec.structs.replace(at, place=stretch.place, events=at.events + len(stretch.rows))
+
+    def progress(self, at: Generation, total: int) -> RebuildProgress:
+        """How far it is."""
+        seconds = time.monotonic() - self._began
+        rate = (at.events - self._first) / seconds if seconds > 0 else 0.0
+        return RebuildProgress(name=at.name, done=at.events, total=max(total, at.events), seconds=seconds, rate=rate)
+
+    def begun_at(self, at: Generation) -> None:
+        """Note from where the rate counts."""
+        self._began, self._first = time.monotonic(), at.events
+
+
+def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
+    """Say what `rebuild` would do.
+
+    Args:
+        store: The store.
+        name: The projection's name.
+
+    Returns:
+        The plan, for `print`.
+
+    Raises:
+        ConfigError: When there is no such projection.
+    """
+    with _connected(store) as connection:
+        building = _Building(store, name, connection)
+        live, begun = building.known()
+        resumes = begun is not None and begun.version == building.projection.version
+        number = max((one.generation for one in building.generations.of(connection, name)), default=0) + 1
+        return RebuildPlan(
+            name=name,
+            live_version=None if live is None else live.version,
+            version=building.projection.version,
+            resumes=resumes,
+            done=begun.events if begun is not None and resumes else 0,
+            events=building.count(),
+            schema=begun.schema if begun is not None and resumes else building.generations.schema_of(name, number),
+            tables=[table.name for table in building.projection.tables],
+        )
+
+
+def rebuild(
+    store: EventStore | AsyncEventStore,
+    name: str,
+    *,
+    restart: bool = False,
+    told: Callable[[RebuildProgress], None] = lambda _progress: None,
+) -> RebuildProgress:
+    """Build a projection anew beside the one that is live, and put it in its place. Blocks; in asyncio in a thread.
+
+    Events go on to be appended, and the live one to follow them, all the time but for a moment at the end. One that was
+    interrupted goes on where it was. Reactors are not called.
+
+    Args:
+        store: The store that it is declared in.
+        name: Its name.
+        restart: Whether one that was begun is thrown away.
+        told: Told how far it is, after each stretch.
+
+    Returns:
+        How far it came, and in what time.
+
+    Raises:
+        ConfigError: When there is no such projection, its pipeline was never run, or another rebuild of it goes on.
+        EventStoreError: When an event cannot be applied, or the tables are in use for so long that they cannot change
+            places; the next call goes on there.
+    """
+    with _connected(store) as connection:
+        building = _Building(store, name, connection)
+        _lock(connection, store, name)
+        through_lsn = building.commits.through(connection)
+        if not through_lsn:
+            raise ConfigError(
+                "the order of commits is not known yet, because no pipeline of this store was ever run",
+                hint="store.pipeline().run(), for a moment at least",
+            )
+        at = _begin(building, restart)
+        building.begun_at(at)
+        total = building.count()
+        for _ in range(_ATTEMPTS):
+            while True:
+                before = at.events
+                for stretch in building.commits.after(connection, at.place, through_lsn):
+                    try:
+                        with connection.transaction():
+                            # What is lost in a crash of the server comes again: the place is lost with it.
+                            connection.execute("SET LOCAL synchronous_commit = off")
+                            at = building.apply(at, stretch)
+                    except psycopg.OperationalError:
+                        raise
+                    except EventStoreError:
+                        raise
+                    except Exception as error:
+                        raise EventStoreError(
+                            f"the projection {name} cannot be built: {reason_of(error)}",
+                            hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
+                        ) from error
+                    told(building.progress(at, total))
+                through_lsn = building.commits.through(connection)
+                if at.events - before < NEAR:
+                    break
+                total = building.count()
+            try:
+                at = _replace(building, at)
+            except psycopg.errors.LockNotAvailable:
+                logger.warning("the tables of the projection %s are in use: they cannot change places yet", name)
+                continue
+            told(building.progress(at, at.events))
+            return building.progress(at, at.events)
+        raise EventStoreError(
+            f"the projection {name} is built, but its tables are in use and cannot change places",
+            hint="end the transactions that read them for so long, and rebuild it: it goes on there",
+        )
+
+
+def rollback(store: EventStore | AsyncEventStore, name: str) -> None:
+    """Put the generation that was live before back in its place. What it misses it takes from the table.
+
+    Args:
+        store: The store that it is declared in.
+        name: The projection's name.
+
+    Raises:
+        ConfigError: When there is none that was live before.
+        EventStoreError: When the tables are in use.
+    """
+    with _connected(store) as connection:
+        building = _Building(store, name, connection)
+        _lock(connection, store, name)
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = '{int(LOCK_WITHIN * 1000)}ms'".encode())
+                live = building.generations.live(connection, name, lock=True)
+                retired = [one for one in building.generations.of(connection, name) if one.status == "retired"]
+                if live is None or not retired:
+                    raise ConfigError(
+                        f"of the projection {name} there is no generation that was live before",
+                        hint="pgcdc events rebuild builds one",
+                    )
+                _change_places(building, live, retired[-1], live.schema)
+        except psycopg.errors.LockNotAvailable:
+            raise EventStoreError(
+                f"the tables of the projection {name} are in use: they cannot change places", hint="try again"
+            ) from None
+
+
+@contextmanager
+def _connected(store: EventStore | AsyncEventStore) -> Iterator[psycopg.Connection[Any]]:
+    try:
+        with connect(store._dsn) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise refused(error, store._statements) from error
+
+
+def _projection(store: EventStore | AsyncEventStore, name: str) -> Projection:
+    for projection in store.projections:
+        if projection.name == name:
+            return projection
+    names = ", ".join(projection.name for projection in store.projections)
+    raise ConfigError(f"there is no projection {name}", hint=f"declared are {names or 'none'}")
+
+
+def _lock(connection: psycopg.Connection[Any], store: EventStore | AsyncEventStore, name: str) -> None:
+    """Be the only one that rebuilds it, as long as the connection lasts."""
+    key = f"pgcdc rebuild {store._statements.schema} {name}"
+    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()
+    if row != (True,):
+        raise ConfigError(f"another rebuild of the projection {name} goes on", hint="let that one end, or stop it")
+
+
+def _begin(building: _Building, restart: bool) -> Generation:
+    connection = building.connection
+    with connection.transaction():
+        _, begun = building.known()
+        if begun is not None:
+            if begun.version == building.projection.version and not restart:
+                logger.info("the rebuild of the projection %s goes on after %d events", begun.name, begun.events)
+                return begun
+            _drop(building, begun)
+        return building.generations.begin(connection, building.projection, beside=True)
+
+
+def _drop(building: _Building, at: Generation) -> None:
+    building.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(at.schema)))
+    building.generations.forget(building.connection, at)
+
+
+def _replace(building: _Building, at: Generation) -> Generation:
+    """Apply the rest, and put it in the place of what is live; in one transaction."""
+    connection, generations = building.connection, building.generations
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{int(LOCK_WITHIN * 1000)}ms'".encode())
+        live = generations.live(connection, at.name, lock=True)  # whoever writes to it waits from here on
+        through_lsn = building.commits.through(connection)
+        for stretch in building.commits.after(connection, at.place, through_lsn):
+            at = building.apply(at, stretch)
+        if live is None:
+            _move(building, at.tables, at.schema, building.projection.schema)
+            generations.become(connection, at, "live", building.projection.schema)
+            connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(at.schema)))
+        else:
+            retired = [one for one in generations.of(connection, at.name) if one.status == "retired"]
+            for one in retired:
+                _drop(building, one)  # the one before the last
+            _change_places(building, live, at, building.projection.schema)
+    return at
+
+
+def _change_places(building: _Building, live: Generation, other: Generation, home: str) -> None:
+    connection, generations = building.connection, building.generations
+    away = generations.schema_of(live.name, live.generation)
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(away)))
+    _grant(connection, live, other)
+    _move(building, live.tables, live.schema, away)
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
+    _move(building, other.tables, other.schema, home)
+    generations.become(connection, live, "retired", away)
+    generations.become(connection, other, "live", home)
+    connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(other.schema)))
+
+
+def _move(building: _Building, tables: Sequence[str], here: str, there: str) -> None:
+    for table in tables:
+        building.connection.execute(
+            sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(sql.Identifier(here, table), sql.Identifier(there))
+        )
+
+
+def _grant(connection: psycopg.Connection[Any], live: Generation, other: Generation) -> None:
+    """Who may use the live tables may use those of the same names that take their place."""
+    for table in set(live.tables) & set(other.tables):
+        cursor = connection.cursor(row_factory=tuple_row)
+        cursor.execute(
+            "SELECT a.privilege_type, CASE WHEN a.grantee <> 0 THEN a.grantee::regrole::text END"
+            " FROM pg_class AS c, aclexplode(c.relacl) AS a"
+            " WHERE c.oid = format('%%I.%%I', %s::text, %s::text)::regclass AND a.grantee <> c.relowner",
+            (live.schema, table),
+        )
+        for privilege, grantee in cursor.fetchall():
+            # Both come from the catalog, the role quoted where it needs it.
+            to = sql.SQL("PUBLIC" if grantee is None else grantee)
+            connection.execute(
+                sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(privilege), sql.Identifier(other.schema, table), to)
+            )

@@ -1,0 +1,183 @@
+"""A projection that is built anew while writers append: nothing missing, nothing twice, in order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pgcdc
+from pgcdc.eventstore import EventStoreError, RebuildProgress, plan_rebuild, rebuild, rollback
+from tests.eventstore.revenue import (
+    RIGHT,
+    Closed,
+    Journal,
+    Revenue,
+    Sold,
+    faults,
+    revenue,
+    right_revenue,
+    store_of,
+)
+from tests.eventstore.test_projections import caught_up, write
+from tests.pipeline.running import running
+from tests.program import Program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+
+def generations(database: Database, name: str = "revenue") -> list[tuple[int, int, str, str]]:
+    """Number, version, status and schema of each."""
+    return [
+        (number, version, status, schema)
+        for number, version, status, schema in database.execute(
+            f"SELECT generation, version, status, tables_schema FROM es.projections WHERE name = '{name}' ORDER BY 1"
+        )
+    ]
+
+
+class Twice(Revenue):
+    """Another version: it counts double."""
+
+    def on_sold(self, event: Sold) -> None:
+        self.revenue.add(category=event.category, total=2 * event.amount, sales=1)
+
+
+def doubled(database: Database) -> list[tuple[object, ...]]:
+    """What version 2 has to say."""
+    return [(category, 2 * total, sales) for category, total, sales in right_revenue(database)]
+
+
+def test_beside_the_live_one_while_four_write(database: Database) -> None:
+    """The pipeline goes on with the old class; after the swap it waits, and the program with the new one goes on."""
+    with store_of(database) as store, store_of(database, ("revenue", Twice), ("journal", Journal), version=2) as newer:
+        write(store, 1, 50)
+        ended = threading.Event()
+
+        def go_on(seed: int) -> None:
+            while not ended.is_set():
+                write(store, seed, 5)
+
+        with running(store.pipeline(rows=50)), ThreadPoolExecutor(4) as threads:
+            caught_up(store)
+            writing = [threads.submit(go_on, seed) for seed in range(4)]
+            try:
+                told: list[RebuildProgress] = []
+                done = [rebuild(newer, name, told=told.append) for name in ("revenue", "journal")]
+            finally:
+                ended.set()
+            for one in writing:
+                one.result()
+        assert [one.done for one in told if one.name == "journal"][-1] == done[1].done
+        assert generations(database) == [(1, 1, "retired", "es_revenue_1"), (2, 2, "live", "public")]
+        with running(newer.pipeline(rows=50)):
+            write(newer, 9, 20)
+            caught_up(newer)
+        assert faults(database) == RIGHT
+        assert revenue(database) == doubled(database)
+        assert str(plan_rebuild(newer, "revenue")).startswith("revenue: version 2 is live, version 2 is built in")
+
+
+def test_rolled_back_it_takes_what_it_has_missed(newest_database: Database) -> None:
+    with store_of(newest_database) as store, store_of(newest_database, ("revenue", Twice), version=2) as newer:
+        write(store, 1, 20)
+        with running(store.pipeline()):
+            caught_up(store)
+        newest_database.execute("CREATE ROLE reader_of_revenue", "GRANT SELECT ON revenue TO reader_of_revenue, PUBLIC")
+        try:
+            with pytest.raises(pgcdc.ConfigError, match="there is no generation that was live before"):
+                rollback(newer, "revenue")
+            rebuild(newer, "revenue")
+            assert revenue(newest_database) == doubled(newest_database)
+            granted = "SELECT count(*) FROM pg_class c, aclexplode(relacl) a WHERE c.oid = 'public.revenue'::regclass"
+            assert newest_database.execute(f"{granted} AND a.grantee <> c.relowner") == [(2,)]
+        finally:
+            newest_database.execute("DROP OWNED BY reader_of_revenue", "DROP ROLE reader_of_revenue")
+        write(store, 2, 20)
+        rollback(newer, "revenue")
+        assert generations(newest_database) == [(1, 1, "live", "public"), (2, 2, "retired", "es_revenue_2")]
+        with running(store.pipeline()):
+            caught_up(store)
+        assert revenue(newest_database) == right_revenue(newest_database)
+        rebuild(newer, "revenue")  # and again: of those that were replaced one stays
+        assert generations(newest_database) == [(1, 1, "retired", "es_revenue_1"), (3, 2, "live", "public")]
+        assert revenue(newest_database) == doubled(newest_database)
+
+
+def test_what_was_parked_comes_back_by_a_rebuild(newest_database: Database) -> None:
+    class Failing(Revenue):
+        def on_closed(self, event: Closed) -> None:
+            raise ValueError
+
+    store, mended = store_of(newest_database, ("revenue", Failing)), store_of(newest_database)
+    with store, mended, running(store.pipeline()):
+        store.append("till-1", [Sold("toys", 1)])
+        caught_up(store)
+        store.append("till-1", [Closed()])
+        with pytest.raises(EventStoreError, match="parked"):
+            caught_up(store)
+        with pytest.raises(EventStoreError, match="cannot be built: ValueError at event 2 of the stream till-1"):
+            rebuild(store, "revenue")
+        store.append("till-1", [Sold("toys", 2)])
+        rebuild(mended, "revenue", restart=True)
+        assert revenue(newest_database) == [("toys", 3, 2)]
+        store.append("till-1", [Sold("toys", 4)])
+        caught_up(store)  # the pipeline has found the new one by itself
+        assert revenue(newest_database) == [("toys", 7, 3)]
+
+
+def test_readers_that_do_not_end_do_not_wait_for_the_swap(newest_database: Database) -> None:
+    """It gives way, tries again, and goes on when they have ended."""
+    with store_of(newest_database, ("revenue", Revenue)) as store:
+        write(store, 1, 5)
+        with running(store.pipeline()):
+            caught_up(store)
+        with newest_database.connect() as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM revenue")
+            tried = threading.Event()
+
+            def told(progress: RebuildProgress) -> None:
+                tried.set()
+
+            with ThreadPoolExecutor(1) as threads:
+                rebuilding = threads.submit(rebuild, store, "revenue", told=told)
+                assert tried.wait(30)
+                with pytest.raises(pgcdc.ConfigError, match="another rebuild of the projection revenue goes on"):
+                    rebuild(store, "revenue")
+                reader.execute("COMMIT")
+                rebuilding.result()
+        assert revenue(newest_database) == right_revenue(newest_database)
+
+
+def test_killed_it_goes_on_where_it_was(newest_database: Database, tmp_path: Path) -> None:
+    with store_of(newest_database, ("journal", Journal)) as store:
+        with running(store.pipeline()):
+            caught_up(store)
+        for number in range(30):
+            store.append(f"till-{number % 3}", [Sold("toys", number)] * 250)
+        with running(store.pipeline()):
+            caught_up(store)
+        program = Program("tests.eventstore.killed_rebuild", tmp_path / "log", newest_database.dsn)
+        assert program.end() == -signal.SIGKILL
+        plan = plan_rebuild(store, "journal")
+        assert plan.resumes
+        assert 0 < plan.done < plan.events == 7500
+        assert f"goes on after {plan.done:,} events" in str(plan)
+        done = rebuild(store, "journal")
+        assert done.done == 7500
+        assert faults(newest_database) == RIGHT
+
+
+def test_before_any_pipeline_was_run(newest_database: Database) -> None:
+    with store_of(newest_database) as store:
+        with pytest.raises(pgcdc.ConfigError, match="no pipeline of this store was ever run"):
+            rebuild(store, "revenue")
+        with pytest.raises(pgcdc.ConfigError, match="there is no projection other"):
+            rebuild(store, "other")
