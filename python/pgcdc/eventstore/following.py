@@ -89,13 +89,19 @@ class EventPipeline(Pipeline):
         for reactor in reactors:
             self.on(table, "insert", row=ReactorRow, **reactor.options)(reactor.handler())
 
-    async def arun(self) -> None:
+    async def arun(self, *, source: str | None = None) -> None:
         """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.
 
+        Args:
+            source: As for `pgcdc.Pipeline.run`; projections follow the database itself.
+
         Raises:
+            ConfigError: When another source is given.
             Error: When it cannot start or cannot go on.
             CancelledError: After the drain, when it was cancelled.
         """
+        if source is not None:
+            raise ConfigError("the pipeline of an event store follows its database", hint="leave source= out")
         await asyncio.to_thread(self._prepare)
         await super().arun()
 
