@@ -168,6 +168,24 @@ async def test_rows_that_change_places(clickhouse: ClickHouseServer, database: s
         assert state(clickhouse, f"{database}.orders_{size}") == swapped
 
 
+async def test_what_comes_again_finds_the_row_under_its_new_key(clickhouse: ClickHouseServer, database: str) -> None:
+    """After a crash batches begin elsewhere, and another row may have the former place by then."""
+    whole = batch_of(
+        insert(ORDERS, order(1, note="long")),
+        update(ORDERS, order(2, "moved", UNSET), old=order(1)),
+        insert(ORDERS, order(1, note="another")),
+        update(ORDERS, order(2, "paid", UNSET)),
+        update(ORDERS, order(3, "paid", UNSET), old=order(2)),
+        update(ORDERS, order(3, "sent", UNSET)),
+    )
+    for done, again in ((1, 1), (3, 1), (4, 1), (5, 1), (4, 3), (6, 1)):
+        name = f"orders_{done}_{again}"
+        async with opened(ClickHouse(clickhouse.url, database=database, table=name)) as sink:
+            for piece in (whole.take([0]), whole.take(range(1, done)), whole.take(range(again, 6))):
+                await sink.write(piece)
+        assert state(clickhouse, f"{database}.{name}") == {1: order(1, note="another"), 3: order(3, "sent", "long")}
+
+
 async def test_a_log_has_each_change_once(clickhouse: ClickHouseServer, database: str) -> None:
     whole = batch_of(
         insert(ORDERS, order(1, note="long")),

@@ -194,6 +194,24 @@ async def test_rows_that_change_places(opensearch: OpenSearchServer, index: str,
             assert documents(opensearch.url, name) == {"1": order(1, note="two"), "2": order(2, note="one")}
 
 
+async def test_what_comes_again_finds_the_row_under_its_new_key(opensearch: OpenSearchServer, index: str) -> None:
+    """After a crash batches begin elsewhere, and another row may have the former place by then."""
+    whole = batch_of(
+        insert(ORDERS, order(1, note="long")),
+        update(ORDERS, order(2, "moved", UNSET), old=order(1)),
+        insert(ORDERS, order(1, note="another")),
+        update(ORDERS, order(2, "paid", UNSET)),
+        update(ORDERS, order(3, "paid", UNSET), old=order(2)),
+        update(ORDERS, order(3, "sent", UNSET)),
+    )
+    for done, again in ((1, 1), (3, 1), (4, 1), (5, 1), (4, 3), (6, 1)):
+        name = f"{index}-{done}-{again}"
+        async with opened(OpenSearch(opensearch.url, index=name)) as sink:
+            for piece in (whole.take([0]), whole.take(range(1, done)), whole.take(range(again, 6))):
+                await sink.write(piece)
+        assert documents(opensearch.url, name) == {"1": order(1, note="another"), "3": order(3, "sent", "long")}
+
+
 # What the server refuses.
 
 

@@ -64,6 +64,11 @@ def _number(position: Position) -> int:
     return position.commit_lsn << 32 | position.index + 1
 
 
+def _position(number: int) -> Position:
+    """The position that is such a number."""
+    return Position(number >> 32, (number & 0xFFFFFFFF) - 1)
+
+
 class _Table:
     """What is known of a table since it was looked at.
 
@@ -330,9 +335,9 @@ class ClickHouse:
             for line in answer.splitlines():
                 values = decode_columns(line)
                 of = msgspec.json.decode(values.pop("pgcdc_k"), type=tuple[str, ...])
-                version = int(msgspec.json.decode(values.pop("pgcdc_v"), type=str))
+                position = _position(int(msgspec.json.decode(values.pop("pgcdc_v"), type=str)))
                 found.setdefault(of, []).append(
-                    KnownRow(version, {named[short]: value for short, value in values.items()})
+                    KnownRow(position, {named[short]: value for short, value in values.items()})
                 )
         return found
 

@@ -341,7 +341,7 @@ class OpenSearch:
             answer = await self._indexes.ask("POST", f"/{quoted(name)}/_mget", body)
             for one in msgspec.json.decode(answer, type=_Documents).docs:
                 if one.found:
-                    found[ids[one.id]] = [KnownRow(one.version, one.columns())]
+                    found[ids[one.id]] = [KnownRow(one.position(), one.columns())]
         return found
 
     async def _empty(self, name: str, position: Position) -> None:

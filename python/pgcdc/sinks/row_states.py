@@ -7,7 +7,7 @@ that lacks unchanged TOAST values is taken apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,8 @@ __all__ = ["Columns", "Key", "KnownRow", "RowState", "TableStates", "decode_colu
 
 Key: TypeAlias = tuple[str | None, ...]
 """The values of a key, as PostgreSQL prints them."""
+Sources: TypeAlias = tuple[tuple[Key, Position], ...]
+_FIRST: Final = Position(0, SNAPSHOT_INDEX)
 Columns: TypeAlias = Mapping[str, msgspec.Raw]
 """Values as JSON, by column."""
 
@@ -37,12 +39,12 @@ class RowState:
         version: What the target compares.
         body: The columns that are known, a JSON object.
         missing: The columns that are not known yet.
-        source: The key under which the target has them, as it is before the batch.
+        sources: The keys that the row has had since they were written, each with the position from which on.
         gone: Whether the row is gone; `body` has what is to be kept for one that comes from it then.
         done: Whether it is written.
     """
 
-    __slots__ = ("body", "done", "gone", "key", "missing", "position", "source", "version")
+    __slots__ = ("body", "done", "gone", "key", "missing", "position", "sources", "version")
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class RowState:
         body: bytes = b"{}",
         *,
         missing: tuple[str, ...] = (),
-        source: Key | None = None,
+        sources: Sources = (),
         gone: bool = False,
     ) -> None:
         self.key = key
@@ -60,7 +62,7 @@ class RowState:
         self.version = version
         self.body = body
         self.missing = missing
-        self.source = source
+        self.sources = sources
         self.gone = gone
         self.done = False
 
@@ -80,11 +82,11 @@ class KnownRow(msgspec.Struct):
     """A row as the target has it, or had it.
 
     Attributes:
-        version: Of the change that wrote it.
+        position: Of the change that wrote it.
         columns: What it has.
     """
 
-    version: int
+    position: Position
     columns: Columns
 
 
@@ -146,31 +148,35 @@ class TableStates:
     def _put(self, row: JsonRow, key: Key, body: bytes, position: Position, version: int) -> None:
         former = key if row.old_key is None else row.old_key
         state = RowState(key, position, version, body)
+        sources: Sources = ()
         if row.unsent:
             state.missing = row.unsent
             before = self.rows.get(former)
             if before is None:
-                state.source = former
+                sources = ((former, _FIRST),)
             elif not before.gone:
                 # What this batch knows of the row; the rest is where that has it from.
                 state.fill(decode_columns(before.body))
-                state.source = before.source if state.missing else None
+                sources = before.sources if state.missing else ()
+            state.sources = (*sources, (key, position)) if sources and former != key else sources
         if former != key:
             kept = b"{}"
             if row.unsent:
                 columns = decode_columns(state.body)
                 kept = encode_columns({name: columns[name] for name in row.unsent if name in columns})
-            missing, source = state.missing, state.source
-            self.rows[former] = RowState(former, position, version, kept, missing=missing, source=source, gone=True)
+            self.rows[former] = RowState(
+                former, position, version, kept, missing=state.missing, sources=sources, gone=True
+            )
         self.rows[key] = state
 
     def unresolved(self) -> list[RowState]:
         """The rows that lack something."""
-        return [state for state in self.rows.values() if state.missing and state.source is not None]
+        return [state for state in self.rows.values() if state.missing and state.sources]
 
     def wanted(self) -> list[Key]:
         """The keys of the rows that `resolve` needs, each once."""
-        return list(dict.fromkeys(key for one in self.unresolved() for key in (one.source, one.key) if key is not None))
+        keys = ((*(key for key, _ in one.sources), one.key) for one in self.unresolved())
+        return list(dict.fromkeys(key for of in keys for key in of))
 
     def resolve(self, found: Mapping[Key, Sequence[KnownRow]]) -> None:
         """Complete rows with what the target has.
@@ -183,17 +189,21 @@ class TableStates:
         """
         lost: list[Position] = []
         for state in self.unresolved():
-            assert state.source is not None
-            sources = found.get(state.source, ())
-            before = max((one for one in sources if one.version <= state.version), key=_version, default=None)
-            # The change comes again: its row is there, or a later one that stays.
-            own = min(
-                (one for one in found.get(state.key, ()) if one.version >= state.version), key=_version, default=None
-            )
-            for known in (before, own):
+            is_found, is_right = False, state.gone
+            end = state.position
+            # What comes again finds the row under a later key, and in its former place maybe another one.
+            for number, (key, since) in enumerate(reversed(state.sources)):
+                sources = found.get(key, ())
+                known = max((one for one in sources if since <= one.position <= end), key=_position, default=None)
+                if known is None and number == 0:
+                    # A later change of the row's place is there, which stays.
+                    known = min((one for one in sources if one.position > end), key=_position, default=None)
                 if known is not None:
                     state.fill(known.columns)
-            if sources and before is None and own is None and not state.gone:
+                    is_right = True
+                is_found = is_found or bool(sources)
+                end = since
+            if is_found and not is_right:
                 lost.append(state.position)
         if lost:
             raise SinkRejected(
@@ -203,5 +213,5 @@ class TableStates:
             )
 
 
-def _version(known: KnownRow) -> int:
-    return known.version
+def _position(known: KnownRow) -> Position:
+    return known.position

@@ -122,6 +122,12 @@ class Found(msgspec.Struct, rename={"id": "_id", "version": "_version", "source"
     version: int = -1
     source: dict[str, msgspec.Raw] = {}
 
+    def position(self) -> Position:
+        """Of the change that wrote it; by its version, if somebody else did."""
+        if POSITION in self.source:
+            return Position.parse(msgspec.json.decode(self.source[POSITION], type=str))
+        return Position(self.version, SNAPSHOT_INDEX)
+
     def columns(self) -> Columns:
         """The row's columns, or those that were kept of one that has another key now."""
         return decode_columns(self.source[KEPT]) if KEPT in self.source else self.source
