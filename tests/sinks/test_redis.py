@@ -112,7 +112,7 @@ def test_a_copy_that_is_made_again(place: Place, form: Any) -> None:
     """It begins with a TRUNCATE, at the position that its rows have, too."""
     sink = place.sink(form=form)
     batch = batch_of([insert(TABLE, order(3))], existing=[insert(TABLE, order(1)), insert(TABLE, order(2))])
-    copied, [lsn, _] = batch.take([0, 1]), batch.changes()[0].position  # type: ignore[union-attr,misc]
+    copied, [lsn, _] = batch.take([0, 1]), batch.changes()[0].position  # type: ignore[misc]
     place.sink(form=form).write(batch.take([0]))
     for _ in range(2):
         sink.write(Batch.truncation(copied.relations, lsn))
