@@ -167,6 +167,12 @@ def test_what_comes_from_a_variable_is_not_expanded_again(tmp_path: Path) -> Non
             "did you mean 'give_up'?",
         ),
         (
+            'name = "shop"',
+            'name = "shop"\nspool = { dirctory = "x" }',
+            "FILE: pipeline.spool.dirctory is not a setting",
+            "did you mean 'directory'?",
+        ),
+        (
             "snapshot_connections = 3",
             'reconnect = { give_up = "3" }',
             "FILE: pipeline.reconnect.give_up must be a number, and is a string",

@@ -418,6 +418,8 @@ class _Reading:
             self.section(value["reconnect"], ReconnectSection, f"{path}.reconnect")
         if isinstance(value.get("retry"), dict):
             self.section(value["retry"], RetrySection, f"{path}.retry")
+        if isinstance(value.get("spool"), dict):
+            self.section(value["spool"], SpoolSection, f"{path}.spool")
         for field in msgspec.structs.fields(kind):
             if field.required and field.name not in value:
                 raise ConfigError(

@@ -126,5 +126,5 @@ def test_a_migration_that_is_cancelled_within_is_told_of() -> None:
         await cancels_itself(None)
 
     wider = Table("orders", {"id": "int8", "note": "text"}, key=("id",))
-    with pytest.raises(pgcdc.Error, match="handler"):
+    with pytest.raises(pgcdc.MigrationFailed, match="handler"):
         play(pipeline, [*CHANGES, insert(wider, {"id": 9, "note": "x"})])

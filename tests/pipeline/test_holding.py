@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,53 @@ def test_a_row_is_held_by_its_primary_key_under_any_identity(newest_database: Da
         pipeline.dead_letters.retry()
         until(lambda: pipeline.dead_letters.list() == [], "delivered")
     assert came == ["insert", "delete", "insert"]
+    pipeline.dead_letters.close()
+
+
+def test_a_number_holds_however_many_zeros_it_has(newest_database: Database) -> None:
+    newest_database.execute("CREATE TABLE a (id numeric PRIMARY KEY, v int)")
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+    pipeline.add(sink, name="sink", on_failure="hold")
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO a VALUES (1.0, 1), (10, 3)", "UPDATE a SET id = 1.00, v = 2 WHERE id = 1")
+        run.catch_up(newest_database)
+        assert sink.numbers == [3]
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [3, 1, 2]
+    pipeline.dead_letters.close()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_events_of_an_outbox_are_in_order_by_topic_and_key_under_concurrency(
+    newest_database: Database, failing: bool
+) -> None:
+    """Each event is a row with a key of its own: that order would be none."""
+    newest_database.execute("CREATE TABLE o (id int PRIMARY KEY, topic text, user_id int, payload jsonb)")
+    came: dict[int, list[int]] = {0: [], 1: []}
+    lock = threading.Lock()
+
+    class Slow(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            for change in batch.changes():
+                number = change.new.payload  # type: ignore[union-attr]
+                if failing and number == 2:
+                    raise SinkRejected("refused")
+                with lock:
+                    came[number % 2].append(number)
+
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["o"], snapshot="never")
+    pipeline.add(Slow(), name="sink", transform=transforms.outbox("o", key="user_id"), on_failure="hold", concurrency=4)
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO o SELECT g, 't', g % 2, to_jsonb(g) FROM generate_series(1, 200) g")
+        run.catch_up(newest_database)
+        assert came[1] == list(range(1, 201, 2))
+        assert came[0] == ([] if failing else list(range(2, 201, 2)))
+    assert len(pipeline.dead_letters.list()) == (100 if failing else 0)
     pipeline.dead_letters.close()
 
 

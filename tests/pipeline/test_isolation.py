@@ -421,6 +421,7 @@ def test_a_standby_waits_and_takes_over(
             lambda: "waits as a standby: another process runs the pipeline of slot 'pgcdc_shop'" in caplog.text, "why"
         )
         first.catch_up(new_orders)
+        assert sinks[1].opened == 0, "nor does it open what the other one writes to"
         with running(shop_of(sinks[2], standby=True)) as third:
             until(lambda: third.pipeline.statistics().source.phase == "standby", "another one waits")
         assert sinks[2].opened == sinks[2].closed, "and ends as it is told to"

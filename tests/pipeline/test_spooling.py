@@ -588,7 +588,12 @@ def test_directories_of_consumers() -> None:
         ({"spool": 5}, {}, "the spool of pipeline 'shop' is neither a directory nor SpoolOptions"),
         ({"spool": ""}, {}, "the spool of pipeline 'shop' has no directory"),
         ({}, {"spool": True}, "the spool of consumer 'c' is neither a directory nor SpoolOptions"),
-        ({"spool": SpoolOptions(directory="x", max_bytes=10)}, {}, "segment_bytes of the spool of pipeline 'shop'"),
+        ({"spool": SpoolOptions(directory="x", max_bytes=0)}, {}, "max_bytes of the spool of pipeline 'shop'"),
+        (
+            {"spool": SpoolOptions(directory="x", max_bytes=10, segment_bytes=11)},
+            {},
+            "segment_bytes of the spool of pipeline 'shop'",
+        ),
         ({"confirm_spooled": True}, {}, "pipeline 'shop' has no spool that the slot could be confirmed past"),
         ({}, {"confirm_spooled": True}, "consumer 'c' has no spool that the slot could be confirmed past"),
         ({"spool": "x"}, {"spool": False, "confirm_spooled": True}, "consumer 'c' has no spool"),

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import Any
 
-__all__ = ["as_exception", "is_foreign"]
+__all__ = ["as_exception", "awaited", "is_foreign"]
+
+
+async def awaited(result: Awaitable[Any] | object) -> None:
+    """Wait for what a method of theirs gave, if there is something to wait for.
+
+    Args:
+        result: What it gave.
+
+    Raises:
+        Exception: What came out of it; a cancellation of its own as a RuntimeError.
+    """
+    try:
+        if isawaitable(result):
+            await result
+    except asyncio.CancelledError as error:
+        if not is_foreign(error):
+            raise
+        raise as_exception(error) from error
 
 
 def is_foreign(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["EVERYTHING", "Held", "HeldBy", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
 
 CHOSEN: Final = "key"
+_NUMERIC: Final = 1700
 _SAME_TEXT: Final = frozenset({19, 20, 21, 23, 25, 1043, 2950})
 """name, int8, int2, int4, text, varchar, uuid: a value keeps its text when its column gets another of these types."""
 
@@ -252,8 +253,17 @@ def _holds_of(
         event = _of_outbox(rows[0], columns)
         return by.of_tables([relation]) if event is None else event
     form = _form(relation, keys[0], chosen=by.key is not None) if keys else ""
-    holds = dict.fromkeys(Hold(space, json.dumps(list(key.values())), form) for key in keys)
+    numerics = {column.name for column in relation.columns if column.type_oid == _NUMERIC}
+    holds = dict.fromkeys(Hold(space, json.dumps(_comparable(key, numerics)), form) for key in keys)
     return tuple(holds) or by.of_tables([relation])
+
+
+def _comparable(key: Mapping[str, Any], numerics: Set[str]) -> list[Any]:
+    """A key's values: a numeric is the same number with fewer or more zeros behind its point."""
+    return [
+        value.rstrip("0").rstrip(".") if name in numerics and isinstance(value, str) and "." in value else value
+        for name, value in key.items()
+    ]
 
 
 def _of_outbox(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hold, ...] | None:
@@ -278,7 +288,9 @@ def _form(relation: Relation, names: Iterable[str], *, chosen: bool) -> str:
     form: list[list[object]] = []
     for name in names:
         place, column = columns[name]
-        kind = "" if column.type_oid in _SAME_TEXT else f"{column.type_oid}.{column.type_modifier}"
+        kind = "" if column.type_oid in _SAME_TEXT else str(column.type_oid)
+        if kind and column.type_oid != _NUMERIC:
+            kind += f".{column.type_modifier}"
         form.append([name if chosen else place, kind])
     return json.dumps(form)
 

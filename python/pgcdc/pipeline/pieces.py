@@ -127,6 +127,6 @@ class Pieces:
 
     def _keys(self, piece: Progress) -> list[tuple[bytes, ...] | None]:
         """The keys of each change that the consumer gets: those of the change that it comes from."""
-        keys = self._formats.keys(self._subscription)
+        keys = self._formats.keys(self._subscription, piece.source.relations)
         of = piece.source.keys(keys.columns, by_table=keys.by_table)
         return [of[piece.origin(number)] for number in range(piece.count)]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from inspect import isawaitable
 from typing import NamedTuple, Protocol, TypeVar
 
 from pgcdc.errors import ConfigError, ConnectionLost, Error, MigrationFailed, SchemaError, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.foreign import awaited
 from pgcdc.pipeline.migrations import Migration, Migrations
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.schemas import WHOLE_PIPELINE, Step, StepState
@@ -290,8 +290,7 @@ class Reshaping:
                 result = migration(change.old, change.new)
             else:
                 result = await self._worker.call(migration, change.old, change.new)
-            if isawaitable(result):
-                await result
+            await awaited(result)
 
         try:
             await persist(call)

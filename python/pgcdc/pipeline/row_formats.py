@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from pgcdc.events import Relation
 from pgcdc.pipeline.shaping import Keys
 from pgcdc.pipeline.subscription import HandlerSubscription, Subscription, Table
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
@@ -90,11 +91,20 @@ class RowFormats:
             self._formats[()] = RowFormat("struct", types={}, catalog=self._catalog)
         return Context(self._formats[()], self._former)
 
-    def keys(self, subscription: Subscription) -> Keys:
+    def keys(self, subscription: Subscription, relations: Sequence[Relation]) -> Keys:
         """What a consumer's changes are kept in order by.
 
         Args:
             subscription: What it asked for.
+            relations: The tables of the changes.
         """
-        chosen = subscription.options.key
-        return Keys(self._keys if chosen is None else dict.fromkeys(self._keys, chosen), chosen is None)
+        options = subscription.options
+        if options.key is not None:
+            return Keys(dict.fromkeys(self._keys, options.key), by_table=False)
+        # The rows of an outbox table are events: it is their topic and key that order goes by, as what is held does.
+        events = {
+            relation.oid: columns
+            for relation in relations
+            if (columns := options.outboxes.get((relation.schema, relation.name))) is not None
+        }
+        return Keys({**self._keys, **events} if events else self._keys, by_table=True)

@@ -41,7 +41,7 @@ logger = logging.getLogger("pgcdc.pipeline")
 
 SAVE_EVERY = 1.0
 """Seconds between two writes of positions: what a crash repeats at most, for targets that keep no position."""
-DRAIN_WITHIN = 4.0
+DRAIN_WITHIN = 3.5
 """Seconds that consumers have after a stop to finish what is queued; with what comes after it, a stop takes 5 s."""
 LAST_CHANCE = 0.3
 """Seconds that a consumer has to end after the time to drain is over, before its task is cancelled."""

@@ -43,6 +43,7 @@ _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "overlay", "overlayfs", "aufs", 
 """Kinds of file systems whose files do not outlive the machine or the container."""
 _CUTS: Final = "cuts"
 """The file of a spool's directory that says which of its changes were replaced by later ones."""
+_SEGMENT_BYTES: Final = 64 * 1024**2
 _OWNER: Final = "owner"
 """The file of a spool's directory that says whose it is."""
 
@@ -54,14 +55,15 @@ class SpoolOptions(msgspec.Struct, frozen=True, kw_only=True):
         directory: A directory on a local disk; made where it is missing. As the pipeline's option it is the one that
             has a directory for each consumer; as a consumer's it is that consumer's own.
         max_bytes: What the files of one consumer may take, in bytes.
-        segment_bytes: A file is closed, and removed when it is not needed any more, at about this size, in bytes.
+        segment_bytes: A file is closed, and removed when it is not needed any more, at about this size, in bytes. None:
+            64 MiB, or `max_bytes` where that is less.
         persistent: Whether its files outlive the machine and the container. None: on Linux the kind of file system
             tells (tmpfs, ramfs and overlay do not); elsewhere it is believed. Only `confirm_spooled` asks.
     """
 
     directory: str | PathLike[str]
     max_bytes: int = 16 * 1024**3
-    segment_bytes: int = 64 * 1024**2
+    segment_bytes: int | None = None
     persistent: bool | None = None
 
 
@@ -89,7 +91,9 @@ def check_spool(whose: str, given: object) -> SpoolOptions | None:
         )
     if not os.fspath(given.directory):
         raise ConfigError(f"the spool of {whose} has no directory", hint='spool="/var/lib/shop/spool"')
-    if not 1 <= given.segment_bytes <= given.max_bytes:
+    if given.max_bytes < 1:
+        raise ConfigError(f"max_bytes of the spool of {whose} is not at least 1")
+    if given.segment_bytes is not None and not 1 <= given.segment_bytes <= given.max_bytes:
         raise ConfigError(f"segment_bytes of the spool of {whose} is not from 1 to max_bytes")
     return given
 
@@ -353,7 +357,10 @@ class Backlog:
         self._place.check_persistent()
         self._format, self._source = format, source
         spool = Spool(
-            self._place.directory, max_bytes=options.max_bytes, segment_bytes=options.segment_bytes, format=format
+            self._place.directory,
+            max_bytes=options.max_bytes,
+            segment_bytes=options.segment_bytes or min(_SEGMENT_BYTES, options.max_bytes),
+            format=format,
         )
         try:
             self._place.claim(source)

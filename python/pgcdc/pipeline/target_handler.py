@@ -10,7 +10,7 @@ from inspect import isawaitable
 
 from pgcdc.errors import DecodeError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.pipeline.foreign import as_exception, is_foreign
+from pgcdc.pipeline.foreign import as_exception, awaited, is_foreign
 from pgcdc.pipeline.ordering import Schedule, run_in_tasks, run_in_threads
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -209,9 +209,9 @@ class HandlerTarget(Pieces):
     async def schema_changed(self, change: SchemaChange) -> None:
         """Call the handler with it, if it asked for that."""
         if self._subscription.told:
-            result = await self._workers[0].call(self._handler, change) if self._workers else self._handler(change)
-            if isawaitable(result):
-                await result
+            await awaited(
+                await self._workers[0].call(self._handler, change) if self._workers else self._handler(change)
+            )
 
     def give_up(self) -> None:
         """Handle the changes in hand and no further one."""

@@ -8,7 +8,7 @@ from inspect import isawaitable
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import Position
-from pgcdc.pipeline.foreign import as_exception, is_foreign
+from pgcdc.pipeline.foreign import as_exception, awaited
 from pgcdc.pipeline.ordering import parts
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -41,22 +41,7 @@ class SinkTarget(Pieces):
         self._parts: list[list[list[int]]] | None = None
 
     async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
-        if self._workers:
-            result = await self._workers[by].call(method, *arguments)
-            if isawaitable(result):
-                await self._awaited(result)
-        else:
-            await self._awaited(method(*arguments))
-
-    async def _awaited(self, result: Awaitable[None] | None) -> None:
-        """Wait for what a method gave; what is cancelled in it is an error of its own."""
-        try:
-            if isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if not is_foreign(error):
-                raise
-            raise as_exception(error) from error
+        await awaited(await self._workers[by].call(method, *arguments) if self._workers else method(*arguments))
 
     async def open(self) -> Position | None:
         """Open the sink, and ask for its position."""
@@ -85,7 +70,7 @@ class SinkTarget(Pieces):
                     await self._write_parts(piece, reach)
                 elif result is not None and isawaitable(result):
                     try:
-                        await self._awaited(result)
+                        await awaited(result)
                     except Exception as error:
                         raise self._refused(piece, error) from error
                 piece.handled = piece.count
