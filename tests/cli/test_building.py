@@ -255,7 +255,7 @@ def test_a_class_that_takes_any_option(place: Path) -> None:
         ("url = ", "batch = 1001, url = ", "consumers.search.options: batch is too large", "at most 1000"),
         (":Search", ":NoSink", "consumers.search.options.url is not an option of NoSink", ""),
         (":Search", ":Sarch", "consumers.search.sink: module 'shop_for_tests' has no 'Sarch'", "did you mean 'Search'"),
-        ('"shop_for_tests:Search"', '"redis"', "consumers.search.sink: there is no sink 'redis'", "module:Class"),
+        ('"shop_for_tests:Search"', '"kinesis"', "consumers.search.sink: there is no sink 'kinesis'", "module:Class"),
         ("sink = ", 'table = "orders"\nsink = ', "consumers.search.table is not a setting of a sink", "tables = ["),
         ("sink = ", 'handler = "a:b"\nsink = ', "consumers.search needs a sink or a handler, and not both", "sink ="),
         ("sink = ", "#", "consumers.search needs a sink or a handler, and not both", "sink ="),
