@@ -328,10 +328,26 @@ def test_a_row_without_a_key(place: Place) -> None:
             place.sink("{a}", form=form).write(batch.select([("public", "heap")]).take([1]))
         assert len(raised.value.positions) == 1
     with pytest.raises(SinkRejected, match="heap has no key that is known") as raised:
-        place.sink("{key}").write(batch.with_primary_keys({}))
+        place.sink("{table}:{key}").write(batch.with_primary_keys({}))
     assert len(raised.value.positions) == 2
     assert raised.value.table == "public.heap"
     assert place.keys() == []
+
+
+@pytest.mark.parametrize("form", ["json", "hash"])
+def test_two_tables_with_the_same_keys(place: Place, form: Any) -> None:
+    """They would overwrite and delete each other's rows."""
+    sales, items = Table("sales.orders", TABLE.columns, key=("id",)), Table("items", TABLE.columns, key=("id",))
+    sink = place.sink("{id}", form=form)
+    sink.write(batch_of([insert(TABLE, order(1))]))
+    with pytest.raises(ConfigError, match=r"the tables public\.orders and public\.items would have the same keys"):
+        sink.write(batch_of([insert(TABLE, order(1)), delete(items, order(1))]))
+    assert place.keys() == [f"{place.name}:1"]
+    with pytest.raises(ConfigError, match=r"the tables public\.orders and sales\.orders would have the same keys"):
+        place.sink("{table}:{id}", form=form).write(batch_of([insert(TABLE, order(1)), insert(sales, order(1))]))
+    sink = place.sink("{schema}:{table}:{id}", form=form)
+    sink.write(batch_of([insert(one, order(1)) for one in (TABLE, sales, items)]))
+    assert len(place.keys()) == 4
 
 
 def test_scripts_that_the_server_has_lost(place: Place) -> None:

@@ -50,7 +50,8 @@ class Redis:
         url: `redis://user:password@host:6379/0`, `rediss://` with TLS, `unix:///path`.
         key: The key of a row: names of columns of the table's key in braces, `{schema}`, `{table}`, or `{key}` for all
             columns of the key, joined by colons: see `pgcdc.sinks.template.Template`. Form `"count"`: the counter's
-            key, of any columns. Form `"stream"`: the stream's key, without columns.
+            key, of any columns. Form `"stream"`: the stream's key, without columns. Forms `"json"` and `"hash"`: each
+            table needs keys of its own, so with several tables it names what tells them apart.
         form: See above.
         ttl: After how many seconds a value expires when it was not written again; None for never.
         amount: The column that is added up, of an integer type; None counts rows.
@@ -115,6 +116,7 @@ class Redis:
         Raises:
             SinkUnavailable: When the server cannot take it now.
             SinkRejected: When a row has no key, makes too large a value, or its key holds something else.
+            ConfigError: When rows of two tables would have the same keys (forms `"json"` and `"hash"`).
         """
         self._form.write(batch)
 

@@ -10,12 +10,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from pgcdc.errors import SinkRejected
+from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation
 from pgcdc.protocol import Batch, JsonRow
 from pgcdc.sinks import redis_scripts as scripts
 from pgcdc.sinks.redis_server import Call, Server, pages
-from pgcdc.sinks.template import Template
+from pgcdc.sinks.template import SCHEMA, TABLE, Template
 
 __all__ = ["CHUNK", "Counting", "Keeping", "Refusal", "Table", "Tables", "refuse_key"]
 
@@ -74,12 +74,15 @@ class Tables:
     Args:
         template: How keys are made.
         prefix: What the names begin with of what is kept.
+        apart: Whether each table has to have keys of its own.
     """
 
-    def __init__(self, template: Template, prefix: str) -> None:
+    def __init__(self, template: Template, prefix: str, *, apart: bool = False) -> None:
         self._template = template
         self._prefix = prefix
+        self._apart = apart
         self._known: dict[object, Table] = {}
+        self._told: dict[tuple[str, ...], Relation] = {}  # by what the template tells them apart by
 
     def of(self, batch: Batch, relation: Relation, columns: Sequence[str]) -> Table:
         """A table of a batch.
@@ -88,11 +91,16 @@ class Tables:
             batch: The batch.
             relation: The table's shape.
             columns: Those whose values the template will be given.
+
+        Raises:
+            ConfigError: When another table's rows would have the same keys.
         """
         key = batch.key_columns(relation)
         names = tuple(column.name for column in relation.columns)
-        known = (relation.schema, relation.name, key, names)
+        known = (relation.oid, relation.schema, relation.name, key, names)
         if known not in self._known:
+            if self._apart:
+                self._tell_apart(relation)
             name = f"{relation.schema}.{relation.name}"
             kept = f"{self._prefix}:{name}"
             fill = self._template.filler(relation.schema, relation.name, columns, key)
@@ -100,6 +108,17 @@ class Tables:
                 name, fill, f"{kept}:positions", f"{kept}:floor", f"{kept}:gone:", tuple(columns), names
             )
         return self._known[known]
+
+    def _tell_apart(self, relation: Relation) -> None:
+        by = {SCHEMA: relation.schema, TABLE: relation.name}
+        other = self._told.setdefault(tuple(by[name] for name in self._template.names if name in by), relation)
+        # One that was renamed stays the same, and so does one that was made again.
+        if other.oid != relation.oid and (other.schema, other.name) != (relation.schema, relation.name):
+            raise ConfigError(
+                f"rows of the tables {other.schema}.{other.name} and {relation.schema}.{relation.name} would have the"
+                f" same keys, {self._template.text}",
+                hint='write what is different into them, as in key="{schema}:{table}:{key}", or one sink for each',
+            )
 
 
 def _key_of(row: JsonRow) -> Sequence[str] | None:
@@ -144,7 +163,7 @@ class Keeping:
     ) -> None:
         self._server = server
         self._template = template
-        self._tables = Tables(template, f"{prefix}:{form}:{template.text}")
+        self._tables = Tables(template, f"{prefix}:{form}:{template.text}", apart=True)
         self._form = form
         self._tombstones = str(tombstones)
         self._ttl = str(ttl)
