@@ -494,13 +494,17 @@ def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
     for arguments in ({"text": "x"}, {"partition_by": "hour"}, {"compression": "x"}, {"row_group_rows": 0}):
         with pytest.raises(ConfigError):
             Parquet(tmp_path, **arguments)
-    for url, options in (
-        ("s3://user:secret@bucket/x", {}),
-        ("s3://bucket/x", {"config": {"nonsense": "secret"}}),
-        (str(tmp_path), {"config": {"region": "secret"}}),
-        ("nonsense://bucket", {}),
+    for url, options, said in (
+        ("s3://user:secret@bucket/x", {}, "neither credentials nor a query"),
+        ("s3://bucket/x", {"config": {"access_key_idd": "secret"}}, "s3://bucket has no setting 'access_key_idd'"),
+        ("s3://bucket/x", {"config": {"aws_allow_http": "secret"}}, "is a setting of the connection, not of s3://"),
+        ("gs://bucket/x", {"config": {"timeout": "secret"}}, "'timeout' in config= is a setting of the connection"),
+        ("s3://bucket/x", {"config": {"s3_express": "secret"}}, "does not take the URL or the options"),
+        ("s3://bucket/x", {"client_options": {"timout": "secret"}}, "does not take the URL or the options"),
+        (str(tmp_path), {"config": {"region": "secret"}}, "a local folder has no config="),
+        ("nonsense://bucket", {}, "does not take the URL or the options"),
     ):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(ConfigError, match=said) as caught:
             Parquet(url, **options)  # type: ignore[arg-type]
         assert "secret" not in str(caught.value)
     sink = Parquet("s3://bucket/x", config={"access_key_id": "secret", "secret_access_key": "secret"})

@@ -131,6 +131,13 @@ def open_objects(
         ) from None
     if parts.username is not None or parts.password is not None or parts.query:
         raise ConfigError("the URL of an object store has neither credentials nor a query", hint="config={…}")
+    place = f"{parts.scheme}://{parts.netloc}"
+    for key in config or {}:
+        if _is_of_connection(key):
+            raise ConfigError(
+                f"{key!r} in config= is a setting of the connection, not of {place}",
+                hint=f"client_options={{{key!r}: …}}",
+            )
     from_url: Any = obstore.store.from_url  # its options are typed for each of the stores
     try:
         store = from_url(
@@ -140,13 +147,40 @@ def open_objects(
             # Little is tried again there, for the pipeline tries again without end, and says that it does.
             retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
         )
-    except (obstore.exceptions.BaseError, OSError, ValueError, TypeError) as error:
-        # Its text may have what it was given in it.
+    except obstore.exceptions.UnknownConfigurationKeyError as error:
+        # Its text may have what it was given in it, but a name is no secret.
+        unknown = [key for key in config or {} if f"'{key.lower()}'" in str(error)]
         raise ConfigError(
-            f"obstore does not take the URL or the options for {parts.scheme}://{parts.netloc}",
+            f"{place} has no setting {unknown[0]!r}" if unknown else f"config= has a name that {place} does not know",
+            hint="config= has the names of obstore's documentation of the store",
+        ) from None
+    except BaseException as error:
+        # What panics within obstore is none of the errors that a caller would catch.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ConfigError(
+            f"obstore does not take the URL or the options for {place}",
             hint="names and values as in obstore's documentation of the store",
         ) from error
     return RemoteObjects(text.rstrip("/"), store)
+
+
+def _is_of_connection(key: str) -> bool:
+    """Whether it names a setting of the connection, at which obstore panics when it is given as one of the store."""
+    import obstore.exceptions
+    import obstore.store
+
+    name = key.lower()
+    for store in ("aws_", "azure_", "google_"):
+        name = name.removeprefix(store)
+    options: Any = {name: "true"}
+    try:
+        obstore.store.HTTPStore.from_url("https://localhost", client_options=options)
+    except ValueError:  # no such name
+        return False
+    except obstore.exceptions.BaseError:  # no such value
+        return True
+    return True
 
 
 class LocalFolder:
