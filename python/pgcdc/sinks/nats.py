@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, ClassVar, Final
 
 import nats
@@ -27,13 +28,17 @@ _NONE: Final = "_"
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
+def _digest(subject: str) -> str:
+    return blake2b(subject.encode(), digest_size=8).hexdigest()
+
+
 class Nats:
     """Publishes changes to a JetStream stream, one message for each.
 
-    **Promise: at least once; within a window once.** `Nats-Msg-Id` is the position, and a stream leaves out what has an
-    id that it has seen within its duplicate window (`window`, two minutes by default). What comes again later, after a
-    longer stop between writing and storing the position, is in the stream twice; its `position` says so. A write
-    returns when the stream has acknowledged every message of the batch.
+    **Promise: at least once; within a window once.** `Nats-Msg-Id` is the position with a digest of the subject, and a
+    stream leaves out what has an id that it has seen within its duplicate window (`window`, two minutes by default).
+    What comes again later, after a longer stop between writing and storing the position, is in the stream twice; its
+    `position` says so. A write returns when the stream has acknowledged every message of the batch.
 
     The message is the line of `Batch.to_json`. An unchanged TOAST value is left out of `new`; an update that changes
     the key has `old`; TRUNCATE and logical messages are messages, too; a change of shape is seen by the columns, and in
@@ -147,7 +152,8 @@ class Nats:
         try:
             async with asyncio.timeout(self._timeout):
                 for subject, line in messages:
-                    headers = {"Nats-Msg-Id": line.name}
+                    # Two sinks may fill one stream: the same change under two subjects is two messages.
+                    headers = {"Nats-Msg-Id": f"{line.name}.{_digest(subject)}"}
                     acknowledgements.append(
                         await self._jetstream.publish_async(subject, line.body, stream=self._stream, headers=headers)
                     )
