@@ -17,6 +17,7 @@ from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import ArrowTable, Batch, TypeCatalog
 from pgcdc.schema import SchemaChange
+from pgcdc.sinks.cases import refuse_columns, refuse_table, same
 from pgcdc.sinks.stretches import Keyed, stretches
 
 __all__ = ["DuckDB"]
@@ -66,7 +67,8 @@ class DuckDB:
         text: Columns (`"schema.table.column"`) that are kept as text, whatever their type is.
 
     Raises:
-        ConfigError: When the mode is neither, or a table lacks what it needs, from `write`.
+        ConfigError: When the mode is neither; from `write`, when a table lacks what it needs, or two tables or columns
+            have one name but for its case, which makes no difference here.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"max_rows": 100_000, "max_wait": 1.0}
@@ -405,15 +407,37 @@ class DuckDB:
     def _described(self) -> dict[str, str]:
         return {name: kind for name, kind, *_ in self._run("DESCRIBE pgcdc_incoming")}
 
+    def _refuse_other_cases(self, relation: Relation) -> None:
+        """See that no schema or table is there whose name differs in case only."""
+        schema, table = _schema(relation), relation.name
+        for (there,) in self._run(
+            "SELECT schema_name FROM duckdb_schemas() WHERE database_name = current_database()"
+            " AND lower(schema_name) = lower(?)",
+            [schema],
+        ):
+            if same(schema, there):
+                refuse_table(relation, f"{schema}.{table}", f"{there}.{table}")
+        for (there,) in self._run(
+            "SELECT DISTINCT table_name FROM duckdb_columns() WHERE database_name = current_database()"
+            " AND schema_name = ? AND lower(table_name) = lower(?)",
+            [schema, table],
+        ):
+            if same(table, there):
+                refuse_table(relation, f"{schema}.{table}", f"{schema}.{there}")
+
     def _follow(self, keyed: Keyed) -> None:
         """Make the table, or add the columns that it lacks."""
         relation, _ = keyed
         if self._followed.get(relation.oid) == keyed:
             return
+        self._refuse_other_cases(relation)
         columns, described = self._columns(relation), self._described()
+        front = list(described)[: len(described) - len(relation.columns)]
+        refuse_columns(relation, [*front, *(column.name for column in relation.columns)], ())
         wanted = described
         if self._mode == "state":
             wanted = {column.name: described[column.name] for column in relation.columns}
+        refuse_columns(relation, wanted, columns)
         if not columns:
             if _schema(relation) != "main":
                 self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(_schema(relation))}")

@@ -20,6 +20,7 @@ from pgcdc.events import Delete, Insert, Relation, Truncate, Update
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
+from pgcdc.sinks.cases import refuse_columns, refuse_table, same
 from pgcdc.sinks.sqlite_values import declared, plain, stored
 from pgcdc.sinks.stretches import Keyed, stretches
 
@@ -70,7 +71,8 @@ class SQLite:
         timeout: How long to wait for another process that writes, in seconds.
 
     Raises:
-        ConfigError: When the mode is neither, or a table lacks what it needs, from `write`.
+        ConfigError: When the mode is neither; from `write`, when a table lacks what it needs, or two tables or columns
+            have one name but for its case, which makes no difference here.
         PositionError: When somebody else writes under this name, from `write`.
     """
 
@@ -309,7 +311,12 @@ class SQLite:
         """
         with self._transaction():
             former, now = table_name(change.old), table_name(change.new)
-            if former != now and self._names(former) and not self._names(now):
+            if former != now and same(former, now):
+                if self._spelled(former) == former:  # SQLite renames no table to its own name
+                    between = _quoted(f"{former} of former name")
+                    self._file.execute(f"ALTER TABLE {_quoted(former)} RENAME TO {between}")
+                    self._file.execute(f"ALTER TABLE {between} RENAME TO {_quoted(now)}")
+            elif former != now and self._names(former) and not self._names(now):
                 self._file.execute(f"ALTER TABLE {_quoted(former)} RENAME TO {_quoted(now)}")
             names = self._names(now)
             for old, new in change.renamed:
@@ -342,12 +349,22 @@ class SQLite:
         found = self._file.execute("SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,))
         return [name for (name,) in found]
 
+    def _spelled(self, table: str) -> str | None:
+        """How a table is spelled in the file, None where there is none."""
+        found = self._file.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE", (table,)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
     def _follow(self, keyed: Keyed) -> None:
         """Make the table, or add the columns that it lacks."""
         if self._followed.get(keyed.relation.oid) == keyed:
             return
         relation, key = keyed
         table, names = table_name(relation), self._names(table_name(relation))
+        refuse_table(relation, table, self._spelled(table) or table)
+        front = _LOG if self._mode == "log" else ()
+        refuse_columns(relation, [*front, *(column.name for column in relation.columns)], names)
         definitions = {column.name: f"{_quoted(column.name)} {declared(column)}" for column in relation.columns}
         if not names:
             parts = list(definitions.values())
