@@ -72,8 +72,11 @@ class OpenSearch:
     """Keeps an index for each table in step with it: a document for each row. For OpenSearch 2 and Elasticsearch 8.
 
     At least once, with a guard: a document has the commit's LSN as its external version, and the server refuses what is
-    older. So whatever comes again, from a replay, a process that was stopped for a while or a dead letter, changes
-    nothing that is newer. A write that has returned is as durable as the index: in its translog, which is synced.
+    older than that. So what comes again from a replay, a process that was stopped for a while or a dead letter changes
+    nothing that a later transaction wrote. Two things are not guarded: all changes of one transaction have one version,
+    so a single one of them that comes late can take the place of a later one; and one from before a TRUNCATE that comes
+    after it, of a row that was not there then, makes a document. A write that has returned is as durable as the index:
+    in its translog, which is synced.
 
     - **insert, update**: the whole document is written, JSON as `Batch.to_json` has it, under an id made of the key.
     - **delete**: the document becomes one that only says that the row is gone, and since when (`pgcdc_deleted`); the
