@@ -91,9 +91,9 @@ class ClickHouse:
     """Keeps a table of ClickHouse for each table in step with it. For ClickHouse from 23.11 on.
 
     At least once, with a guard: the table is a `ReplacingMergeTree` whose version is the position of the change, all of
-    it. Of all rows with one key that with the highest position counts, so what comes again changes nothing. One thing is
-    not guarded: a change from before a TRUNCATE that comes after it (a dead letter, a process that wakes up), of a row
-    that was not there then, is a row again. A write that has returned is on the disk: the table is made with
+    it. Of all rows with one key that with the highest position counts, so what comes again changes nothing. One thing
+    is not guarded: a change from before a TRUNCATE that comes after it (a dead letter, a process that wakes up), of a
+    row that was not there then, is a row again. A write that has returned is on the disk: the table is made with
     `fsync_after_insert`.
 
     **Read with `FINAL`**: `SELECT … FROM orders FINAL`. Rows are replaced when parts are merged, at some time; without
