@@ -187,20 +187,42 @@ def test_a_row_is_held_by_its_primary_key_under_any_identity(newest_database: Da
 
 
 def test_a_number_holds_however_many_zeros_it_has(newest_database: Database) -> None:
-    newest_database.execute("CREATE TABLE a (id numeric PRIMARY KEY, v int)")
-    sink = Refusing("v")
+    """The row that is deleted and the one that is made under the same number are one to the server."""
+    newest_database.execute("CREATE TABLE a (id numeric PRIMARY KEY)")
+    came: list[str] = []
+    failing = True
     pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
-    pipeline.add(sink, name="sink", on_failure="hold")
+
+    @pipeline.on("a", "insert", "delete", name="handler", on_failure="hold")
+    def handle(change: Any) -> None:
+        if failing and change.action == "delete":
+            raise ValueError
+        came.append(f"{change.action} {(change.new if change.action == 'insert' else change.old).id}")
+
     with running(pipeline) as run:
         run.streaming()
-        newest_database.execute("INSERT INTO a VALUES (1.0, 1), (10, 3)", "UPDATE a SET id = 1.00, v = 2 WHERE id = 1")
+        newest_database.execute(
+            "INSERT INTO a VALUES (1.0)", "DELETE FROM a", "INSERT INTO a VALUES (1.00)", "INSERT INTO a VALUES (10)"
+        )
         run.catch_up(newest_database)
-        assert sink.numbers == [3]
-        sink.cured = True
+        assert came == ["insert 1.0", "insert 10"]
+        failing = False
         pipeline.dead_letters.retry()
         until(lambda: pipeline.dead_letters.list() == [], "delivered")
-    assert sink.numbers == [3, 1, 2]
+    assert came == ["insert 1.0", "insert 10", "delete 1.0", "insert 1.00"]
     pipeline.dead_letters.close()
+
+
+def test_events_that_cannot_be_in_order_at_once_are_refused() -> None:
+    pipeline = pgcdc.Pipeline("shop", "dbname=shop", tables=["o", "p"])
+    renamed: list[Any] = [transforms.rename("o", to="o2"), transforms.outbox("o2")]
+    two: list[Any] = [transforms.outbox("o"), transforms.outbox("p")]
+    with pytest.raises(pgcdc.ConfigError, match="cannot keep events in order by their key behind a transform"):
+        pipeline.add(Recorder(), name="late", transform=renamed, concurrency=2)
+    with pytest.raises(pgcdc.ConfigError, match="cannot keep events of several outbox tables in order"):
+        pipeline.add(Recorder(), name="two", transform=two, concurrency=2)
+    pipeline.add(Recorder(), name="one at a time", transform=two)
+    pipeline.add(Recorder(), name="chosen", transform=two, concurrency=2, key=["user_id"])
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -230,6 +252,24 @@ def test_events_of_an_outbox_are_in_order_by_topic_and_key_under_concurrency(
         assert came[1] == list(range(1, 201, 2))
         assert came[0] == ([] if failing else list(range(2, 201, 2)))
     assert len(pipeline.dead_letters.list()) == (100 if failing else 0)
+    pipeline.dead_letters.close()
+
+
+def test_a_numeric_key_of_fewer_digits_is_another_number(newest_database: Database) -> None:
+    newest_database.execute("CREATE TABLE a (id numeric PRIMARY KEY, v int)")
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+    pipeline.add(sink, name="sink", on_failure="hold")
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO a VALUES (1.26, 1)", "ALTER TABLE a ALTER id TYPE numeric(10, 1)")
+        newest_database.execute("UPDATE a SET v = 2")
+        run.catch_up(newest_database)
+        assert sink.numbers == []
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [1, 2]
     pipeline.dead_letters.close()
 
 

@@ -396,6 +396,33 @@ def test_what_becomes_of_the_directories(empty_orders: Database, tmp_path: Path)
     assert list(above.iterdir()) == []
 
 
+def test_a_directory_of_its_own_goes_with_the_consumers_name(empty_orders: Database, tmp_path: Path) -> None:
+    """What is in it may be nowhere else: under the other name it is refused before, and there after."""
+
+    def shop_of(name: str) -> tuple[pgcdc.Pipeline, Held]:
+        sink = Held()
+        pipeline = shop(empty_orders, None)
+        pipeline.add(sink, name=name, spool=persistent(tmp_path), confirm_spooled=True)
+        return pipeline, sink
+
+    pipeline, slow = shop_of("old")
+    run = Running(pipeline)
+    run.streaming()
+    occupy(empty_orders, slow)
+    end = insert(empty_orders, 1, 1_000)
+    until(lambda: confirmed(empty_orders) >= end, "confirmed past the consumer", pause=0.1)
+    slow.leave()
+    run.stop()
+    pipeline, sink = shop_of("new")
+    pipeline.rename("old", "new")
+    sink.go_on.set()
+    with running(pipeline) as again:
+        again.streaming()
+        again.catch_up(empty_orders)
+    assert ids(sink) == list(range(1_001))
+    pipeline.destroy()
+
+
 # A standby.
 
 

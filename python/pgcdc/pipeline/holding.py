@@ -288,9 +288,8 @@ def _form(relation: Relation, names: Iterable[str], *, chosen: bool) -> str:
     form: list[list[object]] = []
     for name in names:
         place, column = columns[name]
-        kind = "" if column.type_oid in _SAME_TEXT else str(column.type_oid)
-        if kind and column.type_oid != _NUMERIC:
-            kind += f".{column.type_modifier}"
+        # With its modifier: a numeric of fewer digits is another number.
+        kind = "" if column.type_oid in _SAME_TEXT else f"{column.type_oid}.{column.type_modifier}"
         form.append([name if chosen else place, kind])
     return json.dumps(form)
 

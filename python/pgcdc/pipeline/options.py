@@ -222,7 +222,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         on_failure=on_failure,  # type: ignore[arg-type]
         max_dead_letters=_count(consumer, "max_dead_letters", given.get("max_dead_letters"))
         or Options.max_dead_letters,
-        outboxes=_outboxes(consumer, transforms, holds),
+        outboxes=_outboxes(consumer, transforms, holds=holds, orders=concurrency > 1 and key is None),
         spool=False if spool is False else check_spool(f"consumer {consumer!r}", spool),
         confirm_spooled=None if confirm_spooled is None else bool(confirm_spooled),
     )
@@ -268,7 +268,9 @@ def _columns(consumer: str, value: object, tables: Collection[Table]) -> dict[Ta
     return chosen
 
 
-def _outboxes(consumer: str, transforms: Collection[Transform], holds: bool) -> dict[Table, tuple[str, str]]:
+def _outboxes(
+    consumer: str, transforms: Collection[Transform], *, holds: bool, orders: bool
+) -> dict[Table, tuple[str, str]]:
     found: dict[Table, tuple[str, str]] = {}
     as_sent = True
     for one in transforms:
@@ -276,10 +278,19 @@ def _outboxes(consumer: str, transforms: Collection[Transform], holds: bool) -> 
         for events in [each for each in getattr(one, "functions", ()) if isinstance(each, Events)]:
             if events.table is None:
                 continue
-            if holds and not as_sent:
+            if (holds or orders) and not as_sent:
+                what = "hold events" if holds else "keep events in order"
                 raise ConfigError(
-                    f"consumer {consumer!r} cannot hold events by their key behind a transform of its outbox table",
+                    f"consumer {consumer!r} cannot {what} by their key behind a transform of its outbox table",
                     hint="put transforms.outbox(…) first; filters may stand before it",
+                    table=".".join(events.table),
+                )
+            if orders and found and events.table not in found:
+                raise ConfigError(
+                    f"consumer {consumer!r} cannot keep events of several outbox tables in order by topic and key,"
+                    " several at once",
+                    hint="leave concurrency= out, have a consumer for each, or give key= with columns that all of them"
+                    " have",
                     table=".".join(events.table),
                 )
             found[events.table] = (events.topic, events.key)

@@ -35,7 +35,7 @@ from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.settings import SnapshotMode, check_settings, spool_place
 from pgcdc.pipeline.source import Source
-from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, remove_spool, source_of
+from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, pass_spool_on, remove_spool, source_of
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect, connect
@@ -372,7 +372,10 @@ class Pipeline(Registration):
             own(connection, self._settings.slot, _sleep)
             row = self._stored(consumer)
             if new not in self._store.load(self.name):  # else it is refused below
-                move_spool(self._settings.spool, self._settings.slot, consumer, new, source_of(connection))
+                source = source_of(connection)
+                move_spool(self._settings.spool, self._settings.slot, consumer, new, source)
+                for directory in self._spools(new):
+                    pass_spool_on(directory, self._settings.slot, consumer, new, source)
             self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
             self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])

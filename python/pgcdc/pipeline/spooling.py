@@ -34,6 +34,7 @@ __all__ = [
     "check_spool",
     "directory_of",
     "move_spool",
+    "pass_spool_on",
     "place_of",
     "remove_spool",
     "source_of",
@@ -198,6 +199,29 @@ def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str, s
         _sync_directory(after.parent)
     except OSError as error:
         raise _refused(before, "moved", error) from error
+
+
+def pass_spool_on(directory: Path, slot: str, consumer: str, new: str, source: str) -> None:
+    """Give a consumer's own directory to its new name; one that is another's, or not there, is left as it is.
+
+    Args:
+        directory: The directory.
+        slot: The slot's name.
+        consumer: The name that it had.
+        new: The name that it is to have.
+        source: Where its changes came from, by `source_of`.
+
+    Raises:
+        SpoolInUse: When somebody uses it.
+        SpoolError: When that cannot be written.
+    """
+    path = directory / _OWNER
+    try:
+        if path.exists() and path.read_bytes() == _owner(slot, consumer, source):
+            Spool(directory).close()  # whoever has it is not disturbed
+            _write_durably(path, _owner(slot, new, source))
+    except OSError as error:
+        raise _refused(path, "written", error) from error
 
 
 @dataclass(frozen=True)
