@@ -374,7 +374,7 @@ class Pipeline(Registration):
             if new not in self._store.load(self.name):  # else it is refused below
                 source = source_of(connection)
                 move_spool(self._settings.spool, self._settings.slot, consumer, new, source)
-                for directory in self._spools(new):
+                for directory in self._spools(new) | self._spools(consumer):
                     pass_spool_on(directory, self._settings.slot, consumer, new, source)
             self._schemas.rename(self.name, consumer, new)
             # In this order: a crash in between leaves both, and the next start says so.
