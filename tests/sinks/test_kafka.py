@@ -1,4 +1,7 @@
-"""The sink for Kafka, on a real broker."""
+"""The sink for Kafka, on a real broker.
+
+Over 400 lines because the contract, transactions, kills and refusals share one topic's reader.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Parquet files keep the contract of sinks, in a folder and on S3; what is special of them is tested one by one."""
+"""Parquet files keep the contract of sinks, in a folder and on S3; what is special of them is tested one by one.
+
+Over 400 lines because random workloads, faults and both readers share one model of a folder.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ What was committed before the slot was made has no order of commits. An *epoch* 
 exported: exactly what is visible in it is not in the slot's stream. When a slot was lost, what was committed until the
 next one was made is noted at once, all with one LSN. In either case the order is that in which events were written.
 
+Over 400 lines because who notes and who reads share the statements and what they mean.
+
 Source: PostgreSQL manual, "Transaction ID and Snapshot Information Functions", "Logical Decoding Concepts" (Exported
 Snapshots).
 """

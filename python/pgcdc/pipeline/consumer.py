@@ -10,9 +10,10 @@ from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
+from pgcdc.pipeline.earlier_letters import of_another_policy
 from pgcdc.pipeline.gathering import Unfinished, gathered
 from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Nudge, Rows
-from pgcdc.pipeline.parking import Desk, Parking, of_another_policy
+from pgcdc.pipeline.parking import Desk, Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.row_formats import RowFormats

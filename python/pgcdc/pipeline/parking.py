@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from pgcdc.errors import ConfigError, ConnectionLost, PositionError, SinkError, SinkUnavailable
+from pgcdc.errors import ConfigError, ConnectionLost, SinkError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
+from pgcdc.pipeline.earlier_letters import of_another_key, of_another_policy
 from pgcdc.pipeline.holding import Held, HeldBy, Seen, describe, holds_from_text, holds_to_text
-from pgcdc.pipeline.options import OnFailure, Options
+from pgcdc.pipeline.options import Options
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
 from pgcdc.replication import Reconnect
 
-__all__ = ["Desk", "Parking", "of_another_policy"]
+__all__ = ["Desk", "Parking"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
@@ -153,7 +154,7 @@ class Parking:
         if epoch:
             await self._persist(self._desk.store.claim, self._desk.pipeline, self.consumer, epoch)
         letters = await self.look()
-        error = of_another_policy(self.consumer, self._on_failure, letters) or _of_another_key(
+        error = of_another_policy(self.consumer, self._on_failure, letters) or of_another_key(
             self.consumer, self._by, letters
         )
         if error is not None:
@@ -349,59 +350,6 @@ class Parking:
                 if attempt:
                     self._away(None)
                 return result
-
-
-def of_another_policy(consumer: str, on_failure: OnFailure, letters: Iterable[DeadLetter]) -> PositionError | None:
-    """Find letters that a consumer cannot see to in order, since it said something else when they were put aside.
-
-    Args:
-        consumer: The consumer's name.
-        on_failure: What it says now.
-        letters: Letters, of other consumers, too.
-
-    Returns:
-        The error to be raised; None when there are none.
-    """
-    holding = on_failure == "hold"
-    others = [
-        letter
-        for letter in letters
-        if letter.consumer == consumer
-        and (
-            not letter.holds
-            if holding
-            # Nothing waits behind an event without a key.
-            else letter.state == "held" or letter.holds not in ("", "[]")
-        )
-    ]
-    if not others:
-        return None
-    if holding:
-        before, why = "park", "later changes of the same rows have passed them, and none would wait"
-    else:
-        before, why = "hold", "what waits for them would never come, or behind what is newer"
-    return PositionError(
-        f"consumer {consumer!r} says on_failure={on_failure!r}, but has {len(others)} dead letters from when it said"
-        f" {before!r}: {why}",
-        hint=f"pgcdc deadletter list shows them; run it with on_failure={before!r} and retry them, or drop them, first",
-        table=others[0].table,
-        lsn=others[0].position.commit_lsn,
-    )
-
-
-def _of_another_key(consumer: str, by: HeldBy, letters: Iterable[DeadLetter]) -> PositionError | None:
-    """Find letters behind which later changes would not wait, since the consumer's order goes by another key now."""
-    others = [letter for letter in letters if not by.keeps(letter)]
-    if not others:
-        return None
-    return PositionError(
-        f"consumer {consumer!r} keeps order by another key (key=, or the columns of an outbox table) than when"
-        f" {len(others)} of its dead letters were put aside: later changes of what they hold would pass them",
-        hint="pgcdc deadletter list shows them; run it with the key that they are from and retry them, or drop them,"
-        " first",
-        table=others[0].table,
-        lsn=others[0].position.commit_lsn,
-    )
 
 
 def _wanted(letter: DeadLetter) -> bool:
