@@ -17,6 +17,7 @@ import pytest
 
 import pgcdc
 from pgcdc.pipeline import MemoryPositions, SqlitePositions, target_handler
+from pgcdc.pipeline.run import DRAIN_WITHIN
 from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.targets import AsyncRecorder, Recorder, SqliteMirror, logged, mirrored
 
@@ -216,7 +217,7 @@ def test_a_stop_inside_a_transaction_resumes_inside_it(newest_database: Database
         def handle(change: pgcdc.Insert[Any] | pgcdc.Update[Any]) -> None:
             handled.append(change.new.id)
             if len(handled) == 30:
-                hold.wait(4.15)  # longer than the time to drain
+                hold.wait(DRAIN_WITHIN + 0.15)  # longer than the time to drain
 
         return pipeline
 

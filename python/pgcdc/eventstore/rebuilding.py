@@ -42,6 +42,8 @@ NEAR: Final = 2_000
 """Events that may be left when the live one is locked."""
 LOCK_WITHIN: Final = 2.0
 """Seconds that readers and writers of the tables may have to wait; then the rebuild goes on, and tries again."""
+_ENDED_WITHIN: Final = 3.0
+"""Seconds that a rebuild which has just ended may still have its lock: the server notices a little later."""
 _ATTEMPTS: Final = 30
 
 
@@ -307,8 +309,11 @@ def _projection(store: EventStore | AsyncEventStore, name: str) -> Projection:
 def _lock(connection: psycopg.Connection[Any], store: EventStore | AsyncEventStore, name: str) -> None:
     """Be the only one that rebuilds it, as long as the connection lasts."""
     key = f"pgcdc rebuild {store._statements.schema} {name}"
-    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()
-    if row != (True,):
+    deadline = time.monotonic() + _ENDED_WITHIN
+    while connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone() != (True,):
+        if time.monotonic() < deadline:
+            time.sleep(0.1)
+            continue
         raise ConfigError(f"another rebuild of the projection {name} goes on", hint="let that one end, or stop it")
 
 
