@@ -167,14 +167,11 @@ FACTS = Facts(
         "max_slot_wal_keep_size": "51200",
         "wal_sender_timeout": "60000",
         "idle_replication_slot_timeout": "0",
-        "server_encoding": "UTF8",
     },
     walsenders=1,
     slots=[],
     prepared=0,
-    role=RoleFacts(
-        name="pgcdc", superuser=False, replication=True, create=True, own_schema=None, files=True, refused=None
-    ),
+    role=RoleFacts(name="pgcdc", superuser=False, replication=True, create=True, own_schema=None, refused=None),
     publication=PublicationFacts(
         actions=frozenset({"insert", "update", "delete", "truncate"}), tables=frozenset({"public.orders"})
     ),

@@ -26,7 +26,6 @@ _SETTINGS: Final = (
     "max_slot_wal_keep_size",
     "wal_sender_timeout",
     "idle_replication_slot_timeout",
-    "server_encoding",
 )
 
 
@@ -57,7 +56,6 @@ class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
         replication: Whether it may start a walsender.
         create: Whether it may create schemas and publications in the database.
         own_schema: Whether there is a schema `pgcdc`, and the role may make tables there; None: there is none.
-        files: Whether it may look at the WAL's files, which tells how old what a slot lacks is.
         refused: What a connection for replication ended with; None: it came about.
     """
 
@@ -66,7 +64,6 @@ class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
     replication: bool
     create: bool
     own_schema: bool | None
-    files: bool
     refused: str | None
 
 
@@ -197,11 +194,11 @@ def _facts(connection: _Connection, dsn: str, asked: Asked) -> Facts:
 def _role(connection: _Connection, dsn: str) -> RoleFacts:
     row = connection.execute(
         "SELECT rolname, rolsuper, rolreplication, has_database_privilege(current_database(), 'CREATE'),"
-        " (SELECT has_schema_privilege(oid, 'CREATE, USAGE') FROM pg_namespace WHERE nspname = 'pgcdc'),"
-        " has_function_privilege('pg_ls_waldir()', 'EXECUTE') FROM pg_roles WHERE rolname = current_user"
+        " (SELECT has_schema_privilege(oid, 'CREATE, USAGE') FROM pg_namespace WHERE nspname = 'pgcdc')"
+        " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     assert row is not None
-    name, superuser, replication, create, own_schema, files = row
+    name, superuser, replication, create, own_schema = row
     refused = None
     try:
         with connect(dsn):
@@ -214,7 +211,6 @@ def _role(connection: _Connection, dsn: str) -> RoleFacts:
         replication=replication or superuser,
         create=create,
         own_schema=own_schema,
-        files=files,
         refused=refused,
     )
 
