@@ -214,6 +214,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         max_dead_letters: Likewise.
         spool: The directory of its own spool, or what `SpoolOptions` are made with; false: it has none.
         confirm_spooled: Whether the slot may be confirmed past what is only in its spool.
+        own_slot: Whether it has a slot of its own.
     """
 
     sink: str | None = None
@@ -241,6 +242,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     max_dead_letters: int | None = None
     spool: str | bool | SpoolSection | None = None
     confirm_spooled: bool | None = None
+    own_slot: bool = False
 
 
 class Configuration(msgspec.Struct, frozen=True):

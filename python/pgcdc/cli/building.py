@@ -144,7 +144,7 @@ def _add(pipeline: Pipeline, file: str, name: str, consumer: ConsumerSection) ->
             raise ConfigError(f"{where}.{other} is not a setting of a {kind}", hint=instead)
     spool = SpoolOptions(**_given(consumer.spool)) if isinstance(consumer.spool, SpoolSection) else consumer.spool
     more: Any = {"name": name, "snapshot": consumer.snapshot, **_shaping(where, consumer), **_failing(where, consumer)}
-    more |= {"spool": spool, "confirm_spooled": consumer.confirm_spooled}
+    more |= {"spool": spool, "confirm_spooled": consumer.confirm_spooled, "own_slot": consumer.own_slot}
     more["on_schema_change"] = consumer.on_schema_change
     if consumer.sink is not None:
         sink = _made(f"{where}.options", _sink(consumer.sink, f"{where}.sink"), consumer.options or {})

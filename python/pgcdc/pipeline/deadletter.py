@@ -79,7 +79,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
     """Which letters are meant; None for no condition.
 
     Attributes:
-        pipeline: The pipeline.
+        pipelines: Of these pipelines.
         consumer: The consumer.
         table: `schema.name`.
         position: The position of the change.
@@ -88,7 +88,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
         state: In this state.
     """
 
-    pipeline: str | None = None
+    pipelines: frozenset[str] | None = None
     consumer: str | None = None
     table: str | None = None
     position: Position | None = None
@@ -103,7 +103,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             letter: The letter.
         """
         return (
-            self.pipeline in (None, letter.pipeline)
+            (self.pipelines is None or letter.pipeline in self.pipelines)
             and self.consumer in (None, letter.consumer)
             and (self.table is None or self.table in (letter.table or "").split(","))
             and self.position in (None, letter.position)

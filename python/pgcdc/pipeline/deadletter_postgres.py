@@ -256,7 +256,7 @@ class PostgresDeadLetters:
             return []
         query = self._sql(
             "SELECT id, requested, {columns}, ''::bytea FROM {letters} WHERE"
-            " (%(pipeline)s::text IS NULL OR pipeline = %(pipeline)s)"
+            " (%(pipelines)s::text[] IS NULL OR pipeline = ANY (%(pipelines)s))"
             " AND (%(consumer)s::text IS NULL OR consumer = %(consumer)s)"
             " AND (%(table)s::text IS NULL OR %(table)s = ANY (string_to_array(table_name, ',')))"
             " AND (%(lsn)s::pg_lsn IS NULL OR (commit_lsn, change_index) = (%(lsn)s::pg_lsn, %(index)s::bigint))"
@@ -269,6 +269,7 @@ class PostgresDeadLetters:
             **msgspec.structs.asdict(which),
             "lsn": None if which.position is None else format_lsn(which.position.commit_lsn),
             "index": None if which.position is None else which.position.index,
+            "pipelines": None if which.pipelines is None else sorted(which.pipelines),
             "ids": None if which.ids is None else list(which.ids),
             "limit": limit,
         }

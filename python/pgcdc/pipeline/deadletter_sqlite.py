@@ -150,12 +150,12 @@ class SqliteDeadLetters:
         """
         query = (
             f"SELECT id, requested, {_COLUMNS}, x'' FROM dead_letters"  # noqa: S608 (names of ours)
-            " WHERE (:pipeline IS NULL OR pipeline = :pipeline) AND (:consumer IS NULL OR consumer = :consumer)"
+            " WHERE (:consumer IS NULL OR consumer = :consumer)"
             " ORDER BY pipeline, consumer, position, id"
         )
         found = []
         with self._transaction() as connection:
-            for row in connection.execute(query, {"pipeline": which.pipeline, "consumer": which.consumer}):
+            for row in connection.execute(query, {"consumer": which.consumer}):
                 letter = _letter(row)
                 if which.means(letter):
                     found.append(letter)

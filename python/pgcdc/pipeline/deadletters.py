@@ -38,12 +38,13 @@ class DeadLetters:
 
     Args:
         store: Where they are kept.
-        pipeline: The pipeline's name; None for those of all pipelines.
+        pipeline: The pipeline's name, or the names of several; None for those of all pipelines.
     """
 
-    def __init__(self, store: DeadLetterStore, pipeline: str | None = None) -> None:
+    def __init__(self, store: DeadLetterStore, pipeline: str | Collection[str] | None = None) -> None:
         self._store = store
-        self._pipeline = pipeline
+        names = [pipeline] if isinstance(pipeline, str) else pipeline
+        self._pipelines = None if names is None else frozenset(names)
 
     def list(
         self,
@@ -84,7 +85,7 @@ class DeadLetters:
             ConnectionLost: When the store cannot be used now.
         """
         letter = self._store.read(id)
-        if letter is None or self._pipeline not in (None, letter.pipeline):
+        if letter is None or not Which(pipelines=self._pipelines).means(letter):
             raise ConfigError(f"there is no dead letter {id}", hint="it may have been delivered or dropped")
         return letter
 
@@ -179,7 +180,7 @@ class DeadLetters:
         if table is not None and "." not in table:
             table = f"public.{table}"
         return Which(
-            pipeline=self._pipeline,
+            pipelines=self._pipelines,
             consumer=consumer,
             table=table,
             position=position,

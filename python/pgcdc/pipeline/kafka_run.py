@@ -198,7 +198,7 @@ class KafkaRun:
     async def _check_letters(self, desk: Desk) -> None:
         """Of what a consumer has left on the slot nobody here knows the partition."""
         try:
-            found = await desk.call(desk.store.find, Which(pipeline=desk.pipeline))
+            found = await desk.call(desk.store.find, Which(pipelines=frozenset({desk.pipeline})))
         except (ConfigError, ConnectionLost) as error:
             if desk.used:
                 raise

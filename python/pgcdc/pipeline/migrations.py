@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import TypeAlias, TypeVar
 
@@ -71,6 +71,21 @@ class Migrations:
                 raise ConfigError(
                     f"there is a migration of consumer {consumer!r} for table {name}, which it does not get", table=name
                 )
+
+    def split(self, consumers: Collection[str]) -> tuple[Migrations, dict[str, Migrations]]:
+        """Tell those of some consumers from the rest.
+
+        Args:
+            consumers: Their names.
+
+        Returns:
+            The rest, with those of the pipeline; and those of each consumer.
+        """
+        rest, theirs = Migrations(), {name: Migrations() for name in consumers}
+        for (table, consumer), migration in self._by_table.items():
+            into = rest if consumer is None else theirs.get(consumer, rest)
+            into._by_table[table, consumer] = migration
+        return rest, theirs
 
     def of(self, table: Table, consumer: str | None) -> Migration | None:
         """The migration of a consumer, or of the pipeline, for a table.

@@ -70,6 +70,9 @@ class ConsumerOptions(TypedDict, total=False):
             the pipeline's consumers do.
         confirm_spooled: Whether the slot may be confirmed past what is only in its spool; the pipeline's, when it is
             not given.
+        own_slot: Whether it has a slot of its own, which costs the server one more walsender: then it never waits for
+            the others, nor they for it. It is a pipeline by itself, `PIPELINE_CONSUMER`, that is run, stopped and
+            destroyed with this one.
     """
 
     name: str | None
@@ -91,6 +94,7 @@ class ConsumerOptions(TypedDict, total=False):
     max_dead_letters: int
     spool: str | PathLike[str] | SpoolOptions | Literal[False] | None
     confirm_spooled: bool | None
+    own_slot: bool
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Options:
         outboxes: The columns with topic and key of the outbox tables that transforms make events of.
         spool: Likewise.
         confirm_spooled: Likewise.
+        own_slot: Likewise.
     """
 
     snapshot: Literal["never"] | None = None
@@ -138,6 +143,7 @@ class Options:
     outboxes: Mapping[Table, tuple[str, str]] = field(default_factory=dict)
     spool: SpoolOptions | Literal[False] | None = None
     confirm_spooled: bool | None = None
+    own_slot: bool = False
 
 
 def check_options(consumer: str, given: Mapping[str, object], tables: Collection[Table] = ()) -> Options:
@@ -205,6 +211,12 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
     confirm_spooled = given.get("confirm_spooled")
     if confirm_spooled not in (None, True, False):
         raise ConfigError(f"confirm_spooled of consumer {consumer!r} is neither True nor False")
+    own_slot = given.get("own_slot", False)
+    if not isinstance(own_slot, bool):
+        raise ConfigError(
+            f"own_slot of consumer {consumer!r} is neither True nor False",
+            hint="the slot's name is the pipeline's slot's with the consumer's: pgcdc_shop_search",
+        )
     return Options(
         snapshot="never" if snapshot == "never" else None,
         where=where,
@@ -225,6 +237,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         outboxes=_outboxes(consumer, transforms, holds=holds, orders=concurrency > 1 and key is None),
         spool=False if spool is False else check_spool(f"consumer {consumer!r}", spool),
         confirm_spooled=None if confirm_spooled is None else bool(confirm_spooled),
+        own_slot=own_slot,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from pgcdc.pipeline.options import OnFailure
-from pgcdc.pipeline.settings import Settings, SnapshotMode
+from pgcdc.pipeline.settings import Settings, SnapshotMode, settings_beside
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription, Table
 from pgcdc.schema.change import ChangeKind
 from pgcdc.schema.policy import PolicyWord
@@ -33,6 +33,7 @@ class ConsumerOutline(msgspec.Struct, frozen=True, kw_only=True):
         migrations: The tables for which it, or the pipeline, has a migration.
         keeps_position: Whether its sink stores the position together with the data.
         confirms_spool: Whether the slot may be confirmed past what is only in its spool.
+        slot: The name of the slot that it gets its changes from: the pipeline's, or its own.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ConsumerOutline(msgspec.Struct, frozen=True, kw_only=True):
     migrations: list[str]
     keeps_position: bool
     confirms_spool: bool
+    slot: str
 
 
 class PipelineOutline(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,7 @@ def _consumer(one: Subscription, migrations: Migrations, settings: Settings) -> 
         ),
         keeps_position=isinstance(sink, TransactionalSink),
         confirms_spool=settings.confirm_spooled if confirms is None else confirms,
+        slot=settings_beside(settings, one.name, one.tables).slot if one.options.own_slot else settings.slot,
     )
 
 

@@ -72,7 +72,7 @@ class Desk:
         async with self._looking:
             if self._left is None:
                 try:
-                    self._left = await self.call(self.store.find, Which(pipeline=self.pipeline))
+                    self._left = await self.call(self.store.find, Which(pipelines=frozenset({self.pipeline})))
                     await self.call(self.store.close)
                 except ConnectionLost as error:
                     raise SinkUnavailable(f"where dead letters may be left: {error}") from error
@@ -171,7 +171,7 @@ class Parking:
         self.marks = marks.get(self.consumer, Marks())
         if self.marks.count:
             letters = await self._persist(
-                self._desk.store.find, Which(pipeline=self._desk.pipeline, consumer=self.consumer)
+                self._desk.store.find, Which(pipelines=frozenset({self._desk.pipeline}), consumer=self.consumer)
             )
         self.count = len(letters)
         self._held = Held()

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
@@ -24,7 +25,9 @@ from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.pipeline.deadletters import DeadLetters, letters_beside
 from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
 from pgcdc.pipeline.kafka_run import KafkaRun
+from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
+from pgcdc.pipeline.own_slots import joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -33,7 +36,7 @@ from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
-from pgcdc.pipeline.settings import SnapshotMode, check_settings, spool_place
+from pgcdc.pipeline.settings import Settings, SnapshotMode, check_settings, settings_beside, spool_place
 from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, pass_spool_on, remove_spool, source_of
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
@@ -122,17 +125,22 @@ class Pipeline(Registration):
         )
         if source is not None:
             parse_address(source, name)  # says what cannot be meant
+        store = PostgresPositions(dsn) if positions is None else positions
+        self._prepare(settings, store, letters_beside(store, dsn) if dead_letters is None else dead_letters)
+
+    def _prepare(self, settings: Settings, store: PositionStore, letters: DeadLetterStore) -> None:
         super().__init__(settings)
-        self._store: PositionStore = PostgresPositions(dsn) if positions is None else positions
-        self._schemas = _schemas_beside(self._store, dsn)
-        self._own_letters: DeadLetterStore = letters_beside(self._store, dsn) if dead_letters is None else dead_letters
-        self._letters = self._own_letters
+        self._store = store
+        self._schemas = _schemas_beside(store, settings.dsn)
+        self._own_letters = self._letters = letters
+        self._beside: dict[str, Pipeline] = {}
         self._waiters = Waiters()
         self._lock = threading.Lock()
         self._run: Run | KafkaRun | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last: PipelineStatistics | None = None
         self._stop_early = False
+        self._apart = False
 
     @property
     def name(self) -> str:
@@ -142,7 +150,8 @@ class Pipeline(Registration):
     @property
     def dead_letters(self) -> DeadLetters:
         """The changes that its consumers could not be given; to be listed, delivered again, dropped."""
-        return DeadLetters(self._letters, self.name)
+        beside = [settings_beside(self._settings, name, ()).name for name in self._with_own_slots()]
+        return DeadLetters(self._letters, [self.name, *beside])
 
     # Running.
 
@@ -161,7 +170,8 @@ class Pipeline(Registration):
             with contextlib.closing(_Signals(self._signalled)):
                 asyncio.run(self.arun(source=source))
         finally:
-            self._stop_early = False  # A second signal may have come when this run had ended already.
+            for one in (self, *self._beside.values()):
+                one._stop_early = False  # A second signal may have come when this run had ended already.
 
     async def arun(self, *, source: str | None = None) -> None:
         """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.
@@ -179,8 +189,45 @@ class Pipeline(Registration):
             await self._arun_from(Source, self._store, self._schemas, self._own_letters, address)
         elif self._settings.snapshot == "only":
             await self._arun_from(Source, MemoryPositions(), MemorySchemas(), self._own_letters)
+        elif beside := self._own_slots():
+            await self._arun_together(beside)
         else:
             await self._arun_from(Source, self._store, self._schemas, self._own_letters)
+
+    async def _arun_together(self, beside: Mapping[str, Pipeline]) -> None:
+        own, theirs = self._migrations.split(beside)
+        runs = []
+        if len(beside) < len(self._subscriptions):
+            parts = (Source, self._store, self._schemas, self._own_letters)
+            runs.append(self._arun_from(*parts, but=beside, migrations=own))
+        else:
+            own.check({})  # those of the pipeline run before what comes from its slot
+        for name, one in beside.items():
+            one._migrations = theirs[name]
+            runs.append(one.arun(source=""))
+            if self._stop_early:
+                one.stop()
+        try:
+            await together(runs)
+        finally:
+            self._stop_early = False
+
+    def _with_own_slots(self) -> list[str]:
+        if self._settings.snapshot == "only":  # there is no slot then
+            return []
+        return [name for name, one in self._subscriptions.items() if one.options.own_slot]
+
+    def _own_slots(self) -> Mapping[str, Pipeline]:
+        """The pipelines beside this one, by the consumer that each is for."""
+        for name in self._with_own_slots():
+            if name not in self._beside:
+                subscription = self._subscriptions[name]
+                one = object.__new__(Pipeline)
+                settings = settings_beside(self._settings, name, subscription.tables)
+                one._prepare(settings, store_beside(self._store, self.name), self._own_letters)
+                one._subscriptions[name] = shared(subscription)
+                self._beside[name] = one
+        return self._beside
 
     async def _arun_from(
         self,
@@ -189,20 +236,24 @@ class Pipeline(Registration):
         schemas: SchemaStore,
         letters: DeadLetterStore | None = None,
         address: KafkaAddress | None = None,
+        but: Collection[str] = (),
+        migrations: Migrations | None = None,
     ) -> None:
         """Run with changes and positions from anywhere; `pgcdc.testing` plays them, with dead letters beside these."""
         played = letters is None
         self._letters = letters_beside(store, self._settings.dsn) if letters is None else letters
-        if not self._subscriptions:
+        subscriptions = {name: one for name, one in self._subscriptions.items() if name not in but}
+        if not subscriptions:
             raise ConfigError(
                 f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
             )
-        self._migrations.check(self._subscriptions)
+        migrations = self._migrations if migrations is None else migrations
+        migrations.check(subscriptions)
         with self._lock:
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
-            parks = any(one.options.on_failure != "stop" for one in self._subscriptions.values())
-            parts = (self._settings, self._subscriptions, store, self._waiters, schemas, self._migrations)
+            parks = any(one.options.on_failure != "stop" for one in subscriptions.values())
+            parts = (self._settings, subscriptions, store, self._waiters, schemas, migrations)
             run: Run | KafkaRun
             if address is not None:
                 run = KafkaRun(*parts, self._letters, address=address)
@@ -210,6 +261,7 @@ class Pipeline(Registration):
                 # What is played connects to nothing that it does not need.
                 run = Run(*parts, make_source, None if played and not parks else self._letters)
             self._run = run
+            self._apart = bool(but)
             self._loop = asyncio.get_running_loop()
             self._closed = True
             if self._stop_early:
@@ -233,6 +285,8 @@ class Pipeline(Registration):
 
         From any thread, or a signal handler.
         """
+        for one in list(self._beside.values()):
+            one.stop()
         loop, run = self._loop, self._run
         if run is None or loop is None:
             self._stop_early = self._last is None
@@ -241,10 +295,11 @@ class Pipeline(Registration):
             loop.call_soon_threadsafe(run.stop)
 
     def _signalled(self) -> None:
-        if self._run is None:
-            self._stop_early = True  # `run` is about to begin: it has set the signals up.
-        else:
-            self.stop()
+        for one in (self, *self._beside.values()):
+            if one._run is None:
+                one._stop_early = True  # `run` is about to begin: it has set the signals up.
+            else:
+                one.stop()
 
     # Observing.
 
@@ -254,11 +309,14 @@ class Pipeline(Registration):
         Returns:
             Frozen numbers.
         """
-        run = self._run
+        beside = {name: one.statistics() for name, one in list(self._beside.items()) if one._run or one._last}
+        run, own = self._run, self._last
         if run is not None:
-            return run.statistics()
-        if self._last is not None:
-            return self._last
+            own = run.statistics()
+        if beside:
+            return joined(own, beside)
+        if own is not None:
+            return own
         source = SourceStatistics(phase="stopped", received_lsn=0, confirmed_lsn=0, binary=None, lag=0)
         return PipelineStatistics(name=self.name, source=source, consumers={})
 
@@ -285,7 +343,7 @@ class Pipeline(Registration):
         Raises:
             Error: When the pipeline ends before.
         """
-        await asyncio.wrap_future(self._reaching(lsn))
+        await asyncio.gather(*map(asyncio.wrap_future, self._reaching(lsn)))
 
     def wait_sync(self, lsn: int, timeout: float | None = None) -> None:
         """As `wait`, blocking: not on the event loop that the pipeline runs on.
@@ -298,31 +356,39 @@ class Pipeline(Registration):
             TimeoutError: When it is not reached in time.
             Error: When the pipeline ends before.
         """
-        future = self._reaching(lsn)
+        futures = self._reaching(lsn)
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            future.result(timeout)
+            for future in futures:
+                future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            future.cancel()
             raise TimeoutError(f"pipeline {self.name!r} did not reach {format_lsn(lsn)} within {timeout} s") from None
+        finally:
+            for future in futures:
+                future.cancel()
 
-    def _reaching(self, lsn: int) -> Future[None]:
+    def _reaching(self, lsn: int) -> list[Future[None]]:
+        """What is done when the consumers on the pipeline's slot, and each that has its own, have come so far."""
         run = self._run
         if isinstance(run, KafkaRun):
             raise ConfigError(
                 f"pipeline {self.name!r} reads from Kafka, where no process knows how far the others are",
                 hint="the lag of its consumer groups says that: `kafka-consumer-groups --describe`",
             )
-        future = self._waiters.add(lsn)
+        beside = self._own_slots() if run is None or self._apart else {}
+        futures = [future for one in beside.values() for future in one._reaching(lsn)]
+        if len(beside) < len(self._subscriptions) or not beside:
+            futures.append(self._waiters.add(lsn))
         if run is not None:
             run.progressed()  # It may be reached already, and nothing more happen.
-        return future
+        return futures
 
     # Stored positions, while it does not run.
 
     def destroy(self) -> None:
         """Drop the slot, the publication if a pipeline made it, spools, stored positions and dead letters.
 
-        What is missing is no error.
+        What is missing is no error. What consumers have that have slots of their own goes with it.
 
         Raises:
             SlotInUse: When it runs, here or elsewhere.
@@ -337,9 +403,14 @@ class Pipeline(Registration):
                 remove_spool(directory, source_of(connection))
             self._store.forget(self.name)
             self._schemas.forget(self.name)
+        for one in self._own_slots().values():
+            one.destroy()
 
     def forget(self, consumer: str) -> None:
         """Remove the stored position of a consumer that is not wanted any more, and its spool in the pipeline's.
+
+        Of one that has a slot of its own, that goes, too; but what it has left on the pipeline's slot goes first, and
+        alone.
 
         Args:
             consumer: Its name.
@@ -348,6 +419,9 @@ class Pipeline(Registration):
             PositionError: When there is no such position.
             SlotInUse: When the pipeline runs, here or elsewhere.
         """
+        if consumer in self._with_own_slots() and not self._left_behind(consumer):
+            self._own_slots()[consumer].destroy()
+            return
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             self._stored(consumer)
@@ -416,6 +490,10 @@ class Pipeline(Registration):
             found |= {directory_of(settings.spool, settings.slot, only)} if only else set(above.glob("*"))
         return found
 
+    def _left_behind(self, consumer: str) -> bool:
+        with self._owned():
+            return consumer in self._store.load(self.name)
+
     def _stored(self, consumer: str) -> Any:
         stored = self._store.load(self.name)
         if consumer not in stored:
@@ -427,7 +505,7 @@ class Pipeline(Registration):
 
     @contextlib.contextmanager
     def _owned(self) -> Iterator[None]:
-        if self._run is not None:
+        if any(one._run is not None for one in (self, *self._beside.values())):
             raise ConfigError(f"pipeline {self.name!r} runs", hint="stop it first")
         with contextlib.closing(self._own_letters), contextlib.ExitStack() as stack:
             for store in (self._store, self._schemas):

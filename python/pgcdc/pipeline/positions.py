@@ -258,6 +258,10 @@ class MemoryPositions:
             stored = self._stored.get(pipeline, {})
             self._stored[pipeline] = {name: row for name, row in stored.items() if name not in consumers}
 
+    def again(self) -> MemoryPositions:
+        """This one: what is stored in it is there, whoever opens it."""
+        return self
+
     def dead_letters(self) -> MemoryDeadLetters:
         """The store of dead letters that belongs to this one."""
         return self._letters

@@ -42,6 +42,10 @@ class PostgresPositions:
         self._opened: psycopg.Connection[tuple[Any, ...]] | None = None
         self._who = ("the pipeline's role", "the database")
 
+    def again(self) -> PostgresPositions:
+        """Another store in the same table, not connected."""
+        return PostgresPositions(self._dsn, schema=self._schema)
+
     @property
     def _connection(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._opened is None:

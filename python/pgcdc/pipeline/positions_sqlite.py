@@ -50,6 +50,10 @@ class SqlitePositions:
         self._path = Path(path)
         self._opened: sqlite3.Connection | None = None
 
+    def again(self) -> SqlitePositions:
+        """Another store in the same file, not open."""
+        return SqlitePositions(self._path)
+
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:

@@ -9,7 +9,7 @@ from pgcdc.errors import ConfigError
 from pgcdc.events import Change, Insert, Truncate, Update
 from pgcdc.pipeline.migrations import Migrations, Registered
 from pgcdc.pipeline.options import ConsumerOptions, Options, check_options
-from pgcdc.pipeline.settings import Settings, spool_place
+from pgcdc.pipeline.settings import Settings, settings_beside, spool_place
 from pgcdc.pipeline.subscription import (
     ROW_ACTIONS,
     Action,
@@ -327,5 +327,8 @@ class Registration:
                 f"pipeline {self._settings.name!r} has two consumers named {subscription.name!r}",
                 hint="each has a position of its own, stored under its name: pipeline.on(…, name=…)",
             )
-        spool_place(self._settings, subscription)  # says what cannot be meant
+        settings = self._settings
+        if subscription.options.own_slot:
+            settings = settings_beside(settings, subscription.name, subscription.tables)
+        spool_place(settings, subscription)  # both say what cannot be meant
         self._subscriptions[subscription.name] = subscription

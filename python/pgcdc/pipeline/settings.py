@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from pgcdc.errors import ConfigError
@@ -13,7 +13,7 @@ from pgcdc.pipeline.subscription import Subscription, Table, parse_table
 from pgcdc.replication import Reconnect
 from pgcdc.replication.stream_options import reconnecting
 
-__all__ = ["Settings", "SnapshotMode", "check_settings", "spool_place"]
+__all__ = ["Settings", "SnapshotMode", "check_settings", "settings_beside", "spool_place"]
 
 SnapshotMode: TypeAlias = Literal["initial", "never", "always", "only", "when_needed"]
 """When existing rows are copied: at the first start; never; at every start; only, with no stream afterwards; at the
@@ -122,13 +122,10 @@ def check_settings(
     spool_options = check_spool(f"pipeline {name!r}", spool)
     if confirm_spooled and spool_options is None:
         raise _confirms_nothing(f"pipeline {name!r}")
-    slot = f"pgcdc_{name}" if slot is None else slot
-    if not _SLOT_NAME.fullmatch(slot):
-        raise ConfigError(
-            f"{slot!r} cannot be the name of a replication slot",
-            hint="small letters, digits and underscores, at most 63; give one: Pipeline(…, slot=…)",
-            slot=slot,
-        )
+    slot = _check_slot_name(
+        f"pgcdc_{name}" if slot is None else slot,
+        "small letters, digits and underscores, at most 63; give one: Pipeline(…, slot=…)",
+    )
     return Settings(
         name=name,
         dsn=dsn,
@@ -146,6 +143,50 @@ def check_settings(
         standby=bool(standby),
         source=source or None,
     )
+
+
+def settings_beside(settings: Settings, consumer: str, tables: Collection[Table]) -> Settings:
+    """What the pipeline of a consumer with its own slot is told.
+
+    Args:
+        settings: The pipeline's own.
+        consumer: The consumer's name, which the names of the other pipeline and of its slot end with.
+        tables: The consumer's tables; none for one that only gets messages.
+
+    Returns:
+        Settings. The publication is another one, too, unless the pipeline was given one, which has the tables.
+
+    Raises:
+        ConfigError: When the names give none that a slot can have.
+    """
+    given = settings.publication != f"pgcdc_{settings.name}"
+    return replace(
+        settings,
+        name=f"{settings.name}_{consumer}",
+        slot=_check_slot_name(
+            f"{settings.slot}_{consumer}", "small letters, digits and underscores, at most 63: name the consumer so"
+        ),
+        publication=settings.publication if given else f"{settings.publication}_{consumer}",
+        tables=tuple(table for table in settings.tables if table in tables) or settings.tables,
+    )
+
+
+def _check_slot_name(slot: str, hint: str) -> str:
+    """Check the name of a slot.
+
+    Args:
+        slot: The name.
+        hint: What is said of one that no slot can have.
+
+    Returns:
+        The name.
+
+    Raises:
+        ConfigError: When no slot can have it.
+    """
+    if not _SLOT_NAME.fullmatch(slot):
+        raise ConfigError(f"{slot!r} cannot be the name of a replication slot", hint=hint, slot=slot)
+    return slot
 
 
 def spool_place(settings: Settings, subscription: Subscription) -> Place | None:

@@ -85,8 +85,10 @@ class PipelineStatistics(msgspec.Struct, frozen=True):
         name: The pipeline's name.
         source: The stream.
         consumers: The consumers by name.
+        own_slots: The streams of those that have a slot of their own.
     """
 
     name: str
     source: SourceStatistics
     consumers: dict[str, ConsumerStatistics]
+    own_slots: dict[str, SourceStatistics] = {}

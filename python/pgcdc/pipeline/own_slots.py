@@ -1,0 +1,105 @@
+"""Consumers with a slot of their own: each is a pipeline beside the pipeline, that runs and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any
+
+from pgcdc.errors import ConfigError
+from pgcdc.pipeline.positions import PositionStore
+from pgcdc.pipeline.statistics import PipelineStatistics
+from pgcdc.pipeline.subscription import Subscription
+
+__all__ = ["joined", "shared", "store_beside", "together"]
+
+logger = logging.getLogger("pgcdc.pipeline")
+
+
+def shared(subscription: Subscription) -> Subscription:
+    """The same consumer, as one among those of its slot.
+
+    Args:
+        subscription: A consumer that has asked for its own.
+
+    Returns:
+        What the pipeline beside registers.
+    """
+    return dataclasses.replace(subscription, options=dataclasses.replace(subscription.options, own_slot=False))
+
+
+def store_beside(store: PositionStore, pipeline: str) -> PositionStore:
+    """Another store in the same place: each run opens and closes its own.
+
+    Args:
+        store: The pipeline's.
+        pipeline: Its name, for the error.
+
+    Returns:
+        A store that is not open.
+
+    Raises:
+        ConfigError: When this kind of store does not offer it.
+    """
+    again = getattr(store, "again", None)
+    if again is None:
+        raise ConfigError(
+            f"the position store of pipeline {pipeline!r} cannot be opened once more, for a consumer with its own slot",
+            hint=f"give {type(store).__name__} a method again() that returns another store in the same place",
+        )
+    other: PositionStore = again()
+    return other
+
+
+async def together(runs: Collection[Coroutine[Any, Any, None]]) -> None:
+    """Run several pipelines until all have ended; the first error, or being cancelled, drains all of them.
+
+    Args:
+        runs: What runs them; each drains when it is cancelled.
+
+    Raises:
+        Error: The first one of them that could not go on; the log has the others.
+        CancelledError: After the drain.
+    """
+    first: BaseException | None = None
+
+    async def run(one: Coroutine[Any, Any, None]) -> None:
+        nonlocal first
+        try:
+            await one
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if first is None:
+                first = error
+            else:
+                logger.warning("while it ended: %s: %s", type(error).__name__, error)
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in runs:
+                group.create_task(run(one))
+    except BaseExceptionGroup:
+        assert first is not None  # a group is raised when one of them was
+        raise first from first.__cause__
+
+
+def joined(pipeline: PipelineStatistics | None, beside: Mapping[str, PipelineStatistics]) -> PipelineStatistics:
+    """The numbers of a pipeline with those of the consumers that have slots of their own.
+
+    Args:
+        pipeline: What runs on the pipeline's slot; None when nothing does.
+        beside: What runs beside it, by consumer.
+
+    Returns:
+        All consumers in one; the source is that of the pipeline's slot, where something runs on it.
+    """
+    first = pipeline or next(iter(beside.values()))
+    consumers = dict({} if pipeline is None else pipeline.consumers)
+    for one in beside.values():
+        consumers |= one.consumers
+    own = {name: one.source for name, one in beside.items()}
+    return PipelineStatistics(name=first.name, source=first.source, consumers=consumers, own_slots=own)
