@@ -110,15 +110,15 @@ class DeadLetterStoreContract:
 
         everything = found()
         assert len(everything) == 5 and everything == sorted(everything)
-        assert found(pipeline="other") == [("other", "search", 0)]
-        assert found(pipeline="shop", consumer="cache") == [("shop", "cache", 0)]
+        assert found(pipelines=frozenset({"other"})) == [("other", "search", 0)]
+        assert found(pipelines=frozenset({"shop"}), consumer="cache") == [("shop", "cache", 0)]
         assert len(found(table="public.orders")) == 4
         assert found(table="public.b") == [("shop", "search", 2)]
         assert found(table="b") == []
         assert found(position=Position(2**63 + 5, 1)) == [("shop", "search", 1)]
         assert found(since=NOON + timedelta(seconds=1)) == [("shop", "cache", 0)]
         assert found(state="held") == [("shop", "search", 2)]
-        ids = [one.id for one in stored(store, pipeline="shop", consumer="search")]
+        ids = [one.id for one in stored(store, pipelines=frozenset({"shop"}), consumer="search")]
         assert found(ids=frozenset(ids[:2])) == [("shop", "search", 0), ("shop", "search", 1)]
         assert found(ids=frozenset()) == []
         assert len(store.find(Which(), limit=2)) == 2

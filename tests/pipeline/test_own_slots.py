@@ -33,7 +33,7 @@ class Refuses(Recorder):
     def write(self, batch: pgcdc.Batch) -> None:
         for change in batch.changes():
             if change.new.id == self.refused:  # type: ignore[union-attr]
-                raise SinkRejected("not this one", positions=[change.position])
+                raise SinkRejected("not this one", positions=[change.position])  # type: ignore[list-item]
         super().write(batch)
 
 

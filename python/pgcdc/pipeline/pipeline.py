@@ -126,9 +126,9 @@ class Pipeline(Registration):
         if source is not None:
             parse_address(source, name)  # says what cannot be meant
         store = PostgresPositions(dsn) if positions is None else positions
-        self._prepare(settings, store, letters_beside(store, dsn) if dead_letters is None else dead_letters)
+        self._set_up(settings, store, letters_beside(store, dsn) if dead_letters is None else dead_letters)
 
-    def _prepare(self, settings: Settings, store: PositionStore, letters: DeadLetterStore) -> None:
+    def _set_up(self, settings: Settings, store: PositionStore, letters: DeadLetterStore) -> None:
         super().__init__(settings)
         self._store = store
         self._schemas = _schemas_beside(store, settings.dsn)
@@ -224,7 +224,7 @@ class Pipeline(Registration):
                 subscription = self._subscriptions[name]
                 one = object.__new__(Pipeline)
                 settings = settings_beside(self._settings, name, subscription.tables)
-                one._prepare(settings, store_beside(self._store, self.name), self._own_letters)
+                one._set_up(settings, store_beside(self._store, self.name), self._own_letters)
                 one._subscriptions[name] = shared(subscription)
                 self._beside[name] = one
         return self._beside
