@@ -14,6 +14,7 @@ from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, Which
 from pgcdc.pipeline import run as run_module
 from pgcdc.pipeline.options import Options
 from pgcdc.pipeline.parking import Desk, Parking
+from pgcdc.pipeline.row_formats import RowFormats
 from tests.pipeline.running import Running, running, until
 from tests.pipeline.targets import Recorder
 
@@ -289,7 +290,7 @@ async def test_a_letter_of_a_transaction_that_may_come_again_is_left() -> None:
     store.add([letter(10, 3), letter(20, -1), letter(20, 0), letter(30, 0)], 1)
     store.request([one.id for one in store.find(Which())])
     desk = Desk("shop", store)
-    parking = Parking("sink", Options(on_failure="park"), desk, lambda _: None, dict)
+    parking = Parking("sink", Options(on_failure="park"), desk, lambda _: None, RowFormats())
     due = [one.position async for one, _ in parking.due(20)]
     assert due == [Position(10, 3), Position(20, -1)]
     await desk.close(10)

@@ -414,6 +414,12 @@ def test_a_directory_of_its_own_goes_with_the_consumers_name(empty_orders: Datab
     slow.leave()
     run.stop()
     pipeline, sink = shop_of("new")
+    with pytest.raises(pgcdc.ConfigError) as caught:
+        pipeline.run()
+    assert "Pipeline.rename('old', 'new')" in str(caught.value.hint)
+    unknowing = shop(empty_orders, None)
+    with pytest.raises(PositionError, match="none of the pipeline's directories is that one"):
+        unknowing.rename("old", "new")
     pipeline.rename("old", "new")
     sink.go_on.set()
     with running(pipeline) as again:

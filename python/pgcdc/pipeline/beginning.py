@@ -278,6 +278,7 @@ class Beginning:
 
     def _know_columns(self, published: publishing.Published) -> None:
         check_columns(self._subscriptions, published.tables)
+        self._formats.know({one.relation.oid: (one.relation.schema, one.relation.name) for one in published.all_tables})
         self._formats.order_by(key_columns(published.all_tables), primary_keys(published.all_tables))
 
     def _missed(

@@ -62,9 +62,7 @@ class Consumer:
         self._formats = RowFormats() if formats is None else formats
         self._desk = desk
         if desk is not None and desk.used:
-            self.delivery.parking = Parking(
-                self.name, subscription.options, desk, self._letters_away, lambda: self._formats.key_columns
-            )
+            self.delivery.parking = Parking(self.name, subscription.options, desk, self._letters_away, self._formats)
         self._opened = False
         self._own: Position | None = None
         self._skip: Position | None = None
@@ -170,6 +168,7 @@ class Consumer:
     def _read(self, message: bytes) -> Batch:
         """A dead letter's change, with the version that its table had there."""
         batch = Batch.from_bytes(message, self._formats.context().format)
+        self._formats.meet(batch)
         return batch if self._reshaping is None else self._reshaping.versioned(batch)
 
     # Where to go on.

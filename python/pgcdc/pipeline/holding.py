@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -73,10 +73,12 @@ class HeldBy:
     Attributes:
         key: The columns that it has chosen; None: each table's key.
         outboxes: The columns with topic and key of its outbox tables.
+        names: What tables are called, by OID.
     """
 
     key: Sequence[str] | None = None
     outboxes: Mapping[Table, tuple[str, str]] = field(default_factory=dict)
+    names: Mapping[int, Table] = field(default_factory=dict)
 
     def of_tables(self, relations: Iterable[Relation]) -> tuple[Hold, ...]:
         """All rows of some tables.
@@ -105,12 +107,19 @@ class HeldBy:
                 if self.key is None or [name for name, _ in json.loads(hold.form or "[]")] != list(self.key):
                     return False
             elif isinstance(hold.space, str):
-                columns = outboxes.get(letter.table or "")
-                if letter.table is not None and (columns is None or not _is_of(letter, hold, columns)):
+                if letter.table is not None and not any(
+                    _is_of(letter, hold, columns) for columns in self._columns_of(letter.table, outboxes)
+                ):
                     return False
-            elif self.key is not None or letter.table in outboxes:
+            elif self.key is not None or letter.table in outboxes or self.names.get(hold.space) in self.outboxes:
                 return False
         return True
+
+    def _columns_of(self, table: str, outboxes: Mapping[str, tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """The columns of an outbox table; where none has that name any more, those of any: it has another one now."""
+        if table in outboxes:
+            return [outboxes[table]]
+        return [] if table in map(".".join, self.names.values()) else list(outboxes.values())
 
 
 class Held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
 from pgcdc.pipeline.earlier_letters import of_another_key, of_another_policy
 from pgcdc.pipeline.holding import Held, HeldBy, Seen, describe, holds_from_text, holds_to_text
 from pgcdc.pipeline.options import Options
+from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
 from pgcdc.replication import Reconnect
@@ -102,7 +103,7 @@ class Parking:
         options: What was said of it.
         desk: The run's.
         away: Told when the store cannot be used, and with None when it can be again.
-        keys: Gives the columns of primary keys, by the table's OID.
+        formats: Knows the columns of keys, and what tables were called.
 
     Attributes:
         marks: What the store had of this consumer's letters when they were looked at last.
@@ -117,7 +118,7 @@ class Parking:
         options: Options,
         desk: Desk,
         away: Callable[[ConnectionLost | None], None],
-        keys: Callable[[], Mapping[int, Sequence[str]]],
+        formats: RowFormats,
     ) -> None:
         self.consumer = consumer
         self.marks = Marks()
@@ -128,11 +129,16 @@ class Parking:
         self.holds = options.on_failure == "hold"
         self._limit = options.max_dead_letters
         self._away = away
-        self._keys = keys
-        self._by = HeldBy(options.key, options.outboxes)
+        self._formats = formats
+        self._options = options
         self._held = Held()
         self._alike: dict[tuple[Position, str], int] = {}
         self._epoch = 0
+
+    @property
+    def _by(self) -> HeldBy:
+        """What changes are held by: it may have come out meanwhile that a table had another name."""
+        return HeldBy(self._options.key, self._formats.outboxes(self._options.outboxes), self._formats.names)
 
     @property
     def held_keys(self) -> int:
@@ -201,7 +207,7 @@ class Parking:
         if not self._held:
             return set()
         letters: dict[int, DeadLetter] = {}
-        for number, seen in enumerate(describe(batch, self._keys(), self._by)):
+        for number, seen in enumerate(describe(batch, self._formats.key_columns, self._by)):
             if number >= start and number not in settled and self._held.meets(seen.holds):
                 self._held.add(seen.holds)  # a change of key holds the other one, too
                 letters[number] = self._letter(batch, number, seen, None, 0)
@@ -216,7 +222,7 @@ class Parking:
             causes: What was raised, by their numbers.
             attempts: How often each was tried.
         """
-        seen = describe(batch.take(causes), self._keys(), self._by)
+        seen = describe(batch.take(causes), self._formats.key_columns, self._by)
         letters = [
             self._letter(batch, number, one, causes[number], attempts)
             for number, one in zip(sorted(causes), seen, strict=True)

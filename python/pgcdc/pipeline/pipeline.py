@@ -38,7 +38,15 @@ from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.settings import Settings, SnapshotMode, check_settings, settings_beside, spool_place
 from pgcdc.pipeline.source import Source
-from pgcdc.pipeline.spooling import SpoolOptions, directory_of, move_spool, pass_spool_on, remove_spool, source_of
+from pgcdc.pipeline.spooling import (
+    SpoolOptions,
+    directory_of,
+    is_there,
+    move_spool,
+    pass_spool_on,
+    remove_spool,
+    source_of,
+)
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Table, parse_table
 from pgcdc.replication import Reconnect, connect
@@ -440,19 +448,29 @@ class Pipeline(Registration):
 
         Raises:
             PositionError: When there is no such position, or the new name has one already.
+            PositionError: When the slot is confirmed past its spool, and that is not where this pipeline has any.
             SlotInUse: When the pipeline runs, here or elsewhere.
         """
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             row = self._stored(consumer)
-            if new not in self._store.load(self.name):  # else it is refused below
+            renamed, found = msgspec.structs.replace(row, consumer=new), self._store.load(self.name).get(new)
+            if found is None:  # else it is refused below, or was done already
                 source = source_of(connection)
+                if row.spool is not None and not is_there(row.spool, self._spools(new) | self._spools(consumer)):
+                    raise PositionError(
+                        f"consumer {consumer!r} of pipeline {self.name!r} has spool {row.spool}, which the slot is"
+                        " confirmed past, and none of the pipeline's directories is that one",
+                        hint=f"rename it with the pipeline on which {new!r} is registered with its spool",
+                        slot=self._settings.slot,
+                    )
                 move_spool(self._settings.spool, self._settings.slot, consumer, new, source)
                 for directory in self._spools(new) | self._spools(consumer):
                     pass_spool_on(directory, self._settings.slot, consumer, new, source)
             self._schemas.rename(self.name, consumer, new)
-            # In this order: a crash in between leaves both, and the next start says so.
-            self._store.move(self.name, [Move(None, msgspec.structs.replace(row, consumer=new))])
+            # In this order: a crash in between leaves both, the next start says so, and the same call goes on.
+            if found != renamed:
+                self._store.move(self.name, [Move(None, renamed)])
             self._own_letters.rename(self.name, consumer, new)
             self._store.forget(self.name, [consumer])
 

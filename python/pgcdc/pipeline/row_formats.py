@@ -19,6 +19,8 @@ class RowFormats:
 
     def __init__(self) -> None:
         self._catalog: TypeCatalog | None = None
+        self.names: Mapping[int, Table] = {}
+        """What the consumers call each table, by its OID."""
         self._former: frozenset[tuple[Table, Table]] = frozenset()
         self._formats: dict[tuple[object, ...], RowFormat] = {}
         self._routed: dict[str, frozenset[Table]] = {}
@@ -41,6 +43,26 @@ class RowFormats:
         """
         self._keys = dict(keys)
         self._primary_keys = dict(primary_keys)
+
+    def know(self, names: Mapping[int, Table]) -> None:
+        """Set what the consumers call each table; before the first batch is handed over.
+
+        Args:
+            names: By the table's OID.
+        """
+        self.names = dict(names)
+
+    def meet(self, batch: Batch) -> None:
+        """Look at what tables are called in a batch that does not come from the stream.
+
+        Args:
+            batch: The batch; it may be from before one of them was renamed.
+        """
+        for relation in batch.relations:
+            then = (relation.schema, relation.name)
+            now = self.names.get(relation.oid, then)
+            if now != then:
+                self.renamed(then, now)
 
     def for_sink(self, batch: Batch) -> Batch:
         """What a sink is given: it knows its tables' keys.
@@ -91,6 +113,16 @@ class RowFormats:
             self._formats[()] = RowFormat("struct", types={}, catalog=self._catalog)
         return Context(self._formats[()], self._former)
 
+    def outboxes(self, outboxes: Mapping[Table, tuple[str, str]]) -> Mapping[Table, tuple[str, str]]:
+        """The columns with topic and key of outbox tables, by all names that these come with.
+
+        Args:
+            outboxes: The same, by the names that the consumer knows.
+        """
+        if not outboxes or not self._former:
+            return outboxes
+        return {**{then: outboxes[now] for then, now in self._former if now in outboxes}, **outboxes}
+
     def keys(self, subscription: Subscription, relations: Sequence[Relation]) -> Keys:
         """What a consumer's changes are kept in order by.
 
@@ -102,9 +134,10 @@ class RowFormats:
         if options.key is not None:
             return Keys(dict.fromkeys(self._keys, options.key), by_table=False)
         # The rows of an outbox table are events: it is their topic and key that order goes by, as what is held does.
+        outboxes = self.outboxes(options.outboxes)
         events = {
             relation.oid: columns
             for relation in relations
-            if (columns := options.outboxes.get((relation.schema, relation.name))) is not None
+            if (columns := outboxes.get((relation.schema, relation.name))) is not None
         }
         return Keys({**self._keys, **events} if events else self._keys, by_table=True)

@@ -8,10 +8,12 @@ files.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -171,6 +173,25 @@ def remove_spool(directory: Path, source: str) -> None:
         raise _refused(directory, "removed", error) from error
 
 
+def is_there(id: str, directories: Iterable[Path]) -> bool:
+    """Whether one of these directories is the spool of an id.
+
+    Args:
+        id: The id.
+        directories: Where to look; some may not exist.
+
+    Raises:
+        SpoolInUse: When somebody uses one of them.
+        SpoolError: When one cannot be read.
+    """
+    for directory in directories:
+        if (directory / "lock").exists():
+            with contextlib.closing(Spool(directory)) as spool:
+                if spool.id == id:
+                    return True
+    return False
+
+
 def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str, source: str) -> None:
     """Give the spool of a consumer in the pipeline's directory to another name; one that is not there is no error.
 
@@ -260,11 +281,15 @@ class Place:
         except OSError as error:
             raise _refused(path, "read or written", error) from error
         if found not in (None, owner):
+            whose = found.decode(errors="replace")
+            former = re.fullmatch("consumer (.+)" + re.escape(_behind(self.slot, source)), whose)
             raise ConfigError(
-                f"the spool that {owner.decode()} was to have in {self.directory} is that of"
-                f" {found.decode(errors='replace')}",
+                f"the spool that {owner.decode()} was to have in {self.directory} is that of {whose}",
                 hint="give each consumer of each pipeline and server a directory of its own; if what is in that"
-                " one is not needed any more, remove it",
+                " one is not needed any more, remove it"
+                if former is None
+                else f"if it is the same consumer under another name, Pipeline.rename({former[1]}, {self.consumer!r})"
+                " says so; else give each a directory of its own",
             )
 
     def check_persistent(self) -> None:
@@ -531,7 +556,11 @@ class Backlog:
 
 
 def _owner(slot: str, consumer: str, source: str) -> bytes:
-    return f"consumer {consumer!r} of slot {slot!r}{_of(source)}".encode()
+    return f"consumer {consumer!r}{_behind(slot, source)}".encode()
+
+
+def _behind(slot: str, source: str) -> str:
+    return f" of slot {slot!r}{_of(source)}"
 
 
 def _of(source: str) -> str:

@@ -43,13 +43,14 @@ class Functions:
     def apply(self, batch: Batch, context: Context) -> Shaped:
         """See `Transform.apply`."""
         items: list[Item] = []
+        functions = [_in_context(one, context) for one in self.functions]
         for number, change in enumerate(batch.changes(context.format)):
             if isinstance(change, DecodeError):
                 raise change  # nobody could say what of it is to be left out
             if self.table is not None and not self._is_of_table(change, context):
                 items.append(number)
             else:
-                items.extend(self._item(number, change, made) for made in self._made(change))
+                items.extend(self._item(number, change, made) for made in _made(functions, change))
         kept = [item for item in items if isinstance(item, int)]
         if len(kept) == len(items) and len(set(kept)) == len(kept):
             return Shaped(batch) if len(kept) == batch.changes_count else Shaped(batch.take(kept), kept)
@@ -59,19 +60,6 @@ class Functions:
     def _is_of_table(self, change: AnyChange, context: Context) -> bool:
         relation = getattr(change, "relation", None)
         return relation is not None and self.table in context.names(relation.schema, relation.name)
-
-    def _made(self, change: AnyChange) -> Iterable[AnyChange]:
-        made: list[AnyChange] = [change]
-        for function in self.functions:
-            following: list[AnyChange] = []
-            for one in made:
-                result = function(one)
-                if isinstance(result, list | tuple):
-                    following.extend(result)
-                elif result is not None:
-                    following.append(result)
-            made = following
-        return made
 
     def _item(self, number: int, change: AnyChange, made: AnyChange) -> Item:
         if made is change:
@@ -137,6 +125,26 @@ class Functions:
                 self._relations.clear()
             known = self._relations[key] = msgspec.structs.replace(relation, columns=columns)
         return known
+
+
+def _in_context(function: Function, context: Context) -> Function:
+    """A function of ours that goes by a table's name is told what that was."""
+    told: Callable[[Context], Function] | None = getattr(function, "in_context", None)
+    return function if told is None else told(context)
+
+
+def _made(functions: Iterable[Function], change: AnyChange) -> Iterable[AnyChange]:
+    made: list[AnyChange] = [change]
+    for function in functions:
+        following: list[AnyChange] = []
+        for one in made:
+            result = function(one)
+            if isinstance(result, list | tuple):
+                following.extend(result)
+            elif result is not None:
+                following.append(result)
+        made = following
+    return made
 
 
 class _Row:

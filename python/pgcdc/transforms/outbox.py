@@ -7,7 +7,7 @@ key), `payload` (jsonb, or bytea), `headers` (jsonb): every sink can take them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ from pgcdc.errors import ConfigError
 from pgcdc.events import Column, Insert, Message, Relation
 from pgcdc.tables import Table, parse_table
 from pgcdc.transforms import encoding
-from pgcdc.transforms.applying import AnyChange
+from pgcdc.transforms.applying import AnyChange, Context
 from pgcdc.transforms.functions import Functions
 
 __all__ = ["PREFIX", "SCHEMA", "Envelope", "Events", "content_of", "key_of", "outbox"]
@@ -108,6 +108,7 @@ class Events:
         key: Likewise.
         payload: Likewise.
         headers: Likewise.
+        former: What the table was called when rows were written that still come.
     """
 
     table: Table | None
@@ -115,6 +116,17 @@ class Events:
     key: str
     payload: str
     headers: str | None
+    former: frozenset[Table] = frozenset()
+
+    def in_context(self, context: Context) -> Events:
+        """The same, which knows the table also by names that it had.
+
+        Args:
+            context: What is known of the stream.
+        """
+        if not context.former:
+            return self
+        return replace(self, former=frozenset(then for then, now in context.former if now == self.table))
 
     def __call__(self, change: AnyChange) -> AnyChange | None:
         """Make an event of a change, if it is one.
@@ -128,7 +140,10 @@ class Events:
         if isinstance(change, Message):
             return _of_message(change) if change.prefix.startswith(PREFIX) else change
         relation = getattr(change, "relation", None)
-        if self.table is None or relation is None or (relation.schema, relation.name) != self.table:
+        if self.table is None or relation is None:
+            return change
+        name = (relation.schema, relation.name)
+        if name != self.table and name not in self.former:
             return change
         if not isinstance(change, Insert):
             return None
