@@ -82,6 +82,34 @@ def test_letters_that_hold_by_another_key_are_seen_to_first(newest_database: Dat
         run.streaming()
 
 
+def test_a_chosen_key_is_compared_by_its_value_across_tables(newest_database: Database) -> None:
+    """Its columns may be wider in one of them; in one and the same table another width is another key."""
+    newest_database.execute(
+        "CREATE TABLE a (id int PRIMARY KEY, u numeric(10, 0), v int)",
+        "CREATE TABLE b (id int PRIMARY KEY, u numeric(12, 1), v int)",
+        *(f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in "ab"),
+    )
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a", "b"])
+    pipeline.add(sink, name="sink", on_failure="hold", key=["u"], max_rows=1)
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute(
+            "INSERT INTO a VALUES (1, 7, 1)",
+            "INSERT INTO b VALUES (1, 7, 2), (2, 8, 3)",
+            "INSERT INTO a VALUES (2, 8, 4)",
+        )
+        run.catch_up(newest_database)
+        assert sink.numbers == [3, 4]
+        newest_database.execute("ALTER TABLE a ALTER u TYPE numeric(9, 0)", "INSERT INTO a VALUES (3, 9, 5)")
+        run.catch_up(newest_database)
+        assert sink.numbers == [3, 4]
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [3, 4, 1, 2, 5]
+
+
 def test_letters_of_an_outbox_with_other_columns_are_seen_to_first(newest_database: Database) -> None:
     newest_database.execute("CREATE TABLE o (id int PRIMARY KEY, topic text, one int, other int, payload jsonb)")
     sink = Refusing("payload")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
@@ -34,8 +35,9 @@ class Hold(NamedTuple):
         space: A table's OID; 0 for all tables; `"key"` for the columns that a consumer has chosen, whatever the table;
             the prefix of an event's logical message, for its topic, also where it comes from an outbox table.
         key: The key's values, as JSON; None for all rows of the table.
-        form: Where the key's columns stand in the table, or what those are called that a consumer has chosen, and what
-            types they have, as JSON: keys of two forms cannot be compared. Empty for an event.
+        form: Where the key's columns stand in the table, or what those are called that a consumer has chosen and which
+            table they are of, and what types they have, as JSON: keys of a table that had two forms cannot be compared.
+            Empty for an event.
     """
 
     space: int | str
@@ -104,7 +106,7 @@ class HeldBy:
             if hold.space == EVERYTHING.space:
                 continue
             if hold.space == CHOSEN:
-                if self.key is None or [name for name, _ in json.loads(hold.form or "[]")] != list(self.key):
+                if self.key is None or [one[0] for one in json.loads(hold.form or "[]")] != list(self.key):
                     return False
             elif isinstance(hold.space, str):
                 if letter.table is not None and not any(
@@ -161,10 +163,21 @@ class Held:
                 or None in keys
                 or hold.key in keys
                 # Another key or type since: which row one of the others is cannot be told any more.
-                or any(forms != {hold.form} for forms in keys.values())
+                or any(form != hold.form and _is_of_table(form, hold) for forms in keys.values() for form in forms)
             ):
                 return True
         return False
+
+
+def _is_of_table(form: str, hold: Hold) -> bool:
+    """Whether a form is one that keys of the same table had. Of chosen columns several tables have keys."""
+    return hold.space != CHOSEN or _table_of(form) in (None, _table_of(hold.form))
+
+
+@functools.lru_cache(maxsize=256)
+def _table_of(form: str) -> int | None:
+    columns = json.loads(form or "[]")
+    return columns[0][2] if columns and len(columns[0]) > 2 else None
 
 
 def holds_to_text(holds: Iterable[Hold]) -> str:
@@ -299,7 +312,7 @@ def _form(relation: Relation, names: Iterable[str], *, chosen: bool) -> str:
         place, column = columns[name]
         # With its modifier: a numeric of fewer digits is another number.
         kind = "" if column.type_oid in _SAME_TEXT else f"{column.type_oid}.{column.type_modifier}"
-        form.append([name if chosen else place, kind])
+        form.append([name, kind, relation.oid] if chosen else [place, kind])
     return json.dumps(form)
 
 

@@ -283,8 +283,9 @@ class Parking:
                 raise SinkError(
                     f"consumer {self.consumer!r} has {self.count} dead letters and would have {self.count + new}:"
                     f" more than its max_dead_letters={self._limit}",
-                    hint="pgcdc deadletter list shows why; put the cause right, retry or drop them, and start again:"
-                    " nothing was confirmed past what is not among them",
+                    hint="pgcdc deadletter list shows why; put the cause right, retry or drop them, and start again,"
+                    " once with a larger max_dead_letters where changes wait behind one: nothing was confirmed past"
+                    " what is not among them",
                     table=letters[0].table,
                     lsn=letters[0].position.commit_lsn,
                 ) from None
