@@ -84,7 +84,7 @@ def test_error_with_a_hint(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         raise pgcdc.ConfigError("wal_level is replica", hint="ALTER SYSTEM SET wal_level = logical;")
 
     monkeypatch.setattr(verbs, "run", refuse)
-    assert cli.main(["demo"]) == 1
+    assert cli.main(["demo"]) == cli.EXIT_CONFIGURATION
     assert capsys.readouterr().err == "error: wal_level is replica\nhint: ALTER SYSTEM SET wal_level = logical;\n"
 
 

@@ -57,7 +57,7 @@ def test_init(call: Call, newest_database: Database) -> None:
     assert call("init", "--schema", "shop_events") == "the event store in the schema shop_events is complete\n"
     assert "index events_occurred_brin" in call("init", "--profile", "lean")
     assert json.loads(call("init", "--json")) == {"schema": "es", "steps": []}
-    assert "error: the profile is full or lean" in call("init", "--profile", "big", code=1)
+    assert "error: the profile is full or lean" in call("init", "--profile", "big", code=2)
 
 
 def test_history(call: Call, store: EventStore) -> None:
@@ -96,7 +96,7 @@ def test_history_for_programs(call: Call, store: EventStore) -> None:
     [["--state", "examples.order:Nothing"], ["--state", "examples.order"], ["--events", "no.module"], ["--at", "soon"]],
 )
 def test_what_cannot_be_understood(call: Call, store: EventStore, arguments: list[str]) -> None:
-    assert call("history", "order-1", *arguments, code=1).startswith("error: ")
+    assert call("history", "order-1", *arguments, code=2).startswith("error: ")
 
 
 def test_stats(call: Call, store: EventStore) -> None:
@@ -115,7 +115,7 @@ def test_check(call: Call, store: EventStore, newest_database: Database) -> None
 
 def test_no_store(call: Call) -> None:
     for verb in (["history", "order-1"], ["stats"], ["check"]):
-        said = call(*verb, code=1)
+        said = call(*verb, code=2)
         assert said.startswith("error: ") and "hint: store.init(), or pgcdc events init --schema es" in said
 
 
@@ -133,7 +133,7 @@ def test_rebuild(
             return shown.out or shown.err
 
         monkeypatch.setenv("PGCDC_STORE", "tests.eventstore.revenue:declared")
-        assert "no pipeline of this store was ever run" in call("--all", code=1)
+        assert "no pipeline of this store was ever run" in call("--all", code=2)
         with running(declared.pipeline()):
             declared.wait("journal", declared.lsn(), timeout=60)
             declared.wait("revenue", declared.lsn(), timeout=60)
@@ -149,7 +149,7 @@ def test_rebuild(
         assert call("journal", "--rollback") == "journal: what was live before is live again\n"
         assert json.loads(call("revenue", "--json"))["done"] == 2
         assert json.loads(call("revenue", "--json", "--dry-run"))["live_version"] == 1
-        assert "say which projection, or --all" in call(code=1)
+        assert "say which projection, or --all" in call(code=2)
         assert "there is no event store tests.eventstore.revenue:registry" in call(
-            "revenue", "--store", "tests.eventstore.revenue:registry", code=1
+            "revenue", "--store", "tests.eventstore.revenue:registry", code=2
         )

@@ -61,7 +61,7 @@ def test_embedded_server(tmp_path: Path, temporary: Path) -> None:
     assert found > 0
     assert discounts > 0
     again = run("demo", "--seconds", "1", "--directory", str(tmp_path / "kept"))
-    assert again.code == 1
+    assert again.code == 2
     assert "exists already" in again.stderr
 
 
@@ -127,7 +127,7 @@ def test_cache_in_redis(newest_database: Database, redis_url: str) -> None:
         assert client.dbsize() == 0
         client.set("pgcdc-demo:position", "old")
     refused = run("demo", "--seconds", "1", "--dsn", newest_database.dsn, "--redis", redis_url)
-    assert refused.code == 1
+    assert refused.code == 2
     assert "keys of an earlier demo" in refused.stderr
     assert left_behind(newest_database) == NOTHING
 
@@ -147,7 +147,7 @@ def test_server_that_goes_away(newest_postgres: PostgresServer) -> None:
         server.start()
         assert left_behind(database)["slots"] == 1
         again = run("demo", "--dsn", database.dsn)
-        assert again.code == 1
+        assert again.code == 2
         for complaint in (ended, again):
             assert complaint.stderr.endswith(again.stderr.partition("killed: ")[2])
         database.execute(*again.stderr.partition("killed: ")[2].strip().rstrip(";").split(";"))

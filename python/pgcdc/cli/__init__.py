@@ -1,9 +1,11 @@
 """The command `pgcdc`: one file for each verb, imported when a verb is asked for.
 
-Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr · 2 the command line or the configuration is
-wrong · 3 the demo's targets are not equal to the source · 4 another process runs the pipeline · 5 dead letters are left
-that were to be delivered · 130 interrupted. Stdout is data; everything else goes to stderr. What is not an
-`pgcdc.Error` is a defect of pgcdc and comes with its trace.
+Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr, or a check that has failed · 2 the command
+line or a configuration is wrong, a server's included · 3 the demo's targets are not equal to the source · 4 another
+process has the pipeline or slot · 5 dead letters are left that were to be delivered · 130 interrupted.
+
+Stdout is data; everything else goes to stderr. What is not an `pgcdc.Error` is a defect of pgcdc and comes with its
+trace.
 """
 
 from __future__ import annotations
@@ -58,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(given)
     except Error as error:
-        _complain(str(error), error.hint)
-        return EXIT_ERROR
+        from pgcdc.cli.complaint import complain, exit_code
+
+        complain(error, arguments=given, json="--json" in given)
+        return exit_code(error)
     except KeyboardInterrupt:
         _complain("interrupted", None)
         return EXIT_INTERRUPTED

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
-import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pgcdc.cli.complaint import complaining
 
 if TYPE_CHECKING:
     from pgcdc.pipeline import DeadLetter, DeadLetters
@@ -63,7 +64,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List dead letters, by consumer and position."""
-    with _letters(target, dsn, pipeline) as letters:
+    with _letters(target, dsn, pipeline, json=json) as letters:
         found = letters.list(limit=limit, **_which(ids, consumer, table, since, position))
     for letter in found:
         _say(_as_json(letter) if json else _as_line(letter))
@@ -78,7 +79,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one dead letter, with the values of its row and the text of the error."""
-    with _letters(target, dsn, pipeline) as letters:
+    with _letters(target, dsn, pipeline, json=json) as letters:
         letter = letters.show(id)
     if json:
         _say(_as_json(letter, whole=True))
@@ -103,6 +104,7 @@ def retry(
     wait: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for the outcome.", show_default=False)
     ] = None,
+    json: Json = False,
 ) -> None:
     """Ask for dead letters to be delivered again, by the process that runs the pipeline, or the next one that does.
 
@@ -110,22 +112,26 @@ def retry(
     """
     from pgcdc.cli import EXIT_DEAD_LETTERS
 
-    with _letters(target, dsn, pipeline) as letters:
+    with _letters(target, dsn, pipeline, json=json) as letters:
         which = _which(ids, consumer, table, since, position)
         asked = letters.retry(**_meant(which, all))
-        _say(f"asked for {len(asked)}", error=True)
-        if wait is None or not asked:
-            return
-        deadline = time.monotonic() + wait
-        left = letters.list(ids=asked)
-        while any(letter.requested for letter in left) and time.monotonic() < deadline:
+        if not json:
+            _say(f"asked for {len(asked)}", error=True)
+        deadline = time.monotonic() + (wait or 0.0)
+        left = letters.list(ids=asked) if asked else []
+        while wait is not None and any(letter.requested for letter in left) and time.monotonic() < deadline:
             time.sleep(0.2)
             left = letters.list(ids=asked)
     waiting = sum(letter.requested for letter in left)
-    _say(
-        f"{len(asked) - len(left)} delivered, {len(left) - waiting} failed again, {waiting} not delivered yet",
-        error=True,
-    )
+    counts = {"asked": len(asked), "delivered": len(asked) - len(left), "failed": len(left) - waiting}
+    if json:
+        _say(json_module.dumps({**counts, "waiting": waiting}))
+    if wait is None or not asked:
+        return
+    if not json:
+        _say(
+            f"{counts['delivered']} delivered, {counts['failed']} failed again, {waiting} not delivered yet", error=True
+        )
     if left:
         raise typer.Exit(EXIT_DEAD_LETTERS)
 
@@ -141,25 +147,23 @@ def drop(
     since: Since = None,
     position: At = None,
     all: All = False,
+    json: Json = False,
 ) -> None:
     """Remove dead letters for good; what waits behind them is delivered by whoever runs the pipeline."""
-    with _letters(target, dsn, pipeline) as letters:
+    with _letters(target, dsn, pipeline, json=json) as letters:
         dropped = letters.drop(**_meant(_which(ids, consumer, table, since, position), all))
-    _say(f"dropped {dropped}", error=True)
+    _say(json_module.dumps({"dropped": dropped}) if json else f"dropped {dropped}", error=not json)
 
 
 @contextlib.contextmanager
-def _letters(target: str | None, dsn: str | None, pipeline: str | None) -> Iterator[DeadLetters]:
+def _letters(target: str | None, dsn: str | None, pipeline: str | None, *, json: bool = False) -> Iterator[DeadLetters]:
     """The letters that a command line names; errors are printed, and become exit codes."""
-    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
     from pgcdc.cli.building import build
     from pgcdc.cli.importing import as_python_does
-    from pgcdc.cli.redaction import Redactor
-    from pgcdc.errors import ConfigError, Error
+    from pgcdc.errors import ConfigError
     from pgcdc.pipeline import DeadLetters, PostgresDeadLetters
 
-    redactor = Redactor(os.environ)
-    try:
+    with complaining(json=json) as redactor:
         if (target is None) == (dsn is None) or (target is not None and pipeline is not None):
             raise ConfigError(
                 "it is not said whose dead letters", hint="--target module:pipeline, or --dsn … (--pipeline NAME)"
@@ -172,11 +176,6 @@ def _letters(target: str | None, dsn: str | None, pipeline: str | None) -> Itera
             letters = DeadLetters(PostgresDeadLetters(str(dsn)), pipeline)
         with contextlib.closing(letters):
             yield letters
-    except Error as error:
-        _say(redactor(f"error: {error}"), error=True)
-        if error.hint:
-            _say(redactor(f"hint: {error.hint}"), error=True)
-        raise typer.Exit(EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR) from None
 
 
 def _which(

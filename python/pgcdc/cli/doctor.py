@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgcdc.cli.complaint import complaining
+
 if TYPE_CHECKING:
     from pgcdc.observe import Finding
     from pgcdc.pipeline.outline import PipelineOutline
@@ -19,7 +21,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="A pipeline: module:pipeline, or a .toml file, as for pgcdc run.",
             show_default=False,
         ),
@@ -40,12 +42,9 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each check.")] = False,
 ) -> None:
     """Check the server, the role, tables and slot, and a pipeline; exits with 1 when something has failed."""
-    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
-    from pgcdc.cli.redaction import Redactor
-    from pgcdc.errors import ConfigError, Error
+    from pgcdc.cli import EXIT_ERROR
 
-    redactor = Redactor(os.environ)
-    try:
+    with complaining(json=json) as redactor:
         outline = None
         if target is not None:
             dsn, outline = _pipeline(target, dsn, redactor)
@@ -55,11 +54,6 @@ def doctor(
             typer.echo(_script(role, dsn, outline, tables, publication))
             return
         findings = _examine(dsn, outline, slot, publication, tables, lag)
-    except Error as error:
-        typer.echo(redactor(f"error: {error}"), err=True)
-        if error.hint:
-            typer.echo(redactor(f"hint: {error.hint}"), err=True)
-        raise typer.Exit(EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR) from None
     _print(findings, redactor, json=json)
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(EXIT_ERROR)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pgcdc.cli.complaint import complaining
 
 if TYPE_CHECKING:
     from pgcdc.events import Column
@@ -29,7 +30,7 @@ def _schema() -> None:
 def history(
     table: Annotated[
         str | None,
-        typer.Argument(metavar="[TABLE]", help="Only this table, by any name that it had.", show_default=False),
+        typer.Argument(metavar="TABLE", help="Only this table, by any name that it had.", show_default=False),
     ] = None,
     target: Annotated[
         str | None,
@@ -42,23 +43,15 @@ def history(
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each version.")] = False,
 ) -> None:
     """Print the versions that a pipeline's tables have had, the oldest first."""
-    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
-    from pgcdc.cli.redaction import Redactor
-    from pgcdc.errors import ConfigError, Error
+    from pgcdc.errors import ConfigError
 
-    redactor = Redactor(os.environ)
-    try:
+    with complaining(json=json) as redactor:
         versions = _versions(table, target, pipeline, dsn, redactor)
         if not versions:
             what = "the pipeline" if table is None else f"table {table}"
             raise ConfigError(
                 f"nothing is known of {what}", hint="versions are stored from the first run of a pipeline on"
             )
-    except Error as error:
-        typer.echo(redactor(f"error: {error}"), err=True)
-        if error.hint:
-            typer.echo(redactor(f"hint: {error.hint}"), err=True)
-        raise typer.Exit(EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR) from None
     for line in _lines_of_json(versions) if json else _lines(versions):
         typer.echo(line.encode(errors="backslashreplace").decode())
 

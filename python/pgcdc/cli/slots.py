@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pgcdc.cli.complaint import complaining
 
 if TYPE_CHECKING:
     from pgcdc.replication import SlotState
@@ -19,23 +19,18 @@ _Json = Annotated[bool, typer.Option("--json", help="A line of JSON for each slo
 
 def slots(dsn: _Dsn = "", json: _Json = False) -> None:
     """List the slots: who streams, what is lacking, what the server keeps, and how much more until one is lost."""
-
-    def show(redactor: Any) -> None:
+    with complaining(json=json) as redactor:
         found = _slots(dsn, redactor)
-        if json:
-            for slot in found:
-                typer.echo(_as_json(slot))
-            return
-        rows: list[tuple[str, ...]] = [
-            ("slot", "plugin", "database", "state", "behind", "seconds", "kept", "until lost")
-        ]
-        rows += [_row(slot) for slot in found]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            typer.echo("  ".join(cells).rstrip())
-
-    _guarded(show)
+    if json:
+        for slot in found:
+            typer.echo(_as_json(slot))
+        return
+    rows: list[tuple[str, ...]] = [("slot", "plugin", "database", "state", "behind", "seconds", "kept", "until lost")]
+    rows += [_row(slot) for slot in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
 
 
 def lag(
@@ -47,43 +42,25 @@ def lag(
     json: _Json = False,
 ) -> None:
     """Say how far a slot is behind, in bytes and seconds; exits with 1 when that is too far, or the slot is lost."""
+    from pgcdc.cli import EXIT_ERROR
+    from pgcdc.errors import SlotNotFound
 
-    def show(redactor: Any) -> None:
-        from pgcdc.cli import EXIT_ERROR
-        from pgcdc.errors import SlotNotFound
-
+    with complaining(json=json) as redactor:
         name, where = slot, dsn
         if ":" in slot or slot.endswith(".toml"):
             name, where = _of_pipeline(slot, dsn, redactor)
         found = next((one for one in _slots(where, redactor) if one.name == name), None)
         if found is None:
             raise SlotNotFound(f'slot "{name}" does not exist', hint="pgcdc slots lists those that do", slot=name)
-        seconds = found.lag_seconds
-        if json:
-            typer.echo(_as_json(found))
-        else:
-            age = "unknown (GRANT pg_monitor lets the role see it)" if seconds is None else f"{seconds:.0f} s at least"
-            state = "lost" if found.lost else "active" if found.active else "inactive"
-            typer.echo(f"{name}: {state}, {_size(found.lag_bytes)} and {age} behind, {_size(found.held_bytes)} kept")
-        if found.lost or (seconds is not None and seconds > most):
-            raise typer.Exit(EXIT_ERROR)
-
-    _guarded(show)
-
-
-def _guarded(show: Callable[[Any], None]) -> None:
-    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
-    from pgcdc.cli.redaction import Redactor
-    from pgcdc.errors import ConfigError, Error
-
-    redactor = Redactor(os.environ)
-    try:
-        show(redactor)
-    except Error as error:
-        typer.echo(redactor(f"error: {error}"), err=True)
-        if error.hint:
-            typer.echo(redactor(f"hint: {error.hint}"), err=True)
-        raise typer.Exit(EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR) from None
+    seconds = found.lag_seconds
+    if json:
+        typer.echo(_as_json(found))
+    else:
+        age = "unknown (GRANT pg_monitor lets the role see it)" if seconds is None else f"{seconds:.0f} s at least"
+        state = "lost" if found.lost else "active" if found.active else "inactive"
+        typer.echo(f"{name}: {state}, {_size(found.lag_bytes)} and {age} behind, {_size(found.held_bytes)} kept")
+    if found.lost or (seconds is not None and seconds > most):
+        raise typer.Exit(EXIT_ERROR)
 
 
 def _slots(dsn: str, redactor: Any) -> list[SlotState]:

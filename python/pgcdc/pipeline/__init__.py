@@ -9,6 +9,7 @@ from pgcdc.pipeline.pipeline import Pipeline
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, SnapshotState, StoredPosition
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.positions_sqlite import SqlitePositions
+from pgcdc.pipeline.provision import ProvisionPlan, ProvisionStep
 from pgcdc.pipeline.retry import Retry
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
@@ -34,6 +35,8 @@ __all__ = [
     "PostgresDeadLetters",
     "PostgresPositions",
     "PostgresSchemas",
+    "ProvisionPlan",
+    "ProvisionStep",
     "Retry",
     "SchemaStore",
     "SnapshotState",

@@ -15,7 +15,8 @@ from psycopg import sql
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
+from pgcdc.pipeline.postgres_definitions import OwnTables, create, dead_letter_tables
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresDeadLetters"]
@@ -60,7 +61,8 @@ class PostgresDeadLetters:
         connection = self._connect()
         try:
             if not self._is_made(connection):
-                self._create(connection)
+                with connection.transaction():
+                    create(connection, self.own_tables())
         except BaseException:
             connection.close()
             raise
@@ -98,46 +100,6 @@ class PostgresDeadLetters:
                     return self._is_made(connection)
             except psycopg.Error as error:
                 raise self._unusable(error) from error
-
-    def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        with connection.transaction():
-            begin_creating(connection, self._schema)
-            connection.execute(
-                self._sql("""
-                CREATE TABLE IF NOT EXISTS {owners} (
-                    pipeline text NOT NULL,
-                    consumer text NOT NULL,
-                    epoch bigint NOT NULL,
-                    PRIMARY KEY (pipeline, consumer)
-                )
-                """)
-            )
-            connection.execute(
-                self._sql("""
-                CREATE TABLE IF NOT EXISTS {letters} (
-                    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-                    pipeline text NOT NULL,
-                    consumer text NOT NULL,
-                    commit_lsn pg_lsn NOT NULL,
-                    change_index bigint NOT NULL,
-                    digest text NOT NULL,
-                    state text NOT NULL,
-                    requested boolean NOT NULL DEFAULT false,
-                    table_name text,
-                    action text NOT NULL,
-                    key text,
-                    change text,
-                    message bytea NOT NULL,
-                    holds text NOT NULL,
-                    error_type text NOT NULL,
-                    error_text text NOT NULL,
-                    attempts bigint NOT NULL,
-                    first_at timestamptz NOT NULL,
-                    last_at timestamptz NOT NULL,
-                    UNIQUE (pipeline, consumer, commit_lsn, change_index, digest)
-                )
-                """)
-            )
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -353,6 +315,10 @@ class PostgresDeadLetters:
                     ),
                     given,
                 )
+
+    def own_tables(self) -> OwnTables:
+        """The tables that the first use makes."""
+        return dead_letter_tables(self._dsn, self._schema)
 
     def _close(self) -> None:
         if self._opened is not None:

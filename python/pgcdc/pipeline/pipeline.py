@@ -20,7 +20,7 @@ import msgspec
 
 from pgcdc.errors import ConfigError, Error, PositionError
 from pgcdc.lsn import format_lsn
-from pgcdc.pipeline import publishing
+from pgcdc.pipeline import provision, publishing
 from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.pipeline.deadletters import DeadLetters, letters_beside
 from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
@@ -32,6 +32,7 @@ from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
+from pgcdc.pipeline.provision import ProvisionPlan
 from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
@@ -391,17 +392,75 @@ class Pipeline(Registration):
             run.progressed()  # It may be reached already, and nothing more happen.
         return futures
 
-    # Stored positions, while it does not run.
+    # Before the first run, and after the last.
 
-    def destroy(self) -> None:
+    def plan_init(self) -> ProvisionPlan:
+        """Say what `init` would make, and what is there already; nothing is changed.
+
+        Returns:
+            The plan, for `print` and for `msgspec.json.encode`.
+
+        Raises:
+            ConfigError: When the server cannot serve a stream, or a table does not exist or cannot be published.
+            ConnectionLost: When a server cannot be reached.
+        """
+        with connect(self._settings.dsn) as connection:
+            return provision.plan_init(connection, self.name, self._provided(), self._stores())
+
+    def init(self) -> ProvisionPlan:
+        """Make what a run needs and would make itself: for a role that may, before one runs it that may less.
+
+        The slot is made by the first run, together with the copy of existing rows; here only for `snapshot="never"`.
+
+        Returns:
+            What was made.
+
+        Raises:
+            Error: When something cannot be made.
+        """
+        with connect(self._settings.dsn) as connection:
+            plan = provision.plan_init(connection, self.name, self._provided(), self._stores())
+            provision.provide(connection, self._provided(), plan, self._stores())
+            return plan
+
+    def plan_destroy(self) -> ProvisionPlan:
+        """Say what `destroy(tables=True)` would remove, and what stays; nothing is changed.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ConnectionLost: When a server cannot be reached.
+        """
+        with connect(self._settings.dsn) as connection:
+            all_of_them = (self, *self._own_slots().values())
+            spools = sorted({str(path) for one in all_of_them for path in one._spools() if path.exists()})
+            settings = [one._settings for one in all_of_them]
+            return provision.plan_destroy(connection, self.name, settings, self._stores(), spools)
+
+    def _provided(self) -> list[Settings]:
+        """What has a slot and a publication: this, unless each of its consumers has its own, and those."""
+        beside = self._own_slots()
+        own = [self._settings] if len(beside) < len(self._subscriptions) or not beside else []
+        return [*own, *(one._settings for one in beside.values())]
+
+    def _stores(self) -> tuple[Any, ...]:
+        return self._store, self._schemas, self._own_letters
+
+    def destroy(self, *, tables: bool = False) -> None:
         """Drop the slot, the publication if a pipeline made it, spools, stored positions and dead letters.
 
         What is missing is no error. What consumers have that have slots of their own goes with it.
+
+        Args:
+            tables: Drop also the tables of pipelines in PostgreSQL, where no other pipeline uses them, and their schema
+                when pgcdc has made it.
 
         Raises:
             SlotInUse: When it runs, here or elsewhere.
             Error: When the server cannot be reached or refuses.
         """
+        plan = self.plan_destroy() if tables else None
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             connection.drop_slot(self._settings.slot, if_exists=True)
@@ -413,6 +472,11 @@ class Pipeline(Registration):
             self._schemas.forget(self.name)
         for one in self._own_slots().values():
             one.destroy()
+        if plan is not None:
+            with connect(self._settings.dsn) as connection:
+                provision.remove_tables(connection, plan, self._stores())
+
+    # Stored positions, while it does not run.
 
     def forget(self, consumer: str) -> None:
         """Remove the stored position of a consumer that is not wanted any more, and its spool in the pipeline's.

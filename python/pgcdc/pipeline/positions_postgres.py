@@ -12,7 +12,8 @@ from psycopg import sql
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
+from pgcdc.pipeline.postgres_definitions import OwnTables, create, position_tables
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.replication.settings import pin
 from pgcdc.replication.sqlstate import ON_STANDBY
@@ -74,40 +75,14 @@ class PostgresPositions:
             connection.execute(DURABLE)
             found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
             if found is None or found[0] is None:
-                self._create(connection)
+                with connection.transaction():
+                    create(connection, self.own_tables())
             else:
                 self._extend(connection)
         except psycopg.Error as error:
             connection.close()
             raise self._unusable(error) from error
         self._opened = connection
-
-    def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        with connection.transaction():
-            begin_creating(connection, self._schema)
-            # Half-empty pages: the rows are updated every second, and without indexed changes stay on their page (HOT).
-            connection.execute(
-                sql.SQL("""
-                CREATE TABLE IF NOT EXISTS {} (
-                    pipeline text NOT NULL,
-                    consumer text NOT NULL,
-                    epoch bigint NOT NULL,
-                    snapshot text NOT NULL,
-                    commit_lsn pg_lsn,
-                    change_index bigint,
-                    through_lsn pg_lsn NOT NULL,
-                    slot text NOT NULL,
-                    system_identifier text NOT NULL,
-                    timeline bigint NOT NULL,
-                    fingerprint text NOT NULL,
-                    tables text,
-                    seen text,
-                    spool text,
-                    updated_at timestamptz NOT NULL DEFAULT now(),
-                    PRIMARY KEY (pipeline, consumer)
-                ) WITH (fillfactor = 50)
-                """).format(self._table)
-            )
 
     def _extend(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Add what a table lacks that an earlier version has made."""
@@ -221,6 +196,10 @@ class PostgresPositions:
     def schemas(self) -> PostgresSchemas:
         """A store of versions of tables' shapes beside the positions."""
         return PostgresSchemas(self._dsn, schema=self._schema)
+
+    def own_tables(self) -> OwnTables:
+        """The table that `open` makes."""
+        return position_tables(self._dsn, self._schema)
 
     def close(self) -> None:
         """Close the connection."""

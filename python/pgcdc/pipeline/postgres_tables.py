@@ -8,10 +8,12 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-__all__ = ["DURABLE", "PATIENCE", "begin_creating", "primary"]
+__all__ = ["DURABLE", "MADE", "PATIENCE", "begin_creating", "primary", "wait_for_creating"]
 
 _CREATE_LOCK: Final = 0x7067636463000001
 """Held while a table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog."""
+MADE: Final = "made by pgcdc"
+"""The comment of a schema that was made here, and is dropped when the last pipeline in it is destroyed."""
 DURABLE: Final = (
     "SET synchronous_commit = on; SET default_transaction_read_only = off;"
     " SET default_transaction_isolation = 'read committed'"
@@ -27,6 +29,15 @@ PATIENCE: Final[dict[str, Any]] = {
 """So that a dead network is noticed within a minute; what the DSN says comes first."""
 
 
+def wait_for_creating(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Within a transaction, wait for whoever else makes or drops tables of ours.
+
+    Args:
+        connection: The connection.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
+
+
 def begin_creating(connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> None:
     """Within a transaction, wait for whoever else makes tables of ours, and make the schema where it is missing.
 
@@ -36,9 +47,10 @@ def begin_creating(connection: psycopg.Connection[tuple[Any, ...]], schema: str)
         connection: The connection.
         schema: The schema of the tables.
     """
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
+    wait_for_creating(connection)
     if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(schema), sql.Literal(MADE)))
 
 
 def primary(error: psycopg.Error) -> str:

@@ -10,16 +10,18 @@ from pgcdc.errors import ConfigError, PublicationNotFound
 from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, PublishedTable, ensure_publication
 from pgcdc.replication.publication_state import PublicationState
-from pgcdc.replication.publications import state_of
+from pgcdc.replication.publications import lacking, state_of
 from pgcdc.replication.quoting import identifier, literal, qualified
 
-__all__ = ["BEGIN_ANEW", "Published", "drop", "extend", "make", "published"]
+__all__ = ["BEGIN_ANEW", "MADE_FOR", "Planned", "Published", "drop", "extend", "found", "make", "planned", "published"]
 
 BEGIN_ANEW = (
     "changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes it and takes a"
     " new initial copy"
 )
 """What to do about a publication that was dropped; making it again does not help."""
+MADE_FOR = "made by pgcdc for pipeline "
+"""How the comment of a publication begins that a pipeline has made."""
 
 
 class Published(NamedTuple):
@@ -36,6 +38,20 @@ class Published(NamedTuple):
     all_tables: Sequence[PublishedTable]
     fingerprint: str
     state: PublicationState
+
+
+class Planned(NamedTuple):
+    """A pipeline's publication before it is made or dropped.
+
+    Attributes:
+        exists: Whether it is there.
+        ours: Whether a pipeline of this name has made it.
+        statements: What it takes for it to publish the pipeline's tables.
+    """
+
+    exists: bool
+    ours: bool
+    statements: tuple[str, ...]
 
 
 def make(connection: Connection, settings: Settings) -> bool:
@@ -55,8 +71,44 @@ def make(connection: Connection, settings: Settings) -> bool:
         extend(connection, settings)
         return False
     ensure_publication(connection, settings.publication, settings.tables)
-    connection.execute(f"COMMENT ON PUBLICATION {identifier(settings.publication)} IS {literal(_mark(settings))}")
+    connection.execute(_comment(settings))
     return True
+
+
+def planned(connection: Connection, settings: Settings) -> Planned:
+    """Say what `make` would do, and `drop`.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+
+    Returns:
+        The publication as it is, and the statements of `make`.
+
+    Raises:
+        ConfigError: When a table does not exist or cannot be published; when a publication that no pipeline of this
+            name has made lacks one.
+    """
+    there = found(connection, settings)
+    if there.exists and not there.ours:
+        published(connection, settings)
+        return there
+    statement, _ = lacking(connection.session(), settings.publication, settings.tables)
+    statements = () if statement is None else (statement,) if there.exists else (statement, _comment(settings))
+    return there._replace(statements=statements)
+
+
+def found(connection: Connection, settings: Settings) -> Planned:
+    """Look at the publication; what it lacks is not looked at.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+
+    Returns:
+        Whether it is there, and whose it is.
+    """
+    return Planned(exists=_exists(connection, settings), ours=_is_ours(connection, settings), statements=())
 
 
 def extend(connection: Connection, settings: Settings) -> None:
@@ -84,9 +136,13 @@ def drop(connection: Connection, settings: Settings) -> None:
         connection.execute(f"DROP PUBLICATION IF EXISTS {identifier(settings.publication)}")
 
 
+def _comment(settings: Settings) -> str:
+    return f"COMMENT ON PUBLICATION {identifier(settings.publication)} IS {literal(_mark(settings))}"
+
+
 def _mark(settings: Settings) -> str:
     # In the catalog, so that destroy() knows years later whose the publication is.
-    return f"made by pgcdc for pipeline {settings.name!r}"
+    return f"{MADE_FOR}{settings.name!r}"
 
 
 def _is_ours(connection: Connection, settings: Settings) -> bool:

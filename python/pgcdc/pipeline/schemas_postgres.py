@@ -14,7 +14,8 @@ import psycopg
 from psycopg import sql
 
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, begin_creating, primary
+from pgcdc.pipeline.postgres_definitions import OwnTables, create, schema_tables
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
 from pgcdc.pipeline.schemas import (
     STEP_COLUMNS,
     VERSION_COLUMNS,
@@ -29,32 +30,6 @@ from pgcdc.schema import SchemaVersion
 
 __all__ = ["PostgresSchemas"]
 
-_CREATE = """
-    CREATE TABLE IF NOT EXISTS {versions} (
-        pipeline text NOT NULL,
-        relation_oid bigint NOT NULL,
-        version integer NOT NULL,
-        schema_name text NOT NULL,
-        table_name text NOT NULL,
-        replica_identity text NOT NULL,
-        columns text NOT NULL,
-        fingerprint text NOT NULL,
-        first_lsn pg_lsn NOT NULL,
-        first_index bigint NOT NULL,
-        seen_at text NOT NULL,
-        PRIMARY KEY (pipeline, relation_oid, version)
-    );
-    CREATE TABLE IF NOT EXISTS {steps} (
-        pipeline text NOT NULL,
-        consumer text NOT NULL,
-        relation_oid bigint NOT NULL,
-        version integer NOT NULL,
-        state text NOT NULL,
-        epoch bigint NOT NULL,
-        updated_at timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (pipeline, consumer, relation_oid, version)
-    )
-"""
 _VERSIONS, _STEPS = sql.SQL(VERSION_COLUMNS), sql.SQL(STEP_COLUMNS)
 
 
@@ -107,8 +82,7 @@ class PostgresSchemas:
             names = [table.as_string(connection) for table in (self._versions, self._steps)]
             if connection.execute(query, names).fetchone() != (True,):
                 with connection.transaction():
-                    begin_creating(connection, self._schema)
-                    connection.execute(sql.SQL(_CREATE).format(versions=self._versions, steps=self._steps))
+                    create(connection, self.own_tables())
         except psycopg.Error as error:
             connection.close()
             raise self._unusable(error) from error
@@ -247,6 +221,10 @@ class PostgresSchemas:
                 ).format(self._steps),
                 (pipeline, *(2 * (None if consumers is None else list(consumers),))),
             )
+
+    def own_tables(self) -> OwnTables:
+        """The tables that `open` makes."""
+        return schema_tables(self._dsn, self._schema)
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,12 +12,21 @@ import msgspec
 
 from pgcdc.errors import ConfigError
 from pgcdc.events import Column, Relation
-from pgcdc.replication.quoting import literals
+from pgcdc.replication.quoting import literal, literals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PublishedTable", "TableName", "named", "parse_table", "storage_sql", "tables_from", "tables_sql"]
+__all__ = [
+    "PublishedTable",
+    "TableName",
+    "named",
+    "named_tables_sql",
+    "parse_table",
+    "storage_sql",
+    "tables_from",
+    "tables_sql",
+]
 
 TableName: TypeAlias = "str | tuple[str, str]"
 
@@ -91,10 +100,10 @@ _TABLES: Final = """
 WITH RECURSIVE published AS (
     SELECT c.oid, c.relkind, c.relreplident, n.nspname, c.relname,
            pg_catalog.jsonb_agg(DISTINCT {row_filter}) AS filters, {columns} AS names
-    FROM pg_catalog.pg_publication_tables p
+    FROM {source}
     JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
     JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-    WHERE p.pubname IN ({publications})
+    WHERE {condition}
     GROUP BY c.oid, n.nspname
 ), part(whole, oid) AS (
     SELECT DISTINCT a.atttypid, a.atttypid
@@ -174,7 +183,27 @@ def tables_sql(server_version: int, publications: Sequence[str]) -> str:
     return _TABLES.format(
         row_filter="p.rowfilter" if lists else "NULL::text",
         columns="pg_catalog.jsonb_agg(DISTINCT pg_catalog.to_jsonb(p.attnames::text[]))" if lists else "NULL::jsonb",
-        publications=literals(publications),
+        source="pg_catalog.pg_publication_tables p",
+        condition=f"p.pubname IN ({literals(publications)})",
+        storage=_STORAGE.format(oid="p.oid"),
+    )
+
+
+def named_tables_sql(tables: Sequence[tuple[str, str]]) -> str:
+    """Write the same query for tables, whether they are published or not: all of their columns and rows.
+
+    Args:
+        tables: Schemas and names.
+
+    Returns:
+        The query; `tables_from` reads its rows. Of what is no table, and cannot be copied, there is none.
+    """
+    named = ", ".join(f"({literal(schema)}, {literal(name)})" for schema, name in tables)
+    return _TABLES.format(
+        row_filter="NULL::text",
+        columns="NULL::jsonb",
+        source=f"(VALUES {named}) p(schemaname, tablename)",
+        condition="c.relkind IN ('r', 'p')",
         storage=_STORAGE.format(oid="p.oid"),
     )
 

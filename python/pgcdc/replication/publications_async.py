@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pgcdc.replication.session_async import AsyncSession
 
-__all__ = ["check_publications", "ensure", "state_of", "storage", "tables_of"]
+__all__ = ["check_publications", "ensure", "lacking", "state_of", "storage", "tables_of"]
 
 
 async def tables_of(session: AsyncSession, publications: Sequence[str]) -> list[PublishedTable]:
@@ -101,29 +101,11 @@ async def check_publications(session: AsyncSession, publications: Sequence[str])
 
 async def ensure(session: AsyncSession, name: str, tables: Iterable[TableName]) -> list[tuple[str, str]]:
     """Make a publication publish tables; the contract is `ensure_publication`'."""
-    wanted = [parse_table(table) for table in tables]
-    if not wanted:
-        raise ConfigError(f'publication "{name}" would publish no table', hint="name at least one", publication=name)
-    kinds = await _kinds(session, wanted)
-    doing = Doing(f'making publication "{name}"', publications=(name,))
-    existing = await session.execute(
-        f"SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = {literal(name)}"
-    )
-    if existing and existing[0][0] == "t":
+    statement, missing = await lacking(session, name, tables)
+    if statement is None:
         return []
-    present = await _published_names(session, name) if existing else set()
-    missing = [table for table in dict.fromkeys(wanted) if table not in present]
-    if not missing:
-        return []
-    listed = ", ".join(qualified(*table) for table in missing)
-    if existing:
-        statement = f"ALTER PUBLICATION {identifier(name)} ADD TABLE {listed}"
-    else:
-        # Whoever names a partitioned table wants its rows under its name, not under those of its leaves.
-        root = " WITH (publish_via_partition_root = true)" if "p" in kinds else ""
-        statement = f"CREATE PUBLICATION {identifier(name)} FOR TABLE {listed}{root}"
     try:
-        await session.execute(statement, doing=doing)
+        await session.execute(statement, doing=Doing(f'making publication "{name}"', publications=(name,)))
     except Error as error:
         if error.sqlstate == "42501":
             error.hint = (
@@ -131,6 +113,43 @@ async def ensure(session: AsyncSession, name: str, tables: Iterable[TableName]) 
             )
         raise
     return missing
+
+
+async def lacking(
+    session: AsyncSession, name: str, tables: Iterable[TableName]
+) -> tuple[str | None, list[tuple[str, str]]]:
+    """Say what it takes for a publication to publish tables.
+
+    Args:
+        session: A connection to the database.
+        name: The publication's name.
+        tables: The tables.
+
+    Returns:
+        The statement, None when nothing is lacking; and the tables that are not published.
+
+    Raises:
+        ConfigError: When a table does not exist or cannot be published.
+    """
+    wanted = [parse_table(table) for table in tables]
+    if not wanted:
+        raise ConfigError(f'publication "{name}" would publish no table', hint="name at least one", publication=name)
+    kinds = await _kinds(session, wanted)
+    existing = await session.execute(
+        f"SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = {literal(name)}"
+    )
+    if existing and existing[0][0] == "t":
+        return None, []
+    present = await _published_names(session, name) if existing else set()
+    missing = [table for table in dict.fromkeys(wanted) if table not in present]
+    if not missing:
+        return None, []
+    listed = ", ".join(qualified(*table) for table in missing)
+    if existing:
+        return f"ALTER PUBLICATION {identifier(name)} ADD TABLE {listed}", missing
+    # Whoever names a partitioned table wants its rows under its name, not under those of its leaves.
+    root = " WITH (publish_via_partition_root = true)" if "p" in kinds else ""
+    return f"CREATE PUBLICATION {identifier(name)} FOR TABLE {listed}{root}", missing
 
 
 async def _kinds(session: AsyncSession, tables: Sequence[tuple[str, str]]) -> set[str]:

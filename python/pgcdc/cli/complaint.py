@@ -1,0 +1,94 @@
+"""How every verb says what went wrong, without secrets: a sentence and a hint on stderr; and its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pgcdc.errors import ConfigError, Error, SlotInUse
+
+if TYPE_CHECKING:
+    from pgcdc.cli.redaction import Redactor
+
+__all__ = ["complain", "complaining", "exit_code"]
+
+
+@contextlib.contextmanager
+def complaining(*, json: bool = False) -> Iterator[Redactor]:
+    """Print the error that a block ends with, and let the command exit with the code for it.
+
+    Args:
+        json: Print it as a line of JSON: `error`, `hint`, `kind` and the facts that are known.
+
+    Yields:
+        What takes secrets out of texts; it is to learn those of connection strings and of files.
+
+    Raises:
+        Exit: typer's, in the place of an error of pgcdc.
+    """
+    import typer
+
+    from pgcdc.cli.redaction import Redactor
+
+    redactor = Redactor(os.environ)
+    try:
+        yield redactor
+    except Error as error:
+        complain(error, redactor, json=json)
+        raise typer.Exit(exit_code(error)) from None
+
+
+def exit_code(error: Error) -> int:
+    """The exit code for an error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        2 when the command line or a configuration is wrong, 4 when another process has the pipeline or slot, else 1.
+    """
+    from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR, EXIT_SLOT_IN_USE
+
+    if isinstance(error, SlotInUse):
+        return EXIT_SLOT_IN_USE
+    return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR
+
+
+def complain(
+    error: Error, redactor: Redactor | None = None, *, arguments: Sequence[str] = (), json: bool = False
+) -> None:
+    """Print an error.
+
+    Args:
+        error: The error.
+        redactor: Takes secrets out. None: one that knows those of the environment.
+        arguments: Of the command line; their connection strings' passwords are secrets, too.
+        json: As a line of JSON.
+    """
+    from pgcdc.cli.redaction import Redactor
+
+    redactor = redactor or Redactor(os.environ)
+    redactor.learn_options(list(arguments))
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    if json:
+        lines = [_as_json(error, f"{error}{notes}", redactor)]
+    else:
+        lines = [redactor(f"error: {error}{notes}"), *([redactor(f"hint: {error.hint}")] if error.hint else ())]
+    for line in lines:
+        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
+
+
+def _as_json(error: Error, text: str, redactor: Redactor) -> str:
+    import json as json_module
+
+    from pgcdc.lsn import format_lsn
+
+    told: dict[str, object] = {"error": text, "hint": error.hint, "kind": type(error).__name__}
+    for name in ("slot", "publication", "table", "sqlstate"):
+        told |= {} if (value := getattr(error, name, None)) is None else {name: value}
+    if error.lsn is not None:
+        told["lsn"] = format_lsn(error.lsn)
+    return json_module.dumps(redactor.everywhere(told))
