@@ -300,7 +300,8 @@ class _Tail:
             )
         self._check_columns(tables_from(connection.execute(named_tables_sql(tables)), connection.server_version))
         if others:
-            _say(f"tail: without {len(others)} tables of other roles: --publication takes what is published already")
+            count = f"{len(others)} table{'s' * (len(others) > 1)}"
+            _say(f"tail: without {count} of other roles: --publication takes what is published already")
         found = stack.enter_context(lent(connection, tables, lambda text: _say(f"warning: {text}")))
         for table in found.inserts_only:
             _say(f"tail: of {table} only inserts and truncates: it has no replica identity")

@@ -18,7 +18,9 @@ from pgcdc.cli.init import destroy, init
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
 from pgcdc.cli.slots import lag, slots
+from pgcdc.cli.snapshot import snapshot
 from pgcdc.cli.tail import tail
+from pgcdc.cli.top import top
 
 __all__ = ["run"]
 
@@ -64,6 +66,7 @@ _application.command(short_help="A shop, a pipeline and five targets, compared a
     demo
 )
 _application.command(short_help="Print changes as they are committed.", rich_help_panel=_LOOK)(tail)
+_application.command(short_help="Copy the rows of tables as they are now.", rich_help_panel=_LOOK)(snapshot)
 _application.command(short_help="Check server, role, tables, slot and pipeline.", rich_help_panel=_RUN)(doctor)
 _application.add_typer(
     config, name="config", short_help="Check a configuration file; show what it means.", rich_help_panel=_RUN
@@ -71,6 +74,7 @@ _application.add_typer(
 _application.command(short_help="Make what a pipeline needs on its servers; a plan first.", rich_help_panel=_RUN)(init)
 _application.command("run", short_help="Run a pipeline until SIGTERM or Ctrl-C.", rich_help_panel=_RUN)(run_pipeline)
 _application.command(short_help="Remove what a pipeline has there; a plan first.", rich_help_panel=_RUN)(destroy)
+_application.command(short_help="Slots, lag, consumers and dead letters, live.", rich_help_panel=_WATCH)(top)
 _application.command(short_help="List the slots: who streams, what each keeps.", rich_help_panel=_WATCH)(slots)
 _application.command(short_help="How far a slot is behind, in bytes and seconds.", rich_help_panel=_WATCH)(lag)
 _application.add_typer(

@@ -1,0 +1,157 @@
+"""`pgcdc top`: what it shows of a server and of a process, the worst first, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from pgcdc.cli.frames import Frame, check_url
+from pgcdc.errors import ConfigError
+from pgcdc.observe.overview import Overview, StoredConsumer
+from pgcdc.pipeline import ConsumerStatistics, PipelineStatistics, SourceStatistics
+from pgcdc.replication.slot import state_of
+from tests.demo.running import run, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Database
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+def slot(name: str, **facts: Any) -> Any:
+    row = {"slot_name": name, "plugin": "pgoutput", "database": "shop", "active": True, "active_pid": 7} | facts
+    return state_of(msgspec.json.encode(row).decode())
+
+
+def overview(wal_lsn: int, seconds: float, slots: list[Any], *consumers: StoredConsumer) -> Overview:
+    return Overview(
+        at=NOON + timedelta(seconds=seconds),
+        server_version="18.4",
+        database="shop",
+        wal_lsn=wal_lsn,
+        slots=slots,
+        consumers=list(consumers),
+    )
+
+
+def process(delivered: int, **facts: Any) -> dict[str, Any]:
+    """What `/statistics` answers."""
+    consumer = ConsumerStatistics(
+        delivered=delivered, position=None, through_lsn=0, queued_rows=3, queued_bytes=9, last_error=None, **facts
+    )
+    source = SourceStatistics(phase="streaming", received_lsn=9, confirmed_lsn=9, binary=True, lag=0)
+    statistics = PipelineStatistics(name="shop", source=source, consumers={"search": consumer})
+    return dict(msgspec.to_builtins({"statistics": statistics, "ready": False, "reasons": [{"text": "it is slow"}]}))
+
+
+def test_rates_and_the_worst_first() -> None:
+    first = [slot("a", confirmed_flush_lsn="0/1000", wal_end="0/2000", safe_wal_size=4096)]
+    second = [
+        slot("a", confirmed_flush_lsn="0/3000", restart_lsn="0/3000", wal_end="0/4000", safe_wal_size=4096),
+        slot("b", active=False, active_pid=None, restart_lsn="0/1", wal_end="0/4000"),
+        slot("c", active=False, active_pid=None, wal_status="lost"),
+    ]
+    letters = StoredConsumer(pipeline="shop", consumer="cache", failed_letters=2, waiting_letters=1)
+    stored = StoredConsumer(pipeline="shop", consumer="search", through_lsn=0x3000, behind_bytes=0x1000, stored_at=NOON)
+    before = Frame.of(overview(0x2000, 0, first), process(100, state="running"), [], None)
+    frame = Frame.of(
+        overview(0x4000, 2, second, stored, letters), process(300, state="retrying", failures=4), ["the cat"], before
+    )
+    assert (frame.wal_rate, frame.slot_rates) == (4096.0, {"a": 4096.0})
+    slots, consumers, running = frame.tables
+    assert [row.cells[0] for row in slots.rows] == ["c", "b", "a"]
+    assert slots.rows[2].cells == ("a", "pid 7", "4.0 kB", "", "4.0 kB", "4.0 kB, 1 s", "4.0 kB/s")
+    assert [row.bad for row in slots.rows] == [True, True, False]
+    assert [row.cells for row in consumers.rows] == [
+        ("shop/cache", "", "", "", "", "2 (+1 behind them)"),
+        ("shop/search", "0/3000", "4.0 kB", "2 s ago", "", "0"),
+    ]
+    assert running.rows[0].cells[:2] == ("search", "retrying") and running.rows[0].bad
+    text = frame.as_text()
+    assert "WAL at 0/4000, 4.0 kB/s, 12:00:02 UTC" in text and "not known: the cat" in text and "not ready" in text
+    told = frame.as_json()
+    assert told["slots"][0]["seconds_until_lost"] == 1.0 and told["slots"][0]["confirmed_flush_lsn"] == "0/3000"
+    assert json.loads(msgspec.json.encode(told))["delivered_per_second"].keys() == {"search"}
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/statistics"])
+def test_url(url: str) -> None:
+    assert check_url(url) == "http://h:1/statistics"
+
+
+@pytest.mark.parametrize("url", ["h:1", "file:///etc/passwd", "http://"])
+def test_url_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="--url"):
+        check_url(url)
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """The address of something that answers as a pipeline's process does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = msgspec.json.encode(process(5, state="running")) if self.path == "/statistics" else b"{}"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_once(database: Database, answering: str) -> None:
+    name = f"slot_{database.name}"
+    database.execute(
+        f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')",
+        "CREATE SCHEMA pgcdc",
+        "CREATE TABLE pgcdc.positions (pipeline text, consumer text, slot text, snapshot text, through_lsn pg_lsn,"
+        " updated_at timestamptz)",
+        f"INSERT INTO pgcdc.positions VALUES ('shop', 'search', '{name}', 'done', '0/1', now())",
+    )
+    told = run("top", database.dsn, "--once", "--json", "--url", answering).report
+    [one] = [slot for slot in told["slots"] if slot["name"] == name]
+    assert one["active"] is False and one["lag_bytes"] > 0 and told["database"] == database.name
+    [consumer] = told["consumers"]
+    assert (consumer["consumer"], consumer["through_lsn"], consumer["failed_letters"]) == ("search", "0/1", 0)
+    assert told["process"]["statistics"]["consumers"]["search"]["delivered"] == 5 and told["troubles"] == []
+
+
+def test_again_and_again_until_ctrl_c(newest_database: Database) -> None:
+    newest_database.execute("SELECT pg_create_logical_replication_slot('late', 'pgoutput')")
+    process = start("top", newest_database.dsn, "--interval", "0.1", "--json")
+    with process:
+        assert process.stdout is not None and process.stderr is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.stdout.read(), process.stderr.read()
+    assert (process.returncode, errors) == (0, "")
+    assert first["wal_bytes_per_second"] is None and second["wal_bytes_per_second"] >= 0
+    assert all(json.loads(line)["slots"] for line in rest.splitlines())
+
+
+def test_what_cannot_be_asked(newest_database: Database) -> None:
+    ended = run("top", "host=127.0.0.1 port=1 password=hush-hush", "--once")
+    assert (
+        ended.code == 1 and "hush" not in ended.stderr and ended.stderr.startswith("error: the server cannot be asked")
+    )
+    ended = run("top", newest_database.dsn, "--once", "--url", "http://me:hush-hush@127.0.0.1:1")
+    assert (
+        ended.code == 0 and "not known: no process of a pipeline answers" in ended.stdout and "hush" not in ended.stdout
+    )
