@@ -23,6 +23,7 @@ from pgcdc.errors import ConfigError
 __all__ = [
     "Configuration",
     "ConsumerSection",
+    "MetricsSection",
     "PipelineSection",
     "PositionsSection",
     "ReconnectSection",
@@ -184,6 +185,22 @@ class PositionsSection(_Section, frozen=True, kw_only=True, forbid_unknown_field
     options: dict[str, Any] = {}
 
 
+class MetricsSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[metrics]`: where the process can be watched; `pgcdc run` takes notice of it.
+
+    Attributes:
+        listen: `"PORT"` or `"HOST:PORT"`.
+        late: See `pgcdc.observe.Limits`, as what follows; in seconds.
+        stalled: Likewise.
+        stuck: Likewise.
+    """
+
+    listen: str | int
+    late: float | UnsetType = UNSET
+    stalled: float | UnsetType = UNSET
+    stuck: float | UnsetType = UNSET
+
+
 class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table `[consumers.NAME]`: a sink or a handler.
 
@@ -254,6 +271,7 @@ class Configuration(msgspec.Struct, frozen=True):
         positions: Where positions are kept; None: the default.
         consumers: The consumers by name, in the file's order.
         secrets: Strings that are to be kept out of everything that is printed. DSNs and URLs may have more in them.
+        metrics: Where the process can be watched; None: nowhere, unless the command line says where.
     """
 
     file: str
@@ -261,6 +279,7 @@ class Configuration(msgspec.Struct, frozen=True):
     positions: PositionsSection | None
     consumers: dict[str, ConsumerSection]
     secrets: frozenset[str]
+    metrics: MetricsSection | None = None
 
     def __repr__(self) -> str:
         return f"Configuration({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
@@ -289,7 +308,7 @@ def read_configuration(path: str | Path, environment: Mapping[str, str]) -> Conf
     file = str(path)
     reading = _Reading(file, environment)
     document = reading.expanded(_parse(file), "")
-    reading.check_keys(document, ("pipeline", "positions", "consumers"), "", "section")
+    reading.check_keys(document, ("pipeline", "positions", "metrics", "consumers"), "", "section")
     if "pipeline" not in document:
         raise ConfigError(f"{file}: there is no section [pipeline]", hint="it has the keys name, dsn and tables")
     consumers = document.get("consumers", {})
@@ -306,6 +325,7 @@ def read_configuration(path: str | Path, environment: Mapping[str, str]) -> Conf
             for name, value in consumers.items()
         },
         secrets=frozenset(reading.secrets),
+        metrics=reading.section(document["metrics"], MetricsSection, "metrics") if "metrics" in document else None,
     )
 
 

@@ -15,6 +15,7 @@ from pgcdc.cli.importing import import_attribute, raised
 from pgcdc.config import (
     Configuration,
     ConsumerSection,
+    MetricsSection,
     ReconnectSection,
     SpoolSection,
     key_path,
@@ -28,7 +29,7 @@ from pgcdc.replication import Reconnect
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
 
-__all__ = ["SINKS", "build"]
+__all__ = ["SINKS", "build", "build_watched"]
 
 SINKS: Final = "pgcdc.sinks"
 """The group of entry points by which a package offers its sinks under short names."""
@@ -50,7 +51,23 @@ def build(target: str, redactor: Redactor) -> Pipeline:
     Raises:
         ConfigError: When there is none.
     """
-    pipeline = _configured(target, redactor) if target.endswith(".toml") else _imported(target)
+    return build_watched(target, redactor)[0]
+
+
+def build_watched(target: str, redactor: Redactor) -> tuple[Pipeline, MetricsSection | None]:
+    """Make a pipeline, and say what its file has on how it is watched.
+
+    Args:
+        target: As for `build`.
+        redactor: Likewise.
+
+    Returns:
+        The pipeline, and the section; None when there is none, or no file.
+
+    Raises:
+        ConfigError: As `build`.
+    """
+    pipeline, metrics = _configured(target, redactor) if target.endswith(".toml") else (_imported(target), None)
     redactor.learn_options(pipeline._settings.source)
     redactor.learn_dsn(pipeline._settings.dsn)  # Nobody else is to have it, so it is no part of the interface.
     if not pipeline.consumers:
@@ -58,7 +75,7 @@ def build(target: str, redactor: Redactor) -> Pipeline:
             f"{target}: pipeline {pipeline.name!r} has no consumers",
             hint='@pipeline.on("orders") or pipeline.add(sink), in the module that makes it',
         )
-    return pipeline
+    return pipeline, metrics
 
 
 def _imported(target: str) -> Pipeline:
@@ -83,7 +100,7 @@ def _imported(target: str) -> Pipeline:
     return made
 
 
-def _configured(file: str, redactor: Redactor) -> Pipeline:
+def _configured(file: str, redactor: Redactor) -> tuple[Pipeline, MetricsSection | None]:
     from pgcdc.replication.dsn import parameters_of
 
     configuration = read_configuration(file, os.environ)
@@ -100,7 +117,7 @@ def _configured(file: str, redactor: Redactor) -> Pipeline:
     pipeline = _within(f"{file}: pipeline", Pipeline, **settings, positions=_positions(configuration))
     for name, consumer in configuration.consumers.items():
         _add(pipeline, file, name, consumer)
-    return pipeline
+    return pipeline, configuration.metrics
 
 
 def _given(section: msgspec.Struct) -> dict[str, Any]:

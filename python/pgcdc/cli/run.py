@@ -6,16 +6,18 @@ wrong, which is known before anything was connected to; 4 when another process r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import traceback
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
+    from pgcdc.config import MetricsSection
     from pgcdc.errors import Error
     from pgcdc.pipeline import Pipeline, PipelineStatistics
 
@@ -42,6 +44,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Serve /metrics, /statistics, /healthz and /readyz there; on this machine only without a host.",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only see whether it could be run, without connecting to anything.")
     ] = False,
@@ -55,11 +65,12 @@ def run(
     The log goes to stderr; its last line says how far everything came.
     """
     from pgcdc.cli import EXIT_CONFIGURATION
-    from pgcdc.cli.building import build
+    from pgcdc.cli.building import build_watched
     from pgcdc.cli.importing import as_python_does
     from pgcdc.cli.logs import log_to_stderr
     from pgcdc.cli.redaction import Redactor
     from pgcdc.errors import Error
+    from pgcdc.observe import endpoint
     from pgcdc.pipeline.kafka_address import parse_address as check_source
 
     redactor = Redactor(os.environ)
@@ -67,17 +78,46 @@ def run(
     as_python_does()
     teller = _Teller(redactor, json)
     try:
-        pipeline = build(target, redactor)
+        pipeline, watched = build_watched(target, redactor)
         if source is not None:
             redactor.learn_options(source)
             check_source(source, pipeline.name)
+        listen = watched.listen if metrics is None and watched is not None else metrics
+        if listen is not None:
+            endpoint.parse_listen(listen)
     except Error as error:
         teller.tell(error)
         raise typer.Exit(EXIT_CONFIGURATION) from None
     if check:
         typer.echo(f"{target}: pipeline {pipeline.name!r} is in order; its consumers: {', '.join(pipeline.consumers)}")
         return
-    raise typer.Exit(_run(pipeline, teller, source))
+    with contextlib.ExitStack() as stack:
+        try:
+            _watch(stack, pipeline, listen, watched, redactor)
+        except Error as error:
+            teller.tell(error)
+            raise typer.Exit(EXIT_CONFIGURATION) from None
+        code = _run(pipeline, teller, source)
+    raise typer.Exit(code)
+
+
+def _watch(
+    stack: contextlib.ExitStack,
+    pipeline: Pipeline,
+    listen: str | int | None,
+    section: MetricsSection | None,
+    redactor: Redactor,
+) -> None:
+    """Serve what those who watch the process ask for, where that is wanted."""
+    if listen is None:
+        return
+    import msgspec
+
+    from pgcdc.observe import Limits, serving
+
+    given: dict[str, Any] = {} if section is None else msgspec.structs.asdict(section)
+    limits = {name: value for name, value in given.items() if name != "listen" and value is not msgspec.UNSET}
+    stack.enter_context(serving(pipeline, listen, limits=Limits(**limits), redact=redactor))
 
 
 def _run(pipeline: Pipeline, teller: _Teller, source: str | None) -> int:

@@ -14,6 +14,7 @@ from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
 from pgcdc.cli.doctor import doctor
 from pgcdc.cli.events import application as events
+from pgcdc.cli.exporter import exporter
 from pgcdc.cli.init import destroy, init
 from pgcdc.cli.run import run as run_pipeline
 from pgcdc.cli.schema import application as schema
@@ -77,6 +78,7 @@ _application.command(short_help="Remove what a pipeline has there; a plan first.
 _application.command(short_help="Slots, lag, consumers and dead letters, live.", rich_help_panel=_WATCH)(top)
 _application.command(short_help="List the slots: who streams, what each keeps.", rich_help_panel=_WATCH)(slots)
 _application.command(short_help="How far a slot is behind, in bytes and seconds.", rich_help_panel=_WATCH)(lag)
+_application.command(short_help="Serve metrics of all slots, for Prometheus.", rich_help_panel=_WATCH)(exporter)
 _application.add_typer(
     deadletter, name="deadletter", short_help="List, show, retry and drop dead letters.", rich_help_panel=_MEND
 )

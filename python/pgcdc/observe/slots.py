@@ -24,11 +24,12 @@ _Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 @contextlib.contextmanager
-def reaching(dsn: str) -> Iterator[_Connection]:
+def reaching(dsn: str, **patience: str) -> Iterator[_Connection]:
     """Connect for looking only.
 
     Args:
         dsn: Where to, as libpq understands it.
+        **patience: Parameters of libpq's for what is not in it.
 
     Yields:
         The connection; it writes nothing.
@@ -36,12 +37,12 @@ def reaching(dsn: str) -> Iterator[_Connection]:
     Raises:
         ConnectionLost: When the server cannot be reached, or goes away.
     """
-    patience: dict[str, Any] = {"connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10")}
+    parameters: dict[str, Any] = {"connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"), **patience}
     try:
         with psycopg.connect(
             autocommit=True,
             fallback_application_name="pgcdc",
-            **(patience | psycopg.conninfo.conninfo_to_dict(dsn)),
+            **(parameters | psycopg.conninfo.conninfo_to_dict(dsn)),
         ) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection

@@ -386,6 +386,7 @@ class KafkaRun:
             confirmed_lsn=confirmed,
             binary=None,
             lag=max(0, received - confirmed) if confirmed else 0,
+            kind="kafka",
         )
         return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
 

@@ -102,4 +102,12 @@ def joined(pipeline: PipelineStatistics | None, beside: Mapping[str, PipelineSta
     for one in beside.values():
         consumers |= one.consumers
     own = {name: one.source for name, one in beside.items()}
-    return PipelineStatistics(name=first.name, source=first.source, consumers=consumers, own_slots=own)
+    all_of_them = [*([] if pipeline is None else [pipeline]), *beside.values()]
+    return PipelineStatistics(
+        name=first.name,
+        source=first.source,
+        consumers=consumers,
+        own_slots=own,
+        loop_ago=max((one.loop_ago for one in all_of_them if one.loop_ago is not None), default=None),
+        stored_ago=max((one.stored_ago for one in all_of_them if one.stored_ago is not None), default=None),
+    )

@@ -33,6 +33,7 @@ from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.provision import ProvisionPlan
+from pgcdc.pipeline.pulse import Pulse
 from pgcdc.pipeline.registration import Registration
 from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
@@ -147,6 +148,7 @@ class Pipeline(Registration):
         self._lock = threading.Lock()
         self._run: Run | KafkaRun | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pulse: Pulse | None = None
         self._last: PipelineStatistics | None = None
         self._stop_early = False
         self._apart = False
@@ -272,6 +274,7 @@ class Pipeline(Registration):
             self._run = run
             self._apart = bool(but)
             self._loop = asyncio.get_running_loop()
+            pulse = self._pulse = Pulse(self._loop)
             self._closed = True
             if self._stop_early:
                 run.stop()
@@ -282,9 +285,10 @@ class Pipeline(Registration):
             error = raised
             raise
         finally:
-            self._last = run.statistics()
+            pulse.end()
+            self._last = msgspec.structs.replace(run.statistics(), stored_ago=None)
             with self._lock:
-                self._run = self._loop = None
+                self._run = self._loop = self._pulse = None
                 self._closed = False
                 self._stop_early = False
             self._waiters.fail(error or Error(f"pipeline {self.name!r} was stopped before it was so far"))
@@ -319,9 +323,9 @@ class Pipeline(Registration):
             Frozen numbers.
         """
         beside = {name: one.statistics() for name, one in list(self._beside.items()) if one._run or one._last}
-        run, own = self._run, self._last
+        run, pulse, own = self._run, self._pulse, self._last
         if run is not None:
-            own = run.statistics()
+            own = msgspec.structs.replace(run.statistics(), loop_ago=None if pulse is None else pulse.seconds)
         if beside:
             return joined(own, beside)
         if own is not None:

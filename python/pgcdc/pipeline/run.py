@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,6 +84,7 @@ class Run:
         self._ending = asyncio.Event()
         self._quiet = asyncio.Event()
         self._error: BaseException | None = None
+        self._stored_at = time.monotonic()
         self._store_away = retry.Away(settings.reconnect)
         backlogs = _backlogs(settings, subscriptions)
         condition = threading.Condition()
@@ -231,6 +233,7 @@ class Run:
         """Store how far everything is, and have it confirmed; tell when the store is away, and fail otherwise."""
         try:
             self._source.confirm(await worker.call(self._ledger.save, final=final))
+            self._stored_at = time.monotonic()
         except ConnectionLost as error:
             return error
         except Exception as error:
@@ -350,6 +353,7 @@ class Run:
                 waiting=lane.waiting,
                 spooled_batches=0 if lane.spool.backlog is None else lane.spool.backlog.blocks,
                 spooled_bytes=0 if lane.spool.backlog is None else lane.spool.backlog.bytes,
+                lag_seconds=self._source.lag_seconds(lane.through_lsn),
             )
             for name, lane in self._lanes.items()
         }
@@ -362,8 +366,10 @@ class Run:
             binary=self._source.binary,
             lag=max(0, received - done),
             snapshot=self._source.snapshot,
+            moved_ago=self._source.moved_ago,
         )
-        return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers)
+        stored_ago = max(0.0, time.monotonic() - self._stored_at)
+        return PipelineStatistics(name=self._settings.name, source=source, consumers=consumers, stored_ago=stored_ago)
 
 
 def _backlogs(settings: Settings, subscriptions: Mapping[str, Subscription]) -> dict[str, Backlog]:

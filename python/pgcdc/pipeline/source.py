@@ -22,6 +22,7 @@ from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.beginning import Beginning, Begun
 from pgcdc.pipeline.fanout import Fanout
+from pgcdc.pipeline.lateness import Lateness
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.progress import Waiters
@@ -102,6 +103,8 @@ class Source:
         self._ended = ended
         self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed, versioning)
         self._reading = Reading(lambda: any(lane.idle for lane in lanes.values()))
+        self._lateness = Lateness(lambda: min(lane.through_lsn for lane in lanes.values()))
+        self._moved_at = time.monotonic()
         self._beginning = Beginning(
             settings,
             subscriptions,
@@ -209,6 +212,19 @@ class Source:
         return self._binary
 
     @property
+    def moved_ago(self) -> float | None:
+        """Seconds since the thread was last seen to do something; None while it does not stream."""
+        return None if self._tenure is None or self._over else max(0.0, time.monotonic() - self._moved_at)
+
+    def lag_seconds(self, through_lsn: int) -> float | None:
+        """How late a consumer is; None before the stream.
+
+        Args:
+            through_lsn: How far the WAL is done for it.
+        """
+        return self._lateness.seconds(through_lsn, connected=self._tenure is not None)
+
+    @property
     def snapshot(self) -> SnapshotProgress | None:
         """How far the copy of existing rows is; None while there is none."""
         return self._beginning.snapshot
@@ -264,6 +280,7 @@ class Source:
             return self._published(connection, begun)
 
         with Tenure(connection, self._settings, begun.format, self._reached, published) as tenure:
+            self._moved_at = time.monotonic()
             self._tenure = tenure
             self._binary = tenure.binary
             self._streamed = True
@@ -349,6 +366,8 @@ class Source:
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 idle_lsn = tenure.idle_lsn
                 self.received_lsn = max(self.received_lsn, tenure.received_lsn)
+                self._moved_at = time.monotonic()
+                self._lateness.note(batch)
                 self._fanout.send(batch, idle_lsn)
                 self._reached.note(batch, idle_lsn)
                 if begun.joining is not None:
@@ -376,7 +395,8 @@ class Source:
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait for room or for an acknowledgement, answering the server meanwhile."""
         while True:
-            deadline = time.monotonic() + STATUS_EVERY
+            self._moved_at = time.monotonic()
+            deadline = self._moved_at + STATUS_EVERY
             with self._condition:
                 while True:
                     if self._stopping:

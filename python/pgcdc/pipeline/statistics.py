@@ -38,6 +38,9 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
             because the spool is `"full"`, too, and then nothing more is read from the server.
         spooled_batches: Batches in its spool that are still needed.
         spooled_bytes: What the files of its spool take.
+        lag_seconds: How late it is: how old the oldest transaction is, by its commit time, that came and is not durable
+            in it; 0.0 when it has everything and the server has nothing more to send. While there is no connection, the
+            time since the server was heard of counts, too. None before the stream, and from Kafka.
     """
 
     delivered: int
@@ -55,6 +58,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     waiting: Waiting = "memory"
     spooled_batches: int = 0
     spooled_bytes: int = 0
+    lag_seconds: float | None = None
 
 
 class SourceStatistics(msgspec.Struct, frozen=True):
@@ -68,6 +72,9 @@ class SourceStatistics(msgspec.Struct, frozen=True):
         lag: Bytes of WAL between what was received and what the slowest consumer has done.
         snapshot: How far the copy of existing rows is: of the first copy, or of what is copied for consumers and tables
             that joined later, while the phase is `"streaming"`. None while nothing is copied.
+        kind: Where changes come from: the `"slot"`, or topics on `"kafka"`.
+        moved_ago: Seconds since the thread that reads from the server was last seen to do something; None while it does
+            not stream: what comes before may take its time.
     """
 
     phase: Phase
@@ -76,6 +83,8 @@ class SourceStatistics(msgspec.Struct, frozen=True):
     binary: bool | None
     lag: int
     snapshot: SnapshotProgress | None = None
+    kind: Literal["slot", "kafka"] = "slot"
+    moved_ago: float | None = None
 
 
 class PipelineStatistics(msgspec.Struct, frozen=True):
@@ -86,9 +95,13 @@ class PipelineStatistics(msgspec.Struct, frozen=True):
         source: The stream.
         consumers: The consumers by name.
         own_slots: The streams of those that have a slot of their own.
+        loop_ago: Seconds since the event loop last turned, to a second; None while no run is under way.
+        stored_ago: Seconds since positions could last be stored, or since the run began; None likewise, and from Kafka.
     """
 
     name: str
     source: SourceStatistics
     consumers: dict[str, ConsumerStatistics]
     own_slots: dict[str, SourceStatistics] = {}
+    loop_ago: float | None = None
+    stored_ago: float | None = None

@@ -166,6 +166,7 @@ class PlayedSource:
         self.binary: bool | None = None
         self.snapshot: SnapshotProgress | None = None
         self.unfinished_copy = False
+        self.moved_ago: float | None = None
         self._capture = capture
         self._at_once = at_once
         self._settings = settings
@@ -210,6 +211,11 @@ class PlayedSource:
 
     def interrupt(self) -> None:
         """Nothing that would have to be."""
+
+    def lag_seconds(self, through_lsn: int) -> float | None:
+        """Nothing: what is played committed at a time that was made up."""
+        del through_lsn
+        return None
 
     @property
     def phase(self) -> Phase:
