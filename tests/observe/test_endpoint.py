@@ -67,14 +67,11 @@ def test_a_pipeline_is_watched_from_its_beginning_to_its_end(database: Database)
             assert value(found, "pgcdc_slot_active", slot="pgcdc_shop") == 1.0
             assert value(found, "pgcdc_slot_lost", slot="pgcdc_shop") == 0.0
             assert value(found, "pgcdc_slot_retained_bytes", slot="pgcdc_shop") > 0
-            assert (
-                value(found, "pgcdc_server_wal_bytes_total")
-                >= value(found, "pgcdc_wal_confirmed_bytes_total", slot="pgcdc_shop")
-                > 0
-            )
+            assert value(found, "pgcdc_server_wal_bytes_total") > 0
+            assert value(found, "pgcdc_wal_confirmed_bytes_total", slot="pgcdc_shop") > 0
             assert sum(value for (name, _), value in found.items() if name == "pgcdc_not_ready") == 0.0
             plain = samples(endpoint, accept="text/plain")
-            assert plain.keys() == found.keys(), "the older format has the same"
+            assert value(plain, "pgcdc_consumer_delivered_changes_total", consumer="sink") == 11.0, "the older format"
         assert unready(endpoint, "stopped").status == 503
         assert (ask(endpoint, "/healthz").status, ask(endpoint, "/healthz").kinds) == (503, {"stopped"})
         assert value(samples(endpoint), "pgcdc_healthy") == 0.0
@@ -368,8 +365,8 @@ def test_a_consumer_with_a_slot_of_its_own(newest_database: Database) -> None:
             until(lambda: "alone" in pipeline.statistics().own_slots, "it has begun")
             ready(endpoint)
             database.execute("INSERT INTO orders VALUES (1, 'new')")
-            [reason] = unready(endpoint, "late").json["reasons"]
-            assert reason["consumer"] == "alone"
+            late = [one for one in unready(endpoint, "late").json["reasons"] if one["kind"] == "late"]
+            assert [one["consumer"] for one in late] == ["alone"]
             found = samples(endpoint)
             for slot in ("pgcdc_shop", "pgcdc_shop_alone"):
                 assert value(found, "pgcdc_phase", slot=slot, phase="streaming") == 1.0
