@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Annotated, Literal
@@ -25,25 +24,17 @@ def exporter(
     json: Annotated[bool, typer.Option("--json", help="Write the log as lines of JSON.")] = False,
 ) -> None:
     """Serve /metrics of all slots of a server until SIGTERM or SIGINT: those that nobody streams from are seen, too."""
-    from pgcdc.cli import EXIT_CONFIGURATION
+    from pgcdc.cli.complaint import complaining
     from pgcdc.cli.logs import log_to_stderr
-    from pgcdc.cli.redaction import Redactor
-    from pgcdc.errors import Error
     from pgcdc.observe import exporting
     from pgcdc.replication.dsn import parameters_of
 
-    redactor = Redactor(os.environ)
-    redactor.learn_dsn(dsn)
-    log_to_stderr(log_level, json, redactor)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    try:
+    with complaining(json=json) as redactor:
+        redactor.learn_dsn(dsn)
+        log_to_stderr(log_level, json, redactor)
         parameters_of(dsn, replication=False)  # says what cannot be meant
         with exporting(dsn, listen):
             ended.wait()
-    except Error as error:
-        typer.echo(redactor(f"error: {error}"), err=True)
-        if error.hint:
-            typer.echo(redactor(f"hint: {error.hint}"), err=True)
-        raise typer.Exit(EXIT_CONFIGURATION) from None
