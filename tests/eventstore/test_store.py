@@ -299,3 +299,14 @@ def test_appends_are_durable(newest_database: Database, store: EventStore) -> No
     ):
         with EventStore(dsn) as other, other._doing() as connection:
             assert connection.execute(query).fetchone() == (expected,)
+
+
+def test_it_appends_after_a_rollback(newest_database: Database) -> None:
+    """psycopg drops all that is prepared on a connection when a transaction on it was rolled back."""
+    with EventStore(newest_database.dsn, max_connections=1) as store:
+        store.init()
+        store.append("order-1", [CREATED])
+        with store._doing() as connection:
+            connection.execute("BEGIN")
+            connection.execute("ROLLBACK")
+        assert store.append("order-1", [PAID]) == 2

@@ -1,4 +1,4 @@
-"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist, rebuilds."""
+"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist, rebuilds, the archive."""
 
 from __future__ import annotations
 
@@ -12,17 +12,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pgcdc.eventstore import EventStore, HistoryEntry, RebuildProgress
+    from pgcdc.eventstore import ArchiveProgress, EventStore, HistoryEntry, RebuildProgress
+
+    Progress = RebuildProgress | ArchiveProgress
 
 __all__ = ["application"]
 
 application = typer.Typer(
-    help="The event store: its tables, a stream's history, numbers, the checklist, rebuilds of projections.",
+    help="The event store: its tables, a stream's history, numbers, the checklist, rebuilds, its archive.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
 _Dsn = Annotated[str, typer.Option(help="Where to connect to, as libpq has it; without it PG* variables.")]
 _Schema = Annotated[str, typer.Option(help="The schema of the store's tables.")]
+_Archive = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", envvar="PGCDC_ARCHIVE", help="Where events are that have left the table: a folder, s3://…"
+    ),
+]
+_StorePath = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="MODULE:STORE",
+        help="The event store that it is declared in.",
+        envvar="PGCDC_STORE",
+        show_default=False,
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
 
 
@@ -72,6 +90,7 @@ def history(
         str | None,
         typer.Option(metavar="SEQUENCE|TIME", help="Up to an event, or a time as 2026-11-27T12:00:00+01:00."),
     ] = None,
+    archive: _Archive = None,
     json: _Json = False,
 ) -> None:
     """Tell how a stream got where it is: each event, when, by whom, and what it has changed."""
@@ -79,7 +98,7 @@ def history(
 
     modules = [_module(name) for name in module or []]
     state_class = None if state is None else _class(state)
-    with _store(dsn, schema, events=modules) as store:
+    with _store(dsn, schema, events=modules, archive=archive) as store:
         entries = store.history(stream, state_class, at=None if at is None else _moment(at))
     if json:
         for entry in entries:
@@ -106,13 +125,16 @@ def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
 def check(
     dsn: _Dsn = "",
     schema: _Schema = "es",
-    deep: Annotated[bool, typer.Option("--deep", help="Look at all streams for holes.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Look at all streams for holes, and read all files of the archive.")
+    ] = False,
+    archive: _Archive = None,
     json: _Json = False,
 ) -> None:
     """Go through the checklist of event sourcing, live; exits with 1 when a point has failed."""
     import msgspec
 
-    with _store(dsn, schema) as store:
+    with _store(dsn, schema, archive=archive) as store:
         findings = store.check(deep=deep)
     typer.echo(msgspec.json.encode(findings).decode() if json else "\n".join(map(str, findings)))
     if any(finding.status == "failed" for finding in findings):
@@ -122,15 +144,7 @@ def check(
 @application.command()
 def rebuild(
     name: Annotated[str | None, typer.Argument(help="The projection.", show_default=False)] = None,
-    store: Annotated[
-        str,
-        typer.Option(
-            metavar="MODULE:STORE",
-            help="The event store that it is declared in.",
-            envvar="PGCDC_STORE",
-            show_default=False,
-        ),
-    ] = "",
+    store: _StorePath = "",
     everything: Annotated[bool, typer.Option("--all", help="All projections of the store.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away one that was begun.")] = False,
@@ -164,6 +178,42 @@ def rebuild(
                 done = build(declared, one, restart=restart, told=told)
             took = f"{done.done:,} events in {done.seconds:.1f} s, {done.rate:,.0f} a second"
             typer.echo(msgspec.json.encode(done).decode() if json else f"{one}: {took}")
+
+
+@application.command()
+def archive(
+    store: _StorePath = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would leave, and change nothing.")] = False,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The moment from which ages count, instead of now.")
+    ] = None,
+    segment_events: Annotated[int, typer.Option(min=1, help="How many events are in a file at most.")] = 20_000,
+    json: _Json = False,
+) -> None:
+    """Move old events, as the store's rules say, out of the table into Parquet files: verified before they leave."""
+    import msgspec
+
+    from pgcdc.eventstore import archive as move
+    from pgcdc.eventstore import plan_archive
+
+    declared = _declared(store)
+    now = None if at is None else _time(at)
+    if dry_run:
+        plan = plan_archive(declared, now=now)
+        typer.echo(msgspec.json.encode(plan).decode() if json else str(plan))
+        return
+    with _Bar("archive") as told:
+        done = move(declared, now=now, segment_events=segment_events, told=told)
+    if json:
+        typer.echo(msgspec.json.encode(done).decode())
+    elif done.segments:
+        again = f", {done.taken:,} of them there from a run that was interrupted" if done.taken else ""
+        typer.echo(
+            f"{done.done:,} events in {done.segments:,} segments{again}, {done.bytes:,} bytes;"
+            f" {done.seconds:.1f} s, {done.rate:,.0f} a second"
+        )
+    else:
+        typer.echo("nothing leaves")
 
 
 def _store(dsn: str, schema: str, **options: Any) -> EventStore:
@@ -217,11 +267,20 @@ def _moment(at: str) -> int | datetime:
     if at.isdecimal():
         return int(at)
     try:
-        moment = datetime.fromisoformat(at)
-    except ValueError:
+        return _time(at)
+    except ConfigError:
         raise ConfigError(
             "--at is neither a sequence nor a time", hint="--at 3, or --at 2026-11-27T12:00:00Z"
         ) from None
+
+
+def _time(at: str) -> datetime:
+    from pgcdc.errors import ConfigError
+
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        raise ConfigError("--at is no time", hint="--at 2026-11-27T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -260,7 +319,7 @@ class _Bar:
         self._task: Any = None
         self._next = 0.0
 
-    def __enter__(self) -> Callable[[RebuildProgress], None]:
+    def __enter__(self) -> Callable[[Progress], None]:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -277,7 +336,7 @@ class _Bar:
             self._task = self._progress.add_task(self._name, total=None, rate=0.0)
         return self._told
 
-    def _told(self, progress: RebuildProgress) -> None:
+    def _told(self, progress: Progress) -> None:
         if self._progress is not None:
             self._progress.update(self._task, completed=progress.done, total=progress.total, rate=progress.rate)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pgcdc.errors import ConcurrencyConflict, EventStoreError, InvalidEvent, PayloadTooLarge
+from pgcdc.eventstore.archives import Archive
+from pgcdc.eventstore.archiving import ArchiveLine, ArchivePlan, ArchiveProgress, archive, plan_archive
 from pgcdc.eventstore.context import caused_by, context
 from pgcdc.eventstore.event import Event, Registry, UnknownEvent, upcast
 from pgcdc.eventstore.findings import Finding, StoreStatistics, StreamTypeStatistics
@@ -17,6 +19,10 @@ from pgcdc.eventstore.table import Table
 
 __all__ = [
     "Append",
+    "Archive",
+    "ArchiveLine",
+    "ArchivePlan",
+    "ArchiveProgress",
     "AsyncEventStore",
     "Budget",
     "ConcurrencyConflict",
@@ -39,8 +45,10 @@ __all__ = [
     "StreamTypeStatistics",
     "Table",
     "UnknownEvent",
+    "archive",
     "caused_by",
     "context",
+    "plan_archive",
     "plan_rebuild",
     "rebuild",
     "rollback",

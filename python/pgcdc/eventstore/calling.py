@@ -9,8 +9,8 @@ Source: PostgreSQL manual, "libpq: Asynchronous Command Processing" and "Functio
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import generators, pq, waiting
@@ -19,7 +19,9 @@ from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections import OwnConnection
 
-__all__ = ["ask", "copied"]
+__all__ = ["ask", "copied", "elsewhere"]
+
+Result = TypeVar("Result")
 
 
 def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]) -> tuple[str, int]:
@@ -42,7 +44,13 @@ def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int
     pgconn.send_query_prepared(name, [None if value is None else str(value).encode() for value in values])
     result = connection.wait(generators.execute(pgconn))[-1]
     if result.status != pq.ExecStatus.TUPLES_OK:
-        raise error_from_result(result)
+        error = error_from_result(result)
+        if isinstance(error, psycopg.errors.InvalidSqlStatementName) and connection.prepared:
+            # psycopg drops all that is prepared when a transaction was rolled back. The connection is in autocommit mode:
+            # nothing was done.
+            connection.prepared.clear()
+            return ask(connection, query, values)
+        raise error
     word, number = result.get_value(0, 0), result.get_value(0, 1)
     assert word is not None and number is not None, "the function returns both"
     return word.decode(), int(number)
@@ -106,6 +114,19 @@ def copied(connection: psycopg.Connection[Any], query: str, after_id: int, batch
     for result in connection.wait(generators.execute(pgconn)):
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise error_from_result(result)
+
+
+def elsewhere(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call what reads files; where there is an event loop, in a thread.
+
+    Args:
+        function: What is called.
+        arguments: With what.
+
+    Returns:
+        What it returns.
+    """
+    return function(*arguments)
 
 
 def _more(pgconn: pq.abc.PGconn) -> Generator[waiting.Wait, waiting.Ready | int, None]:

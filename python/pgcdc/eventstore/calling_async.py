@@ -5,13 +5,16 @@ Written by hand beside calling.py, which goes around them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["ask", "copied"]
+__all__ = ["ask", "copied", "elsewhere"]
+
+Result = TypeVar("Result")
 
 
 async def ask(
@@ -57,3 +60,16 @@ async def copied(
                 rows.clear()
     if rows:
         yield b"".join(rows)
+
+
+async def elsewhere(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call what reads files, in a thread.
+
+    Args:
+        function: What is called.
+        arguments: With what.
+
+    Returns:
+        What it returns.
+    """
+    return await asyncio.to_thread(function, *arguments)

@@ -9,6 +9,8 @@ What was committed before the slot was made has no order of commits. An *epoch* 
 exported: exactly what is visible in it is not in the slot's stream. When a slot was lost, what was committed until the
 next one was made is noted at once, all with one LSN. In either case the order is that in which events were written.
 
+Events that are in the archive are read from there: the commits of their transactions stay noted.
+
 Over 400 lines because who notes and who reads share the statements and what they mean.
 
 Source: PostgreSQL manual, "Transaction ID and Snapshot Information Functions", "Logical Decoding Concepts" (Exported
@@ -20,17 +22,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final, LiteralString, NamedTuple
-from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import EventStoreError
+from pgcdc.eventstore.archives import LAST, Archive, Key, Segments, Window
 from pgcdc.eventstore.codec import Codec
-from pgcdc.eventstore.recorded import Recorded
+from pgcdc.eventstore.recorded import EventRow, Recorded
 from pgcdc.eventstore.statements import Statements
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 
@@ -40,22 +41,6 @@ STRETCH: Final = 2_000
 """Events that are read at once, as far as transactions are not larger."""
 _VISIBLE_WITHIN: Final = 60.0
 _JSON: Final = msgspec.json.Decoder(dict[str, Any])
-
-
-class EventRow(msgspec.Struct, gc=False):
-    """A row of the table, as the stream and reading give it."""
-
-    id: int
-    stream_id: str
-    stream_type: str
-    event_type: str
-    event_version: int
-    payload: str
-    metadata: str
-    occurred_at: datetime
-    sequence: int
-    event_id: UUID
-    xid: int = 0
 
 
 class Committed(NamedTuple):
@@ -103,12 +88,12 @@ class Stretch(NamedTuple):
     place: Place
 
 
-def recorded_of(row: Any, position: Position, codec: Codec) -> Recorded:
+def recorded_of(row: Any, position: Position | None, codec: Codec) -> Recorded:
     """An event with its envelope.
 
     Args:
         row: An `EventRow`, or what has its attributes.
-        position: Its place in the order of commits.
+        position: Its place in the order of commits, where it is known.
         codec: What makes events of payloads.
 
     Returns:
@@ -137,14 +122,17 @@ class Commits:
 
     Args:
         statements: Of the store.
+        archive: Where events are that have left the table.
 
     Attributes:
         noted_lsn: Up to here this process knows that all transactions are noted.
         start_lsn: Up to here all were noted when the run began: its sinks begin there, however late they are opened.
     """
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, archive: Archive | None = None) -> None:
         es: LiteralString = statements.quoted
+        self._archive = archive
+        self._segments = Segments(es)
         self.noted_lsn = 0
         self.start_lsn = 0
         self._note: LiteralString = (
@@ -330,19 +318,21 @@ class Commits:
         Raises:
             EventStoreError: When events are not there that were committed.
         """
+        window = Window(self._archive, "commits")
         is_first = True
         for lsn, snapshot in connection.cursor(row_factory=tuple_row).execute(self._epochs).fetchall():
             begin_lsn = lsn - 1  # all that committed before the slot's first transaction
             if place.lsn < begin_lsn <= through_lsn:
-                for stretch in self._noted(connection, place.lsn, begin_lsn - 1):
+                for stretch in self._noted(connection, window, place.lsn, begin_lsn - 1):
                     yield stretch
                     place = stretch.place
                 query = self._before if is_first else self._missed
                 which = snapshot if is_first else format_lsn(begin_lsn)
-                yield from self._of_epoch(connection, place, begin_lsn, query, which)
+                archived_lsn = 0 if is_first else begin_lsn
+                yield from self._of_epoch(connection, window, place, begin_lsn, archived_lsn, query, which)
                 place = Place(begin_lsn)
             is_first = False
-        for stretch in self._noted(connection, place.lsn, through_lsn):
+        for stretch in self._noted(connection, window, place.lsn, through_lsn):
             yield stretch
             place = stretch.place
         if place.lsn < through_lsn:
@@ -351,8 +341,10 @@ class Commits:
     def _of_epoch(
         self,
         connection: psycopg.Connection[Any],
+        window: Window,
         place: Place,
         begin_lsn: int,
+        archived_lsn: int,
         query: LiteralString,
         which: str,
     ) -> Iterator[Stretch]:
@@ -361,6 +353,11 @@ class Commits:
         after = place.base_id
         while True:
             rows = self._rows(connection, query, (which, after))
+            # Asked for afterwards: what the table does not have any more is recorded by then.
+            found = self._archived(connection, window, (archived_lsn, after), (archived_lsn, LAST), STRETCH)
+            if found:
+                merged = {row.id: row for row in rows} | {row.id: row for _, row in found}
+                rows = [merged[number] for number in sorted(merged)][:STRETCH]
             if len(rows) < STRETCH:
                 break
             after = rows[-1].id
@@ -370,6 +367,7 @@ class Commits:
     def _noted(
         self,
         connection: psycopg.Connection[Any],
+        window: Window,
         lsn: int,
         through_lsn: int,
     ) -> Iterator[Stretch]:
@@ -393,33 +391,46 @@ class Commits:
                 continue
             last_lsn = found[seen - 1][0]
             count = sum(events for _, _, events in found[:seen])
-            yield Stretch(self._of_commits(connection, lsn, last_lsn, count), Place(last_lsn))
+            yield Stretch(self._of_commits(connection, window, lsn, last_lsn, count), Place(last_lsn))
             lsn = last_lsn
             deadline = time.monotonic() + _VISIBLE_WITHIN
 
     def _of_commits(
         self,
         connection: psycopg.Connection[Any],
+        window: Window,
         lsn: int,
         last_lsn: int,
         count: int,
     ) -> list[tuple[Position, EventRow]]:
         cursor = connection.cursor(binary=True, row_factory=tuple_row)
         cursor.execute(self._events, (format_lsn(lsn), format_lsn(last_lsn)), prepare=True)
-        rows = cursor.fetchall()
+        rows = [(commit_lsn, EventRow(*values)) for commit_lsn, *values in cursor.fetchall()]
+        if len(rows) < count:
+            archived = self._archived(connection, window, (lsn, LAST), (last_lsn, LAST))
+            merged = {row.id: (commit_lsn, row) for commit_lsn, row in rows}
+            merged |= {row.id: (key[0], row) for key, row in archived}
+            rows = sorted(merged.values(), key=lambda one: (one[0], one[1].id))
         if len(rows) != count:
             raise EventStoreError(
-                f"{count - len(rows)} events of transactions up to {format_lsn(last_lsn)} are not in the table",
+                f"{count - len(rows)} events of transactions up to {format_lsn(last_lsn)} are neither in the table nor"
+                " in the archive",
                 hint="was the table changed under pgcdc.maintenance?",
                 lsn=last_lsn,
             )
         found: list[tuple[Position, EventRow]] = []
         index, before = 0, 0
-        for commit_lsn, *values in rows:
+        for commit_lsn, row in rows:
             index = index + 1 if commit_lsn == before else 0
             before = commit_lsn
-            found.append((Position(commit_lsn, index), EventRow(*values)))
+            found.append((Position(commit_lsn, index), row))
         return found
+
+    def _archived(
+        self, connection: psycopg.Connection[Any], window: Window, after: Key, through: Key, limit: int | None = None
+    ) -> list[tuple[Key, EventRow]]:
+        segments = self._segments.between(connection, after, through)
+        return window.read(segments, after, through, limit) if segments else []
 
     @staticmethod
     def _rows(connection: psycopg.Connection[Any], query: LiteralString, values: tuple[object, ...]) -> list[EventRow]:

@@ -1,14 +1,17 @@
-"""What follows the events of a store, declared: projections, reactors, and the pipeline that runs them."""
+"""What is declared of a store: projections, reactors, the pipeline that runs them, and how long events stay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from pgcdc.errors import ConfigError
 from pgcdc.eventstore.projection import OnFailure, Projection
+from pgcdc.eventstore.retention import Rule, rule
 
 if TYPE_CHECKING:
+    from pgcdc.eventstore.archives import Archive
     from pgcdc.eventstore.codec import Codec
     from pgcdc.eventstore.following import EventPipeline
     from pgcdc.eventstore.reacting import Reactor
@@ -21,13 +24,15 @@ Declared = TypeVar("Declared", bound=type)
 
 
 class Declarations:
-    """The projections and reactors of one store, by name."""
+    """The projections, reactors and rules of retention of one store, by name."""
 
     _dsn: str
     _codec: Codec
     _statements: Statements
 
-    def __init__(self) -> None:
+    def __init__(self, archive: Archive | None = None) -> None:
+        self._archive = archive
+        self._rules: dict[str, Rule] = {}
         self._projections: dict[str, Projection] = {}
         self._reactors: dict[str, Reactor] = {}
 
@@ -92,6 +97,28 @@ class Declarations:
 
         return declare
 
+    def retention(self, stream_type: str, *, hot: str | timedelta, warm: str | timedelta | None = None) -> None:
+        """Say how long the events of a stream type stay in the table; the others move to the archive, by `archive`.
+
+        An event is hot until it is `hot` old, then warm, then cold. Hot ones stay. Warm ones leave when no event of
+        their stream is hot: a stream that goes on is read from the table alone. Cold ones leave in any case. An event
+        that was appended with a `retention_class` of its own is at least as cold as that says.
+
+        Args:
+            stream_type: The type; `"*"` for all those that have no rule of their own.
+            hot: `"90 days"`; hours, weeks, months (of 30 days) and years (of 365 days), or a timedelta.
+            warm: The same, also from when the event occurred. None: events are never cold by their age.
+
+        Raises:
+            ConfigError: When it cannot be.
+        """
+        self._rules[stream_type] = rule(stream_type, hot, warm)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of retention that are declared, in the order in which they were."""
+        return tuple(self._rules.values())
+
     def _named(self, name: str) -> None:
         if name in self._projections or name in self._reactors or name == "commits":
             raise ConfigError(f"something of this store is named {name} already", hint="each has a name of its own")
@@ -143,6 +170,7 @@ class Declarations:
             reacting,
             rows=rows,
             wait=wait,
+            archive=self._archive,
             **options,
         )
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["PAYS_MILLISECONDS", "Finding", "StoreStatistics", "StreamTypeStatistics"]
+__all__ = ["PAYS_MILLISECONDS", "Finding", "StoreStatistics", "StreamTypeStatistics", "bytes_of"]
 
 PAYS_MILLISECONDS: Final = 20.0
 """Below this a stream is read from its beginning quickly enough: a snapshot is one more thing that can be wrong."""
@@ -48,6 +48,9 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
         largest_payload_bytes: The largest of these.
         oldest: When the first event occurred that is in the table; None when there is none.
         microseconds_per_event: What reading and decoding an event of the longest stream takes here and now.
+        segments: How many files the archive has.
+        archived_events: How many events are in them.
+        archive_bytes: What they take.
         types: The stream types, those with most events first.
     """
 
@@ -60,16 +63,25 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     largest_payload_bytes: int
     oldest: datetime | None
     microseconds_per_event: float
+    segments: int
+    archived_events: int
+    archive_bytes: int
     types: list[StreamTypeStatistics]
 
     def __str__(self) -> str:
         """Some lines for people."""
         lines = [
             f"event store in the schema {self.schema}: {self.events:,} events in {self.streams:,} streams",
-            f"table {_bytes(self.table_bytes)}, indexes {_bytes(self.index_bytes)}; payloads {self.payload_bytes:,.0f}"
-            f" bytes on average, {self.largest_payload_bytes:,} at most (the last thousand events)",
+            f"table {bytes_of(self.table_bytes)}, indexes {bytes_of(self.index_bytes)};"
+            f" payloads {self.payload_bytes:,.0f} bytes on average, {self.largest_payload_bytes:,} at most"
+            " (the last thousand events)",
             f"reading an event takes {self.microseconds_per_event:.1f} µs",
         ]
+        if self.segments:
+            lines.append(
+                f"archive: {self.archived_events:,} of these events in {self.segments:,} segments,"
+                f" {bytes_of(self.archive_bytes)}"
+            )
         for one in self.types:
             verdict = "snapshots pay" if one.snapshots_pay else f"no snapshots needed below {PAYS_MILLISECONDS:.0f} ms"
             lines.append(
@@ -102,7 +114,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return line if self.hint is None else f"{line}\n  {'':8}{self.hint}"
 
 
-def _bytes(count: int) -> str:
+def bytes_of(count: int) -> str:
+    """A number of bytes, short.
+
+    Args:
+        count: The number.
+
+    Returns:
+        As in "12 kB".
+    """
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 10_000:
             return f"{count:,} {unit}"

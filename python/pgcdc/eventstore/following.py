@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from pgcdc.errors import ConfigError
+from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.commits import Commits
 from pgcdc.eventstore.generations import Generations
 from pgcdc.eventstore.projecting import Noting, Projecting, rows_of
@@ -49,6 +50,7 @@ class EventPipeline(Pipeline):
         reactors: Its reactors.
         rows: How many events a projection applies in one transaction, as far as those of the source are not larger.
         wait: How long it waits for more of them, in seconds.
+        archive: Where events are that have left the table.
         options: As for `pgcdc.Pipeline`.
     """
 
@@ -62,6 +64,7 @@ class EventPipeline(Pipeline):
         *,
         rows: int = 1000,
         wait: float = 0.0,
+        archive: Archive | None = None,
         **options: Any,
     ) -> None:
         for given in ("positions", "snapshot", "publication"):
@@ -74,7 +77,7 @@ class EventPipeline(Pipeline):
         super().__init__(name, dsn, [table], publication=f"{statements.schema}_events", snapshot="never", **options)
         self._dsn = dsn
         self._statements = statements
-        self._commits = Commits(statements)
+        self._commits = Commits(statements, archive)
         whole: dict[str, Any] = {
             "transactions": LARGEST_TRANSACTION,
             "actions": ["insert"],

@@ -15,7 +15,11 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.eventstore.findings import PAYS_MILLISECONDS, Finding, StoreStatistics, StreamTypeStatistics
+from pgcdc.errors import EventStoreError, SinkUnavailable
+from pgcdc.eventstore import calling
+from pgcdc.eventstore.archives import Archive
+from pgcdc.eventstore.findings import PAYS_MILLISECONDS, Finding, StoreStatistics, StreamTypeStatistics, bytes_of
+from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.statements import Statements
 
 __all__ = ["check", "statistics"]
@@ -59,6 +63,11 @@ def statistics(connection: psycopg.Connection[Any], statements: Statements) -> S
         connection, "SELECT pg_table_size(%s::regclass), pg_indexes_size(%s::regclass)", f"{es}.events", f"{es}.events"
     )
     mean, largest = _payloads(connection, es)
+    ((segments, archived, archive_bytes),) = _all(
+        connection,
+        f"SELECT count(*), coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint"  # noqa: S608
+        f" FROM {es}.archive_segments",
+    )
     ((oldest,),) = _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1") or [(None,)]  # noqa: S608
     return StoreStatistics(
         schema=statements.schema,
@@ -70,17 +79,23 @@ def statistics(connection: psycopg.Connection[Any], statements: Statements) -> S
         largest_payload_bytes=largest,
         oldest=oldest,
         microseconds_per_event=per_event,
+        segments=segments,
+        archived_events=archived,
+        archive_bytes=archive_bytes,
         types=types,
     )
 
 
-def check(connection: psycopg.Connection[Any], statements: Statements, *, deep: bool) -> list[Finding]:
+def check(
+    connection: psycopg.Connection[Any], statements: Statements, archive: Archive | None, *, deep: bool
+) -> list[Finding]:
     """Go through the checklist.
 
     Args:
         connection: To the database, in no transaction.
         statements: Of the store.
-        deep: Whether all streams are looked at for holes, not only those of the last events.
+        archive: Where events are that have left the table.
+        deep: Whether all streams are looked at for holes, not only those of the last events, and all files are read.
 
     Returns:
         A finding for each point.
@@ -91,7 +106,7 @@ def check(connection: psycopg.Connection[Any], statements: Statements, *, deep: 
         _projections(connection, statements, 3, "projections are idempotent"),
         _snapshots(connection, statements),
         _small(connection, statements),
-        _retention(connection, statements),
+        _retention(connection, statements, archive, deep),
         _projections(connection, statements, 7, "any projection is rebuilt by one command"),
         _append_only(connection, statements),
     ]
@@ -213,22 +228,54 @@ def _small(connection: psycopg.Connection[Any], statements: Statements) -> Findi
     return Finding(number=5, what=what, status="ok", found=found)
 
 
-def _retention(connection: psycopg.Connection[Any], statements: Statements) -> Finding:
+def _retention(
+    connection: psycopg.Connection[Any], statements: Statements, archive: Archive | None, deep: bool
+) -> Finding:
     what = "retention is planned"
     es = statements.quoted
+    ((segments, archived, taken),) = _all(
+        connection,
+        f"SELECT count(*), coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint"  # noqa: S608
+        f" FROM {es}.archive_segments",
+    )
+    holes = deep and _all(
+        connection,
+        f"SELECT FROM {es}.streams AS s LEFT JOIN (SELECT stream_id, max(last_sequence) AS last,"  # noqa: S608
+        f" sum(last_sequence - first_sequence + 1) AS events FROM {es}.archived_streams GROUP BY 1) AS a"
+        " USING (stream_id) WHERE s.archived_through <> coalesce(a.last, 0)"
+        " OR s.archived_through <> coalesce(a.events, 0) LIMIT 1",
+    )
+    if holes:
+        hint = "restore the schema's tables from one backup"
+        found = "the archive does not have what the streams say has left the table"
+        return Finding(number=6, what=what, status="failed", found=found, hint=hint)
+    files = ""
+    if segments:
+        files = f"{archived:,} events are in {segments:,} segments of the archive, {bytes_of(taken)}"
+        if deep and archive is None:
+            hint = "pgcdc events check --deep --archive URL, or a store that was given archive="
+            return Finding(number=6, what=what, status="warning", found=f"{files}, which were not looked at", hint=hint)
+        if deep and archive is not None:
+            for row in _all(connection, statements.segments_after, -1):
+                try:
+                    calling.elsewhere(archive.is_whole, Segment(*row))
+                except (EventStoreError, SinkUnavailable) as error:
+                    return Finding(number=6, what=what, status="failed", found=str(error), hint=error.hint)
+            files += ", all read"
     oldest = _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1")  # noqa: S608
     if not oldest:
-        return Finding(number=6, what=what, status="nothing", found="there are no events")
-    ((segments, other),) = _all(
+        return Finding(
+            number=6, what=what, status="ok" if segments else "nothing", found=files or "there are no events"
+        )
+    ((other,),) = _all(
         connection,
-        f"SELECT (SELECT count(*) FROM {es}.archive_segments),"  # noqa: S608
-        f" EXISTS (SELECT FROM (SELECT retention_class FROM {es}.events ORDER BY id LIMIT 10000) e"
+        f"SELECT EXISTS (SELECT FROM (SELECT retention_class FROM {es}.events ORDER BY id LIMIT 10000) e"  # noqa: S608
         " WHERE retention_class <> 'hot')",
     )
     age = datetime.now(UTC) - oldest[0][0]
-    found = f"the oldest event is {age.days} days old"
+    found = f"the oldest event of the table is {age.days} days old" + (f"; {files}" if files else "")
     if age > _OLD and not segments and not other:
-        hint = "give what is old another retention_class, and archive it"
+        hint = 'store.retention("order", hot="90 days"), and pgcdc events archive'
         return Finding(number=6, what=what, status="warning", found=f"{found}, and all are hot", hint=hint)
     return Finding(number=6, what=what, status="ok", found=found)
 
@@ -261,7 +308,8 @@ def _microseconds_per_event(connection: psycopg.Connection[Any], statements: Sta
     """Read and decode the longest stream, or the last ten thousand of it; the better of two."""
     longest = _all(
         connection,
-        f"SELECT stream_id, version FROM {statements.quoted}.streams ORDER BY version DESC LIMIT 1",  # noqa: S608
+        f"SELECT stream_id, version FROM {statements.quoted}.streams"  # noqa: S608
+        " ORDER BY version - archived_through DESC LIMIT 1",
     )
     if not longest:
         return 0.0

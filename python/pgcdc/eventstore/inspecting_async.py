@@ -14,7 +14,11 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.eventstore.findings import PAYS_MILLISECONDS, Finding, StoreStatistics, StreamTypeStatistics
+from pgcdc.errors import EventStoreError, SinkUnavailable
+from pgcdc.eventstore import calling_async as calling
+from pgcdc.eventstore.archives import Archive
+from pgcdc.eventstore.findings import PAYS_MILLISECONDS, Finding, StoreStatistics, StreamTypeStatistics, bytes_of
+from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.statements import Statements
 
 __all__ = ["check", "statistics"]
@@ -58,6 +62,11 @@ async def statistics(connection: psycopg.AsyncConnection[Any], statements: State
         connection, "SELECT pg_table_size(%s::regclass), pg_indexes_size(%s::regclass)", f"{es}.events", f"{es}.events"
     )
     mean, largest = await _payloads(connection, es)
+    ((segments, archived, archive_bytes),) = await _all(
+        connection,
+        f"SELECT count(*), coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint"  # noqa: S608
+        f" FROM {es}.archive_segments",
+    )
     ((oldest,),) = await _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1") or [(None,)]  # noqa: S608
     return StoreStatistics(
         schema=statements.schema,
@@ -69,17 +78,23 @@ async def statistics(connection: psycopg.AsyncConnection[Any], statements: State
         largest_payload_bytes=largest,
         oldest=oldest,
         microseconds_per_event=per_event,
+        segments=segments,
+        archived_events=archived,
+        archive_bytes=archive_bytes,
         types=types,
     )
 
 
-async def check(connection: psycopg.AsyncConnection[Any], statements: Statements, *, deep: bool) -> list[Finding]:
+async def check(
+    connection: psycopg.AsyncConnection[Any], statements: Statements, archive: Archive | None, *, deep: bool
+) -> list[Finding]:
     """Go through the checklist.
 
     Args:
         connection: To the database, in no transaction.
         statements: Of the store.
-        deep: Whether all streams are looked at for holes, not only those of the last events.
+        archive: Where events are that have left the table.
+        deep: Whether all streams are looked at for holes, not only those of the last events, and all files are read.
 
     Returns:
         A finding for each point.
@@ -90,7 +105,7 @@ async def check(connection: psycopg.AsyncConnection[Any], statements: Statements
         await _projections(connection, statements, 3, "projections are idempotent"),
         await _snapshots(connection, statements),
         await _small(connection, statements),
-        await _retention(connection, statements),
+        await _retention(connection, statements, archive, deep),
         await _projections(connection, statements, 7, "any projection is rebuilt by one command"),
         await _append_only(connection, statements),
     ]
@@ -214,22 +229,54 @@ async def _small(connection: psycopg.AsyncConnection[Any], statements: Statement
     return Finding(number=5, what=what, status="ok", found=found)
 
 
-async def _retention(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:
+async def _retention(
+    connection: psycopg.AsyncConnection[Any], statements: Statements, archive: Archive | None, deep: bool
+) -> Finding:
     what = "retention is planned"
     es = statements.quoted
+    ((segments, archived, taken),) = await _all(
+        connection,
+        f"SELECT count(*), coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint"  # noqa: S608
+        f" FROM {es}.archive_segments",
+    )
+    holes = deep and await _all(
+        connection,
+        f"SELECT FROM {es}.streams AS s LEFT JOIN (SELECT stream_id, max(last_sequence) AS last,"  # noqa: S608
+        f" sum(last_sequence - first_sequence + 1) AS events FROM {es}.archived_streams GROUP BY 1) AS a"
+        " USING (stream_id) WHERE s.archived_through <> coalesce(a.last, 0)"
+        " OR s.archived_through <> coalesce(a.events, 0) LIMIT 1",
+    )
+    if holes:
+        hint = "restore the schema's tables from one backup"
+        found = "the archive does not have what the streams say has left the table"
+        return Finding(number=6, what=what, status="failed", found=found, hint=hint)
+    files = ""
+    if segments:
+        files = f"{archived:,} events are in {segments:,} segments of the archive, {bytes_of(taken)}"
+        if deep and archive is None:
+            hint = "pgcdc events check --deep --archive URL, or a store that was given archive="
+            return Finding(number=6, what=what, status="warning", found=f"{files}, which were not looked at", hint=hint)
+        if deep and archive is not None:
+            for row in await _all(connection, statements.segments_after, -1):
+                try:
+                    await calling.elsewhere(archive.is_whole, Segment(*row))
+                except (EventStoreError, SinkUnavailable) as error:
+                    return Finding(number=6, what=what, status="failed", found=str(error), hint=error.hint)
+            files += ", all read"
     oldest = await _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1")  # noqa: S608
     if not oldest:
-        return Finding(number=6, what=what, status="nothing", found="there are no events")
-    ((segments, other),) = await _all(
+        return Finding(
+            number=6, what=what, status="ok" if segments else "nothing", found=files or "there are no events"
+        )
+    ((other,),) = await _all(
         connection,
-        f"SELECT (SELECT count(*) FROM {es}.archive_segments),"  # noqa: S608
-        f" EXISTS (SELECT FROM (SELECT retention_class FROM {es}.events ORDER BY id LIMIT 10000) e"
+        f"SELECT EXISTS (SELECT FROM (SELECT retention_class FROM {es}.events ORDER BY id LIMIT 10000) e"  # noqa: S608
         " WHERE retention_class <> 'hot')",
     )
     age = datetime.now(UTC) - oldest[0][0]
-    found = f"the oldest event is {age.days} days old"
+    found = f"the oldest event of the table is {age.days} days old" + (f"; {files}" if files else "")
     if age > _OLD and not segments and not other:
-        hint = "give what is old another retention_class, and archive it"
+        hint = 'store.retention("order", hot="90 days"), and pgcdc events archive'
         return Finding(number=6, what=what, status="warning", found=f"{found}, and all are hot", hint=hint)
     return Finding(number=6, what=what, status="ok", found=found)
 
@@ -262,7 +309,8 @@ async def _microseconds_per_event(connection: psycopg.AsyncConnection[Any], stat
     """Read and decode the longest stream, or the last ten thousand of it; the better of two."""
     longest = await _all(
         connection,
-        f"SELECT stream_id, version FROM {statements.quoted}.streams ORDER BY version DESC LIMIT 1",  # noqa: S608
+        f"SELECT stream_id, version FROM {statements.quoted}.streams"  # noqa: S608
+        " ORDER BY version - archived_through DESC LIMIT 1",
     )
     if not longest:
         return 0.0

@@ -1,6 +1,6 @@
 """A projection built anew beside the one that is live, and put in its place when it has come as far.
 
-A new generation has tables in a schema of its own. It is filled from the table of events in the order of commits, with
+A new generation has tables in a schema of its own. It is filled from archive and table in the order of commits, with
 its place in the same transactions, so that whoever is killed goes on where he was. When it is nearly as far as the live
 one, that one is locked for a moment; the rest is applied, and the tables change places, in one transaction. The old
 tables stay, in a schema of their own, so that it can be undone.
@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pgcdc.errors import ConfigError, EventStoreError
+from pgcdc.errors import ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore.commits import Commits, Stretch
 from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projecting import connect, reason_of, steps_of
@@ -110,7 +110,7 @@ class _Building:
     def __init__(self, store: EventStore | AsyncEventStore, name: str, connection: psycopg.Connection[Any]) -> None:
         self.projection = _projection(store, name)
         self.statements = store._statements
-        self.commits = Commits(self.statements)
+        self.commits = Commits(self.statements, store._archive)
         self.generations = Generations(self.statements)
         self.connection = connection
         self._began = time.monotonic()
@@ -124,8 +124,12 @@ class _Building:
         return live, next((one for one in found if one.status == "building"), None)
 
     def count(self) -> int:
-        """How many events there are."""
-        row = self.connection.execute(f"SELECT count(*) FROM {self.statements.quoted}.events".encode()).fetchone()
+        """How many events there are, in the archive and in the table."""
+        es = self.statements.quoted
+        query = (
+            f"SELECT (SELECT coalesce(sum(events), 0)::bigint FROM {es}.archive_segments) + count(*) FROM {es}.events"
+        )
+        row = self.connection.execute(query.encode()).fetchone()
         return 0 if row is None else row[0]
 
     def apply(self, at: Generation, stretch: Stretch) -> Generation:
@@ -296,6 +300,8 @@ def _connected(store: EventStore | AsyncEventStore) -> Iterator[psycopg.Connecti
             yield connection
     except psycopg.Error as error:
         raise refused(error, store._statements) from error
+    except SinkUnavailable as error:
+        raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
 
 
 def _projection(store: EventStore | AsyncEventStore, name: str) -> Projection:

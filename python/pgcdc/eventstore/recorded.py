@@ -11,7 +11,7 @@ import msgspec
 from pgcdc.eventstore.event import Event, UnknownEvent
 from pgcdc.lsn import Position
 
-__all__ = ["HistoryEntry", "Placed", "Recorded"]
+__all__ = ["EventRow", "HistoryEntry", "Placed", "Recorded"]
 
 
 class Recorded(msgspec.Struct, gc=False, kw_only=True, eq=False):
@@ -93,3 +93,19 @@ class HistoryEntry(msgspec.Struct, kw_only=True):
     actor: str | None
     changes: dict[str, tuple[Any, Any]]
     recorded: Recorded
+
+
+class EventRow(msgspec.Struct, gc=False):
+    """A row of the table, as the stream and reading give it."""
+
+    id: int
+    stream_id: str
+    stream_type: str
+    event_type: str
+    event_version: int
+    payload: str
+    metadata: str
+    occurred_at: datetime
+    sequence: int
+    event_id: UUID
+    xid: int = 0

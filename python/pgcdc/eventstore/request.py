@@ -13,7 +13,7 @@ from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.event import Event
 from pgcdc.eventstore.statements import expected_number
 
-__all__ = ["Append", "Expected", "encode_events", "encode_many"]
+__all__ = ["Append", "Expected", "encode_events", "encode_many", "uuids"]
 
 Expected = int | Literal["any", "none", "exists"]
 
@@ -64,6 +64,18 @@ def encode_events(codec: Codec, events: Iterable[Event], event_ids: Sequence[UUI
     except ValueError:
         raise ConfigError("an event id is a UUID", hint="uuid.uuid4(), or uuid.uuid5 of what is repeated") from None
     return f"[{','.join(codec.encode(event, id=ids[place]).decode() for place, event in enumerate(given))}]"
+
+
+def uuids(event_ids: Sequence[UUID | str] | None) -> list[UUID]:
+    """Ids of events as values.
+
+    Args:
+        event_ids: As they were given.
+
+    Returns:
+        The same.
+    """
+    return [one if isinstance(one, UUID) else UUID(one) for one in event_ids or ()]
 
 
 def encode_many(codec: Codec, appends: Iterable[Append], metadata_of: Any) -> tuple[str, dict[str, Expected]]:

@@ -59,10 +59,30 @@ class Statements:
             f"SELECT {columns} FROM {es}.events WHERE stream_id = %s AND sequence > %s AND sequence <= %s"
             " ORDER BY sequence LIMIT %s"
         )
+        self.ids: LiteralString = (
+            f"SELECT sequence, event_id FROM {es}.events WHERE stream_id = %s AND sequence > %s AND sequence <= %s"
+        )
         # A prefix, because occurred_at does not rise along a stream: up to before the first event that is later.
         self.until: LiteralString = (
             f"SELECT min(sequence) - 1 FROM {es}.events WHERE stream_id = %s AND occurred_at > %s"
         )
+        # Where those are that have left the table; asked for when it did not begin where it was read from.
+        self.archived: LiteralString = (
+            "SELECT s.segment, s.path, s.sha256, s.events, s.min_id, s.max_id, (s.min_lsn - '0/0'::pg_lsn)::bigint,"
+            " (s.max_lsn - '0/0'::pg_lsn)::bigint, s.is_ordered, a.first_sequence, a.last_sequence, a.max_occurred"
+            f" FROM {es}.archived_streams AS a JOIN {es}.archive_segments AS s USING (segment)"
+            " WHERE a.stream_id = %s AND a.last_sequence > %s AND a.first_sequence <= %s ORDER BY a.last_sequence"
+        )
+        self.segments_after: LiteralString = (
+            "SELECT s.segment, s.path, s.sha256, s.events, s.min_id, s.max_id, (s.min_lsn - '0/0'::pg_lsn)::bigint,"
+            " (s.max_lsn - '0/0'::pg_lsn)::bigint, s.is_ordered"
+            f" FROM {es}.archive_segments AS s WHERE s.max_id > %s"
+        )
+        # What an archiver waits for: those who read the segments and then the table in two statements.
+        self.reading_all: LiteralString = (
+            f"SELECT pg_advisory_xact_lock_shared(hashtextextended('pgcdc moves of {schema}', 0))"
+        )
+        self.moving: LiteralString = f"SELECT pg_advisory_xact_lock(hashtextextended('pgcdc moves of {schema}', 0))"
         self.snapshot: LiteralString = (
             f"SELECT sequence, state FROM {es}.snapshots WHERE stream_id = %s AND projector = %s AND schema_hash = %s"
         )

@@ -8,6 +8,7 @@ Source: PostgreSQL manual, "Transaction Isolation" (Read Committed), "COPY".
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import time as clock
@@ -22,9 +23,11 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.errors import ConcurrencyConflict, ConfigError
-from pgcdc.eventstore import calling, inspecting, migrating, waiting
+from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
+from pgcdc.eventstore import archived, calling, inspecting, migrating, repeating, waiting
+from pgcdc.eventstore.archives import Archive, archive_of
 from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.declaring import Declarations
@@ -36,7 +39,8 @@ from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict, refused
-from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
+from pgcdc.eventstore.request import Append, Expected, encode_events
+from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
 from pgcdc.eventstore.statements import Statements, expected_number
 
@@ -65,6 +69,8 @@ class EventStore(Declarations):
         snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
         max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
         max_connections: How many connections there are at most; whoever wants one more waits.
+        archive: Where events are that have left the table (`archive`): a folder, a URL, or an `Archive`. Whatever reads
+            goes on to it where the table does not begin.
     """
 
     def __init__(
@@ -77,10 +83,11 @@ class EventStore(Declarations):
         snapshots: Mapping[type, SnapshotPolicy] | None = None,
         max_payload_bytes: int = 262_144,
         max_connections: int = 10,
+        archive: Archive | str | os.PathLike[str] | None = None,
     ) -> None:
         if max_connections < 1:
             raise ConfigError("a store has at least one connection", hint="max_connections=10")
-        super().__init__()
+        super().__init__(archive_of(archive))
         self._dsn = dsn
         self._statements = Statements(schema)
         self._codec = Codec(registry, events, max_payload_bytes)
@@ -171,6 +178,8 @@ class EventStore(Declarations):
         with self._doing(stream, expected, connection) as used:
             values = (stream, stream_type, number, encoded, about)
             status, version = calling.ask(used, self._statements.append, values)
+            if status == "archived":
+                status, version = repeating.append(used, self._statements, self._archive, values, event_ids)
         return answered(status, version, stream, expected)
 
     def append_many(
@@ -189,12 +198,8 @@ class EventStore(Declarations):
             ConcurrencyConflict: When a stream is not as expected; its `stream` says which.
             EventStoreError: As for `append`.
         """
-        encoded, expected = encode_many(self._codec, appends, current_metadata)
         with self._doing(connection=connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            cursor.execute(self._statements.append_many, (encoded,))
-            rows = cursor.fetchall()
-        return {stream: answered(status, version, stream, expected[stream]) for stream, status, version in rows}
+            return repeating.append_many(used, self._statements, self._archive, self._codec, appends)
 
     def insert(
         self,
@@ -427,7 +432,12 @@ class EventStore(Declarations):
             PostgreSQL manual, "COPY".
         """
         lines = Lines(self._codec, Recorded)
-        with self._doing(connection=connection) as used:
+        with self._moment(connection) as used:
+            segments = self._segments_after(used, after_id)
+            if segments:
+                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
+                yield from archived.replayed(*given)
+                return
             for rows in calling.copied(used, self._statements.replay, after_id, batch):
                 yield lines.decode(rows)
 
@@ -452,7 +462,13 @@ class EventStore(Declarations):
             InvalidEvent: When a payload is not what its class says.
         """
         lines = Lines(self._codec, Placed)
-        with self._doing(connection=connection) as used:
+        with self._moment(connection) as used:
+            segments = self._segments_after(used, after_id)
+            if segments:
+                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
+                for events in archived.replayed(*given):
+                    yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in events]
+                return
             for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
 
@@ -525,13 +541,14 @@ class EventStore(Declarations):
         """Go through the checklist of event sourcing on the live database; what is tried is rolled back.
 
         Args:
-            deep: Whether all streams are looked at for holes, which reads an index of all events.
+            deep: Whether all streams are looked at for holes, which reads an index of all events, and all files of the
+                archive are read.
 
         Returns:
             A finding for each point, also for `print`.
         """
         with self._doing() as connection:
-            return inspecting.check(connection, self._statements, deep=deep)
+            return inspecting.check(connection, self._statements, self._archive, deep=deep)
 
     def close(self) -> None:
         """Close the connections that are not in use. The store can be used again."""
@@ -558,6 +575,30 @@ class EventStore(Declarations):
                 yield used
         except psycopg.Error as error:
             raise refused(error, self._statements, stream, expected) from error
+        except SinkUnavailable as error:
+            raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
+
+    @contextmanager
+    def _moment(self, connection: psycopg.Connection[Any] | None) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for a block whose statements see one moment, or which an archiver waits for."""
+        with self._doing(connection=connection) as used:
+            idle, busy = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.ACTIVE
+            is_ours = used.autocommit and used.pgconn.transaction_status == idle
+            if is_ours:
+                used.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            else:
+                used.execute(self._statements.reading_all)
+            try:
+                yield used
+            finally:
+                # One of our own that is left in the middle of its COPY is closed by the pool.
+                if is_ours and not used.closed and used.pgconn.transaction_status != busy:
+                    used.execute("COMMIT")
+
+    def _segments_after(self, used: psycopg.Connection[Any], after_id: int) -> list[Segment]:
+        cursor = used.cursor(row_factory=tuple_row)
+        cursor.execute(self._statements.segments_after, (after_id,))
+        return [Segment(*row) for row in cursor.fetchall()]
 
     def _fold(self, state: type[State]) -> Fold[State]:
         if state not in self._folds:
@@ -591,6 +632,12 @@ class EventStore(Declarations):
             statement = self._statements.load_timed if fold.is_timed else self._statements.load
             cursor.execute(statement, (stream, version, until, _ROWS))
             rows = cursor.fetchall()
+            last = rows[0][0] - 1 if rows else until
+            if last > version:  # the table does not begin there
+                given = used, self._statements, self._archive, stream, version, last
+                for part in archived.beginning(*given):
+                    events = [(e.sequence, e.event_type, e.event_version, e.payload, e.occurred_at) for e in part]
+                    state, version = fold.over(events, state, version, self._codec, stream)
             state, version = fold.over(rows, state, version, self._codec, stream)
             if len(rows) < _ROWS:
                 return state, version
@@ -607,8 +654,16 @@ class EventStore(Declarations):
             cursor = used.cursor(binary=True, row_factory=tuple_row)
             cursor.execute(self._statements.read, (stream, after, until, limit))
             rows = cursor.fetchall()
+            before: list[Recorded] = []
+            last = rows[0][2] - 1 if rows else until
+            if last > after:
+                last = last if limit is None else min(last, after + limit)
+                for part in archived.beginning(used, self._statements, self._archive, stream, after, last):
+                    before += [recorded_of(row, None, self._codec) for row in part]
+        if before and limit is not None:
+            rows = rows[: limit - len(before)]
         decode = self._codec.decode
-        return [
+        return before + [
             Recorded(
                 event=decode(name, number, payload, stream, sequence),
                 stream_id=stream,
@@ -633,6 +688,9 @@ class EventStore(Declarations):
         cursor = used.cursor(row_factory=tuple_row)
         cursor.execute(self._statements.until, (stream, at))
         row = cursor.fetchone()
+        earlier = archived.until_time(used, self._statements, self._archive, stream, at)
+        if earlier is not None:
+            return earlier
         return _LAST if row is None or row[0] is None else row[0]
 
     def _snapshot(

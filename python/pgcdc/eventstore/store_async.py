@@ -8,6 +8,7 @@ Source: PostgreSQL manual, "Transaction Isolation" (Read Committed), "COPY".
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time as clock
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -21,12 +22,16 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.errors import ConcurrencyConflict, ConfigError
+from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
+from pgcdc.eventstore import archived_async as archived
 from pgcdc.eventstore import calling_async as calling
 from pgcdc.eventstore import inspecting_async as inspecting
 from pgcdc.eventstore import migrating_async as migrating
+from pgcdc.eventstore import repeating_async as repeating
 from pgcdc.eventstore import waiting_async as waiting
+from pgcdc.eventstore.archives import Archive, archive_of
 from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections_async import AsyncConnections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.declaring import Declarations
@@ -38,7 +43,8 @@ from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict, refused
-from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
+from pgcdc.eventstore.request import Append, Expected, encode_events
+from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
 from pgcdc.eventstore.statements import Statements, expected_number
 
@@ -67,6 +73,8 @@ class AsyncEventStore(Declarations):
         snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
         max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
         max_connections: How many connections there are at most; whoever wants one more waits.
+        archive: Where events are that have left the table (`archive`): a folder, a URL, or an `Archive`. Whatever reads
+            goes on to it where the table does not begin.
     """
 
     def __init__(
@@ -79,10 +87,11 @@ class AsyncEventStore(Declarations):
         snapshots: Mapping[type, SnapshotPolicy] | None = None,
         max_payload_bytes: int = 262_144,
         max_connections: int = 10,
+        archive: Archive | str | os.PathLike[str] | None = None,
     ) -> None:
         if max_connections < 1:
             raise ConfigError("a store has at least one connection", hint="max_connections=10")
-        super().__init__()
+        super().__init__(archive_of(archive))
         self._dsn = dsn
         self._statements = Statements(schema)
         self._codec = Codec(registry, events, max_payload_bytes)
@@ -173,6 +182,8 @@ class AsyncEventStore(Declarations):
         async with self._doing(stream, expected, connection) as used:
             values = (stream, stream_type, number, encoded, about)
             status, version = await calling.ask(used, self._statements.append, values)
+            if status == "archived":
+                status, version = await repeating.append(used, self._statements, self._archive, values, event_ids)
         return answered(status, version, stream, expected)
 
     async def append_many(
@@ -191,12 +202,8 @@ class AsyncEventStore(Declarations):
             ConcurrencyConflict: When a stream is not as expected; its `stream` says which.
             EventStoreError: As for `append`.
         """
-        encoded, expected = encode_many(self._codec, appends, current_metadata)
         async with self._doing(connection=connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
-            await cursor.execute(self._statements.append_many, (encoded,))
-            rows = await cursor.fetchall()
-        return {stream: answered(status, version, stream, expected[stream]) for stream, status, version in rows}
+            return await repeating.append_many(used, self._statements, self._archive, self._codec, appends)
 
     async def insert(
         self,
@@ -429,7 +436,13 @@ class AsyncEventStore(Declarations):
             PostgreSQL manual, "COPY".
         """
         lines = Lines(self._codec, Recorded)
-        async with self._doing(connection=connection) as used:
+        async with self._moment(connection) as used:
+            segments = await self._segments_after(used, after_id)
+            if segments:
+                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
+                async for events in archived.replayed(*given):
+                    yield events
+                return
             async for rows in calling.copied(used, self._statements.replay, after_id, batch):
                 yield lines.decode(rows)
 
@@ -454,7 +467,13 @@ class AsyncEventStore(Declarations):
             InvalidEvent: When a payload is not what its class says.
         """
         lines = Lines(self._codec, Placed)
-        async with self._doing(connection=connection) as used:
+        async with self._moment(connection) as used:
+            segments = await self._segments_after(used, after_id)
+            if segments:
+                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
+                async for events in archived.replayed(*given):
+                    yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in events]
+                return
             async for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
 
@@ -527,13 +546,14 @@ class AsyncEventStore(Declarations):
         """Go through the checklist of event sourcing on the live database; what is tried is rolled back.
 
         Args:
-            deep: Whether all streams are looked at for holes, which reads an index of all events.
+            deep: Whether all streams are looked at for holes, which reads an index of all events, and all files of the
+                archive are read.
 
         Returns:
             A finding for each point, also for `print`.
         """
         async with self._doing() as connection:
-            return await inspecting.check(connection, self._statements, deep=deep)
+            return await inspecting.check(connection, self._statements, self._archive, deep=deep)
 
     async def close(self) -> None:
         """Close the connections that are not in use. The store can be used again."""
@@ -560,6 +580,32 @@ class AsyncEventStore(Declarations):
                 yield used
         except psycopg.Error as error:
             raise refused(error, self._statements, stream, expected) from error
+        except SinkUnavailable as error:
+            raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
+
+    @asynccontextmanager
+    async def _moment(
+        self, connection: psycopg.AsyncConnection[Any] | None
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A connection for a block whose statements see one moment, or which an archiver waits for."""
+        async with self._doing(connection=connection) as used:
+            idle, busy = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.ACTIVE
+            is_ours = used.autocommit and used.pgconn.transaction_status == idle
+            if is_ours:
+                await used.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            else:
+                await used.execute(self._statements.reading_all)
+            try:
+                yield used
+            finally:
+                # One of our own that is left in the middle of its COPY is closed by the pool.
+                if is_ours and not used.closed and used.pgconn.transaction_status != busy:
+                    await used.execute("COMMIT")
+
+    async def _segments_after(self, used: psycopg.AsyncConnection[Any], after_id: int) -> list[Segment]:
+        cursor = used.cursor(row_factory=tuple_row)
+        await cursor.execute(self._statements.segments_after, (after_id,))
+        return [Segment(*row) for row in await cursor.fetchall()]
 
     def _fold(self, state: type[State]) -> Fold[State]:
         if state not in self._folds:
@@ -593,6 +639,12 @@ class AsyncEventStore(Declarations):
             statement = self._statements.load_timed if fold.is_timed else self._statements.load
             await cursor.execute(statement, (stream, version, until, _ROWS))
             rows = await cursor.fetchall()
+            last = rows[0][0] - 1 if rows else until
+            if last > version:  # the table does not begin there
+                given = used, self._statements, self._archive, stream, version, last
+                async for part in archived.beginning(*given):
+                    events = [(e.sequence, e.event_type, e.event_version, e.payload, e.occurred_at) for e in part]
+                    state, version = fold.over(events, state, version, self._codec, stream)
             state, version = fold.over(rows, state, version, self._codec, stream)
             if len(rows) < _ROWS:
                 return state, version
@@ -609,8 +661,16 @@ class AsyncEventStore(Declarations):
             cursor = used.cursor(binary=True, row_factory=tuple_row)
             await cursor.execute(self._statements.read, (stream, after, until, limit))
             rows = await cursor.fetchall()
+            before: list[Recorded] = []
+            last = rows[0][2] - 1 if rows else until
+            if last > after:
+                last = last if limit is None else min(last, after + limit)
+                async for part in archived.beginning(used, self._statements, self._archive, stream, after, last):
+                    before += [recorded_of(row, None, self._codec) for row in part]
+        if before and limit is not None:
+            rows = rows[: limit - len(before)]
         decode = self._codec.decode
-        return [
+        return before + [
             Recorded(
                 event=decode(name, number, payload, stream, sequence),
                 stream_id=stream,
@@ -635,6 +695,9 @@ class AsyncEventStore(Declarations):
         cursor = used.cursor(row_factory=tuple_row)
         await cursor.execute(self._statements.until, (stream, at))
         row = await cursor.fetchone()
+        earlier = await archived.until_time(used, self._statements, self._archive, stream, at)
+        if earlier is not None:
+            return earlier
         return _LAST if row is None or row[0] is None else row[0]
 
     async def _snapshot(

@@ -96,8 +96,11 @@ def until_version(
         " WHERE e.stream_id = %(stream)s AND e.sequence = %(version)s AND c.commit_lsn <= p.commit_lsn"
         f" UNION ALL SELECT FROM {es}.events AS e JOIN {es}.epochs AS x ON pg_visible_in_snapshot(e.xid, x.snapshot)"
         " WHERE e.stream_id = %(stream)s AND e.sequence = %(version)s AND x.commit_lsn - 1 <= p.commit_lsn"
-        f" UNION ALL SELECT FROM {es}.streams AS s"
-        " WHERE s.stream_id = %(stream)s AND s.archived_through >= %(version)s)"
+        # By the last of the stream in that segment: what has left the table was noted long ago.
+        f" UNION ALL SELECT FROM {es}.archived_streams AS a JOIN {es}.archive_segments AS g USING (segment)"
+        " WHERE a.stream_id = %(stream)s AND %(version)s BETWEEN a.first_sequence AND a.last_sequence"
+        " AND greatest(CASE WHEN g.is_ordered THEN a.last_lsn ELSE '0/0' END,"
+        f" (SELECT min(x.commit_lsn) - 1 FROM {es}.epochs AS x)) <= p.commit_lsn)"
         f" FROM {es}.projections AS p WHERE p.name = %(name)s AND p.status = 'live'"
     )
     values = {"stream": stream, "version": version, "name": projection}
