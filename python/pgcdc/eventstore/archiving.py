@@ -198,7 +198,7 @@ class _Archiver:
             try:
                 with self._connection.transaction():
                     self._delete(path, file, content, events)
-            except psycopg.errors.LockNotAvailable:
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if attempt == _ATTEMPTS:
                     raise EventStoreError(
                         "streams whose events leave, or the archive, are locked for so long that nothing can leave",

@@ -46,8 +46,7 @@ def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int
     if result.status != pq.ExecStatus.TUPLES_OK:
         error = error_from_result(result)
         if isinstance(error, psycopg.errors.InvalidSqlStatementName) and connection.prepared:
-            # psycopg drops all that is prepared when a transaction was rolled back. The connection is in autocommit mode:
-            # nothing was done.
+            # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit.
             connection.prepared.clear()
             return ask(connection, query, values)
         raise error

@@ -1,0 +1,161 @@
+"""The archiver while others are at work, and killed: nothing is lost, doubled, or out of its order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pgcdc.eventstore import EventStore, archive, rebuild
+from tests.eventstore.revenue import Journal, Revenue, Sold, registry, revenue
+from tests.eventstore.test_archive import LATER, leave
+from tests.eventstore.test_projections import caught_up, write
+from tests.pipeline.running import running
+from tests.program import Program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+
+def store_of(database: Database, place: Path, version: int = 1) -> EventStore:
+    """A store with an archive and both projections."""
+    store = EventStore(database.dsn, registry=registry, max_connections=8, archive=place)
+    store.init(profile="lean")
+    store.projection("revenue", version=version)(Revenue)
+    store.projection("journal", version=version)(Journal)
+    store.retention("*", hot=timedelta(0), warm=timedelta(0))
+    return store
+
+
+def right(store: EventStore) -> list[tuple[str, int, int]]:
+    """What the projection has to say, from archive and table."""
+    total: dict[str, tuple[int, int]] = {}
+    for events in store.replay():
+        for one in events:
+            if isinstance(one.event, Sold):
+                amount, sales = total.get(one.event.category, (0, 0))
+                total[one.event.category] = amount + one.event.amount, sales + 1
+    return sorted((category, *sums) for category, sums in total.items())
+
+
+def assert_journal(database: Database, store: EventStore) -> None:
+    """Each event of archive and table is in it once, in the order of commits and in that of its stream."""
+    rows = database.execute("SELECT event_id, lsn, stream, sequence FROM public.journal ORDER BY number")
+    ids = [one.event_id for events in store.replay() for one in events]
+    assert len(ids) == len(set(ids))
+    assert sorted(row[0] for row in rows) == sorted(ids)
+    assert [row[1] for row in rows] == sorted(row[1] for row in rows)
+    numbers: dict[str, int] = {}
+    for _, _, stream, sequence in rows:
+        assert sequence == numbers.get(stream, 0) + 1
+        numbers[stream] = sequence
+
+
+def test_rebuilt_from_archive_table_and_stream_while_four_write(database: Database, tmp_path: Path) -> None:
+    """With events from before the first slot in the archive, and an archiver that takes all that is noted meanwhile."""
+    with store_of(database, tmp_path) as store, store_of(database, tmp_path, 2) as newer:
+        write(store, 1, 30)
+        assert leave(store, 25)
+        write(store, 2, 20)
+        ended = threading.Event()
+
+        def go_on(seed: int) -> None:
+            while not ended.is_set():
+                write(store, seed, 4)
+
+        def move() -> int:
+            moved = 0
+            while True:
+                moved += archive(store, now=LATER, segment_events=40).done
+                if ended.is_set():
+                    return moved
+
+        with running(store.pipeline(rows=50)), ThreadPoolExecutor(5) as threads:
+            caught_up(store)
+            assert_journal(database, store)
+            others = [threads.submit(go_on, seed) for seed in range(4)]
+            moving = threads.submit(move)
+            try:
+                for name in ("revenue", "journal"):
+                    rebuild(newer, name)
+            finally:
+                ended.set()
+            for one in others:
+                one.result()
+            moved = moving.result()
+        with running(newer.pipeline(rows=50)):
+            write(newer, 9, 10)
+            caught_up(newer)
+        archive(newer, now=LATER)
+        assert moved > 0
+        assert database.execute("SELECT count(*) FROM es.events") == [(0,)]
+        assert_journal(database, newer)
+        assert revenue(database) == right(newer)
+        assert [finding.status for finding in newer.check(deep=True)] == ["ok"] * 8
+        rebuild(newer, "journal")  # out of the archive alone
+        assert_journal(database, newer)
+
+
+def test_readers_and_writers_see_whole_streams_while_they_leave(newest_database: Database, tmp_path: Path) -> None:
+    """Each writer expects the version it has seen and reads its stream back; a replay has streams without a hole."""
+    with store_of(newest_database, tmp_path) as store:
+        ended = threading.Event()
+
+        def go_on(number: int) -> int:
+            stream, version = f"till-{number}", 0
+            for _ in range(25):
+                version = store.append(stream, [Sold("toys", number)] * 3, expected=version)
+                assert [one.sequence for one in store.read(stream)] == list(range(1, version + 1))
+                assert len(store.read(stream, after=2, limit=4)) == min(4, version - 2)
+            return version
+
+        def replay() -> None:
+            is_last = False
+            while not is_last:
+                is_last = ended.is_set()
+                numbers: dict[str, int] = {}
+                for events in store.replay(batch=7):
+                    for one in events:
+                        assert one.sequence == numbers.get(one.stream_id, 0) + 1
+                        numbers[one.stream_id] = one.sequence
+
+        with ThreadPoolExecutor(5) as threads:
+            writing = [threads.submit(go_on, number) for number in range(3)]
+            replaying = threads.submit(replay)
+            try:
+                while not all(one.done() for one in writing):
+                    archive(store, now=LATER, segment_events=10)
+                archive(store, now=LATER, segment_events=10)
+            finally:
+                ended.set()
+            assert [one.result() for one in writing] == [75] * 3
+            replaying.result()
+        assert newest_database.execute("SELECT sum(events) FROM es.archive_segments") == [(225,)]
+
+
+@pytest.mark.parametrize(
+    ("place", "taken", "left"), [("written", 1, 40), ("verified", 1, 40), ("deleted", 1, 40), ("recorded", 0, 20)]
+)
+def test_killed_archiver(newest_database: Database, tmp_path: Path, place: str, taken: int, left: int) -> None:
+    folder = tmp_path / "archive"
+    with store_of(newest_database, folder) as store:
+        for number in range(6):
+            store.append(f"till-{number % 2}", [Sold("toys", number)] * 10)
+        before: list[Any] = [one for events in store.replay() for one in events]
+        arguments = (newest_database.dsn, str(folder), place)
+        program = Program("tests.eventstore.killed_archiver", tmp_path / "log", *arguments)
+        assert program.end() == -signal.SIGKILL
+        assert [one for events in store.replay() for one in events] == before
+        assert store.read("till-0") == [one for one in before if one.stream_id == "till-0"]
+        done = archive(store, now=LATER, segment_events=20)
+        assert (done.done, done.taken) == (left, taken)
+        assert [one for events in store.replay() for one in events] == before
+        assert store.append("till-0", [Sold("toys", 1)], expected=30) == 31
+        assert len(list((folder / "es").iterdir())) == 3
+        assert newest_database.execute("SELECT count(*), sum(events) FROM es.archive_segments") == [(3, 60)]
