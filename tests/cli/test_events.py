@@ -17,6 +17,7 @@ from tests.pipeline.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.conftest import Database
 
@@ -153,3 +154,41 @@ def test_rebuild(
         assert "there is no event store tests.eventstore.revenue:registry" in call(
             "revenue", "--store", "tests.eventstore.revenue:registry", code=2
         )
+
+
+def test_archive(
+    newest_database: Database,
+    store: EventStore,
+    call: Call,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    with EventStore(newest_database.dsn, archive=tmp_path) as declared:
+        monkeypatch.setattr(revenue, "declared", declared, raising=False)
+        monkeypatch.setenv("PGCDC_STORE", "tests.eventstore.revenue:declared")
+
+        def archive(*arguments: str, code: int = 0) -> str:
+            assert cli.main(["events", "archive", *arguments]) == code
+            shown = capsys.readouterr()
+            return shown.out or shown.err
+
+        assert "no rule says which events leave" in archive(code=2)
+        declared.retention("order", hot="90 days", warm="1 year")
+        declared.retention("*", hot="36 hours")
+        assert archive() == "nothing leaves\n"
+        assert archive("--dry-run", "--at", "2099-01-01").splitlines() == [
+            f"3 events of the schema es leave for {tmp_path}",
+            "  order: hot for 90 days, then warm, cold after 1 year",
+            "  other types: hot for 36 hours, then warm",
+            "  order, cold: 3 of 3 leave",
+        ]
+        assert json.loads(archive("--dry-run", "--json"))["events"] == 0
+        assert "--at is no time" in archive("--at", "soon", code=2)
+        assert archive("--at", "2099-01-01", "--segment-events", "2").startswith("3 events in 2 segments, ")
+        assert json.loads(archive("--json"))["done"] == 0
+    assert "the store was not told where that is" in call("history", "order-1", code=1)
+    assert len(call("history", "order-1", "--json", "--archive", str(tmp_path)).splitlines()) == 3
+    checked = call("check", "--deep", "--archive", str(tmp_path))
+    assert "6 ok      retention is planned: 3 events are in 2 segments of the archive, " in checked
+    assert "archive: 3 of these events in 2 segments" in call("stats")
