@@ -9,7 +9,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-from tests.servers import kafka, nats, programs, prometheus, redis, registry, search
+from tests.servers import chromium, kafka, nats, programs, prometheus, redis, registry, search
 from tests.servers.programs import VERSIONS, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def main() -> int:
         *(lambda say, version=version: programs.find(version, say=say) for version in VERSIONS),
         lambda _: redis.program(install=True),
         lambda _: prometheus.programs(install=True),
+        lambda _: chromium.program(install=True),
         nats.program,
         kafka.programs,
         registry.programs,

@@ -52,6 +52,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    console: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Also show pages in a browser there, as pgcdc console does: 8432 for this machine alone.",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only see whether it could be run, without connecting to anything.")
     ] = False,
@@ -93,7 +101,9 @@ def run(
         return
     with contextlib.ExitStack() as stack:
         try:
-            _watch(stack, pipeline, listen, watched, redactor)
+            links = _watch(stack, pipeline, listen, watched, redactor)
+            if console is not None:
+                _show(stack, pipeline, console, links, redactor)
         except Error as error:
             teller.tell(error)
             raise typer.Exit(EXIT_CONFIGURATION) from None
@@ -107,17 +117,29 @@ def _watch(
     listen: str | int | None,
     section: MetricsSection | None,
     redactor: Redactor,
-) -> None:
-    """Serve what those who watch the process ask for, where that is wanted."""
+) -> dict[str, str]:
+    """Serve what those who watch the process ask for, where that is wanted; gives the addresses."""
     if listen is None:
-        return
+        return {}
     import msgspec
 
     from pgcdc.observe import Limits, serving
 
     given: dict[str, Any] = {} if section is None else msgspec.structs.asdict(section)
     limits = {name: value for name, value in given.items() if name != "listen" and value is not msgspec.UNSET}
-    stack.enter_context(serving(pipeline, listen, limits=Limits(**limits), redact=redactor))
+    endpoint = stack.enter_context(serving(pipeline, listen, limits=Limits(**limits), redact=redactor))
+    return {name: f"{endpoint.url}/{name}" for name in ("metrics", "statistics", "healthz", "readyz")}
+
+
+def _show(
+    stack: contextlib.ExitStack, pipeline: Pipeline, listen: str, links: dict[str, str], redactor: Redactor
+) -> None:
+    """Serve pages for people."""
+    from pgcdc.cli.console import served
+
+    dsn = pipeline._settings.dsn  # nobody else is to have it
+    serving = stack.enter_context(served(listen, dsn, redactor, pipeline=pipeline, running=True, links=links))
+    logger.info("the console is at %s", serving.url)
 
 
 def _run(pipeline: Pipeline, teller: _Teller, source: str | None) -> int:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from pgcdc import __version__
 from pgcdc.cli.config import application as config
+from pgcdc.cli.console import console
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
 from pgcdc.cli.doctor import doctor
@@ -79,6 +80,9 @@ _application.command(short_help="Slots, lag, consumers and dead letters, live.",
 _application.command(short_help="List the slots: who streams, what each keeps.", rich_help_panel=_WATCH)(slots)
 _application.command(short_help="How far a slot is behind, in bytes and seconds.", rich_help_panel=_WATCH)(lag)
 _application.command(short_help="Serve metrics of all slots, for Prometheus.", rich_help_panel=_WATCH)(exporter)
+_application.command(short_help="Slots, consumers, dead letters as pages in a browser.", rich_help_panel=_WATCH)(
+    console
+)
 _application.add_typer(
     deadletter, name="deadletter", short_help="List, show, retry and drop dead letters.", rich_help_panel=_MEND
 )

@@ -1,0 +1,237 @@
+"""Looks again and again, keeps the numbers of the last half hour, and wakes who waits for the next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any, Final
+
+from pgcdc.console import wording
+from pgcdc.console.observation import Observation, Observer
+
+__all__ = ["Watch", "numbers_of", "texts_of"]
+
+_KEPT: Final = 1800
+"""Samples: half an hour of seconds; longer while nobody looks, when there are fewer of them."""
+_OVER: Final = 5.0
+"""Seconds over which a rate is taken: a second alone jumps about."""
+
+Numbers = dict[str, float]
+
+
+def numbers_of(seen: Observation) -> Numbers:
+    """What is drawn, by its key.
+
+    Args:
+        seen: What was seen.
+
+    Returns:
+        Numbers: `"slot/NAME/held"`, `"consumer/PIPELINE/NAME/seconds"` and so on; what is not known is left out.
+    """
+    found: dict[str, float | None] = {"wal/written": seen.wal_lsn or None, "letters": seen.letters}
+    for slot in seen.slots:
+        key = f"slot/{slot.name}"
+        found |= {f"{key}/held": slot.held_bytes, f"{key}/lag": slot.lag_bytes, f"{key}/safe": slot.safe_wal_size}
+        found[f"{key}/seconds"] = slot.lag_seconds
+    for one in seen.consumers:
+        key = f"consumer/{one.key}"
+        found |= {f"{key}/behind": one.behind, f"{key}/seconds": one.seconds, f"{key}/through": one.through_lsn or None}
+        if one.statistics is not None:
+            found |= {f"{key}/delivered": one.statistics.delivered, f"{key}/queued": one.statistics.queued_rows}
+            found[f"{key}/spooled"] = one.statistics.spooled_bytes
+    for projection in seen.projections:
+        found[f"projection/{projection.name}/{projection.generation}/events"] = projection.events
+    return {key: float(value) for key, value in found.items() if value is not None}
+
+
+_RATES: Final = {"wal/written": "wal/rate", "/delivered": "/rate", "/through": "/pace", "/events": "/rate"}
+"""What is counted up, and what it becomes in a second."""
+
+
+def texts_of(seen: Observation, numbers: Numbers) -> dict[str, str]:
+    """The same as people read it, and what is no number: put on pages where an element says `data-live="KEY"`.
+
+    Args:
+        seen: What was seen.
+        numbers: With rates.
+
+    Returns:
+        Texts by key.
+    """
+    texts = {}
+    for key, value in numbers.items():
+        last = key.rsplit("/", 1)[-1]
+        if last in ("held", "lag", "safe", "behind", "spooled"):
+            texts[key] = wording.size(value)
+        elif last == "pace" or key == "wal/rate":
+            texts[key] = f"{wording.size(value)}/s"
+        elif last == "seconds":
+            texts[key] = wording.span(value)
+        elif last == "rate":
+            texts[key] = wording.rate(value)
+        elif last in ("delivered", "queued", "events") or key == "letters":
+            texts[key] = wording.count(value)
+    texts["wal/lsn"] = wording.lsn(seen.wal_lsn)
+    for slot in seen.slots:
+        texts[f"slot/{slot.name}/confirmed"] = wording.lsn(slot.confirmed_flush_lsn)
+        texts[f"slot/{slot.name}/restart"] = wording.lsn(slot.restart_lsn)
+    for one in seen.consumers:
+        texts[f"consumer/{one.key}/position"] = wording.place(one.position)
+        texts[f"consumer/{one.key}/lsn"] = wording.lsn(one.through_lsn)
+        texts[f"consumer/{one.key}/letters"] = wording.count(one.letters.failed + one.letters.held)
+        if one.statistics is not None:
+            texts[f"consumer/{one.key}/state"] = one.statistics.state
+    if seen.statistics is not None:
+        texts["phase"] = seen.statistics.source.phase
+        if (copy := seen.statistics.source.snapshot) is not None:
+            texts["snapshot"] = str(copy)
+    return texts
+
+
+class Watch:
+    """Looks, on the event loop of the console's server.
+
+    Args:
+        observer: Who looks.
+        every: Seconds between two looks while a page is open.
+        unwatched: And while none is.
+    """
+
+    def __init__(self, observer: Observer, *, every: float = 1.0, unwatched: float = 5.0) -> None:
+        self._observer = observer
+        self._every, self._unwatched = every, unwatched
+        self._kept: deque[tuple[float, Numbers]] = deque(maxlen=_KEPT)
+        self._seen: Observation | None = None
+        self._waiters: set[asyncio.Event] = set()
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.number = 0
+        self.watchers = 0
+        self.is_stopping = False
+
+    async def start(self) -> None:
+        """Look once, and go on looking."""
+        await self._look()
+        self._task = asyncio.create_task(self._run(), name="pgcdc-console-watch")
+
+    async def _run(self) -> None:
+        while not self.is_stopping:
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._every if self.watchers else self._unwatched)
+            if not self.is_stopping:
+                await self._look()
+
+    async def _look(self) -> None:
+        seen = await asyncio.to_thread(self._observer.observe)
+        numbers = numbers_of(seen)
+        numbers |= self._rates(seen.at, numbers)
+        self._kept.append((seen.at, numbers))
+        self._seen = seen
+        self.number += 1
+        for waiter in self._waiters:
+            waiter.set()
+
+    def _rates(self, at: float, numbers: Numbers) -> Numbers:
+        """How fast everything rises that is counted up: since some seconds ago, or the last look before that."""
+        before = next((one for one in reversed(self._kept) if at - one[0] >= _OVER), None)
+        if before is None and self._kept:
+            before = self._kept[0]
+        if before is None or at <= before[0]:
+            return {}
+        then, old = before
+        rates = {}
+        for ending, name in _RATES.items():
+            for key, value in numbers.items():
+                if key.endswith(ending) and key in old:
+                    rates[key.removesuffix(ending) + name] = max(value - old[key], 0.0) / (at - then)
+        return rates
+
+    @property
+    def seen(self) -> Observation:
+        """What was seen last.
+
+        Raises:
+            RuntimeError: Before `start`.
+        """
+        if self._seen is None:
+            raise RuntimeError("the watch was not started")
+        return self._seen
+
+    @property
+    def numbers(self) -> Numbers:
+        """The numbers that were seen last, with rates."""
+        return self._kept[-1][1] if self._kept else {}
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The same as texts."""
+        return texts_of(self.seen, self.numbers)
+
+    def series(self, keys: list[str]) -> dict[str, Any]:
+        """What was seen of some numbers.
+
+        Args:
+            keys: Which.
+
+        Returns:
+            `at`: times, and `values`: for each key a list as long, with None where it was not known.
+        """
+        kept = list(self._kept)
+        return {"at": [at for at, _ in kept], "values": [[numbers.get(key) for _, numbers in kept] for key in keys]}
+
+    def growth(self, key: str, over: float = 60.0) -> float | None:
+        """How fast a number has risen lately.
+
+        Args:
+            key: Which.
+            over: In the last so many seconds.
+
+        Returns:
+            So much in a second, negative where it has fallen; None when it was not seen for half of that time.
+        """
+        known = [(at, numbers[key]) for at, numbers in list(self._kept) if key in numbers]
+        if not known:
+            return None
+        at, value = known[-1]
+        then, before = next((one for one in known if at - one[0] <= over), known[-1])
+        return (value - before) / (at - then) if at - then >= over / 2 else None
+
+    async def after(self, number: int) -> int:
+        """Wait for the next look.
+
+        Args:
+            number: That of the look that is known.
+
+        Returns:
+            The number of the last one.
+        """
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        try:
+            while self.number <= number and not self.is_stopping:
+                await waiter.wait()
+                waiter.clear()
+        finally:
+            self._waiters.discard(waiter)
+        return self.number
+
+    def look_now(self) -> None:
+        """Look without waiting: something was changed, or somebody has begun to look."""
+        self._hurry.set()
+
+    def let_go(self) -> None:
+        """Look no more, and let go whoever waits; on the event loop."""
+        self.is_stopping = True
+        self._hurry.set()
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def stop(self) -> None:
+        """End."""
+        self.let_go()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        await asyncio.to_thread(self._observer.close)

@@ -1,0 +1,205 @@
+"""The console in a real Chromium, of a real pipeline: pages, numbers that follow, dead letters, keys, phones."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.console.scene import SECRET
+from tests.pipeline.running import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from pgcdc.console import Serving
+    from tests.console.scene import Scene
+
+PAGES = {
+    "/": "Consumer webhook of shop has 2 dead letters; 1 later change waits behind.",
+    "/slots": "Slots and WAL",
+    "/slot?name=pgcdc_shop": "Slot pgcdc_shop streaming",
+    "/consumers": "Consumers",
+    "/consumer?pipeline=shop&name=webhook": "Consumer webhook running",
+    "/tables": "Tables",
+    "/deadletters": "Dead letters",
+    "/schema": "Schema",
+    "/streams": "Event store",
+    "/stream?id=order-1": "Stream order-1",
+}
+
+
+@pytest.fixture(scope="module")
+def console(shop: Scene) -> Iterator[Serving]:
+    with shop.serving() as serving:
+        yield serving
+
+
+@contextlib.contextmanager
+def tab(browser: Browser, *, width: int = 1280, scheme: str = "light") -> Iterator[Page]:
+    """A page of its own; what the browser complains of fails the test: errors of scripts, breaches of the policy."""
+    complaints: list[str] = []
+    with contextlib.closing(
+        browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    ) as context:
+        context.set_default_timeout(20_000)
+        page = context.new_page()
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+    assert complaints == []
+
+
+def titled(page: Page, title: str) -> None:
+    """Waits for the page of a title: a click returns before its page is there."""
+    page.wait_for_function("wanted => document.querySelector('h1')?.innerText === wanted", arg=title)
+
+
+def test_pages_render_without_a_complaint_and_show_no_cell(browser: Browser, console: Serving) -> None:
+    with tab(browser) as page:
+        for address, title in PAGES.items():
+            answer = page.goto(f"{console.url[:-1]}{address}")
+            assert answer is not None and answer.status == 200, address
+            titled(page, title)
+            for plot in page.locator(".plot").all():  # drawn from what the stream of events has brought
+                plot.locator("canvas").wait_for()
+            assert SECRET not in page.content(), address
+        answer = page.goto(f"{console.url}consumers")
+        assert answer is not None and answer.headers["content-security-policy"].startswith("default-src 'none'")
+        page.locator("tbody a", has_text="webhook").click()
+        titled(page, "Consumer webhook running")
+
+
+def test_the_policy_is_what_keeps_scripts_out(browser: Browser, console: Serving) -> None:
+    """Script that had got into a page would not run: else the test above could not fail."""
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(console.url)
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.broken = 1\">')")
+        until(lambda: page.evaluate("1") == 1 and any("Content Security Policy" in one for one in said), "a refusal")
+        assert page.evaluate("window.broken") is None
+
+
+def test_numbers_follow(browser: Browser, console: Serving, shop: Scene) -> None:
+    with tab(browser) as page:
+        page.goto(f"{console.url}consumer?pipeline=shop&name=search")
+        delivered = page.locator('[data-live="consumer/shop/search/delivered"]')
+        before = int(delivered.inner_text().replace(",", ""))
+        shop.database.execute("INSERT INTO orders SELECT g, 'new' FROM generate_series(101, 140) g")
+        page.wait_for_function(
+            "wanted => document.querySelector('[data-live=\"consumer/shop/search/delivered\"]').textContent === wanted",
+            arg=f"{before + 40:,}",
+        )
+        assert page.locator("#connection").inner_text().endswith(" UTC")
+
+
+def test_the_overview_says_what_is_wrong_while_it_is(browser: Browser, console: Serving, shop: Scene) -> None:
+    with tab(browser) as page:
+        page.goto(console.url)
+        with shop.database.connect() as connection:
+            connection.execute("SELECT pg_create_logical_replication_slot('left_alone', 'pgoutput')")
+            try:
+                page.locator('a[href="/slot?name=left_alone"]', has_text="streamed from slot left_alone").wait_for()
+            finally:
+                connection.execute("SELECT pg_drop_replication_slot('left_alone')")
+        page.locator('a[href="/slot?name=left_alone"]', has_text="streamed from").wait_for(state="detached")
+
+
+def test_dead_letters_are_shown_retried_and_dropped(browser: Browser, console: Serving, shop: Scene) -> None:
+    first, second, waiting = shop.letters()
+    with tab(browser) as page:
+        page.goto(f"{console.url}deadletters")
+        assert page.locator("tbody tr").count() == 3
+        assert SECRET not in page.content()
+        page.locator("tbody th a", has_text=str(first)).click()
+        titled(page, f"Dead letter {first} failed")
+        assert f'"note": "{SECRET}"' in page.locator("main").inner_text(), "the letter's own page has its values"
+        page.goto(f"{console.url}deadletter?id={waiting}")
+        assert page.locator("button", has_text="Retry").count() == 0, "what waits follows by itself"
+
+        page.goto(f"{console.url}deadletter?id={second}")
+        page.locator("button", has_text="Drop").click()
+        titled(page, "Drop this dead letter for good?")
+        assert len(shop.letters()) == 3, "it was only asked"
+        page.locator("a", has_text="Keep").click()
+        page.locator(f'input[name="id"][value="{second}"]').check()
+        page.locator("button", has_text="Drop the chosen").click()
+        page.locator("button", has_text="Drop for good").click()
+        assert page.locator(".said").inner_text().startswith("1 dead letter dropped.")
+        assert shop.letters() == [first, waiting]
+
+        shop.picky.cured = True
+        page.goto(f"{console.url}deadletter?id={first}")
+        page.locator("button", has_text="Retry").click()
+        assert page.locator(".said").inner_text().startswith("1 dead letter asked for again:")
+        until(lambda: shop.letters() == [], "it is delivered, and what waited behind it", pause=0.1)
+        assert [row for row in shop.picky.rows if row[0] == 11] == [(11, "poison"), (11, "poison")]
+        page.goto(console.url)
+        page.locator('main a[href^="/deadletters?"]').wait_for(state="detached")
+
+
+def test_a_stream_step_by_step_and_a_rebuild(browser: Browser, console: Serving, shop: Scene) -> None:
+    with tab(browser) as page:
+        page.goto(f"{console.url}streams")
+        page.locator("tbody a", has_text="order-1").click()
+        page.locator("#state", has_text="Order after step 3").wait_for()
+        assert '"status": "shipped"' in page.locator("#state + pre").inner_text()
+        page.locator("a", has_text="Step 2").click()
+        page.locator("#state", has_text="Order after step 2").wait_for()
+        assert '"status": "paid"' in page.locator("#state + pre").inner_text()
+        assert page.locator("li[aria-current] .diff").inner_text().startswith('status: "pending" → "paid"')
+        page.goto(f"{console.url}streams?q=order-")
+        assert page.locator("tbody tr").first.inner_text().startswith("order-1")
+        page.locator("button", has_text="Rebuild").click()
+        page.locator('[data-live="rebuild/revenue"]', has_text="done: 3 events").wait_for()
+    assert shop.database.execute("SELECT generation, status FROM es.projections ORDER BY 1") == [
+        (1, "retired"),
+        (2, "live"),
+    ]
+
+
+def test_keys(browser: Browser, console: Serving) -> None:
+    with tab(browser) as page:
+        page.goto(console.url)
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "content"
+        page.keyboard.press("g")
+        page.keyboard.press("s")
+        page.wait_for_url("**/slots")
+        page.locator('[data-live="wal/lsn"], .plot canvas').first.wait_for()
+        page.keyboard.press("j")
+        assert page.evaluate("document.activeElement.closest('tbody, .troubles') !== null")
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator("#help").is_visible()
+        page.keyboard.press("g")
+        page.keyboard.press("d")
+        page.wait_for_url("**/deadletters")
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.name") == "consumer"
+        page.keyboard.press("g")
+        assert page.url.endswith("/deadletters"), "where something is chosen or typed a letter is a letter"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scroll(browser: Browser, console: Serving, scheme: str) -> None:
+    with tab(browser, width=360, scheme=scheme) as page:
+        for address in PAGES:
+            page.goto(f"{console.url[:-1]}{address}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
+        dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(21, 23, 26)"
+        assert dark == (scheme == "dark")
+        page.locator('button[value="light"]').click()
+        page.locator('html[data-theme="light"]').wait_for()
+        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(251, 250, 248)"
+        assert page.locator('button[value="light"]').get_attribute("aria-pressed") == "true"

@@ -1,0 +1,114 @@
+"""The numbers that are kept: rates, growth, the age of a place in the WAL; and how numbers are written."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from pgcdc.console import wording
+from pgcdc.console.observation import NEAR, Observation, Observer
+from pgcdc.console.subject import Subject
+from pgcdc.console.watch import Watch
+from pgcdc.lsn import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Told:
+    """An observer that sees what it is told."""
+
+    def __init__(self, *seen: Observation) -> None:
+        self._seen: Iterator[Observation] = iter(seen)
+
+    def observe(self) -> Observation:
+        return next(self._seen)
+
+    def close(self) -> None:
+        pass
+
+
+async def watched(*seen: Observation) -> Watch:
+    watch = Watch(cast("Observer", Told(*seen)))
+    for _ in seen:
+        await watch._look()
+    return watch
+
+
+async def test_rates_are_taken_over_some_seconds() -> None:
+    watch = await watched(*(Observation(at=100.0 + second, wal_lsn=1000 + 50 * second) for second in range(9)))
+    assert watch.numbers["wal/rate"] == 50.0
+    assert watch.texts["wal/rate"] == "50 bytes/s"
+    series = watch.series(["wal/rate", "no/such"])
+    assert series["at"] == [100.0 + second for second in range(9)]
+    assert series["values"] == [[None] + [50.0] * 8, [None] * 9]
+
+
+async def test_growth_is_of_the_last_minute_and_needs_half_of_it() -> None:
+    few = await watched(*(Observation(at=10.0 * number, wal_lsn=1000 + number) for number in range(3)))
+    assert few.growth("wal/written") is None
+    many = await watched(*(Observation(at=10.0 * number, wal_lsn=1000 + 10 * max(number, 5)) for number in range(12)))
+    assert many.growth("wal/written") == pytest.approx(1.0)
+    assert many.growth("no/such") is None
+
+
+async def test_who_waits_is_woken_by_a_look_and_by_the_end() -> None:
+    watch = Watch(cast("Observer", Told(Observation(at=1.0), Observation(at=2.0))))
+    await watch._look()
+    waiting = asyncio.create_task(watch.after(watch.number))
+    await asyncio.sleep(0)
+    await watch._look()
+    assert await waiting == 2
+    waiting = asyncio.create_task(watch.after(watch.number))
+    await asyncio.sleep(0)
+    await watch.stop()
+    assert await waiting == 2
+
+
+def test_how_old_a_place_in_the_wal_is() -> None:
+    observer = Observer(Subject("host=/nowhere"))
+    for second in range(10):
+        observer._follow(100.0 + second, 10**6 + second * 10**6)
+    age = observer._age
+    assert age(110.0, 0, None, idle=True) is None
+    assert age(110.0, 10**7, 0, idle=False) == 0.0
+    assert age(110.0, 10**7 - NEAR, NEAR, idle=True) == 0.0, "nothing is under way, and nothing is stored so finely"
+    assert age(110.0, 10**7 - NEAR, NEAR, idle=False) == 1.0, "it was written at 109 at the latest"
+    assert age(110.0, 5 * 10**6, 5 * 10**6, idle=True) == 5.0
+    assert age(110.0, 10, 10**7 - 10, idle=True) == 10.0, "as long as has been looked, at least"
+    observer._follow(111.0, 5)
+    assert age(112.0, 4, 1, idle=False) == 1.0, "another server"
+
+
+def test_the_trail_is_bounded() -> None:
+    observer = Observer(Subject("host=/nowhere"))
+    for second in range(10_000):
+        observer._follow(float(second), second + 1)
+    assert len(observer._trail) <= 4000
+    assert observer._age(10_000.0, 9_990, 10**6, idle=False) == 10.0
+
+
+def test_wording() -> None:
+    assert [wording.size(n) for n in (None, 0, 1023, 1024, 1048575, 1 << 20, 5 << 30)] == [
+        "–", "0 bytes", "1023 bytes", "1.0 kB", "1.0 MB", "1.0 MB", "5.0 GB",
+    ]  # fmt: skip
+    assert [wording.span(n) for n in (None, -1, 0, 59.4, 60, 3600, 90000)] == [
+        "–", "0 s", "0 s", "59 s", "1 min 0 s", "1 h 0 min", "1 d 1 h",
+    ]  # fmt: skip
+    assert [wording.rate(n) for n in (None, 0.0, 0.04, 0.4, 12.6, 1234.5)] == ["–", "0", "0", "0.4", "13", "1,234"]
+    now = datetime(2026, 11, 27, 18, 30, tzinfo=UTC)
+    assert wording.moment(now.astimezone(UTC)) == "2026-11-27 18:30:00 UTC"
+    assert wording.ago(now - timedelta(seconds=75), now) == "1 min 15 s ago"
+    assert wording.place(Position(0x16B3748, 3)) == "0/16B3748, change 3"
+    assert wording.place(Position(0x16B3748, -1)) == "0/16B3748, initial copy"
+    assert (wording.lsn(0), wording.count(1234), wording.ago(None, now), wording.place(None)) == (
+        "–",
+        "1,234",
+        "–",
+        "–",
+    )
