@@ -78,8 +78,18 @@ SLOTS = [
     ({"invalidation_reason": "wal_removed"}, None, "critical", "Slot pgcdc_shop is lost (wal_removed)."),
     ({"wal_status": "unreserved"}, None, "critical", "Slot pgcdc_shop is lost at the next checkpoint."),
     ({"safe_wal_size": -1}, None, "critical", "Slot pgcdc_shop is lost at the next checkpoint."),
-    ({"safe_wal_size": GB}, GB / 1800, "critical", "Slot pgcdc_shop will be lost in 30 min 0 s at this rate."),
-    ({"safe_wal_size": GB}, GB / 7200, "warning", "Slot pgcdc_shop will be lost in 2 h 0 min at this rate."),
+    (
+        {"safe_wal_size": GB, "held_bytes": GB},
+        GB / 1800,
+        "critical",
+        "Slot pgcdc_shop will be lost in 30 min 0 s at this rate.",
+    ),
+    (
+        {"safe_wal_size": GB, "held_bytes": GB},
+        GB / 7200,
+        "warning",
+        "Slot pgcdc_shop will be lost in 2 h 0 min at this rate.",
+    ),
     ({"active": False}, None, "critical", "Nobody streams from slot pgcdc_shop."),
     (
         {"active": False, "inactive_since": datetime(2026, 11, 27, 2, 48, tzinfo=UTC)},
@@ -104,7 +114,8 @@ def test_slots(facts: dict[str, Any], rising: float | None, grave: str, what: st
 
 def test_a_slot_that_does_not_grow_is_not_lost_soon() -> None:
     for rising in (None, 0.0, -5.0, GB / (7 * 3600)):
-        assert said(seen(slot=replace(SLOT, safe_wal_size=GB)), rising) == []
+        assert said(seen(slot=replace(SLOT, safe_wal_size=GB, held_bytes=GB)), rising) == []
+    assert said(seen(slot=replace(SLOT, safe_wal_size=GB)), GB / 1800) == [], "so it is between two checkpoints"
 
 
 def test_a_slot_of_nobody_that_is_known_is_a_warning() -> None:

@@ -49,10 +49,10 @@ async def test_rates_are_taken_over_some_seconds() -> None:
     assert series["values"] == [[None] + [50.0] * 8, [None] * 9]
 
 
-async def test_growth_is_of_the_last_minute_and_needs_half_of_it() -> None:
-    few = await watched(*(Observation(at=10.0 * number, wal_lsn=1000 + number) for number in range(3)))
+async def test_growth_is_of_the_last_minutes_and_needs_half_of_them() -> None:
+    few = await watched(*(Observation(at=50.0 * number, wal_lsn=1000 + number) for number in range(3)))
     assert few.growth("wal/written") is None
-    many = await watched(*(Observation(at=10.0 * number, wal_lsn=1000 + 10 * max(number, 5)) for number in range(12)))
+    many = await watched(*(Observation(at=50.0 * number, wal_lsn=1000 + 50 * max(number, 5)) for number in range(12)))
     assert many.growth("wal/written") == pytest.approx(1.0)
     assert many.growth("no/such") is None
 

@@ -80,9 +80,7 @@ _application.command(short_help="Slots, lag, consumers and dead letters, live.",
 _application.command(short_help="List the slots: who streams, what each keeps.", rich_help_panel=_WATCH)(slots)
 _application.command(short_help="How far a slot is behind, in bytes and seconds.", rich_help_panel=_WATCH)(lag)
 _application.command(short_help="Serve metrics of all slots, for Prometheus.", rich_help_panel=_WATCH)(exporter)
-_application.command(short_help="Slots, consumers, dead letters as pages in a browser.", rich_help_panel=_WATCH)(
-    console
-)
+_application.command(short_help="Pages of slots, consumers, dead letters.", rich_help_panel=_WATCH)(console)
 _application.add_typer(
     deadletter, name="deadletter", short_help="List, show, retry and drop dead letters.", rich_help_panel=_MEND
 )

@@ -20,6 +20,7 @@ Grave: TypeAlias = Literal["critical", "warning", "notice"]
 LATE: Final = 600.0
 """Seconds: `pgcdc lag`, the doctor and the alert rules have the same."""
 _SOON: Final = 3600.0
+_MUCH: Final = 0.1
 _UNLIMITED: Final = 10 * 1024**3
 _ORDER: Final = {"critical": 0, "warning": 1, "notice": 2}
 
@@ -111,7 +112,13 @@ def _of_slot(slot: SlotState, seen: Observation, growth: Callable[[str], float |
             " Let its consumer catch up now, or raise the limit."
         )
         found.append(Trouble("critical", f"{name} is lost at the next checkpoint.", then, link))
-    elif safe is not None and rising is not None and rising > 0 and safe / rising < 6 * _SOON:
+    elif (
+        safe is not None
+        and rising is not None
+        and rising > 0
+        and safe / rising < 6 * _SOON
+        and (slot.held_bytes or 0) > _MUCH * safe  # below that it is the ordinary up and down between checkpoints
+    ):
         left = safe / rising
         then = f"What the server keeps for it grows by {size(rising)}/s, and {size(safe)} are left before the limit."
         grave: Grave = "critical" if left < _SOON else "warning"

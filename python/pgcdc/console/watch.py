@@ -181,7 +181,7 @@ class Watch:
         kept = list(self._kept)
         return {"at": [at for at, _ in kept], "values": [[numbers.get(key) for _, numbers in kept] for key in keys]}
 
-    def growth(self, key: str, over: float = 60.0) -> float | None:
+    def growth(self, key: str, over: float = 300.0) -> float | None:
         """How fast a number has risen lately.
 
         Args:
