@@ -75,14 +75,13 @@ def test_how_old_a_place_in_the_wal_is() -> None:
     for second in range(10):
         observer._follow(100.0 + second, 10**6 + second * 10**6)
     age = observer._age
-    assert age(110.0, 0, None, idle=True) is None
-    assert age(110.0, 10**7, 0, idle=False) == 0.0
-    assert age(110.0, 10**7 - NEAR, NEAR, idle=True) == 0.0, "nothing is under way, and nothing is stored so finely"
-    assert age(110.0, 10**7 - NEAR, NEAR, idle=False) == 1.0, "it was written at 109 at the latest"
-    assert age(110.0, 5 * 10**6, 5 * 10**6, idle=True) == 5.0
-    assert age(110.0, 10, 10**7 - 10, idle=True) == 10.0, "as long as has been looked, at least"
-    observer._follow(111.0, 5)
-    assert age(112.0, 4, 1, idle=False) == 1.0, "another server"
+    assert age(110.0, 0, None) is None
+    assert age(110.0, 10**7 - NEAR, NEAR) == 0.0, "positions are not stored more finely"
+    assert age(110.0, 10**7 - NEAR - 1, NEAR + 1) == 1.0, "it was written at 109 at the latest"
+    assert age(110.0, 5 * 10**6, 5 * 10**6) == 5.0
+    assert age(110.0, 10, 10**7 - 10) == 10.0, "as long as has been looked, at least"
+    observer._follow(111.0, 5 * 10**5)
+    assert age(112.0, 4, 5 * 10**5 - 4) == 1.0, "another server"
 
 
 def test_the_trail_is_bounded() -> None:
@@ -90,7 +89,7 @@ def test_the_trail_is_bounded() -> None:
     for second in range(10_000):
         observer._follow(float(second), second + 1)
     assert len(observer._trail) <= 4000
-    assert observer._age(10_000.0, 9_990, 10**6, idle=False) == 10.0
+    assert observer._age(10_000.0, 9_990, 10**6) == 10.0
 
 
 def test_wording() -> None:

@@ -67,8 +67,9 @@ class ConsumerSeen(msgspec.Struct, frozen=True, kw_only=True):
             nothing is stored.
         stored_at: When its position was stored; None where that is not known.
         behind: Bytes of WAL behind the server's end.
-        seconds: How old the oldest WAL is, at least, that is not done for it; 0.0 when it is near the end and nothing
-            is under way, None while that is not known.
+        seconds: How late it is, as its process says (`ConsumerStatistics.lag_seconds`); of one that runs elsewhere how
+            old the oldest WAL is, at least, that is not done for it, 0.0 when it is near the end. None while that is
+            not known.
         letters: Its dead letters.
         statistics: What the process says that runs it; None where it is not this one.
     """
@@ -312,7 +313,7 @@ class Observer:
             position = None if row is None else row.position
             if now is not None and now.position is not None:
                 position = now.position
-            idle = now is None or not (now.queued_rows or now.spooled_batches)
+            seconds = self._age(at, through, behind) if now is None else now.lag_seconds
             counted = letters.get((pipeline, name), LettersSeen())
             if now is not None and now.dead_letters > counted.failed + counted.held:  # they are kept elsewhere
                 counted = LettersSeen(now.dead_letters)
@@ -326,7 +327,7 @@ class Observer:
                     snapshot=None if row is None else row.snapshot,
                     stored_at=None if row is None else row.at,
                     behind=behind,
-                    seconds=self._age(at, through, behind, idle=idle),
+                    seconds=seconds,
                     letters=counted,
                     statistics=now,
                 )
@@ -344,9 +345,10 @@ class Observer:
         if len(self._trail) > 4000:  # every second one of the older half: the age of what is old need not be exact
             self._trail[:2000] = self._trail[:2000:2]
 
-    def _age(self, at: float, through: int, behind: int | None, *, idle: bool) -> float | None:
+    def _age(self, at: float, through: int, behind: int | None) -> float | None:
+        """Of a consumer of which only the stored position is known."""
         if behind is None:
             return None
-        if behind == 0 or (idle and behind <= NEAR):
+        if behind <= NEAR:
             return 0.0
         return next((max(at - then, 0.0) for then, end in self._trail if end > through), None)
