@@ -80,7 +80,7 @@ from pgcdc.protocol import (
     PgTid,
     RowFormat,
 )
-from pgcdc.sink import RewritingSink, Sink, TransactionalSink
+from pgcdc.sink import PartitionedSink, RewritingSink, Sink, SinkPart, TransactionalSink
 
 if TYPE_CHECKING:
     from pgcdc import eventstore
@@ -155,6 +155,7 @@ __all__ = [
     "Message",
     "MigrationFailed",
     "Origin",
+    "PartitionedSink",
     "PayloadTooLarge",
     "PgArray",
     "PgBits",
@@ -187,6 +188,7 @@ __all__ = [
     "SchemaVersion",
     "Sink",
     "SinkError",
+    "SinkPart",
     "SinkRejected",
     "SinkUnavailable",
     "SlotInUse",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgcdc.lsn import Position
     from pgcdc.protocol import Batch
 
-__all__ = ["RewritingSink", "Sink", "TransactionalSink"]
+__all__ = ["PartitionedSink", "RewritingSink", "Sink", "SinkPart", "TransactionalSink"]
 
 
 class Sink(Protocol):
@@ -72,4 +72,68 @@ class RewritingSink(TransactionalSink, Protocol):
         Raises:
             SinkUnavailable: As `write`.
             SinkRejected: As `write`.
+        """
+
+
+class SinkPart(Protocol):
+    """One partition of a topic, for a sink that keeps how far each is. What it writes, all parts of the sink write.
+
+    Its methods are called as the sink's own: from the same thread, one call after another.
+    """
+
+    def open(self) -> Awaitable[str | None] | str | None:
+        """Take the partition over: whoever had it before writes nothing for it any more from here on.
+
+        Returns:
+            The note that came with the last write, None when there was none.
+
+        Raises:
+            SinkUnavailable: When the target cannot be reached.
+        """
+
+    def write(self, batch: Batch, note: str) -> Awaitable[None] | None:
+        """Apply a batch, and put the note in the place of the last one, in one transaction.
+
+        Args:
+            batch: Changes of the partition. All of it is new: what `open` says to be written does not come again.
+            note: What `open` is to give to whoever has the partition next; some hundred bytes.
+
+        Raises:
+            SinkUnavailable: As the sink's `write`. The same batch comes again, and may have been applied.
+            SinkRejected: As the sink's `write`.
+            PositionError: When somebody else has opened the partition since.
+        """
+
+    def rewrite(self, batch: Batch) -> Awaitable[None] | None:
+        """Apply a change that was a dead letter; the note that is stored stays as it is.
+
+        Args:
+            batch: A batch of one change.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+
+    def close(self) -> Awaitable[None] | None:
+        """Let go of the partition; called before it is another process's, as far as that is known."""
+
+
+@runtime_checkable
+class PartitionedSink(TransactionalSink, Protocol):
+    """One that can keep, in place of its one position, how far each partition of a topic is: exactly once on Kafka.
+
+    There, several processes have the sink open at once, each with some of the partitions. `open` is called in each of
+    them, and `position` says what was applied on the slot before; `write` is not called.
+    """
+
+    def part(self, name: str) -> SinkPart:
+        """Give what writes the changes of one partition.
+
+        Args:
+            name: The partition's, the same in all processes: `"shop.public.orders/3"`.
+
+        Returns:
+            The part, not opened yet.
         """

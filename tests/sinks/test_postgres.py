@@ -259,6 +259,102 @@ def test_a_commit_whose_answer_is_lost(
     assert newest_database.execute("SELECT count(*) FROM notes") == [(4,)]
 
 
+NOTES = Table("notes", {"text": "text"}, replica_identity="f")
+
+
+def copied_notes(count: int) -> Batch:
+    """Rows that nothing tells apart."""
+    return Batch.concat(Capture.of([], [insert(NOTES, {"text": "same"})] * count).existing)
+
+
+def test_partitions_have_notes_and_owners_of_their_own(newest_database: Database) -> None:
+    one, two, three = (batch_of(insert(ITEMS, ROW | {"id": number})) for number in (1, 2, 3))
+    with opened(newest_database) as late, opened(newest_database) as sink:
+        parts = [late.part("shop.items/0"), late.part("shop.items/1")]
+        assert [part.open() for part in parts] == [None, None]
+        parts[0].write(one, "first")
+        parts[1].write(two, "of the other")
+        taken = sink.part("shop.items/0")
+        assert taken.open() == "first"
+        with pytest.raises(PositionError, match="somebody else"):
+            parts[0].write(three, "late")
+        parts[1].write(three, "goes on")
+        taken.write(copied_notes(1), "second")
+        taken.rewrite(copied_notes(1))
+        assert sink.part("shop.items/0").open() == "second"
+        assert sink.part("shop.items/1").open() == "goes on"
+        assert sink.position() is None, "the one of the slot is another"
+    assert newest_database.execute("SELECT array_agg(id ORDER BY id) FROM items") == [([1, 2, 3],)]
+    assert newest_database.execute("SELECT count(*) FROM notes") == [(2,)]
+
+
+def test_a_table_of_positions_from_before_gets_its_column(newest_database: Database) -> None:
+    with opened(newest_database) as sink:
+        sink.write(batch_of(insert(ITEMS, ROW)))
+        position = sink.position()
+    newest_database.execute("ALTER TABLE pgcdc.sink_positions DROP COLUMN note")
+    with opened(newest_database) as sink:
+        assert sink.position() == position
+        part = sink.part("shop.items/0")
+        part.open()
+        part.write(batch_of(insert(ITEMS, ROW | {"id": 2})), "here")
+        assert sink.part("shop.items/0").open() == "here"
+
+
+def test_many_partitions_of_one_connection(newest_database: Database) -> None:
+    """psycopg prepares what it is given five times, and with a ROLLBACK takes away all that is prepared."""
+    with opened(newest_database) as sink:
+        parts = [sink.part(f"shop.items/{number}") for number in range(8)]
+        for number, part in enumerate(parts):
+            part.open()
+            part.write(batch_of(insert(ITEMS, ROW | {"id": number})), "")
+        with pytest.raises(SinkRejected):
+            parts[0].write(batch_of(insert(ITEMS, ROW | {"name": "no text in PostgreSQL has a \0"})), "")
+        for number, part in enumerate(parts):
+            part.write(batch_of(insert(ITEMS, ROW | {"id": 10 + number})), "")
+    assert newest_database.execute("SELECT count(*) FROM items") == [(16,)]
+
+
+@pytest.mark.parametrize("fate", ["committed", "rolled back", "committed late"])
+def test_a_partition_s_commit_whose_answer_is_lost(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    honest = postgres_wire.run
+    stale: list[Any] = []
+
+    def lost(connection: Any, steps: Any, sink: Postgres) -> list[int]:
+        monkeypatch.setattr(postgres_session, "run", later)
+        honest(connection, steps[:-1])
+        if fate == "committed late":
+            sink._session._opened = None  # the server goes on with it
+            stale.append(connection)
+        elif fate == "committed":
+            connection.execute("COMMIT")
+        raise psycopg.OperationalError("the connection was lost")
+
+    def later(connection: Any, steps: Any) -> list[int]:
+        while stale:
+            with contextlib.closing(stale.pop()) as other:
+                other.execute("COMMIT")
+        return honest(connection, steps)
+
+    with opened(newest_database) as sink:
+        part = sink.part("shop.notes/0")
+        part.open()
+        part.write(copied_notes(1), "before")
+        monkeypatch.setattr(postgres_session, "run", lambda connection, steps: lost(connection, steps, sink))
+        with pytest.raises(SinkUnavailable):
+            part.write(copied_notes(2), "lost")
+        if fate == "committed late":
+            with pytest.raises(SinkUnavailable, match="has moved on"):
+                part.write(copied_notes(2), "lost")
+        part.write(copied_notes(2), "lost")
+        assert newest_database.execute("SELECT count(*) FROM notes") == [(3,)]
+        part.write(copied_notes(2), "behind")
+        assert sink.part("shop.notes/0").open() == "behind"
+    assert newest_database.execute("SELECT count(*) FROM notes") == [(5,)]
+
+
 def test_a_table_is_altered_as_at_the_source(newest_database: Database) -> None:
     later = Table("items", {"id": "bigint", "title": "text", "price": "text", "more": "int[]"}, key=("id",))
     before = batch_of(insert(ITEMS, ROW))

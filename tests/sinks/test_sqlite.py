@@ -251,7 +251,7 @@ def test_what_is_right_in_its_own_order_is_written(tmp_path: Path) -> None:
             "CREATE TRIGGER no_c BEFORE INSERT ON items WHEN NEW.name = 'c' BEGIN SELECT RAISE(ABORT, 'no c'); END"
         )
         file.commit()
-    sink._position = None  # what follows is made with the same positions
+    sink._kept.position = None  # what follows is made with the same positions
     swap = [
         update(ITEMS, row | {"name": "x"}),
         update(ITEMS, row | {"id": 2, "name": "a"}),
@@ -259,7 +259,7 @@ def test_what_is_right_in_its_own_order_is_written(tmp_path: Path) -> None:
     ]
     sink.write(batch_of(*swap))
     assert read(path, "SELECT id, name FROM items ORDER BY id") == [(1, "b"), (2, "a")]
-    sink._position = None
+    sink._kept.position = None
     refused = batch_of(insert(ITEMS, row | {"id": 3, "name": "d"}), insert(ITEMS, row | {"id": 4, "name": "c"}))
     with pytest.raises(SinkRejected, match="no c") as caught:
         sink.write(refused)

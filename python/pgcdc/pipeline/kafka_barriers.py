@@ -99,6 +99,8 @@ class Barriers:
             Error: When what is to be done there fails.
         """
         lane = self._lane
+        if barrier.offset < lane.begins:
+            return  # its target has kept that it is done
         if not self.concerns(barrier) or lane.progress()[1].has_passed(barrier):
             lane.go_past(barrier)
             return
@@ -142,7 +144,7 @@ class Barriers:
             await self._reshaping.settle(change, keep_trying)
             await self._reshaping.enter_announced(change, keep_trying)
         elif barrier.batch is not None:
-            await self._consumer.deliver(self._own(barrier.batch))
+            await self._consumer.deliver(self._own(barrier.batch), barrier)
 
     def _own(self, batch: Batch) -> Batch:
         """Of a TRUNCATE of several tables only what this topic is about: the others come by theirs."""

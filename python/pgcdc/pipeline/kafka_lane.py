@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,9 @@ from pgcdc.pipeline.items import Begin, Rows
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.queue import Lane
 from pgcdc.protocol import Batch
+
+if TYPE_CHECKING:
+    from pgcdc.pipeline.kafka_keeping import Notes
 
 __all__ = ["PartitionConsumer", "PartitionLane"]
 
@@ -35,6 +39,8 @@ class PartitionLane(Lane):
 
     Attributes:
         stored: The offset and the mark that the group has.
+        begins: The offset of the first change that is to be delivered.
+        tracks: Whether the consumer asks for the offsets of changes (`come_to`).
     """
 
     def __init__(
@@ -54,9 +60,11 @@ class PartitionLane(Lane):
         self.partition = partition
         self.through_lsn = start
         self.stored: tuple[int, Mark] | None = None
-        self._start = start
+        self.tracks = False
+        self.begins = start
         self._mark = mark
         self._flight: deque[tuple[Batch, Sequence[int], int]] = deque()
+        self._coming: deque[tuple[Batch, Sequence[int]]] = deque()
 
     def offer_rows(self, batch: Batch, offsets: Sequence[int], through: int, nbytes: int) -> bool:
         """Hand changes over, when there is room.
@@ -74,7 +82,59 @@ class PartitionLane(Lane):
             if not self.offer(Rows(batch, through, nbytes)):
                 return False
             self._flight.append((batch, offsets, through))
+            if self.tracks:
+                self._coming.append((batch, offsets))
             return True
+
+    def begin_at(self, offset: int, mark: Mark) -> None:
+        """Begin further on: the target has more than the group knows of.
+
+        Args:
+            offset: That of the first record that is not done.
+            mark: What belongs to it.
+        """
+        with self._condition:
+            if offset > self.begins:
+                self.begins = offset
+                self._mark = msgspec.structs.replace(mark, partitions=self._mark.partitions, epoch=self._mark.epoch)
+
+    def keep(self, offset: int) -> None:
+        """The target has said that all is done up to an offset.
+
+        Args:
+            offset: The offset.
+        """
+        with self._condition:
+            self._mark = msgspec.structs.replace(self._mark, kept=max(offset, self._mark.kept))
+
+    @property
+    def mark(self) -> Mark:
+        """What belongs to what is done."""
+        with self._condition:
+            self._settle_flight()
+            return self._mark
+
+    def come_to(self, count: int) -> tuple[list[int], bool]:
+        """The consumer comes to changes that were handed over.
+
+        Args:
+            count: How many.
+
+        Returns:
+            The offsets of their records, and whether a position tells each from the others, and goes up.
+        """
+        offsets: list[int] = []
+        ascending, reached = True, None
+        with self._condition:
+            while len(offsets) < count:
+                batch, those = self._coming.popleft()
+                first, last = batch.first_position, batch.last_position
+                assert first is not None
+                # Neither rows of a copy nor what was a dead letter of the sink that has written the topic.
+                ascending = ascending and first.index != SNAPSHOT_INDEX and (reached is None or reached < first)
+                reached = last
+                offsets += those
+        return offsets, ascending
 
     def done(self) -> None:
         """Record that what is worked on is done."""
@@ -82,7 +142,7 @@ class PartitionLane(Lane):
         super().done()
         if begins:
             # What is stored there is of another place: an LSN, and a position of before.
-            self.position, self.through_lsn = None, self._start
+            self.position, self.through_lsn = None, self.begins
 
     def stand(self, barrier: Barrier) -> None:
         """Everything before a barrier is done.
@@ -142,17 +202,31 @@ class PartitionConsumer(Consumer):
 
     Attributes:
         learn: Called with each batch before it is delivered: learns tables that nothing is known of.
+        notes: Says what the target keeps together with its data; None when it keeps nothing.
     """
 
+    lane: PartitionLane
     learn: Callable[[Batch], Awaitable[None]] | None = None
+    notes: Notes | None = None
 
-    async def deliver(self, batch: Batch) -> None:
+    def _begin(self, item: Begin) -> None:
+        super()._begin(item)
+        # Who is past what came from the slot leaves nothing out any more: a dead letter of the sink that writes the
+        # topic stands there with the position that it had.
+        reached = self.lane.mark.position
+        if self._skip is not None and reached and Position.parse(reached) > self._skip:
+            self._skip = None
+
+    async def deliver(self, batch: Batch, barrier: Barrier) -> None:
         """Deliver what stands in a barrier, as any other change.
 
         Args:
             batch: The change.
+            barrier: The barrier.
         """
-        await self._deliver(batch)
+        if self.notes is not None:
+            self.notes.at(barrier)
+        await self._pass_through(batch)
 
     async def clear(self) -> None:
         """Deliver dead letters that were asked for, while nothing else goes on."""
@@ -165,6 +239,18 @@ class PartitionConsumer(Consumer):
         return parking is not None and parking.holds and parking.held_keys > 0
 
     async def _deliver(self, batch: Batch) -> None:
+        if self.notes is not None:
+            batch = self.notes.come_to(batch, self._skip)
+            if not batch.changes_count:
+                return
+        await self._pass_through(batch)
+
+    async def _pass_through(self, batch: Batch) -> None:
         if self.learn is not None and batch.versions is None:
             await self.learn(batch)
         await super()._deliver(batch)
+
+    async def _write(self, batch: Batch) -> None:
+        if self.notes is not None:
+            self.notes.pass_on(batch)
+        await super()._write(batch)

@@ -30,7 +30,7 @@ from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat
 
-__all__ = ["Assigned", "Member", "TopicPartition"]
+__all__ = ["Assigned", "Found", "Member", "TopicPartition"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
@@ -54,6 +54,29 @@ END_WITHIN = 5.0
 """Seconds that the tasks of partitions have to finish the call that they are in, when the partitions go elsewhere."""
 SESSION: float = 10.0
 """Seconds after which the broker gives away the partitions of a member that it does not hear of."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of a partition when it comes to this member.
+
+    Attributes:
+        topic: The topic.
+        partition: The partition's number.
+        offset: The offset that is stored; -1 when none is.
+        mark: What is to be stored with it from now on.
+        low: The offset of the first record that the topic still has.
+        high: The offset behind the last one.
+        topic_id: The topic's id, which another one of the same name does not have; empty where brokers give none.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    mark: Mark
+    low: int
+    high: int
+    topic_id: str
 
 
 @dataclass
@@ -85,8 +108,7 @@ class Member:
         address: Where Kafka is.
         group: The group's id.
         topics: What it reads.
-        begins: Makes what is needed for a partition: called in the thread with topic, partition, offset, mark and the
-            offset of the first record that the topic still has.
+        begins: Makes what is needed for a partition; called in the thread.
         ends: Ends the tasks of some lanes; a coroutine function, on the event loop.
         ended: Called in the thread when it reads no more, with the error that is the reason, if one is.
         loop: The event loop.
@@ -102,7 +124,7 @@ class Member:
         address: KafkaAddress,
         group: str,
         topics: Sequence[str],
-        begins: Callable[[str, int, int, Mark, int], Assigned],
+        begins: Callable[[Found], Assigned],
         ends: Callable[[Sequence[PartitionLane]], Any],
         ended: Callable[[BaseException | None], None],
         loop: asyncio.AbstractEventLoop,
@@ -198,6 +220,18 @@ class Member:
         future: Future[bool] = Future()
         self._commits.append((future, lane))
         return await asyncio.wrap_future(future)
+
+    async def confirm(self, lane: PartitionLane) -> bool:
+        """Find out whether the group takes offsets of a partition from this member, that is, whether it is its own.
+
+        Args:
+            lane: Its lane.
+
+        Returns:
+            Whether it is; False when that could not be found out now.
+        """
+        lane.stored = None  # so that there is something to store
+        return await self.commit(lane)
 
     async def marks(self, topic: str, count: int, *, again: bool) -> Mapping[int, Mark]:
         """What is stored of the partitions of a topic.
@@ -497,9 +531,9 @@ class Member:
             return
         started = []
         for one in self._client.committed(partitions, timeout=ASK_WITHIN):
-            low, _ = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
+            low, high = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
             mark = Mark.read(one.metadata) or Mark()
-            count = self._count(one.topic)
+            count, topic_id = self._describe(one.topic)
             if mark.partitions not in (0, count):
                 raise PositionError(
                     f"topic {one.topic!r} had {mark.partitions} partitions and has {count} now: its keys are in others"
@@ -507,8 +541,8 @@ class Member:
                     hint="the number of partitions is fixed: make a new topic for another one",
                 )
             new = msgspec.structs.replace(mark, partitions=count, epoch=mark.epoch + 1)
-            start = one.offset if one.offset >= 0 else -1
-            assigned = self._begins(one.topic, one.partition, start, new, low)
+            offset = one.offset if one.offset >= 0 else -1
+            assigned = self._begins(Found(one.topic, one.partition, offset, new, low, high, topic_id))
             self._assigned[one.topic, one.partition] = assigned
             self._known.pop((one.topic, one.partition), None)
             one.offset = assigned.lane.through_lsn
@@ -517,10 +551,15 @@ class Member:
         names = ", ".join(f"{one.topic}/{one.partition}" for one in started)
         logger.info("consumer %r has partitions %s", self._subscription.name, names or "none")
 
-    def _count(self, topic: str) -> int:
+    def _describe(self, topic: str) -> tuple[int, str]:
+        """How many partitions a topic has, and its id."""
         # Not by the consumer, which is in a call: another one that serves callbacks would abort the process at its end.
-        found = self._admin.list_topics(topic, timeout=ASK_WITHIN).topics[topic]
-        return len(found.partitions)
+        asked = self._admin.describe_topics(self._kafka.TopicCollection([topic]), request_timeout=ASK_WITHIN)
+        try:
+            found = asked[topic].result(2 * ASK_WITHIN)
+        except TimeoutError:
+            raise ConnectionLost(f"consumer {self._subscription.name!r} has lost Kafka: no answer in time") from None
+        return len(found.partitions), str(found.topic_id)
 
     def _revoke(self, partitions: Sequence[Any]) -> None:
         lanes = self._give_up(partitions)

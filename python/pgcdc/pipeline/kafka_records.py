@@ -81,6 +81,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         partitions: How many partitions the topic had.
         epoch: How many owners it has had.
         rewritten: Those barriers that are done and stood behind newer changes; the last ones.
+        kept: The offset up to which the target has said, by what it keeps itself, that all is done; 0: nothing.
     """
 
     position: str = ""
@@ -89,6 +90,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     partitions: int = 0
     epoch: int = 0
     rewritten: tuple[str, ...] = ()
+    kept: int = 0
 
     def after(self, position: str, barrier: Barrier | None = None) -> Mark:
         """The same when more is done.

@@ -22,8 +22,9 @@ from pgcdc.pipeline.delivery import ConsumerState
 from pgcdc.pipeline.items import Appointment, Begin
 from pgcdc.pipeline.kafka_address import KafkaAddress
 from pgcdc.pipeline.kafka_barriers import Barriers
+from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Notes
 from pgcdc.pipeline.kafka_lane import PartitionConsumer, PartitionLane
-from pgcdc.pipeline.kafka_member import END_WITHIN, Assigned, Member
+from pgcdc.pipeline.kafka_member import END_WITHIN, Assigned, Found, Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
 from pgcdc.pipeline.kafka_sharing import SharedHandler, SharedSink, shared
@@ -44,6 +45,7 @@ from pgcdc.pipeline.target_sink import SinkTarget
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat
+from pgcdc.sink import PartitionedSink
 
 __all__ = ["KafkaRun"]
 
@@ -53,6 +55,8 @@ LETTERS_EVERY = 1.0
 """Seconds between two looks at dead letters that are asked for."""
 LAST_CHANCE = 0.3
 """Seconds that a task has to end after its time is over, before it is cancelled."""
+ASK_AGAIN = 0.2
+"""Seconds between two questions whether a partition is still this process's, when its target says that it is not."""
 CLOSE_WITHIN = 1.0
 """Seconds that a call which still runs at the end is waited for."""
 
@@ -180,9 +184,7 @@ class KafkaRun:
                 self._address,
                 f"{self._settings.name}.{name}",
                 names,
-                lambda topic, number, start, mark, low, name=name, topics=topics: self._assign(  # type: ignore[misc]
-                    name, topics.get(topic), topic, number, start, mark, low
-                ),
+                lambda found, name=name, topics=topics: self._assign(name, topics.get(found.topic), found),  # type: ignore[misc]
                 self._end,
                 self._member_ended,
                 self._loop,
@@ -228,10 +230,9 @@ class KafkaRun:
 
     # Partitions; in the thread of a member.
 
-    def _assign(
-        self, name: str, table: Table | None, topic: str, number: int, start: int, mark: Mark, low: int
-    ) -> Assigned:
-        subscription, row = self._subscriptions[name], self._slot.get(name)
+    def _assign(self, name: str, table: Table | None, found: Found) -> Assigned:
+        subscription, row, member = self._subscriptions[name], self._slot.get(name), self._members[name]
+        topic, number, start, low, mark = found.topic, found.partition, found.offset, found.low, found.mark
         skip, first = skipped(row), None
         if start < 0:
             start, first = low, low if low and skip is not None else None
@@ -258,11 +259,12 @@ class KafkaRun:
             self._loop,
         )
         own = replace(self._shared[name].subscription, name=part)
-        target = _target(own, self._formats, lane)
+        target, notes = self._target(name, own, lane, found)
         epoch = 1 if row is None else row.epoch + 1
         reshaping = PartitionReshaping(subscription, target, self._together, epoch, self._database.alone)
         desk = self._desk
         consumer = PartitionConsumer(own, target, lane, reshaping, desk, lambda: lane.letters_through, self._formats)
+        consumer.notes, lane.tracks = notes, notes is not None
         keep_trying = consumer.delivery.keep_trying
 
         async def learn(batch: Batch) -> None:
@@ -278,7 +280,6 @@ class KafkaRun:
             await keep_trying(call)
 
         consumer.learn = learn
-        member = self._members[name]
         barriers = Barriers(subscription, table, lane, consumer, reshaping, member, look)
         lane.offer(Begin(self._stored(part, row, mark), 2**64 - 1, exact=False))
         one = _Part(lane, consumer)
@@ -296,6 +297,27 @@ class KafkaRun:
             return Appointment(keep)
 
         return Assigned(lane, item, skip, first=first)
+
+    def _target(self, name: str, own: Subscription, lane: PartitionLane, found: Found) -> tuple[Target, Notes | None]:
+        """What a partition writes to, and what that keeps of it."""
+        if isinstance(own, HandlerSubscription):
+            return HandlerTarget(own, self._formats, lambda: lane.held and not lane.closed), None
+        whole, member = self._shared[name], self._members[name]
+        assert isinstance(own, SinkSubscription)
+        assert isinstance(whole, SharedSink)
+        if not isinstance(whole.sink, PartitionedSink):
+            return SinkTarget(own, self._formats), None
+
+        async def ours() -> bool:
+            while not lane.closed:
+                if await member.confirm(lane):
+                    return True
+                await asyncio.sleep(ASK_AGAIN)
+            return False
+
+        notes = Notes(lane.consumer, lane, found.topic_id, found.high)
+        part = KeepingPart(whole, f"{found.topic}/{found.partition}", notes, lane, ours)
+        return KeepingTarget(replace(own, sink=part), self._formats, notes), notes
 
     def _stored(self, part: str, row: StoredPosition | None, mark: Mark) -> StoredPosition:
         """What a partition's task begins with: what it had on the slot; the rest is said by offsets."""
@@ -421,13 +443,6 @@ class KafkaRun:
 
 def _lsn(stored: tuple[int, Mark] | None) -> int:
     return Position.parse(stored[1].position).commit_lsn if stored is not None and stored[1].position else 0
-
-
-def _target(subscription: Subscription, formats: RowFormats, lane: PartitionLane) -> Target:
-    if isinstance(subscription, HandlerSubscription):
-        return HandlerTarget(subscription, formats, lambda: lane.held and not lane.closed)
-    assert isinstance(subscription, SinkSubscription)
-    return SinkTarget(subscription, formats)
 
 
 def _check(settings: Settings, subscription: Subscription) -> None:

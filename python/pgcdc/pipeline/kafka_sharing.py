@@ -12,16 +12,18 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.subscription import Handler, HandlerSubscription, SinkSubscription, Subscription, is_async
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
-from pgcdc.sink import Sink, TransactionalSink
+from pgcdc.sink import PartitionedSink, Sink, TransactionalSink
 
 __all__ = ["SharedHandler", "SharedSink", "shared"]
+
+T = TypeVar("T")
 
 
 def shared(subscription: Subscription) -> SharedSink | SharedHandler:
@@ -31,16 +33,16 @@ def shared(subscription: Subscription) -> SharedSink | SharedHandler:
         subscription: The consumer.
 
     Raises:
-        ConfigError: When it is a sink that keeps one position for all of its data.
+        ConfigError: When it is a sink that can keep one position only.
     """
     if isinstance(subscription, HandlerSubscription):
         return SharedHandler(subscription)
     assert isinstance(subscription, SinkSubscription)
-    if isinstance(subscription.sink, TransactionalSink):
+    if isinstance(subscription.sink, TransactionalSink) and not isinstance(subscription.sink, PartitionedSink):
         raise ConfigError(
             f"sink {subscription.name!r} keeps one position together with its data, and on Kafka each partition has"
             " its own",
-            hint="let that consumer run on the slot; sinks that compare positions row by row run on Kafka",
+            hint="let that consumer run on the slot; or give the sink a method part(name): pgcdc.PartitionedSink",
         )
     return SharedSink(subscription)
 
@@ -50,13 +52,17 @@ class SharedSink:
 
     Args:
         subscription: The sink, and how many calls it takes at once.
+
+    Attributes:
+        sink: The sink.
+        subscription: What a partition takes for it.
     """
 
     def __init__(self, subscription: SinkSubscription) -> None:
-        self._sink: Sink = subscription.sink
+        self.sink: Sink = subscription.sink
         self._name = subscription.name
         count = subscription.options.concurrency
-        blocking = not is_async(self._sink.write)
+        blocking = not is_async(self.sink.write)
         self._workers = [Worker(f"pgcdc-{self._name}-{number}") for number in range(count if blocking else 0)]
         self._idle: list[Worker | None] = list(self._workers) or [None] * count
         self._free = asyncio.Semaphore(count)
@@ -67,13 +73,21 @@ class SharedSink:
         if subscription.told:
             self.subscription = replace(self.subscription, sink=_ToldPart(self))
 
-    async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object) -> None:
+    async def call(self, method: Callable[..., Awaitable[T] | T], *arguments: object) -> T:
+        """Call a method of the sink, or of a part of it, in its turn.
+
+        Args:
+            method: The method.
+            *arguments: What it is given.
+
+        Returns:
+            What it gives.
+        """
         async with self._free:
             worker = self._idle.pop()
             try:
                 result = method(*arguments) if worker is None else await worker.call(method, *arguments)
-                if isawaitable(result):
-                    await result
+                return await result if isawaitable(result) else result
             finally:
                 self._idle.append(worker)
 
@@ -81,7 +95,7 @@ class SharedSink:
         """Open the sink, once."""
         async with self._opening:
             if not self._opened:
-                await self._call(self._sink.open)
+                await self.call(self.sink.open)
                 self._opened = True
 
     async def write(self, batch: Batch) -> None:
@@ -90,7 +104,7 @@ class SharedSink:
         Args:
             batch: The batch.
         """
-        await self._call(self._sink.write, batch)
+        await self.call(self.sink.write, batch)
 
     async def schema_changed(self, change: SchemaChange) -> None:
         """Tell the sink of another shape, once in this process.
@@ -100,7 +114,7 @@ class SharedSink:
         """
         async with self._opening:
             if (change.new.oid, change.version) not in self._told:
-                await self._call(self._sink.schema_changed, change)  # type: ignore[attr-defined]
+                await self.call(self.sink.schema_changed, change)  # type: ignore[attr-defined]
                 self._told.add((change.new.oid, change.version))
 
     async def close(self, timeout: float) -> bool:
@@ -116,7 +130,7 @@ class SharedSink:
             if not await worker.idle(timeout):
                 return False
         if self._opened:
-            await self._call(self._sink.close)
+            await self.call(self.sink.close)
         return all([await worker.stop(timeout) for worker in self._workers])
 
 

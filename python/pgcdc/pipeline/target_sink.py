@@ -88,9 +88,13 @@ class SinkTarget(Pieces):
         if piece is None or self._concurrency > 1 or not piece.count or piece.handled:
             return piece, None
         try:
-            return piece, self._sink.write(self._formats.for_sink(piece.shaped.batch))
+            return piece, self._give(piece)
         except (Exception, asyncio.CancelledError) as error:  # from a call, which nobody of ours can cancel
             raise self._refused(piece, as_exception(error)) from error
+
+    def _give(self, piece: Progress) -> Awaitable[None] | None:
+        """Write a piece."""
+        return self._sink.write(self._formats.for_sink(piece.shaped.batch))
 
     def _refused(self, piece: Progress, error: Exception) -> SinkFailed:
         return self._failed(piece, error, sorted({piece.number(number) for number in range(piece.count)}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -31,12 +32,30 @@ _REFUSED: Final = (
 _AWAY: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 
 
+@dataclass
+class _Kept:
+    """How far the file is with something, and whose business that is.
+
+    Attributes:
+        name: What it is stored under.
+        epoch: That of this process.
+        position: The last position applied.
+        note: What came with the last write of a partition.
+    """
+
+    name: str
+    epoch: int = 0
+    position: Position | None = None
+    note: str | None = None
+
+
 class DuckDB:
     """Keeps tables in a DuckDB file: exactly once.
 
     The rows of a batch and the position become visible in one transaction, which is durable when `write` returns. Rows
     go from the wire to DuckDB as Arrow, with no Python object for a value. One process can have the file open at a
-    time, as DuckDB has it; another one that opens it afterwards takes it over.
+    time, as DuckDB has it; another one that opens it afterwards takes it over. On Kafka each partition has a position
+    of its own, and one process has all of them: a second one is refused.
 
     With `mode="state"` each table is as at the source:
 
@@ -90,8 +109,8 @@ class DuckDB:
         self._mode = mode
         self._text = tuple(text)
         self._opened: duckdb.DuckDBPyConnection | None = None
-        self._epoch = 0
-        self._position: Position | None = None
+        self._kept = _Kept(name)
+        self._has_parts = False
         self._catalog: TypeCatalog | None = None
         self._followed: dict[int, Keyed] = {}
         # Tables that had no row when an initial copy of them began: none of its rows can be there.
@@ -110,21 +129,27 @@ class DuckDB:
         """
         self.close()
         with self._told():
-            file = duckdb.connect(str(self.path))
             try:
-                _run(file, "CREATE TABLE IF NOT EXISTS pgcdc_positions (name VARCHAR, epoch BIGINT, position VARCHAR)")
-                file.begin()
-                found = _run(file, "SELECT epoch, position FROM pgcdc_positions WHERE name = ?", [self._name])
-                if not found:
-                    _run(file, "INSERT INTO pgcdc_positions VALUES (?, 1, NULL)", [self._name])
-                epoch, position = found[0] if found else (0, None)
-                _run(file, "UPDATE pgcdc_positions SET epoch = ? WHERE name = ?", [epoch + 1, self._name])
-                file.commit()
+                file = duckdb.connect(str(self.path))
+            except duckdb.IOException as error:
+                if self._has_parts and "lock" in str(error):
+                    raise ConfigError(
+                        f"another process has the file {self.path} open, and DuckDB lets only one have it",
+                        hint="run one process of a pipeline that writes to DuckDB: it gets all partitions",
+                    ) from error
+                raise
+            try:
+                _run(
+                    file,
+                    "CREATE TABLE IF NOT EXISTS pgcdc_positions"
+                    " (name VARCHAR, epoch BIGINT, position VARCHAR, note VARCHAR)",
+                )
+                _run(file, "ALTER TABLE pgcdc_positions ADD COLUMN IF NOT EXISTS note VARCHAR")
+                self._kept = _taken_over(file, self._name)
             except BaseException:
                 file.close()
                 raise
-        self._opened, self._epoch = file, epoch + 1
-        self._position = None if position is None else Position.parse(position)
+        self._opened = file
 
     @property
     def _file(self) -> duckdb.DuckDBPyConnection:
@@ -137,7 +162,19 @@ class DuckDB:
 
     def position(self) -> Position | None:
         """The last position applied."""
-        return self._position
+        return self._kept.position
+
+    def part(self, name: str) -> DuckDBPart:
+        """Give what writes the changes of one partition, with a note in place of the position.
+
+        Args:
+            name: The partition's.
+
+        Returns:
+            The part.
+        """
+        self._has_parts = True
+        return DuckDBPart(self, f"{self._name}[{name}]")
 
     def close(self) -> None:
         """Close the file."""
@@ -159,15 +196,15 @@ class DuckDB:
             raise ConfigError(f"the file cannot be used ({type(error).__name__})") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, kept: _Kept) -> Iterator[None]:
         """One that only the owner can make."""
         file = self._file
         with self._told():
             file.begin()
             try:
-                if self._run("SELECT epoch FROM pgcdc_positions WHERE name = ?", [self._name]) != [(self._epoch,)]:
+                if self._run("SELECT epoch FROM pgcdc_positions WHERE name = ?", [kept.name]) != [(kept.epoch,)]:
                     raise PositionError(
-                        f"the file is written to by somebody else under the name {self._name!r}",
+                        f"the file is written to by somebody else under the name {kept.name!r}",
                         hint="stop the other pipeline, or give each a name of its own: DuckDB(…, name=…)",
                     )
                 yield
@@ -188,11 +225,12 @@ class DuckDB:
             SinkRejected: When it never takes a change.
             PositionError: When somebody else writes to it under this name.
         """
-        if self._position is not None and self._position.index != SNAPSHOT_INDEX:
-            batch = batch.after(self._position)
+        known = self._kept.position
+        if known is not None and known.index != SNAPSHOT_INDEX:
+            batch = batch.after(known)
         last = batch.last_position
         if last is not None:
-            self._write(batch, last)
+            self._write(batch, self._kept, last)
 
     def rewrite(self, batch: Batch) -> None:
         """Apply a change that was a dead letter; the position stays as it is.
@@ -201,36 +239,36 @@ class DuckDB:
             SinkUnavailable: As `write`.
             SinkRejected: As `write`.
         """
-        self._write(batch, self._position)
+        self._write(batch, self._kept, self._kept.position, self._kept.note)
 
-    def _write(self, batch: Batch, position: Position | None) -> None:
+    def _write(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None = None) -> None:
         self._catalog = batch.catalog
         try:
-            with self._transaction():
+            with self._transaction(kept):
                 self._apply(batch)
-                self._move(position)
+                self._move(kept, position, note)
         except InvalidValue as error:
             raise _unheld(error) from error
         except _REFUSED as error:
             if batch.changes_count == 1:
                 raise _rejected(batch, error) from None
-            self._one_by_one(batch, position)
-        self._position = position
+            self._one_by_one(batch, kept, position, note)
+        kept.position, kept.note = position, note
 
-    def _move(self, position: Position | None) -> None:
+    def _move(self, kept: _Kept, position: Position | None, note: str | None) -> None:
         text = None if position is None else str(position)
-        self._run("UPDATE pgcdc_positions SET position = ? WHERE name = ?", [text, self._name])
+        self._run("UPDATE pgcdc_positions SET position = ?, note = ? WHERE name = ?", [text, note, kept.name])
 
-    def _one_by_one(self, batch: Batch, position: Position | None) -> None:
+    def _one_by_one(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None) -> None:
         """What was refused may have been right in its own order; else it is found."""
         suspect = batch
         try:
-            with self._transaction():
+            with self._transaction(kept):
                 for number in range(batch.changes_count):
                     suspect = batch.take([number])
                     self._apply(suspect)
                 suspect = batch
-                self._move(position)
+                self._move(kept, position, note)
         except _REFUSED as error:
             raise _rejected(suspect, error) from None
 
@@ -243,7 +281,7 @@ class DuckDB:
                         self._run(f"INSERT INTO {_table(relation)} BY NAME SELECT * FROM pgcdc_incoming")  # noqa: S608 (quoted names)
             return
         first = batch.first_position
-        copied = first is not None and first.index == SNAPSHOT_INDEX
+        copied = first is not None and first == batch.last_position and first.index == SNAPSHOT_INDEX
         for stretch in stretches(batch):
             if isinstance(stretch, Truncate):
                 for relation in stretch.relations:
@@ -365,7 +403,7 @@ class DuckDB:
         Raises:
             SinkUnavailable: When the file cannot be written to now.
         """
-        with self._transaction():
+        with self._transaction(self._kept):
             old, new = change.old, change.new
             if change.table_renamed and self._columns(old) and not self._columns(new):
                 if _schema(old) == _schema(new):
@@ -446,6 +484,68 @@ class DuckDB:
         for name in [name for name in wanted if name not in columns] if columns else ():
             self._run(f"ALTER TABLE {_table(relation)} ADD COLUMN {_quoted(name)} {wanted[name]}")
         self._followed[relation.oid] = keyed
+
+
+class DuckDBPart:
+    """One partition of a topic, with a note of its own in the file.
+
+    Args:
+        sink: Whose part it is.
+        name: What the note is stored under.
+    """
+
+    def __init__(self, sink: DuckDB, name: str) -> None:
+        self._sink = sink
+        self._kept = _Kept(name)
+
+    def open(self) -> str | None:
+        """Take the partition over.
+
+        Returns:
+            The note of the last write.
+        """
+        with self._sink._told():
+            self._kept = _taken_over(self._sink._file, self._kept.name)
+        return self._kept.note
+
+    def write(self, batch: Batch, note: str) -> None:
+        """Apply a batch and keep the note, in one transaction.
+
+        Raises:
+            SinkUnavailable: As `DuckDB.write`.
+            SinkRejected: As `DuckDB.write`.
+            PositionError: When the partition was opened again since.
+        """
+        self._sink._write(batch, self._kept, batch.last_position, note)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply a change that was a dead letter; the note stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._write(batch, self._kept, self._kept.position, self._kept.note)
+
+    def close(self) -> None:
+        """The file stays open for the others."""
+
+
+def _taken_over(file: duckdb.DuckDBPyConnection, name: str) -> _Kept:
+    """Whoever had it before writes nothing any more under this name."""
+    file.begin()
+    try:
+        found = _run(file, "SELECT epoch, position, note FROM pgcdc_positions WHERE name = ?", [name])
+        if not found:
+            _run(file, "INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1)", [name])
+        epoch, position, note = found[0] if found else (0, None, None)
+        _run(file, "UPDATE pgcdc_positions SET epoch = ? WHERE name = ?", [epoch + 1, name])
+        file.commit()
+    except BaseException:
+        file.rollback()
+        raise
+    return _Kept(name, epoch + 1, None if position is None else Position.parse(position), note)
 
 
 def _run(file: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:

@@ -14,7 +14,7 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.postgres_rows import RowTable, What
-from pgcdc.sinks.postgres_session import CREATE_LOCK, Session
+from pgcdc.sinks.postgres_session import CREATE_LOCK, Kept, Move, Session
 from pgcdc.sinks.postgres_tables import Connection, Target, add_missing, alter, create, load
 from pgcdc.sinks.postgres_wire import Refusal, Step
 from pgcdc.sinks.stretches import Keyed, stretches
@@ -31,7 +31,8 @@ class Postgres:
     The rows of a batch, folded to the last state of each, and the position become visible in one transaction, which is
     durable when `write` returns (`synchronous_commit = on`). Whatever comes again is recognised by the position, also
     when it is not known whether a commit took effect. Another process that opens the target under the same `name`
-    takes it over: the former one can write nothing any more, and stops with PositionError.
+    takes it over: the former one can write nothing any more, and stops with PositionError. On Kafka, where several
+    processes write at once, each partition has a position of its own, and whoever is given it takes that over.
 
     - Tables are made where they are missing, with the columns and types of the source and the primary key as the
       pipeline knows it; nothing else of it (defaults, other constraints, indexes) is made. A table that is there is
@@ -80,7 +81,8 @@ class Postgres:
         self._schema = schema
         self._create = create
         self._drop_columns = drop_columns
-        self._session = Session(dsn, name, position_schema)
+        self._session = Session(dsn, position_schema)
+        self._kept = Kept(name)
         # What is known of tables, and the temporary tables, which belong to one connection.
         self._known: Connection | None = None
         self._targets: dict[tuple[str, str], Target] = {}
@@ -99,11 +101,24 @@ class Postgres:
             SinkUnavailable: When the server cannot be reached.
             ConfigError: When the table of positions cannot be made.
         """
-        self._session.open()
+        self._session.close()
+        self._kept = Kept(self._name)
+        self._session.ready(self._kept)
 
     def position(self) -> Position | None:
         """The last position applied."""
-        return self._session.position
+        return self._kept.position
+
+    def part(self, name: str) -> PostgresPart:
+        """Give what writes the changes of one partition, by the same connection; its note is kept beside the position.
+
+        Args:
+            name: The partition's.
+
+        Returns:
+            The part.
+        """
+        return PostgresPart(self, f"{self._name}[{name}]")
 
     def close(self) -> None:
         """Close the connection."""
@@ -135,13 +150,14 @@ class Postgres:
             ConfigError: When a table cannot be made, or lacks what it needs.
             PositionError: When somebody else writes to the target under this name.
         """
-        if self._session.was_applied(batch):
+        kept = self._kept
+        if self._session.was_applied(kept, batch):
             return
-        known = self._session.position
+        known = kept.position
         if known is not None and known.index != SNAPSHOT_INDEX:
             batch = batch.after(known)
         if batch.last_position is not None:
-            self._apply(batch, batch.last_position)
+            self._apply(batch, Move(kept, batch.last_position))
 
     def rewrite(self, batch: Batch) -> None:
         """Apply a change that was a dead letter; the position stays as it is.
@@ -150,52 +166,55 @@ class Postgres:
             SinkUnavailable: As `write`.
             SinkRejected: As `write`.
         """
-        if not self._session.was_applied(batch):
-            self._apply(batch, self._session.position)
+        self._rewrite(self._kept, batch)
 
-    def _apply(self, batch: Batch, position: Position | None) -> None:
-        first = batch.first_position
-        copied = first is not None and first.index == SNAPSHOT_INDEX
+    def _rewrite(self, kept: Kept, batch: Batch) -> None:
+        if not self._session.was_applied(kept, batch):
+            self._apply(batch, Move(kept, kept.position, kept.note))
+
+    def _apply(self, batch: Batch, move: Move) -> None:
+        first, last = batch.first_position, batch.last_position
+        copied = first is not None and first == last and first.index == SNAPSHOT_INDEX
         try:
             if copied:
                 try:
-                    self._transact(batch, position, straight=True)
+                    self._transact(batch, move, straight=True)
                     return
                 except Refusal as refusal:
                     if refusal.sqlstate not in _ORDER:
                         raise
-            self._transact(batch, position)
+            self._transact(batch, move)
         except Refusal as refusal:
             if copied or (batch.changes_count == 1 and refusal.sqlstate not in _ORDER):
                 raise _rejected(refusal, batch) from None
-            self._one_by_one(batch, position)
+            self._one_by_one(batch, move)
         except ConfigError:
             self._forget()  # somebody may have altered a table
             raise
 
-    def _transact(self, batch: Batch, position: Position | None, *, straight: bool = False) -> None:
-        """Apply a batch and move the position, in one transaction."""
+    def _transact(self, batch: Batch, move: Move, *, straight: bool = False) -> None:
+        """Apply a batch and move what is kept, in one transaction."""
         self._connection()
         with self._session.told("it cannot be written to"):
             while self._unused:
                 self._unused.pop().drop()
             steps = self._steps(batch, straight=straight)
-            self._session.run([*self._session.begin(position), *steps, Step(b"COMMIT")], commits=True)
-        self._session.committed(position)
+            self._session.run([*self._session.begin(move), *steps, Step(b"COMMIT")], move, commits=True)
+        self._session.committed(move)
 
-    def _one_by_one(self, batch: Batch, position: Position | None) -> None:
+    def _one_by_one(self, batch: Batch, move: Move) -> None:
         """Apply a batch change by change: what was refused may have been right in its own order."""
         self._connection()
         suspect = batch
         with self._session.told("it cannot be written to"):
             try:
-                self._session.run(self._session.begin(position))
+                self._session.run(self._session.begin(move), move)
                 for number in range(batch.changes_count):
                     suspect = batch.take([number])
                     if steps := self._steps(suspect):
-                        self._session.run(steps)
+                        self._session.run(steps, move)
                 suspect = batch  # constraints that were deferred say no at the end
-                self._session.run([Step(b"COMMIT")], commits=True)
+                self._session.run([Step(b"COMMIT")], move, commits=True)
             except Refusal as refusal:
                 self._rows.clear()  # what was made in this transaction is no more
                 raise _rejected(refusal, suspect) from None
@@ -205,7 +224,7 @@ class Postgres:
                 self._rows.clear()
                 self._session.close()
                 raise
-        self._session.committed(position)
+        self._session.committed(move)
 
     # Steps.
 
@@ -349,6 +368,55 @@ class Postgres:
             )
         self._targets[place] = target
         self._followed[relation.oid] = keyed
+
+
+class PostgresPart:
+    """One partition of a topic: its rows are written beside those of all others, and its own note with them.
+
+    Args:
+        sink: Whose part it is.
+        name: What the note is stored under.
+    """
+
+    def __init__(self, sink: Postgres, name: str) -> None:
+        self._sink = sink
+        self._name = name
+        self._kept = Kept(name)
+
+    def open(self) -> str | None:
+        """Take the partition over.
+
+        Returns:
+            The note of the last write.
+        """
+        self._kept = Kept(self._name)
+        self._sink._session.ready(self._kept)
+        return self._kept.note
+
+    def write(self, batch: Batch, note: str) -> None:
+        """Apply a batch and keep the note, in one transaction.
+
+        Raises:
+            SinkUnavailable: As `Postgres.write`.
+            SinkRejected: As `Postgres.write`.
+            ConfigError: As `Postgres.write`.
+            PositionError: When somebody else has taken the partition over.
+        """
+        if not self._sink._session.was_applied(self._kept, batch):
+            self._sink._apply(batch, Move(self._kept, batch.last_position, note))
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply a change that was a dead letter; the note stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._rewrite(self._kept, batch)
+
+    def close(self) -> None:
+        """The connection goes on for the others."""
 
 
 def _of(batch: Batch, tables: Sequence[Keyed]) -> Batch:

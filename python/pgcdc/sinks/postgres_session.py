@@ -1,4 +1,4 @@
-"""A session with a PostgreSQL that keeps the position of what was applied to it, and whose writer is the only one."""
+"""A session with a PostgreSQL that keeps how far it is together with its rows, and whose writer is the only one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -18,7 +18,7 @@ from pgcdc.sinks.postgres_rows import SESSION
 from pgcdc.sinks.postgres_tables import Connection
 from pgcdc.sinks.postgres_wire import Refusal, Step, run
 
-__all__ = ["CREATE_LOCK", "Session"]
+__all__ = ["CREATE_LOCK", "Kept", "Move", "Session"]
 
 CREATE_LOCK: Final = 0x7067636463000002
 """Held while tables are made: two CREATE … IF NOT EXISTS at once can collide in the catalog."""
@@ -50,41 +50,69 @@ _MOVE: Final = 1
 """The number of the step that moves it."""
 
 
-class Session:
-    """Connects when it is needed, and runs transactions that begin by moving the position.
+class Kept:
+    """What is stored under one name: how far the target is with something, and whose business that is.
 
-    Moving it waits for any transaction of another writer that has moved it, and fails when that was committed. Each
-    process that opens has a higher epoch than all before, so that one that wakes up late writes nothing.
+    Moving it waits for any transaction of another writer that has moved it, and fails when that was committed. Who
+    takes it over has a higher epoch than all before, so that one that wakes up late writes nothing.
 
     Args:
-        dsn: The target.
-        name: What the position is stored under.
-        schema: The schema of the table of positions.
+        name: The name.
 
     Attributes:
         position: The last position applied.
+        note: What came with the last write of a partition.
+        epoch: That of this process; None: it is to be taken over.
+        written: How many batches were applied.
+        given: The one in hand.
+        unsure: The one whose answer was lost.
+        late: One that was not applied when it was looked for.
+        seen: The connection that it was read by.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.position: Position | None = None
+        self.note: str | None = None
+        self.epoch: int | None = None
+        self.written = 0
+        self.given: Batch | None = None
+        self.unsure: Batch | None = None
+        self.late: Batch | None = None
+        self.seen: Connection | None = None
+
+
+class Move(NamedTuple):
+    """What a transaction makes of it.
+
+    Attributes:
+        kept: What is moved.
+        position: The last position, then.
+        note: The note, then.
+    """
+
+    kept: Kept
+    position: Position | None
+    note: str | None = None
+
+
+class Session:
+    """Connects when it is needed, and runs transactions that begin by moving something that is kept.
+
+    Args:
+        dsn: The target.
+        schema: The schema of the table of positions.
+
+    Attributes:
         replica: Whether triggers and foreign keys are off.
     """
 
-    def __init__(self, dsn: str, name: str, schema: str) -> None:
-        self.position: Position | None = None
+    def __init__(self, dsn: str, schema: str) -> None:
         self.replica = False
         self._dsn = dsn
-        self._name = name
         self._schema = schema
         self._table = sql.Identifier(schema, "sink_positions")
         self._opened: Connection | None = None
-        self._epoch: int | None = None
-        # How many batches were applied under this name; the one in hand; and the one whose answer was lost.
-        self._written = 0
-        self._given: Batch | None = None
-        self._unsure: Batch | None = None
-
-    def open(self) -> None:
-        """Connect, and take the target over."""
-        self.close()
-        self._epoch = None
-        self.connection()
 
     def close(self) -> None:
         """Close the connection."""
@@ -97,7 +125,6 @@ class Session:
 
         Raises:
             SinkUnavailable: When the server cannot be reached.
-            PositionError: When somebody else writes under this name.
             ConfigError: When the table of positions cannot be made.
         """
         if self._opened is not None:
@@ -105,6 +132,8 @@ class Session:
         with self.told("it cannot be used"):
             connection = psycopg.connect(
                 autocommit=True,
+                # It would take ours away, too, when it takes its own away: after a ROLLBACK, for example.
+                prepare_threshold=None,
                 fallback_application_name="pgcdc sink",
                 **{**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
             )
@@ -114,43 +143,68 @@ class Session:
                 with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
                     connection.execute("SET session_replication_role = replica")
                     self.replica = True
-                self._take_over(connection)
+                self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
         self._opened = connection
         return connection
 
-    def _take_over(self, connection: Connection) -> None:
-        found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
-        if found is None or found[0] is None:
+    def _prepare(self, connection: Connection) -> None:
+        table = self._table.as_string(connection)
+        found = connection.execute(
+            "SELECT to_regclass(%s) IS NOT NULL, EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s)"
+            " AND attname = 'note' AND NOT attisdropped)",
+            (table, table),
+        ).fetchone()
+        if found is None or not found[0]:
             self._create(connection)
-        if self._epoch is None:
-            statement = sql.SQL(
-                "INSERT INTO {0} AS p (name, epoch, written) VALUES (%s, 1, 0) ON CONFLICT (name)"
-                " DO UPDATE SET epoch = p.epoch + 1 RETURNING epoch, written, commit_lsn::text, change_index"
-            )
-        else:
-            statement = sql.SQL("SELECT epoch, written, commit_lsn::text, change_index FROM {0} WHERE name = %s")
-        row = connection.execute(statement.format(self._table), (self._name,)).fetchone()
-        if row is None or (self._epoch is not None and row[0] != self._epoch):
-            raise PositionError(
-                f"the target is written to by somebody else under the name {self._name!r}",
-                hint="stop the other pipeline, or give each a name of its own: Postgres(…, name=…)",
-            )
-        epoch, written, lsn, index = row
-        if written == self._written:
-            self._unsure = None  # it was not applied
-        self._epoch, self._written = epoch, written
-        self.position = None if lsn is None else Position(parse_lsn(lsn), index)
+        elif not found[1]:
+            connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS note text").format(self._table))
         connection.execute(
             sql.SQL(
-                "PREPARE pgcdc_position (bigint, bigint, pg_lsn, bigint) AS WITH moved AS (UPDATE {} SET"
-                " written = written + 1, commit_lsn = $3, change_index = $4, updated_at = now()"
-                " WHERE name = {} AND epoch = $1 AND written = $2 RETURNING 1) SELECT 1 / count(*) FROM moved"
-            ).format(self._table, sql.Literal(self._name)),
+                "PREPARE pgcdc_position (text, bigint, bigint, pg_lsn, bigint, text) AS WITH moved AS (UPDATE {} SET"
+                " written = written + 1, commit_lsn = $4, change_index = $5, note = $6, updated_at = now()"
+                " WHERE name = $1 AND epoch = $2 AND written = $3 RETURNING 1) SELECT 1 / count(*) FROM moved"
+            ).format(self._table),
             prepare=False,
         )
+
+    def ready(self, kept: Kept) -> None:
+        """See that something is still this process's, where the connection is new; take it over where it never was.
+
+        Args:
+            kept: What.
+
+        Raises:
+            SinkUnavailable: When the server cannot be reached.
+            PositionError: When somebody else has taken it over.
+            ConfigError: When the table of positions cannot be made.
+        """
+        connection = self.connection()
+        if kept.seen is connection:
+            return
+        with self.told("it cannot be used"):
+            if kept.epoch is None:
+                statement = sql.SQL(
+                    "INSERT INTO {0} AS p (name, epoch, written) VALUES (%s, 1, 0) ON CONFLICT (name) DO UPDATE"
+                    " SET epoch = p.epoch + 1 RETURNING epoch, written, commit_lsn::text, change_index, note"
+                )
+            else:
+                statement = sql.SQL(
+                    "SELECT epoch, written, commit_lsn::text, change_index, note FROM {0} WHERE name = %s"
+                )
+            row = connection.execute(statement.format(self._table), (kept.name,)).fetchone()
+        if row is None or (kept.epoch is not None and row[0] != kept.epoch):
+            raise PositionError(
+                f"the target is written to by somebody else under the name {kept.name!r}",
+                hint="stop the other pipeline, or give each a name of its own: Postgres(…, name=…)",
+            )
+        epoch, written, lsn, index, kept.note = row
+        if written == kept.written and kept.unsure is not None:
+            kept.late, kept.unsure = kept.unsure, None  # it was not applied, unless its commit is still under way
+        kept.epoch, kept.written, kept.seen = epoch, written, connection
+        kept.position = None if lsn is None else Position(parse_lsn(lsn), index)
 
     def _create(self, connection: Connection) -> None:
         with connection.transaction():
@@ -167,38 +221,44 @@ class Session:
                     written bigint NOT NULL,
                     commit_lsn pg_lsn,
                     change_index bigint,
+                    note text,
                     updated_at timestamptz NOT NULL DEFAULT now()
                 ) WITH (fillfactor = 50)
                 """).format(self._table)
             )
 
-    def was_applied(self, batch: Batch) -> bool:
+    def was_applied(self, kept: Kept, batch: Batch) -> bool:
         """Whether a batch is the one whose answer was lost, and took effect: a copied row has no position of its own.
 
         Args:
+            kept: What moves with it.
             batch: What is to be written now.
         """
-        self.connection()
-        unsure, self._unsure, self._given = self._unsure, None, batch
+        self.ready(kept)
+        unsure, kept.unsure, kept.given = kept.unsure, None, batch
         return unsure is not None and unsure.to_bytes() == batch.to_bytes()
 
     # Transactions.
 
-    def begin(self, position: Position | None) -> list[Step]:
-        """The first steps of one: the position comes first, so that who is late waits here, and finds out.
+    def begin(self, move: Move) -> list[Step]:
+        """The first steps of one: the move comes first, so that who is late waits here, and finds out.
 
         Args:
-            position: What it moves to.
+            move: What is moved.
         """
-        at = "NULL, NULL" if position is None else f"'{format_lsn(position.commit_lsn)}', {position.index}"
-        move = Step(f"EXECUTE pgcdc_position ({self._epoch}, {self._written}, {at})".encode())
-        return [Step(b"BEGIN"), move, *([] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")])]
+        kept, position, note = move
+        self.ready(kept)
+        at: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
+        values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *at, note])
+        execute = sql.SQL("EXECUTE pgcdc_position ({})").format(values).as_bytes(self.connection())
+        return [Step(b"BEGIN"), Step(execute), *([] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")])]
 
-    def run(self, steps: Sequence[Step], *, commits: bool = False) -> None:
+    def run(self, steps: Sequence[Step], move: Move, *, commits: bool = False) -> None:
         """Run steps of a transaction.
 
         Args:
             steps: What to run.
+            move: What it moves.
             commits: Whether the last one commits what `was_applied` was asked about.
 
         Raises:
@@ -207,36 +267,42 @@ class Session:
             PositionError: When somebody else writes under this name.
             ConfigError: When it refuses for another reason.
         """
-        connection = self.connection()
+        connection, kept = self.connection(), move.kept
         if commits:
-            self._unsure = self._given
+            kept.unsure = kept.given
         try:
             run(connection, steps)
         except Refusal as refusal:
-            self.roll_back()
-            self._judge(refusal, steps)
+            self.roll_back(kept)
+            self._judge(refusal, steps, kept)
             raise
 
-    def committed(self, position: Position | None) -> None:
+    def committed(self, move: Move) -> None:
         """Take note that a transaction was committed.
 
         Args:
-            position: What `begin` was given.
+            move: What `begin` was given.
         """
-        self._unsure = None
-        self._written += 1
-        self.position = position
+        kept = move.kept
+        kept.unsure = kept.late = None
+        kept.written += 1
+        kept.position, kept.note = move.position, move.note
 
-    def roll_back(self) -> None:
-        """End the transaction."""
-        self._unsure = None
+    def roll_back(self, kept: Kept) -> None:
+        """End the transaction.
+
+        Args:
+            kept: What it was to move.
+        """
+        kept.unsure = None
         self.connection().execute("ROLLBACK")
 
-    def _judge(self, refusal: Refusal, steps: Sequence[Step]) -> None:
+    def _judge(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:
         """Raise what is the matter when it is not a row."""
         if refusal.sqlstate == _DIVISION_BY_ZERO and refusal.step == _MOVE and steps[0].sql == b"BEGIN":
-            self.close()
-            self.connection()  # PositionError, if it was somebody else
+            kept.seen = None
+            self.ready(kept)  # PositionError, if it was somebody else
+            kept.unsure, kept.late = kept.late, None
             raise SinkUnavailable("the target has moved on while its answer was lost")
         if refusal.sqlstate[:2] in _AWAY:
             raise SinkUnavailable(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,12 +39,30 @@ _LOG: Final = {
 Row = Sequence[Any]
 
 
+@dataclass
+class _Kept:
+    """How far the file is with something, and whose business that is.
+
+    Attributes:
+        name: What it is stored under.
+        epoch: That of this process.
+        position: The last position applied.
+        note: What came with the last write of a partition.
+    """
+
+    name: str
+    epoch: int = 0
+    position: Position | None = None
+    note: str | None = None
+
+
 class SQLite:
     """Keeps tables in an SQLite file: exactly once.
 
     The rows of a batch and the position become visible in one transaction, which is durable when `write` returns (WAL
     mode, `synchronous = FULL`). Another process that opens the file under the same `name` takes it over: the former
-    one can write nothing any more, and stops with PositionError. The file can be read meanwhile.
+    one can write nothing any more, and stops with PositionError. The file can be read meanwhile. On Kafka each
+    partition has a position of its own, and processes of one machine write one after another.
 
     With `mode="state"` each table is as at the source:
 
@@ -91,8 +110,8 @@ class SQLite:
         self._mode = mode
         self._timeout = timeout
         self._opened: sqlite3.Connection | None = None
-        self._epoch = 0
-        self._position: Position | None = None
+        self._kept = _Kept(name)
+        self._has_parts = False
         self._followed: dict[int, Keyed] = {}
         self._rows = _Rows()
 
@@ -117,19 +136,18 @@ class SQLite:
                 file.execute("BEGIN IMMEDIATE")
                 file.execute(
                     "CREATE TABLE IF NOT EXISTS pgcdc_positions"
-                    " (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position TEXT) STRICT"
+                    " (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position TEXT, note TEXT) STRICT"
                 )
-                [(self._epoch, position)] = file.execute(
-                    "INSERT INTO pgcdc_positions VALUES (?, 1, NULL) ON CONFLICT (name)"
-                    " DO UPDATE SET epoch = epoch + 1 RETURNING epoch, position",
-                    (self._name,),
-                ).fetchall()
+                if not file.execute(
+                    "SELECT 1 FROM pragma_table_info('pgcdc_positions') WHERE name = 'note'"
+                ).fetchall():
+                    file.execute("ALTER TABLE pgcdc_positions ADD COLUMN note TEXT")
                 file.execute("COMMIT")
+                self._kept = _taken_over(file, self._name)
             except BaseException:
                 file.close()
                 raise
         self._opened = file
-        self._position = None if position is None else Position.parse(position)
 
     @property
     def _file(self) -> sqlite3.Connection:
@@ -139,7 +157,19 @@ class SQLite:
 
     def position(self) -> Position | None:
         """The last position applied."""
-        return self._position
+        return self._kept.position
+
+    def part(self, name: str) -> SQLitePart:
+        """Give what writes the changes of one partition, with a note in place of the position.
+
+        Args:
+            name: The partition's.
+
+        Returns:
+            The part.
+        """
+        self._has_parts = True  # the file is not one process's
+        return SQLitePart(self, f"{self._name}[{name}]")
 
     def close(self) -> None:
         """Close the file."""
@@ -163,18 +193,21 @@ class SQLite:
             raise ConfigError(f"the file cannot be used: {error}") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, kept: _Kept | None) -> Iterator[None]:
         """One that only the owner can make."""
         file = self._file
         with self._told():
             file.execute("BEGIN IMMEDIATE")
             try:
-                [(epoch,)] = file.execute("SELECT epoch FROM pgcdc_positions WHERE name = ?", (self._name,)).fetchall()
-                if epoch != self._epoch:
-                    raise PositionError(
-                        f"the file is written to by somebody else under the name {self._name!r}",
-                        hint="stop the other pipeline, or give each a name of its own: SQLite(…, name=…)",
-                    )
+                if kept is not None:
+                    [(epoch,)] = file.execute(
+                        "SELECT epoch FROM pgcdc_positions WHERE name = ?", (kept.name,)
+                    ).fetchall()
+                    if epoch != kept.epoch:
+                        raise PositionError(
+                            f"the file is written to by somebody else under the name {kept.name!r}",
+                            hint="stop the other pipeline, or give each a name of its own: SQLite(…, name=…)",
+                        )
                 yield
                 file.execute("COMMIT")
             except BaseException:
@@ -193,11 +226,12 @@ class SQLite:
             SinkRejected: When it never takes a change.
             PositionError: When somebody else writes to it under this name.
         """
-        if self._position is not None and self._position.index != SNAPSHOT_INDEX:
-            batch = batch.after(self._position)
+        known = self._kept.position
+        if known is not None and known.index != SNAPSHOT_INDEX:
+            batch = batch.after(known)
         last = batch.last_position
         if last is not None:
-            self._write(batch, last)
+            self._write(batch, self._kept, last)
 
     def rewrite(self, batch: Batch) -> None:
         """Apply a change that was a dead letter; the position stays as it is.
@@ -206,33 +240,34 @@ class SQLite:
             SinkUnavailable: As `write`.
             SinkRejected: As `write`.
         """
-        self._write(batch, self._position)
+        self._write(batch, self._kept, self._kept.position, self._kept.note)
 
-    def _write(self, batch: Batch, position: Position | None) -> None:
+    def _write(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None = None) -> None:
         try:
-            with self._transaction():
+            with self._transaction(kept):
                 self._apply(batch)
-                self._move(position)
+                self._move(kept, position, note)
         except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
             if batch.changes_count == 1:
                 raise _rejected(batch, error) from None
-            self._one_by_one(batch, position)
-        self._position = position
+            self._one_by_one(batch, kept, position, note)
+        kept.position, kept.note = position, note
 
-    def _move(self, position: Position | None) -> None:
+    def _move(self, kept: _Kept, position: Position | None, note: str | None) -> None:
         text = None if position is None else str(position)
-        self._file.execute("UPDATE pgcdc_positions SET position = ? WHERE name = ?", (text, self._name))
+        statement = "UPDATE pgcdc_positions SET position = ?, note = ? WHERE name = ?"
+        self._file.execute(statement, (text, note, kept.name))
 
-    def _one_by_one(self, batch: Batch, position: Position | None) -> None:
+    def _one_by_one(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None) -> None:
         """What was refused may have been right in its own order; else it is found."""
         suspect = batch
         try:
-            with self._transaction():
+            with self._transaction(kept):
                 for number in range(batch.changes_count):
                     suspect = batch.take([number])
                     self._apply(suspect)
                 suspect = batch
-                self._move(position)
+                self._move(kept, position, note)
         except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
             raise _rejected(suspect, error) from None
 
@@ -309,7 +344,7 @@ class SQLite:
         Raises:
             SinkUnavailable: When the file cannot be written to now.
         """
-        with self._transaction():
+        with self._transaction(None if self._has_parts else self._kept):
             former, now = table_name(change.old), table_name(change.new)
             if former != now and same(former, now):
                 if self._spelled(former) == former:  # SQLite renames no table to its own name
@@ -376,6 +411,69 @@ class SQLite:
         for name in definitions.keys() - set(names) if names else ():
             self._file.execute(f"ALTER TABLE {_quoted(table)} ADD COLUMN {definitions[name]}")
         self._followed[relation.oid] = keyed
+
+
+class SQLitePart:
+    """One partition of a topic, with a note of its own in the file.
+
+    Args:
+        sink: Whose part it is.
+        name: What the note is stored under.
+    """
+
+    def __init__(self, sink: SQLite, name: str) -> None:
+        self._sink = sink
+        self._kept = _Kept(name)
+
+    def open(self) -> str | None:
+        """Take the partition over.
+
+        Returns:
+            The note of the last write.
+        """
+        with self._sink._told():
+            self._kept = _taken_over(self._sink._file, self._kept.name)
+        return self._kept.note
+
+    def write(self, batch: Batch, note: str) -> None:
+        """Apply a batch and keep the note, in one transaction.
+
+        Raises:
+            SinkUnavailable: As `SQLite.write`.
+            SinkRejected: As `SQLite.write`.
+            PositionError: When somebody else has taken the partition over.
+        """
+        self._sink._write(batch, self._kept, batch.last_position, note)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply a change that was a dead letter; the note stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._write(batch, self._kept, self._kept.position, self._kept.note)
+
+    def close(self) -> None:
+        """The file stays open for the others."""
+
+
+def _taken_over(file: sqlite3.Connection, name: str) -> _Kept:
+    """Whoever had it before writes nothing any more under this name."""
+    file.execute("BEGIN IMMEDIATE")
+    try:
+        [(epoch, position, note)] = file.execute(
+            "INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1) ON CONFLICT (name)"
+            " DO UPDATE SET epoch = epoch + 1 RETURNING epoch, position, note",
+            (name,),
+        ).fetchall()
+        file.execute("COMMIT")
+    except BaseException:
+        if file.in_transaction:
+            file.execute("ROLLBACK")
+        raise
+    return _Kept(name, epoch, None if position is None else Position.parse(position), note)
 
 
 class _Upsert:

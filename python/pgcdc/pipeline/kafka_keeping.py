@@ -1,0 +1,314 @@
+"""Sinks that keep, in one transaction with their rows, how far each partition is: every change once, also after a kill.
+
+What they keep is ahead of the group's offsets, which are stored a moment later: whoever is given a partition asks the
+sink, which from then on takes nothing more from whoever had it before, and leaves out what is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Set
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from pgcdc.errors import PositionError
+from pgcdc.lsn import Position
+from pgcdc.pipeline.kafka_lane import PartitionLane
+from pgcdc.pipeline.kafka_records import Barrier, Mark
+from pgcdc.pipeline.kafka_sharing import SharedSink
+from pgcdc.pipeline.pieces import Progress
+from pgcdc.pipeline.row_formats import RowFormats
+from pgcdc.pipeline.subscription import SinkSubscription
+from pgcdc.pipeline.target import GaveUp, SinkFailed
+from pgcdc.pipeline.target_sink import SinkTarget
+from pgcdc.protocol import Batch
+from pgcdc.schema import SchemaChange
+from pgcdc.sink import PartitionedSink
+
+__all__ = ["KeepingPart", "KeepingTarget", "Note", "Notes"]
+
+Result = TypeVar("Result")
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a sink keeps of a partition.
+
+    Attributes:
+        topic: The id of the topic, which another one of the same name does not have; empty where brokers give none.
+        offset: That of the first record that is not in the sink.
+        mark: What belongs to it.
+    """
+
+    topic: str
+    offset: int
+    mark: Mark
+
+
+class Notes:
+    """What the sink of one partition is to keep with what it is given next.
+
+    Args:
+        consumer: The consumer's name, with the partition.
+        lane: The partition.
+        topic: The id of its topic.
+        high: The offset behind its last record.
+    """
+
+    def __init__(self, consumer: str, lane: PartitionLane, topic: str, high: int) -> None:
+        self._consumer = consumer
+        self._lane = lane
+        self._topic = topic
+        self._high = high
+        self._offset = 0
+        self._barrier: Barrier | None = None
+        # What was come to and is not passed on yet: the offset of each change. And what is passed on now.
+        self._offsets: list[int] = []
+        self._ascending = True
+        self._batch: Batch | None = None
+        self._of_batch: list[int] = []
+
+    def begin(self, text: str | None) -> None:
+        """Go on behind what the sink has.
+
+        Args:
+            text: What it has kept.
+
+        Raises:
+            PositionError: When that cannot be of this topic, or was more before.
+        """
+        note = None if text is None else msgspec.json.decode(text, type=Note)
+        known = self._lane.mark.kept
+        if known > (0 if note is None else note.offset):
+            what = "nothing of" if note is None else f"only the records up to offset {note.offset} of"
+            raise self._contradiction(f"has {what} this partition, and had those up to {known}: it lost rows")
+        if note is None:
+            return
+        if note.topic and self._topic and note.topic != self._topic:
+            raise self._contradiction(f"was filled from another topic that was called {self._lane.topic!r}")
+        if note.offset > self._high:
+            raise self._contradiction(
+                f"has the records up to offset {note.offset} of this partition, which ends at {self._high}"
+            )
+        self._offset = note.offset
+        self._lane.begin_at(note.offset, msgspec.structs.replace(note.mark, kept=note.offset))
+
+    def _contradiction(self, what: str) -> PositionError:
+        return PositionError(
+            f"the target of consumer {self._consumer!r} {what}",
+            hint="empty the target, take what it has kept of its partitions away, forget the group's offsets, and let"
+            " the topics be made again with a copy of existing rows; or put the target back that belongs to them",
+        )
+
+    def come_to(self, batch: Batch, skip: Position | None) -> Batch:
+        """Leave out what the sink has, of what comes next.
+
+        Args:
+            batch: What comes next.
+            skip: Changes up to here were had from the slot.
+
+        Returns:
+            The rest.
+        """
+        self._barrier = None
+        offsets, self._ascending = self._lane.come_to(batch.changes_count)
+        if offsets and offsets[0] < self._lane.begins:
+            wanted = [number for number, offset in enumerate(offsets) if offset >= self._lane.begins]
+            batch, offsets = batch.take(wanted), [offsets[number] for number in wanted]
+        first = batch.first_position
+        if skip is not None and first is not None and first <= skip:
+            rest = batch.after(skip)
+            left = rest.changes_count
+            # Where old ones stand between new ones, which of them are left is not known: all that counts is the end.
+            offsets = offsets[len(offsets) - left :] if self._ascending else [offsets[0]] * (left - 1) + offsets[-1:]
+            batch = rest
+        self._offsets = offsets
+        return batch
+
+    def pass_on(self, batch: Batch) -> None:
+        """Some of what was come to is given to the sink now.
+
+        Args:
+            batch: The next of it.
+        """
+        count = batch.changes_count
+        self._batch, self._of_batch = batch, self._offsets[:count]
+        self._offsets = self._offsets[count:]
+
+    def at(self, barrier: Barrier) -> None:
+        """What comes next stands in a barrier.
+
+        Args:
+            barrier: The barrier.
+        """
+        self._barrier = barrier
+
+    def next(self, part: Batch, done: int, last: Position) -> Note:
+        """What is to be kept when changes up to some one are in the sink.
+
+        Args:
+            part: What was to be written: what was passed on, or what is left of it without dead letters.
+            done: How many changes of that are done.
+            last: The position of the last of them.
+        """
+        if self._barrier is not None:
+            offset, mark = self._barrier.offset + 1, self._lane.mark.after(self._barrier.position, self._barrier)
+            return Note(self._topic, offset, mark)
+        batch, offsets = self._batch, self._of_batch
+        count = 0
+        if part is batch:
+            count = done
+        elif batch is not None and self._ascending:
+            count = batch.up_to(last).changes_count
+        if count == 0:
+            # It is not known which ones: what is kept stays, and after a kill they come again.
+            return Note(self._topic, max(self._offset, offsets[0]), self._lane.mark)
+        offset = offsets[count] if count < len(offsets) else offsets[-1] + 1
+        return Note(self._topic, max(self._offset, offset), self._lane.mark.after(str(last)))
+
+    def keep(self, note: Note) -> None:
+        """The sink has kept it.
+
+        Args:
+            note: What.
+        """
+        self._offset = note.offset
+        self._lane.keep(note.offset)
+
+
+class KeepingPart:
+    """What one partition takes for such a sink, which it shares with the others that the process has.
+
+    Args:
+        whole: The sink.
+        name: What the partition is called there.
+        notes: What it keeps.
+        lane: The partition.
+        ours: Finds out whether the group says that the partition is this process's, or waits until it has gone.
+
+    Attributes:
+        coming: The note of the next write.
+    """
+
+    def __init__(
+        self,
+        whole: SharedSink,
+        name: str,
+        notes: Notes,
+        lane: PartitionLane,
+        ours: Callable[[], Awaitable[bool]],
+    ) -> None:
+        sink = whole.sink
+        assert isinstance(sink, PartitionedSink)
+        self._whole = whole
+        self._sink = sink
+        self._part = sink.part(name)
+        self._notes = notes
+        self._lane = lane
+        self._ours = ours
+        self._own: Position | None = None
+        self.coming: Note | None = None
+
+    async def open(self) -> None:
+        """Take the partition over, and go on behind what the sink has."""
+        await self._whole.open()
+        own = await self._whole.call(self._sink.position)
+        self._notes.begin(await self._as_owner(lambda: self._whole.call(self._part.open)))
+        reached = self._lane.mark.position
+        self._own = None if own is None or (reached and Position.parse(reached) > own) else own
+
+    def position(self) -> Position | None:
+        """What the sink was given from the slot, while the partition has not got to anything behind it."""
+        return self._own
+
+    async def write(self, batch: Batch) -> None:
+        """Write a batch with the note that comes with it.
+
+        Args:
+            batch: The batch.
+        """
+        note = self.coming
+        assert note is not None
+        text = msgspec.json.encode(note).decode()
+        await self._as_owner(lambda: self._whole.call(self._part.write, batch, text))
+        self._notes.keep(note)
+
+    async def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter.
+
+        Args:
+            batch: A batch of one change.
+        """
+        await self._as_owner(lambda: self._whole.call(self._part.rewrite, batch))
+
+    async def schema_changed(self, change: SchemaChange) -> None:
+        """Tell the sink of another shape, once in this process.
+
+        Args:
+            change: The change.
+        """
+        if hasattr(self._sink, "schema_changed"):
+            await self._whole.schema_changed(change)
+
+    async def close(self) -> None:
+        """Let go of the partition; the sink goes on for the others."""
+        await self._whole.call(self._part.close)
+
+    async def _as_owner(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """What the sink says of another owner is right where that one is of the group: then this one is late."""
+        try:
+            return await call()
+        except PositionError:
+            if await self._ours():
+                raise
+            raise GaveUp from None
+
+
+class KeepingTarget(SinkTarget):
+    """Such a sink as a target.
+
+    Args:
+        subscription: The partition's, whose sink is a `KeepingPart`.
+        formats: How rows are made.
+        notes: What it keeps.
+    """
+
+    def __init__(self, subscription: SinkSubscription, formats: RowFormats, notes: Notes) -> None:
+        super().__init__(subscription, formats)
+        # How far it is, is known together with the group's offsets.
+        self.keeps_position = False
+        self._notes = notes
+
+    async def write(
+        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
+    ) -> None:
+        """Write a batch, with a note in each transaction."""
+        with _not_wrapped():
+            await super().write(batch, reach, settled)
+
+    async def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter; the note stays."""
+        with _not_wrapped():
+            await super().rewrite(batch)
+
+    def _give(self, piece: Progress) -> Awaitable[None] | None:
+        part, sink = self._batch, self._sink
+        assert part is not None
+        assert isinstance(sink, KeepingPart)
+        whole = piece.failed is None
+        done = self._base + self._left[0].changes_count if whole else piece.numbers[piece.failed.number]  # type: ignore[union-attr]
+        last = piece.source.last_position if piece.failed is None else piece.failed.reached
+        assert last is not None
+        sink.coming = self._notes.next(part, done, last)
+        return super()._give(piece)
+
+
+@contextmanager
+def _not_wrapped() -> Iterator[None]:
+    """That it is to end is no failure of the sink."""
+    try:
+        yield
+    except SinkFailed as failed:
+        if isinstance(failed.cause, GaveUp):
+            raise failed.cause from None
+        raise

@@ -1,0 +1,254 @@
+"""Sinks that keep how far partitions are, without a broker: notes, what is left out, and who is late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from pgcdc.errors import PositionError, SinkRejected
+from pgcdc.lsn import Position
+from pgcdc.pipeline.items import Begin
+from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Note, Notes
+from pgcdc.pipeline.kafka_lane import PartitionConsumer, PartitionLane
+from pgcdc.pipeline.kafka_records import Barrier, Mark
+from pgcdc.pipeline.kafka_sharing import SharedSink
+from pgcdc.pipeline.options import Options, check_options
+from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.row_formats import RowFormats
+from pgcdc.pipeline.subscription import SinkSubscription
+from pgcdc.protocol import Batch
+from pgcdc.testing import Capture, insert, transaction
+
+TABLE = frozenset({("public", "orders")})
+
+
+def changes(*keys: int) -> Batch:
+    """Each in a transaction of its own."""
+    capture = Capture.of([transaction(insert("orders", {"id": key})) for key in keys])
+    return Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+
+
+def copied(*keys: int) -> Batch:
+    return Batch.concat(Capture.of([], [insert("orders", {"id": key}) for key in keys]).existing)
+
+
+def keys(batch: Batch) -> list[int]:
+    return [change.new.id for change in batch.changes()]  # type: ignore[union-attr]
+
+
+class Target:
+    """What survives: rows and notes."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.notes: dict[str, str] = {}
+        self.owners: dict[str, object] = {}
+        self.at: Position | None = None
+
+    def offsets(self) -> dict[str, int]:
+        return {name: msgspec.json.decode(note, type=Note).offset for name, note in self.notes.items()}
+
+
+class Sink:
+    """One process's hold on the target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.refused: set[int] = set()
+        self.dies_after = 10**9
+
+    def open(self) -> None:
+        pass
+
+    def position(self) -> Position | None:
+        return self.target.at
+
+    def write(self, batch: Batch) -> None:
+        raise AssertionError("it has partitions")
+
+    def close(self) -> None:
+        pass
+
+    def part(self, name: str) -> Part:
+        return Part(self, name)
+
+
+class Part:
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+
+    def open(self) -> str | None:
+        self._sink.target.owners[self._name] = self
+        return self._sink.target.notes.get(self._name)
+
+    def write(self, batch: Batch, note: str) -> None:
+        target, sink = self._sink.target, self._sink
+        if target.owners[self._name] is not self:
+            raise PositionError("somebody else has opened the partition")
+        if refused := sink.refused & set(keys(batch)):
+            raise SinkRejected(f"not {refused}")
+        target.rows += keys(batch)
+        target.notes[self._name] = note
+        sink.dies_after -= 1
+        if sink.dies_after == 0:
+            raise KeyboardInterrupt  # nothing more is done or stored
+
+    def rewrite(self, batch: Batch) -> None:
+        raise AssertionError("nothing was a dead letter")
+
+    def close(self) -> None:
+        pass
+
+
+class Member:
+    """A partition in a process, from an offset of the group's on."""
+
+    def __init__(self, target: Target, start: int = 0, mark: Mark | None = None, **options: Any) -> None:
+        self.sink = Sink(target)
+        chosen = check_options("copy", options) if options else Options()
+        subscription = SinkSubscription("copy", TABLE, None, True, chosen, sink=self.sink)
+        loop = asyncio.get_running_loop()
+        given = mark or Mark(partitions=1, epoch=1)
+        self.lane = PartitionLane("copy", "shop.orders", 0, start, given, threading.Condition(), 1000, 1 << 20, loop)
+        self.lane.tracks = True
+        self.notes = Notes("copy", self.lane, "id", high=1000)
+        self.is_ours = False
+        self.whole = SharedSink(subscription)
+        part = KeepingPart(self.whole, "shop.orders/0", self.notes, self.lane, self.ours)
+        own = SinkSubscription("copy", TABLE, None, True, chosen, sink=part)
+        self.consumer = PartitionConsumer(own, KeepingTarget(own, RowFormats(), self.notes), self.lane)
+        self.consumer.notes = self.notes
+        stored = StoredPosition(
+            consumer="copy",
+            epoch=1,
+            snapshot="none",
+            position=None,
+            through_lsn=0,
+            slot="slot",
+            system_identifier="",
+            timeline=0,
+            fingerprint="",
+        )
+        self.lane.offer(Begin(stored, 2**64 - 1, exact=False))
+
+    async def ours(self) -> bool:
+        return self.is_ours
+
+    def offer(self, batch: Batch, first: int, step: int = 1) -> None:
+        offsets = [first + step * number for number in range(batch.changes_count)]
+        assert self.lane.offer_rows(batch, offsets, offsets[-1] + 1, batch.nbytes)
+
+    async def run(self) -> None:
+        self.lane.close()
+        try:
+            await self.consumer.run()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            await self.whole.close(1)
+
+
+async def test_what_the_target_has_is_left_out_after_a_kill() -> None:
+    target = Target()
+    member = Member(target)
+    member.offer(copied(1, 2, 3), 0)
+    member.offer(changes(4, 5), 10)
+    await member.run()
+    assert (target.rows, target.offsets()) == ([1, 2, 3, 4, 5], {"shop.orders/0": 12})
+    assert member.lane.progress()[1].kept == 12
+    # The group knows nothing of it.
+    again = Member(target)
+    again.offer(copied(1, 2, 3), 0)
+    again.offer(changes(4, 5, 6), 10)
+    again.offer(changes(7), 13)
+    await again.run()
+    assert (target.rows, target.offsets()) == ([1, 2, 3, 4, 5, 6, 7], {"shop.orders/0": 14})
+
+
+@pytest.mark.parametrize("dies_after", range(1, 6))
+async def test_pieces_of_what_came_at_once_are_known_one_by_one(dies_after: int) -> None:
+    """Copied rows share a position, and what was a dead letter stands behind what is newer: only offsets tell."""
+    target, old = Target(), changes(20, 21, 22, 23)
+    topic = [(copied(1, 2, 3, 4), 0), (old.take([1, 2, 3]), 7), (old.take([0]), 10), (changes(30, 31), 11)]
+    for dies in (dies_after, 10**9):
+        member = Member(target, max_rows=2)
+        member.sink.dies_after = dies
+        for batch, first in topic:
+            member.offer(batch, first)
+        await member.run()
+    assert target.rows == [1, 2, 3, 4, 21, 22, 23, 20, 30, 31]
+
+
+async def test_a_barrier_that_the_target_has_is_passed() -> None:
+    target, truncate = Target(), changes(1)
+    position = str(truncate.last_position)
+    member = Member(target)
+    barrier = Barrier("truncate", position, 5, 1, batch=truncate)
+    await member.consumer._open()
+    await member.consumer.deliver(truncate, barrier)
+    again = Member(target)
+    await again.consumer._open()
+    assert again.lane.begins == 6
+    assert again.lane.mark.has_passed(barrier)
+    await member.whole.close(1)
+    await again.whole.close(1)
+
+
+async def test_who_is_late_writes_nothing_and_waits_for_the_group() -> None:
+    target = Target()
+    late = Member(target)
+    await late.consumer._open()
+    owner = Member(target)
+    owner.offer(changes(1), 0)
+    await owner.run()
+    late.offer(changes(1), 0)
+    late.lane._items.popleft()  # its Begin: it has begun
+    await late.run()
+    assert (target.rows, late.consumer.state) == ([1], "stopped")
+    other = Member(target)
+    await other.consumer._open()
+    Part(Sink(target), "shop.orders/0").open()
+    other.offer(changes(2), 5)
+    other.lane._items.popleft()
+    other.is_ours = True
+    with pytest.raises(PositionError, match="somebody else"):
+        await other.run()
+    assert target.rows == [1]
+
+
+@pytest.mark.parametrize(
+    ("note", "kept", "why"),
+    [
+        (None, 7, "has nothing of this partition, and had those up to 7"),
+        (Note("id", 5, Mark()), 7, "only the records up to offset 5 of this partition"),
+        (Note("former", 5, Mark()), 0, "another topic that was called 'shop.orders'"),
+        (Note("id", 1001, Mark()), 0, "which ends at 1000"),
+    ],
+)
+async def test_what_contradicts_itself(note: Note | None, kept: int, why: str) -> None:
+    target = Target()
+    if note is not None:
+        target.notes["shop.orders/0"] = msgspec.json.encode(note).decode()
+    member = Member(target, mark=Mark(partitions=1, epoch=1, kept=kept))
+    with pytest.raises(PositionError, match=why):
+        await member.run()
+
+
+async def test_what_came_from_the_slot_is_left_out_once() -> None:
+    target, batch = Target(), changes(1, 2, 3)
+    target.at = batch.take([1]).last_position
+    member = Member(target)
+    member.offer(batch, 0)
+    await member.run()
+    # Of a transaction that it has had a part of, all of it comes again.
+    assert (target.rows, target.offsets()) == ([2, 3], {"shop.orders/0": 3})
+    again = Member(target)
+    again.offer(batch, 0)
+    again.offer(batch.take([0]), 3)  # a dead letter of the sink that has written the topic
+    await again.run()
+    assert target.rows == [2, 3, 1]
