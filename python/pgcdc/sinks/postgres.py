@@ -1,4 +1,7 @@
-"""The current state of tables in another PostgreSQL: COPY and MERGE, with the position in the same transaction."""
+"""The current state of tables in another PostgreSQL: COPY and MERGE, with the position in the same transaction.
+
+Over 400 lines because it is what one transaction is made of, whoever it is for: the sink, or a partition of it.
+"""
 
 from __future__ import annotations
 
