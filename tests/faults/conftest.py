@@ -16,6 +16,13 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--faults"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives those that take their time more of it than the others."""
+    if config.getoption("--faults"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture
 def outcome(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Notes what was measured, for the table in docs/faults.md; a long run prints it at its end."""

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from pgcdc import __version__
 from pgcdc.cli.config import application as config
 from pgcdc.cli.console import console
+from pgcdc.cli.consumer import application as consumer
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.cli.demo import demo
 from pgcdc.cli.doctor import doctor
@@ -84,6 +85,7 @@ _application.command(short_help="Pages of slots, consumers, dead letters.", rich
 _application.add_typer(
     deadletter, name="deadletter", short_help="List, show, retry and drop dead letters.", rich_help_panel=_MEND
 )
+_application.add_typer(consumer, name="consumer", short_help="Rename a consumer, or forget it.", rich_help_panel=_MEND)
 _application.add_typer(schema, name="schema", short_help="The versions that tables have had.", rich_help_panel=_MEND)
 _application.add_typer(
     events, name="events", short_help="The event store: tables, histories, checks, rebuilds.", rich_help_panel=_EVENTS

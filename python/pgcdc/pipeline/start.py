@@ -392,7 +392,8 @@ def _check_consumers(
         raise PositionError(
             f"pipeline {settings.name!r} has a stored position for consumer {gone[0]!r}, which is not registered",
             hint=f"register it again; or Pipeline.rename({gone[0]!r}, …) when it has another name now, once more when"
-            f" that was cut; or Pipeline.forget({gone[0]!r}), and its dead letters with it, when it is not wanted",
+            f" that was cut; or Pipeline.forget({gone[0]!r}), and its dead letters with it, when it is not wanted"
+            " (pgcdc consumer rename, pgcdc consumer forget)",
             slot=settings.slot,
             lsn=stored[gone[0]].through_lsn,
         )
