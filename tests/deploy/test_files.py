@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgcdc.cli import main
+from pgcdc.cli import EXIT_CONFIGURATION, main
 from pgcdc.cli.building import build
 from pgcdc.cli.redaction import Redactor
 
@@ -39,7 +39,7 @@ def test_the_unit_of_systemd(capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("ExecStart", "ExecStartPre"):
         path, *arguments = shlex.split(unit["Service"][key])
         takes(capsys, [Path(path).name, *arguments])
-    assert unit["Service"]["RestartPreventExitStatus"] == "2"  # the exit code of a wrong configuration
+    assert unit["Service"]["RestartPreventExitStatus"] == str(EXIT_CONFIGURATION)
 
 
 def test_the_container(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,6 @@ def test_every_key_is_in_the_table() -> None:
         assert set(section.__struct_fields__) <= named
 
 
-def test_the_unit_does_not_repeat_what_is_wrong() -> None:
-    assert f"RestartPreventExitStatus={cli.EXIT_CONFIGURATION}\n" in PAGE
+def test_every_exit_code_is_in_the_table() -> None:
     for code in (0, cli.EXIT_ERROR, cli.EXIT_CONFIGURATION, cli.EXIT_SLOT_IN_USE, cli.EXIT_INTERRUPTED):
         assert re.search(rf"^\| {code}\b", PAGE, re.MULTILINE)
