@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -99,6 +100,11 @@ def run(
     if check:
         typer.echo(f"{target}: pipeline {pipeline.name!r} is in order; its consumers: {', '.join(pipeline.consumers)}")
         return
+    if "opentelemetry" in sys.modules:  # whoever says where spans go has imported it
+        from pgcdc.observe.telemetry import instrument, is_set_up
+
+        if is_set_up():
+            instrument(pipeline)
     with contextlib.ExitStack() as stack:
         try:
             links = _watch(stack, pipeline, listen, watched, redactor)

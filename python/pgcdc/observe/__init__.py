@@ -7,6 +7,7 @@ from pgcdc.observe.monitor import Monitor
 from pgcdc.observe.observation import Limits, Observation, Reason, ReasonKind, ServerState, Stream
 from pgcdc.observe.role import role_sql
 from pgcdc.observe.slots import slots
+from pgcdc.observe.telemetry import instrument
 
 __all__ = [
     "Endpoint",
@@ -21,6 +22,7 @@ __all__ = [
     "Stream",
     "examine",
     "exporting",
+    "instrument",
     "role_sql",
     "serving",
     "slots",

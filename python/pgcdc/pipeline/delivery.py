@@ -58,6 +58,7 @@ class Delivery:
         self._policy = self._own_policy = subscription.options.retry
         self._parks = subscription.options.on_failure != "stop"
         self._handles = isinstance(subscription, HandlerSubscription)
+        self._around = subscription.around
         self._target = target
         self._lane = lane
         self._calling = False
@@ -74,10 +75,11 @@ class Delivery:
             Error: What could not be delivered, with the consumer, the table and the position named.
             GaveUp: When it is to end.
         """
-        if self._handles:
-            await self._handle(batch)
+        if self._around is None:
+            await (self._handle(batch) if self._handles else self._write(batch))
         else:
-            await self._write(batch)
+            with self._around(self.name, batch):
+                await (self._handle(batch) if self._handles else self._write(batch))
         # A target that keeps a position is asked for it at the next start, and does not know of what it has not got.
         if self._parks and not self._target.keeps_position and batch.last_position is not None:
             self._lane.reach(batch.last_position, 0)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ from pgcdc.pipeline.spooling import (
     source_of,
 )
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
-from pgcdc.pipeline.subscription import Table, parse_table
+from pgcdc.pipeline.subscription import Around, Table, parse_table
 from pgcdc.replication import Reconnect, connect
 from pgcdc.schema import History, SchemaVersion
 
@@ -152,6 +153,7 @@ class Pipeline(Registration):
         self._last: PipelineStatistics | None = None
         self._stop_early = False
         self._apart = False
+        self._around: Around | None = None
 
     @property
     def name(self) -> str:
@@ -215,6 +217,7 @@ class Pipeline(Registration):
             own.check({})  # those of the pipeline run before what comes from its slot
         for name, one in beside.items():
             one._migrations = theirs[name]
+            one._around = self._around
             runs.append(one.arun(source=""))
             if self._stop_early:
                 one.stop()
@@ -253,7 +256,10 @@ class Pipeline(Registration):
         """Run with changes and positions from anywhere; `pgcdc.testing` plays them, with dead letters beside these."""
         played = letters is None
         self._letters = letters_beside(store, self._settings.dsn) if letters is None else letters
-        subscriptions = {name: one for name, one in self._subscriptions.items() if name not in but}
+        around = self._around
+        subscriptions = {
+            name: replace(one, around=around) for name, one in self._subscriptions.items() if name not in but
+        }
         if not subscriptions:
             raise ConfigError(
                 f"pipeline {self.name!r} has no consumers", hint='@pipeline.on("orders") or pipeline.add(sink)'
@@ -315,6 +321,18 @@ class Pipeline(Registration):
                 one.stop()
 
     # Observing.
+
+    def around_writes(self, around: Around | None) -> None:
+        """Have something entered around each write of a batch to a consumer: a span, a timer.
+
+        It is entered on the event loop, before the first attempt, and left when the batch is durable, or with what the
+        consumer ends with. What it raises ends the pipeline.
+
+        Args:
+            around: Called with the consumer's name and the batch; gives a context manager. None: nothing, from the next
+                run on.
+        """
+        self._around = around
 
     def statistics(self) -> PipelineStatistics:
         """What can be said of the running pipeline, or of the last run; from any thread.

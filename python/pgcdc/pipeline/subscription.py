@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -12,12 +13,14 @@ import msgspec
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.options import Options
+from pgcdc.protocol import Batch
 from pgcdc.sink import Sink
 from pgcdc.tables import Table, parse_table
 
 __all__ = [
     "Action",
     "AnyAction",
+    "Around",
     "Handler",
     "HandlerSubscription",
     "SinkSubscription",
@@ -29,6 +32,8 @@ __all__ = [
 Action: TypeAlias = Literal["insert", "update", "delete", "truncate"]
 AnyAction: TypeAlias = Action | Literal["schema"]
 Handler: TypeAlias = Callable[[Any], Awaitable[None] | None]
+Around: TypeAlias = Callable[[str, Batch], AbstractContextManager[object]]
+"""Called with a consumer's name and the batch that is about to be written to it."""
 
 ROW_ACTIONS: Final = frozenset({"insert", "update", "delete"})
 _ACTIONS: Final = frozenset({*get_args(Action), "schema"})
@@ -46,6 +51,7 @@ class Subscription:
         options: What else was said of it.
         told: Whether it is told that a table has another shape.
         gets_rows: Whether it gets changes at all, and not only that.
+        around: What is entered around each write of a batch; None: nothing.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Subscription:
     options: Options
     told: bool = field(default=False, kw_only=True)
     gets_rows: bool = field(default=True, kw_only=True)
+    around: Around | None = field(default=None, kw_only=True)
 
     @property
     def messages(self) -> frozenset[str]:
