@@ -80,14 +80,16 @@ class ProvisionPlan(msgspec.Struct, frozen=True, kw_only=True):
         what = "nothing to change" if not count else f"{count} change{'s' if count > 1 else ''}"
         lines = [f"{self.does} of pipeline {self.pipeline!r}: {what}"]
         for step in self.steps:
-            lines.append(f"  {_SIGNS[step.state]} {step.kind} {step.name}: {step.says}")
+            lines += _wrapped(f"  {_SIGNS[step.state]} {step.kind} {step.name}: {step.says}", "    ")
             if step.sql is not None:
-                text = " ".join(step.sql.split())
-                lines += textwrap.wrap(
-                    f"{text};", 116, initial_indent="      ", subsequent_indent="        ", break_long_words=False
-                )
+                text = " ".join(step.sql.split()).replace("( ", "(").replace(" )", ")")
+                lines += _wrapped(f"      {text};", "        ")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 116, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 _WHAT_FOR: Final[dict[str, str]] = {
