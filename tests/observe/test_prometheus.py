@@ -14,9 +14,12 @@ import pytest
 
 import pgcdc
 from pgcdc.observe import exporting, serving
+from pgcdc.observe.observation import REASONS
 from pgcdc.testing import FaultySink
 from tests.conftest import _server_or_skip, _strict
+from tests.observe.answers import ask, samples
 from tests.pipeline.running import running, until
+from tests.pipeline.shop import shop
 from tests.servers.prometheus import PrometheusServer, programs
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+DOCS = DEPLOY.parent / "docs" / "observe.md"
 RULES = DEPLOY / "prometheus" / "pgcdc.rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "pgcdc.json"
 
@@ -56,28 +60,28 @@ def scraped(newest_database: Database, request: pytest.FixtureRequest) -> Iterat
         "INSERT INTO orders VALUES (1, 'good')",
         f"SELECT pg_create_logical_replication_slot('{left}', 'pgoutput')",
     )
-    shop = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], snapshot="never")
+    troubled = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], snapshot="never")
     retry = pgcdc.Retry(first=0.01, longest=0.01, breaker_after=2, breaker_pause=120.0)
-    shop.add(FaultySink(unavailable=range(1, 1000)), name="away", retry=retry)
-    shop.add(FaultySink(reject=lambda change: change.new.status == "bad"), name="picky", on_failure="hold")
+    troubled.add(FaultySink(unavailable=range(1, 1000)), name="away", retry=retry)
+    troubled.add(FaultySink(reject=lambda change: change.new.status == "bad"), name="picky", on_failure="hold")
     copying = pgcdc.Pipeline("copying", database.dsn, tables=["orders"])
     held = FaultySink(gate=gate)
     copying.add(held, name="held")
     with contextlib.ExitStack() as stack:
         stack.enter_context(database.server.settings(max_slot_wal_keep_size="10GB"))
         endpoints = [
-            stack.enter_context(serving(shop, 0)),
+            stack.enter_context(serving(troubled, 0)),
             stack.enter_context(serving(copying, 0)),
             stack.enter_context(exporting(database.dsn, 0)),
         ]
-        run = stack.enter_context(running(shop))
+        run = stack.enter_context(running(troubled))
         stack.enter_context(running(copying))
         stack.callback(gate.set)
         run.streaming()
         database.execute("INSERT INTO orders VALUES (2, 'bad'), (3, 'good')")
         assert held.waiting.wait(30), "the copy is held up"
-        until(lambda: shop.statistics().consumers["picky"].dead_letters == 1, "a dead letter")
-        until(lambda: shop.statistics().consumers["away"].breaker == "open", "a target that is away")
+        until(lambda: troubled.statistics().consumers["picky"].dead_letters == 1, "a dead letter")
+        until(lambda: troubled.statistics().consumers["away"].breaker == "open", "a target that is away")
         targets = [f"127.0.0.1:{endpoint.address.port}" for endpoint in endpoints]
         server = stack.enter_context(PrometheusServer(targets, [RULES]))
         until(lambda: len(server.query('up{job="pgcdc"} == 1')) == 3, "all are scraped", pause=0.05)
@@ -138,6 +142,10 @@ def test_every_rule_and_query_has_series(scraped: PrometheusServer) -> None:
     assert {name for name, _ in alerts()} == {"PgcdcNotReady", "PgcdcDeadLetters", "PgcdcSlotInactive"}
     inactive = {one["slot"] for one, _ in scraped.query("max by (pipeline, slot) (pgcdc_slot_active) == 0")}
     assert any(slot.startswith("left_") for slot in inactive)
+    page = DOCS.read_text()
+    names = {series["__name__"] for series in scraped.ask("series", **{"match[]": '{__name__=~"pgcdc_.*"}'})}
+    assert {name for name in names if f"`{name}`" not in page} == set(), "the page has every metric"
+    assert {kind for kind in REASONS if f"`{kind}`" not in page} == set(), "and every reason"
     labels: dict[str, set[str]] = {}
     for series in scraped.ask("series", **{"match[]": '{__name__=~"pgcdc_.*"}'}):
         for name, value in series.items():
@@ -148,6 +156,18 @@ def test_every_rule_and_query_has_series(scraped: PrometheusServer) -> None:
     }  # fmt: skip
     assert labels["pipeline"] == {"shop", "copying"}
     assert labels["consumer"] == {"away", "picky", "held"} and labels["table"] == {"public.orders"}
+
+
+def test_names_are_by_convention(promtool: str, newest_database: Database) -> None:
+    """As promtool knows it: units, suffixes, help."""
+    newest_database.execute("CREATE TABLE orders (id bigint PRIMARY KEY, status text)")
+    pipeline = shop(newest_database)
+    with serving(pipeline, 0) as endpoint, running(pipeline) as run:
+        run.streaming()
+        until(lambda: "pgcdc_slot_active" in {name for name, _ in samples(endpoint)}, "its slot is seen")
+        text = ask(endpoint, "/metrics", accept="text/plain").body
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_the_dashboard_is_one_that_grafana_knows() -> None:
