@@ -223,6 +223,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
         max_bytes: Likewise.
         max_wait: Likewise.
         transactions: Likewise.
+        max_transaction_bytes: Likewise.
         concurrency: Likewise.
         key: Likewise.
         on_schema_change: What it does when a table has another shape: a word, or a table of words by kind of change.
@@ -251,6 +252,7 @@ class ConsumerSection(_Section, frozen=True, kw_only=True, forbid_unknown_fields
     max_bytes: int | None = None
     max_wait: float | None = None
     transactions: bool | int | None = None
+    max_transaction_bytes: int | None = None
     concurrency: int | None = None
     key: list[str] | None = None
     on_schema_change: str | dict[str, str] | None = None

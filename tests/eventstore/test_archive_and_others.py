@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pgcdc.eventstore import EventStore, archive, rebuild
+from pgcdc.eventstore import EventStore, archive, plan_archive, rebuild
 from tests.eventstore.revenue import Journal, Revenue, Sold, registry, revenue
 from tests.eventstore.test_archive import LATER, leave
 from tests.eventstore.test_projections import caught_up, write
@@ -100,6 +100,64 @@ def test_rebuilt_from_archive_table_and_stream_while_four_write(database: Databa
         assert [finding.status for finding in newer.check(deep=True)] == ["ok"] * 8
         rebuild(newer, "journal")  # out of the archive alone
         assert_journal(database, newer)
+
+
+def test_what_leaves_between_two_questions_is_in_both_answers(
+    newest_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild has read the table, an archiver takes what it has read, the rebuild asks for the archive."""
+    from pgcdc.eventstore.archives import Segments
+
+    between = Segments.between
+    moved: list[int] = []
+
+    def moving(self: Segments, *arguments: Any) -> Any:
+        with store_of(newest_database, tmp_path) as other:
+            moved.append(archive(other, now=LATER, segment_events=5).done)
+        return between(self, *arguments)
+
+    with store_of(newest_database, tmp_path) as store:
+        write(store, 1, 10)  # before the first slot
+        leave(store, 7)
+        write(store, 2, 10)
+        with running(store.pipeline()):
+            caught_up(store)
+            monkeypatch.setattr(Segments, "between", moving)
+            rebuild(store, "journal")
+            assert_journal(newest_database, store)
+            for seed in (3, 4):
+                monkeypatch.setattr(Segments, "between", between)
+                write(store, seed, 10)
+                caught_up(store)
+                if seed == 3:
+                    leave(store, 7)
+            monkeypatch.setattr(Segments, "between", moving)
+            rebuild(store, "journal")
+            assert_journal(newest_database, store)
+        assert len([number for number in moved if number]) >= 2
+
+
+def test_what_no_pipeline_has_noted_stays(newest_database: Database, tmp_path: Path) -> None:
+    with store_of(newest_database, tmp_path) as store:
+        store.append("till-1", [Sold("toys", 1)])
+        with running(store.pipeline()):
+            caught_up(store)
+        store.append("till-1", [Sold("toys", 2)])
+        plan = plan_archive(store, now=LATER)
+        assert (plan.events, plan.not_noted) == (1, 1)
+        assert str(plan).splitlines()[-1] == "  1 stay until the store's pipeline has noted their commits"
+        assert leave(store) == 1
+        assert leave(store) == 0
+        with running(store.pipeline()):
+            caught_up(store)
+            store.wait_for("journal", "till-1", 2)
+        assert leave(store) == 1
+        store.wait_for("journal", "till-1", 2)
+        with newest_database.connect() as connection:
+            connection.execute("UPDATE es.projections SET commit_lsn = '0/1'")
+        for version in (1, 2):
+            with pytest.raises(TimeoutError):
+                store.wait_for("journal", "till-1", version, timeout=0.05)
 
 
 def test_readers_and_writers_see_whole_streams_while_they_leave(newest_database: Database, tmp_path: Path) -> None:

@@ -302,3 +302,20 @@ def test_a_wait_in_vain(newest_database: Database) -> None:
             store.wait("revenue", 1, timeout=0)
         with pytest.raises(pgcdc.ConfigError, match="named revenue already"):
             store.projection("revenue")(Revenue)
+
+
+def test_a_transaction_that_is_too_large_waits_for_a_larger_limit(newest_database: Database) -> None:
+    """It stops before it, and says with what it goes on; then it has each event once."""
+    with store_of(newest_database, ("journal", Journal)) as store:
+        with running(store.pipeline()):
+            caught_up(store)
+        # Some megabytes: more than is handed over at once, however it is read.
+        store.append("till-1", [Sold("x" * 200_000, number) for number in range(40)])
+        store.append("till-2", [Sold("toys", 1)])
+        for limits in ({"transactions": 3}, {"max_transaction_bytes": 600_000}):
+            with pytest.raises(pgcdc.ConfigError, match="has more") as raised:
+                store.pipeline(**limits).run()
+            assert raised.value.hint is not None and "transactions=N and max_transaction_bytes=N" in raised.value.hint
+        with running(store.pipeline(transactions=40)):
+            caught_up(store)
+        assert faults(newest_database) == RIGHT

@@ -136,6 +136,8 @@ class Declarations:
         reactors: Collection[str] | None = None,
         rows: int = 1000,
         wait: float = 0.0,
+        transactions: int = 100_000,
+        max_transaction_bytes: int = 64 * 1024 * 1024,
         **options: Any,
     ) -> EventPipeline:
         """Make the pipeline that runs what is declared: `store.pipeline().run()`, or `pgcdc run module:pipeline`.
@@ -150,6 +152,9 @@ class Declarations:
             rows: How many events a projection applies in one transaction, as far as those of the source are not larger.
             wait: How long it waits for more of them, in seconds. Under load batches become large by themselves: while
                 one is written the next ones gather.
+            transactions: So many events may have been appended in one transaction. A larger one stops the pipeline
+                before it: nothing is lost, and it goes on when it is run with a larger number. It has to fit in memory.
+            max_transaction_bytes: So many bytes of the stream it may take, likewise.
             options: As for `pgcdc.Pipeline`, but for tables, publication, positions and snapshot.
 
         Returns:
@@ -171,6 +176,8 @@ class Declarations:
             rows=rows,
             wait=wait,
             archive=self._archive,
+            transactions=transactions,
+            max_transaction_bytes=max_transaction_bytes,
             **options,
         )
 

@@ -32,7 +32,9 @@ COMMITS = "commits"
 NOTED_WITHIN = 60.0
 """Seconds that a second pipeline waits for the first."""
 LARGEST_TRANSACTION = 100_000
-"""So many events may be appended in one transaction."""
+"""So many events may be appended in one transaction, where no other number is said."""
+LARGEST_BYTES = 64 * 1024 * 1024
+"""So many bytes of the stream these may take, likewise."""
 
 
 class EventPipeline(Pipeline):
@@ -51,6 +53,8 @@ class EventPipeline(Pipeline):
         rows: How many events a projection applies in one transaction, as far as those of the source are not larger.
         wait: How long it waits for more of them, in seconds.
         archive: Where events are that have left the table.
+        transactions: So many events a transaction of the source has at most.
+        max_transaction_bytes: So many bytes of the stream it has at most.
         options: As for `pgcdc.Pipeline`.
     """
 
@@ -65,6 +69,8 @@ class EventPipeline(Pipeline):
         rows: int = 1000,
         wait: float = 0.0,
         archive: Archive | None = None,
+        transactions: int = LARGEST_TRANSACTION,
+        max_transaction_bytes: int = LARGEST_BYTES,
         **options: Any,
     ) -> None:
         for given in ("positions", "snapshot", "publication"):
@@ -79,7 +85,8 @@ class EventPipeline(Pipeline):
         self._statements = statements
         self._commits = Commits(statements, archive)
         whole: dict[str, Any] = {
-            "transactions": LARGEST_TRANSACTION,
+            "transactions": transactions,
+            "max_transaction_bytes": max_transaction_bytes,
             "actions": ["insert"],
             "messages": [WAITING],
         }

@@ -84,8 +84,8 @@ async def _rest(consumer: str, options: Options, lane: Lane, left: list[Batch], 
                 f"consumer {consumer!r} takes whole transactions of {options.transactions} changes and"
                 f" {options.max_transaction_bytes >> 20} MiB at most, and the one that commits at"
                 f" {format_lsn(commit_lsn)} has more",
-                hint="transactions=N takes N changes, which have to fit in memory; or leave it out, and take"
-                " transactions in parts: nothing of it was delivered",
+                hint="transactions=N and max_transaction_bytes=N take larger ones, which have to fit in memory; without"
+                " them transactions are taken in parts: nothing of it was delivered",
                 lsn=commit_lsn,
             )
         batch = await lane.more(None, commit_lsn)

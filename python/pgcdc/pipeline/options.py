@@ -51,8 +51,10 @@ class ConsumerOptions(TypedDict, total=False):
         max_bytes: So many bytes of raw messages, likewise; one change may be larger.
         max_wait: So many seconds more rows are waited for while there are fewer than `max_rows`.
         transactions: For sinks: no write ends within a transaction, which waits for its last change; True for those of
-            up to 100,000 changes, or a number. A larger one, or one of more than 64 MiB, stops the consumer. `max_rows`
-            and `max_bytes` are then limits for whole transactions: one alone may be larger.
+            up to 100,000 changes, or a number. A larger one stops the consumer. `max_rows` and `max_bytes` are then
+            limits for whole transactions: one alone may be larger.
+        max_transaction_bytes: So many bytes of raw messages such a transaction has at most; 64 MiB where it is not
+            said.
         concurrency: So many changes (of a sink: parts of a batch) are under way at once; those of one key never.
         key: The columns of the key that order is kept for, with `concurrency` and with `on_failure="hold"`; by default
             each table's primary key.
@@ -86,6 +88,7 @@ class ConsumerOptions(TypedDict, total=False):
     max_bytes: int | None
     max_wait: float
     transactions: bool | int
+    max_transaction_bytes: int
     concurrency: int
     key: Collection[str] | None
     on_schema_change: PolicyWord | Mapping[ChangeKind, PolicyWord] | None
@@ -227,6 +230,8 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
         max_bytes=_count(consumer, "max_bytes", given.get("max_bytes")),
         max_wait=float(max_wait),
         transactions=transactions,
+        max_transaction_bytes=_count(consumer, "max_transaction_bytes", given.get("max_transaction_bytes"))
+        or Options.max_transaction_bytes,
         concurrency=concurrency,
         key=key,
         on_schema_change=check_policy(consumer, given.get("on_schema_change")),
