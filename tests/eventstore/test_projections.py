@@ -312,9 +312,9 @@ def test_a_transaction_that_is_too_large_waits_for_a_larger_limit(newest_databas
         # Some megabytes: more than is handed over at once, however it is read.
         store.append("till-1", [Sold("x" * 200_000, number) for number in range(40)])
         store.append("till-2", [Sold("toys", 1)])
-        for limits in ({"transactions": 3}, {"max_transaction_bytes": 600_000}):
+        for limited in (store.pipeline(transactions=3), store.pipeline(max_transaction_bytes=600_000)):
             with pytest.raises(pgcdc.ConfigError, match="has more") as raised:
-                store.pipeline(**limits).run()
+                limited.run()
             assert raised.value.hint is not None and "transactions=N and max_transaction_bytes=N" in raised.value.hint
         with running(store.pipeline(transactions=40)):
             caught_up(store)
