@@ -625,14 +625,15 @@ def test_a_spool_of_another_is_left_as_it_is(tmp_path: Path, other: tuple[str, s
     theirs = Backlog(Place(consumer, slot, tmp_path, SpoolOptions(directory=tmp_path), confirms=True))
     with pytest.raises(ConfigError, match="is that of consumer 'a' of slot 's' of cluster 1"):
         theirs.open(RowFormat("struct"), cluster)
-    if cluster != "cluster 1":
-        remove_spool(tmp_path, cluster)
+    if (slot, cluster) != ("s", "cluster 1"):
+        remove_spool(tmp_path, slot, cluster)
+    remove_spool(tmp_path, slot, cluster, consumer)
     assert not theirs.is_open
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     mine.open(RowFormat("struct"), "cluster 1")
     assert mine.state.through_lsn == 7
     mine.close()
-    remove_spool(tmp_path, "cluster 1")
+    remove_spool(tmp_path, "s", "cluster 1", "a")
     assert not tmp_path.exists()
 
 

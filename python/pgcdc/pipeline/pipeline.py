@@ -489,7 +489,7 @@ class Pipeline(Registration):
             publishing.drop(connection, self._settings)
             self._own_letters.forget(self.name)
             for directory in self._spools():
-                remove_spool(directory, source_of(connection))
+                remove_spool(directory, self._settings.slot, source_of(connection))
             self._store.forget(self.name)
             self._schemas.forget(self.name)
         for one in self._own_slots().values():
@@ -521,7 +521,7 @@ class Pipeline(Registration):
             self._stored(consumer)
             self._own_letters.forget(self.name, [consumer])
             for directory in self._spools(consumer):
-                remove_spool(directory, source_of(connection))
+                remove_spool(directory, self._settings.slot, source_of(connection), consumer)
             self._store.forget(self.name, [consumer])
             self._schemas.forget(self.name, [consumer])
 

@@ -151,20 +151,22 @@ def source_of(connection: Connection) -> str:
     return f"cluster {connection.system_identifier}"
 
 
-def remove_spool(directory: Path, source: str) -> None:
+def remove_spool(directory: Path, slot: str, source: str, consumer: str | None = None) -> None:
     """Remove a spool that nobody uses, with what is in it; one that is not there is no error.
 
-    One that was filled from another server is left as it is.
+    One that is another's is left as it is: what is in it may be nowhere else.
 
     Args:
         directory: Its directory.
+        slot: The slot that it belongs to.
         source: Where its changes came from, by `source_of`.
+        consumer: Whose it is; None: any consumer's of the slot.
 
     Raises:
         SpoolInUse: When somebody uses it.
         SpoolError: When it cannot be removed.
     """
-    if not (directory / "lock").exists() or not _is_from(directory, source):
+    if not (directory / "lock").exists() or not _is_of(directory, slot, source, consumer):
         return
     try:
         Spool(directory).close()  # whoever has it is not disturbed
@@ -195,7 +197,7 @@ def is_there(id: str, directories: Iterable[Path]) -> bool:
 def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str, source: str) -> None:
     """Give the spool of a consumer in the pipeline's directory to another name; one that is not there is no error.
 
-    One that was filled from another server is left as it is.
+    One that is another slot's is left as it is.
 
     Args:
         spool: The pipeline's; None when it has none.
@@ -209,9 +211,9 @@ def move_spool(spool: SpoolOptions | None, slot: str, consumer: str, new: str, s
         SpoolError: When it cannot be moved.
     """
     before = None if spool is None else directory_of(spool, slot, consumer)
-    if spool is None or before is None or not before.exists() or not _is_from(before, source):
+    if spool is None or before is None or not before.exists() or not _is_of(before, slot, source):
         return
-    remove_spool(after := directory_of(spool, slot, new), source)
+    remove_spool(after := directory_of(spool, slot, new), slot, source)
     Spool(before).close()  # whoever has it is not disturbed
     try:
         # First, so that after a crash in between the same call moves it.
@@ -567,11 +569,18 @@ def _of(source: str) -> str:
     return f" of {source}" if source else ""
 
 
-def _is_from(directory: Path, source: str) -> bool:
-    """Whether what is in a spool came from there, as far as it says so."""
+def _is_of(directory: Path, slot: str, source: str, consumer: str | None = None) -> bool:
+    """Whether a spool is that of a slot, and of a consumer, as far as it says so."""
     path = directory / _OWNER
     try:
-        return not path.exists() or path.read_bytes().endswith(_of(source).encode())
+        if not path.exists():
+            return True
+        owner = path.read_bytes()
+        return (
+            owner.endswith(_behind(slot, source).encode())
+            if consumer is None
+            else owner == _owner(slot, consumer, source)
+        )
     except OSError as error:
         raise _refused(path, "read", error) from error
 
