@@ -19,7 +19,8 @@ import pgcdc
 from pgcdc import ConfigError, ConnectionLost, DecodeError, Delete, SinkError, SinkRejected, Truncate, transforms
 from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, MemoryPositions, PostgresDeadLetters, SqlitePositions
 from pgcdc.pipeline import run as run_module
-from pgcdc.pipeline.holding import EVERYTHING, Hold, describe
+from pgcdc.pipeline.describing import describe
+from pgcdc.pipeline.holding import EVERYTHING, Hold
 from pgcdc.protocol import BatchReader
 from tests.pipeline.running import Running, confirmed, running, until
 from tests.pipeline.targets import Recorder, SqliteMirror, logged, mirrored

@@ -11,6 +11,7 @@ from pgcdc.errors import DecodeError, Error, SinkRejected, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline import failure, retry
 from pgcdc.pipeline.breaker import Breaker
+from pgcdc.pipeline.describing import Described
 from pgcdc.pipeline.parking import Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.subscription import HandlerSubscription, Subscription
@@ -86,7 +87,8 @@ class Delivery:
 
     async def _handle(self, batch: Batch) -> None:
         parking = self.parking if self._parks else None
-        settled: set[int] = set() if parking is None else await parking.hold_back(batch)
+        part = Described(batch)
+        settled: set[int] = set() if parking is None else await parking.hold_back(part)
         while True:
             try:
                 done = frozenset(settled)
@@ -95,24 +97,25 @@ class Delivery:
                 if parking is None:
                     raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
-                await parking.park(batch, {failed.number: failed.cause}, self._tries)
+                await parking.park(part, {failed.number: failed.cause}, self._tries)
                 settled = {*settled, failed.number}
-                settled |= await parking.hold_back(batch, settled, failed.number + 1)
+                settled |= await parking.hold_back(part, settled, failed.number + 1)
             else:
                 return
 
     async def _write(self, batch: Batch) -> None:
-        parts = [batch]
+        parts = [Described(batch)]
         while parts:
             part = parts.pop()
             if self._parks and self.parking is not None:
                 held = await self.parking.hold_back(part)
                 if held:
-                    part = part.take(set(range(part.changes_count)) - held)
-            if not part.changes_count:
+                    part = part.take(set(range(part.batch.changes_count)) - held)
+            batch = part.batch
+            if not batch.changes_count:
                 continue
             try:
-                await self.persist(lambda part=part: self._target.write(part, self._lane.reach))  # type: ignore[misc]
+                await self.persist(lambda batch=batch: self._target.write(batch, self._lane.reach))  # type: ignore[misc]
             except GaveUp:
                 raise
             except HandlerFailed as failed:  # a filter or transform
@@ -120,25 +123,26 @@ class Delivery:
                     raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
                 await self.parking.park(part, {failed.number: failed.cause}, self._tries)
-                parts.append(part.take(range(failed.number + 1, part.changes_count)))
+                parts.append(part.take(range(failed.number + 1, batch.changes_count)))
             except SinkFailed as failed:
                 error = failed.cause
                 if not self._parks or not (isinstance(error, SinkRejected | DecodeError) or self._is_temporary(error)):
-                    raise failure.of_sink(self.name, part, error) from error
+                    raise failure.of_sink(self.name, batch, error) from error
                 parts.append(part.take(failed.left))
                 parts += reversed(await self._take_apart(part.take(failed.refused), error))
 
-    async def _take_apart(self, part: Batch, error: Exception) -> Sequence[Batch]:
+    async def _take_apart(self, part: Described, error: Exception) -> Sequence[Described]:
         """Put what was refused among the dead letters.
 
         Returns:
             What is left, in order.
         """
-        parking, count, spent = self.parking, part.changes_count, self._is_temporary(error)
+        batch = part.batch
+        parking, count, spent = self.parking, batch.changes_count, self._is_temporary(error)
         if parking is None:
-            raise failure.of_sink(self.name, part, error) from error
+            raise failure.of_sink(self.name, batch, error) from error
         self._note(error)
-        guilty = {0} if count == 1 else set(range(count)) if spent else _named(part, error)
+        guilty = {0} if count == 1 else set(range(count)) if spent else _named(batch, error)
         if guilty:
             if parking.holds and not spent:
                 # One after the other: what comes before one is delivered before its key is held.
@@ -150,7 +154,7 @@ class Delivery:
             await parking.park(part, dict.fromkeys(guilty, error), self._tries)
             return [part.take(rest)]
         # Whole transactions as long as there are several.
-        middle = _middle(part)
+        middle = _middle(batch)
         return [part.take(set(range(middle))), part.take(set(range(middle, count)))]
 
     async def again(self, through_lsn: int, read: Callable[[bytes], Batch]) -> None:

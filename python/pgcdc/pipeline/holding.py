@@ -1,31 +1,24 @@
-"""Which rows, or which key, a change is about, so that later changes of them can be held back behind it."""
+"""What waits behind a change: rows of tables, keys, topics; which of them are held, and by what a consumer's are."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
-from pgcdc.errors import DecodeError
-from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
-from pgcdc.protocol import Batch
+from pgcdc.events import Relation
 from pgcdc.tables import Table
-from pgcdc.transforms.outbox import PREFIX, key_of
+from pgcdc.transforms.outbox import PREFIX
 
 if TYPE_CHECKING:
     from pgcdc.pipeline.deadletter import DeadLetter
 
-__all__ = ["EVERYTHING", "Held", "HeldBy", "Hold", "Seen", "describe", "holds_from_text", "holds_to_text"]
+__all__ = ["CHOSEN", "EVERYTHING", "Held", "HeldBy", "Hold", "hold_of_event", "holds_from_text", "holds_to_text"]
 
 CHOSEN: Final = "key"
-_NUMERIC: Final = 1700
-_SAME_TEXT: Final = frozenset({19, 20, 21, 23, 25, 1043, 2950})
-"""name, int8, int2, int4, text, varchar, uuid: a value keeps its text when its column gets another of these types."""
+"""The space of keys that a consumer has chosen."""
 
 
 class Hold(NamedTuple):
@@ -46,26 +39,6 @@ class Hold(NamedTuple):
 
 
 EVERYTHING: Final = Hold(0, None)
-
-
-class Seen(NamedTuple):
-    """What can be said of one change.
-
-    Attributes:
-        table: `schema.name`; several with commas for a truncate; None for a logical message and where it is not known.
-        action: The change's action; `"unknown"` where that cannot be read.
-        key: The key's values by name, as JSON.
-        values: The change as a line of JSON.
-        holds: What waits behind it when it fails.
-        digest: Tells two changes of one position apart.
-    """
-
-    table: str | None
-    action: str
-    key: str | None
-    values: str | None
-    holds: tuple[Hold, ...]
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -198,100 +171,17 @@ def holds_from_text(text: str) -> list[Hold]:
     return [Hold(*one) for one in json.loads(text or "[]")]
 
 
-def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None, by: HeldBy = HeldBy()) -> list[Seen]:
-    """Look at each change of a batch.
+def hold_of_event(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hold, ...] | None:
+    """What waits behind the event that a row of an outbox table is.
 
     Args:
-        batch: The batch.
-        keys: The columns of primary keys, by the table's OID, for tables whose replica identity does not say them.
-        by: What they are held by.
+        row: The row's values by column, numbers as text.
+        columns: Those with its topic and key.
 
     Returns:
-        One for each change, also for those that cannot be decoded.
+        One hold, or none for an event without a key; None when it does not say its topic.
     """
-    changes = batch.changes()
-    lines: list[bytes | None]
-    try:
-        lines = list(batch.to_json().split(b"\n")[:-1])
-    except DecodeError:
-        lines = [_line(batch.take({number})) for number in range(len(changes))]
-    return [_seen(batch, number, change, lines[number], keys or {}, by) for number, change in enumerate(changes)]
-
-
-def _line(one: Batch) -> bytes | None:
-    try:
-        return one.to_json().rstrip(b"\n")
-    except DecodeError:
-        return None
-
-
-def _seen(
-    batch: Batch,
-    number: int,
-    change: Any,
-    line: bytes | None,
-    primary_keys: Mapping[int, Sequence[str]],
-    by: HeldBy,
-) -> Seen:
-    values = None if line is None else line.decode()
-    if line is None or isinstance(change, DecodeError):
-        return _undecodable(batch.take({number}), change, values, by)
-    digest = _digest(line)
-    if isinstance(change, Message):
-        key, holds = _of_event(change)
-        return Seen(None, "message", key, values, holds, digest)
-    if isinstance(change, Truncate):
-        tables = ",".join(f"{relation.schema}.{relation.name}" for relation in change.relations)
-        return Seen(tables, "truncate", None, values, by.of_tables(change.relations), digest)
-    relation: Relation = change.relation
-    columns = _key_columns(relation, primary_keys)
-    row = json.loads(line, parse_float=str, parse_int=str)
-    rows = [row[part] for part in ("new", "old") if part in row]
-    keys = _keys(rows, columns)
-    return Seen(
-        f"{relation.schema}.{relation.name}",
-        change.action,
-        json.dumps(keys[0]) if keys else None,
-        values,
-        _holds_of(change, rows, keys, by),
-        digest,
-    )
-
-
-def _keys(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    return [{name: one[name] for name in columns} for one in rows if columns and all(name in one for name in columns)]
-
-
-def _holds_of(
-    change: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[Mapping[str, Any]], by: HeldBy
-) -> tuple[Hold, ...]:
-    relation: Relation = change.relation
-    space: int | str = relation.oid
-    if by.key is not None:
-        space, keys = CHOSEN, _keys(rows, by.key)
-    elif (columns := by.outboxes.get((relation.schema, relation.name))) is not None:
-        if not isinstance(change, Insert):
-            return ()  # no event
-        event = _of_outbox(rows[0], columns)
-        return by.of_tables([relation]) if event is None else event
-    form = _form(relation, keys[0], chosen=by.key is not None) if keys else ""
-    numerics = {column.name for column in relation.columns if column.type_oid == _NUMERIC}
-    holds = dict.fromkeys(Hold(space, json.dumps(_comparable(key, numerics)), form) for key in keys)
-    return tuple(holds) or by.of_tables([relation])
-
-
-def _comparable(key: Mapping[str, Any], numerics: Set[str]) -> list[Any]:
-    """A key's values: a numeric is the same number with fewer or more zeros behind its point."""
-    return [
-        value.rstrip("0").rstrip(".") if name in numerics and isinstance(value, str) and "." in value else value
-        for name, value in key.items()
-    ]
-
-
-def _of_outbox(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hold, ...] | None:
-    """What waits behind the event that a row of an outbox table is; None when it does not say its topic."""
-    [event] = _keys([row], columns) or [{}]
-    topic, key = (event.get(column) for column in columns)
+    topic, key = (row.get(column) if all(one in row for one in columns) else None for column in columns)
     if not isinstance(topic, str):
         return None
     return () if key is None else (Hold(PREFIX + topic, json.dumps([key])),)
@@ -300,58 +190,4 @@ def _of_outbox(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hold, 
 def _is_of(letter: DeadLetter, hold: Hold, columns: tuple[str, str]) -> bool:
     """Whether these are the columns of the outbox table from which a letter has what it holds."""
     row = json.loads(letter.values or "{}", parse_float=str, parse_int=str)
-    return _of_outbox(row.get("new", {}), columns) == (hold,)
-
-
-def _form(relation: Relation, names: Iterable[str], *, chosen: bool) -> str:
-    # A key's columns by where they stand: one that gets another name is the same. Those that a consumer has chosen it
-    # has by name, and several tables have them. A type that prints a value otherwise makes another key of it.
-    columns = {column.name: (place, column) for place, column in enumerate(relation.columns)}
-    form: list[list[object]] = []
-    for name in names:
-        place, column = columns[name]
-        # With its modifier: a numeric of fewer digits is another number.
-        kind = "" if column.type_oid in _SAME_TEXT else f"{column.type_oid}.{column.type_modifier}"
-        form.append([name, kind, relation.oid] if chosen else [place, kind])
-    return json.dumps(form)
-
-
-def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
-    """The key of an emitted event, as JSON, and what waits behind it: nothing behind one without a key."""
-    if not message.prefix.startswith(PREFIX):
-        return None, ()
-    try:
-        key = key_of(message)
-    except msgspec.MsgspecError:
-        return None, (Hold(message.prefix, None),)
-    return (None, ()) if key is None else (json.dumps({"key": key}), (Hold(message.prefix, json.dumps([key])),))
-
-
-def _undecodable(one: Batch, change: Any, values: str | None, by: HeldBy) -> Seen:
-    relations = one.relations
-    raw = getattr(change, "raw", b"")
-    kinds = {b"I": "insert", b"U": "update", b"D": "delete", b"T": "truncate", b"M": "message"}
-    action = change.action if isinstance(change, Insert | Update | Delete) else kinds.get(raw[:1], "unknown")
-    return Seen(
-        ",".join(f"{relation.schema}.{relation.name}" for relation in relations) or getattr(change, "table", None),
-        action,
-        None,
-        values,
-        by.of_tables(relations) if relations else (EVERYTHING,),
-        _digest(raw or one.to_bytes()),
-    )
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def _key_columns(relation: Relation, primary_keys: Mapping[int, Sequence[str]]) -> Sequence[str]:
-    """The columns that `keys.key_columns` has chosen for the order: the primary key, where each change says it."""
-    # Under REPLICA IDENTITY FULL every column is flagged, and each update would have another key. Where there is no
-    # primary key either, a row is known by all that is in it, and each change sends that of before.
-    chosen = primary_keys.get(relation.oid, ())
-    if relation.replica_identity in ("f", "n"):
-        return chosen
-    flagged = [column.name for column in relation.columns if column.is_key]
-    return chosen if chosen and set(chosen) <= set(flagged) else flagged
+    return hold_of_event(row.get("new", {}), columns) == (hold,)

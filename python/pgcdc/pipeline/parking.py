@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,8 +13,9 @@ import msgspec
 from pgcdc.errors import ConfigError, ConnectionLost, SinkError, SinkUnavailable
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Marks, Which
+from pgcdc.pipeline.describing import Described, Seen, describe
 from pgcdc.pipeline.earlier_letters import of_another_key, of_another_policy
-from pgcdc.pipeline.holding import Held, HeldBy, Seen, describe, holds_from_text, holds_to_text
+from pgcdc.pipeline.holding import Held, HeldBy, holds_from_text, holds_to_text
 from pgcdc.pipeline.options import Options
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.worker import Worker
@@ -193,11 +194,17 @@ class Parking:
                 blocked.add(holds)
         return letters
 
-    async def hold_back(self, batch: Batch, settled: Collection[int] = (), start: int = 0) -> set[int]:
+    async def _describe(self, part: Described) -> Sequence[Seen]:
+        """Look at changes, in the desk's thread: the other consumers share the event loop."""
+        if part.seen is None:
+            part.seen = await self._desk.call(describe, part.batch, self._formats.key_columns, self._by)
+        return part.seen
+
+    async def hold_back(self, part: Described, settled: Collection[int] = (), start: int = 0) -> set[int]:
         """Store the changes of rows that are held.
 
         Args:
-            batch: Changes that are to be delivered.
+            part: Changes that are to be delivered.
             settled: Those that are letters already.
             start: The number of the first one to look at.
 
@@ -207,24 +214,24 @@ class Parking:
         if not self._held:
             return set()
         letters: dict[int, DeadLetter] = {}
-        for number, seen in enumerate(describe(batch, self._formats.key_columns, self._by)):
+        for number, seen in enumerate(await self._describe(part)):
             if number >= start and number not in settled and self._held.meets(seen.holds):
                 self._held.add(seen.holds)  # a change of key holds the other one, too
-                letters[number] = self._letter(batch, number, seen, None, 0)
+                letters[number] = self._letter(part.batch, number, seen, None, 0)
         await self._add(list(letters.values()))
         return set(letters)
 
-    async def park(self, batch: Batch, causes: Mapping[int, Exception], attempts: int) -> None:
+    async def park(self, part: Described, causes: Mapping[int, Exception], attempts: int) -> None:
         """Store changes that have failed.
 
         Args:
-            batch: What they are in.
+            part: What they are in.
             causes: What was raised, by their numbers.
             attempts: How often each was tried.
         """
-        seen = describe(batch.take(causes), self._formats.key_columns, self._by)
+        seen = await self._describe(part.take(causes))
         letters = [
-            self._letter(batch, number, one, causes[number], attempts)
+            self._letter(part.batch, number, one, causes[number], attempts)
             for number, one in zip(sorted(causes), seen, strict=True)
         ]
         await self._add(letters)
