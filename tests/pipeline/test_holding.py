@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
 import pgcdc
 from pgcdc import Position, SinkRejected, transforms
-from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, Which
+from pgcdc.pipeline import DeadLetter, MemoryDeadLetters, Which, describing
+from pgcdc.pipeline import parking as parking_module
 from pgcdc.pipeline import run as run_module
+from pgcdc.pipeline.describing import Seen
 from pgcdc.pipeline.options import Options
 from pgcdc.pipeline.parking import Desk, Parking
 from pgcdc.pipeline.row_formats import RowFormats
@@ -80,6 +83,37 @@ def test_letters_that_hold_by_another_key_are_seen_to_first(newest_database: Dat
     pipeline.dead_letters.close()
     with running(make(now)) as run:
         run.streaming()
+
+
+@pytest.mark.parametrize("handles", [True, False])
+def test_what_is_held_is_found_out_once_and_beside_the_event_loop(newest_database: Database, handles: bool) -> None:
+    """The other consumers share the loop; and a batch of which much is refused is not looked through each time."""
+    newest_database.execute("CREATE TABLE a (id int PRIMARY KEY, v int)")
+    sink = Refusing("v")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"], snapshot="never")
+    threads, described = set(), 0
+
+    def describe(batch: pgcdc.Batch, *arguments: Any) -> list[Seen]:
+        nonlocal described
+        threads.add(threading.current_thread().name)
+        described += batch.changes_count
+        return describing.describe(batch, *arguments)
+
+    def handle(change: Any) -> None:
+        if change.new.v == 1:
+            raise ValueError("no")
+
+    if handles:
+        pipeline.on("a", "insert", name="sink", on_failure="hold", retry=pgcdc.Retry(attempts=1))(handle)
+    else:
+        pipeline.add(sink, name="sink", on_failure="hold")
+    with mock.patch.object(parking_module, "describe", describe), running(pipeline) as run:
+        run.streaming()
+        newest_database.execute("INSERT INTO a SELECT g, (g % 5 <> 0)::int + 1 FROM generate_series(1, 100) g")
+        run.catch_up(newest_database)
+        assert len(pipeline.dead_letters.list()) == 20
+    assert threads == {"pgcdc-shop-dead-letters"}
+    assert described <= 100 + 20
 
 
 def test_a_chosen_key_is_compared_by_its_value_across_tables(newest_database: Database) -> None:

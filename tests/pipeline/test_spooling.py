@@ -21,7 +21,7 @@ from pgcdc.pipeline import MemoryPositions, Move, SpoolOptions, StoredPosition, 
 from pgcdc.pipeline.items import Begin, CopyBegin, Rows
 from pgcdc.pipeline.ledger import Ledger
 from pgcdc.pipeline.queue import Lane
-from pgcdc.pipeline.spooling import Backlog, Place, directory_of, remove_spool
+from pgcdc.pipeline.spooling import Backlog, Place, directory_of, pass_spool_on, remove_spool
 from pgcdc.protocol import RowFormat, Spool
 from tests.pipeline.targets import Recorder
 from tests.protocol import wire
@@ -628,6 +628,7 @@ def test_a_spool_of_another_is_left_as_it_is(tmp_path: Path, other: tuple[str, s
     if (slot, cluster) != ("s", "cluster 1"):
         remove_spool(tmp_path, slot, cluster)
     remove_spool(tmp_path, slot, cluster, consumer)
+    pass_spool_on(tmp_path, slot, consumer, "new", cluster)
     assert not theirs.is_open
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     mine.open(RowFormat("struct"), "cluster 1")
