@@ -110,9 +110,10 @@ class Mirror:
                 break
         if self._moment.dead and self._moment.dies_before:
             raise RuntimeError("dead")
-        pages = (
-            self._file.execute("PRAGMA page_count").fetchone()[0] if self._moment.full and not self._slow else 1 << 30
-        )
+        pages = 1 << 30
+        if self._moment.full and not self._slow:
+            self._file.execute("VACUUM")  # what is free in the file is no room on the disk
+            [pages] = self._file.execute("PRAGMA page_count").fetchone()
         self._file.execute(f"PRAGMA max_page_count = {pages}")
         before = list(self._columns)
         try:
@@ -189,6 +190,7 @@ class Machine(RuleBasedStateMachine):
         self.folder.mkdir()
         self.moment = Moment()
         self.serial = 0
+        self.filled = 0
         self.poisonous = True
         self.handled: Handled = {}
         self.parking: Handled = {}
@@ -290,7 +292,8 @@ class Machine(RuleBasedStateMachine):
         self.moment.free.set()
         self.moment.full = True
         self.database.execute(f"UPDATE {self.name} SET note = (SELECT string_agg(md5(g::text), '') FROM {LONG} g)")
-        self.touch("x" * 50_000)
+        self.filled += 1  # one of the same size would have its own place again
+        self.touch("x" * 500_000 * self.filled)
         pipeline = self.run.pipeline
         self.until(lambda: pipeline.statistics().consumers["mirror"].last_error is not None, "the disk is full")
         self.moment.full = False
