@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pgcdc.console.observation import Observer
+from pgcdc.console.subject import Subject
 from tests.console.scene import SECRET
 from tests.pipeline.running import until
 
@@ -156,13 +158,36 @@ def test_a_stream_step_by_step_and_a_rebuild(browser: Browser, console: Serving,
         assert '"status": "paid"' in page.locator("#state + pre").inner_text()
         assert page.locator("li[aria-current] .diff").inner_text().startswith('status: "pending" → "paid"')
         page.goto(f"{console.url}streams?q=order-")
-        assert page.locator("tbody tr").first.inner_text().startswith("order-1")
+        assert page.locator("#streams ~ .frame tbody tr").inner_text().startswith("order-1")
         page.locator("button", has_text="Rebuild").click()
         page.locator('[data-live="rebuild/revenue"]', has_text="done: 3 events").wait_for()
     assert shop.database.execute("SELECT generation, status FROM es.projections ORDER BY 1") == [
         (1, "retired"),
         (2, "live"),
     ]
+
+
+def test_what_the_role_may_not_see_is_said(shop: Scene) -> None:
+    database, role = shop.database, f"reader_{shop.database.name}"
+    database.execute(f"CREATE ROLE {role} LOGIN")
+    observer = Observer(Subject(f"{database.dsn} user={role}"))
+    try:
+        seen = observer.observe()
+        assert seen.error is None
+        assert [sentence.partition(":")[0] for sentence in seen.unknown] == [
+            "The role may not read the stored positions",
+            "The role may not read the dead letters",
+        ]
+        database.execute(
+            f"GRANT USAGE ON SCHEMA pgcdc TO {role}", f"GRANT SELECT ON ALL TABLES IN SCHEMA pgcdc TO {role}"
+        )
+        seen = observer.observe()
+        assert seen.unknown == []
+        assert {one.key for one in seen.consumers} >= {"shop/search", "shop/webhook", "events/commits"}
+        assert [one.name for one in seen.slots] >= ["pgcdc_events", "pgcdc_shop"]
+    finally:
+        observer.close()
+        database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_keys(browser: Browser, console: Serving) -> None:

@@ -52,8 +52,8 @@
           legend: { show: plot.names.length > 1 },
           scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(high * 1.08, { bytes: 1024, seconds: 5, count: 5 }[plot.unit])] } },
           axes: [
-            { ...line, space: 70, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toISOString().slice(11, tick % 60 ? 19 : 16)) },
-            { ...line, size: 62, incrs: steps[plot.unit], values: (_, ticks) => ticks.map(said[plot.unit]) },
+            { ...line, space: 70, size: 30, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toISOString().slice(11, tick % 60 ? 19 : 16)) },
+            { ...line, size: 62, space: 28, incrs: steps[plot.unit], values: (_, ticks) => ticks.map(said[plot.unit]) },
           ],
           series: [
             { label: "UTC", value: (_, when) => (when == null ? "" : new Date(when * 1000).toISOString().slice(11, 19)) },
