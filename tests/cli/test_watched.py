@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import pgcdc
+from pgcdc.cli.building import build
+from pgcdc.cli.redaction import Redactor
 from tests.demo.running import finish, run, start
 from tests.observe.answers import ask, samples, value
 from tests.pipeline.running import until
@@ -81,11 +84,19 @@ def test_where_nobody_can_listen(file: Path, arguments: tuple[str, ...], message
     assert ended.code == 2 and message in ended.stderr, ended
 
 
-def test_a_section_is_checked(file: Path) -> None:
-    file.write_text(file.read_text().replace("late = 30", "latest = 30"))
-    ended = run("run", "--check", str(file), PYTHONPATH=f"{REPOSITORY / 'python'}:{REPOSITORY}")
-    assert ended.code == 2, ended
-    assert "metrics.latest is not a setting\nhint: did you mean 'late'?" in ended.stderr
+@pytest.mark.parametrize(
+    ("was", "written", "message"),
+    [
+        ("late = 30", "latest = 30", "metrics.latest is not a setting"),
+        ('"127.0.0.1:0"', '"nowhere"', "metrics.listen: 'nowhere' is not where to listen"),
+        ('"127.0.0.1:0"', "true", "metrics.listen must be a whole number or a string, and is true or false"),
+    ],
+)
+def test_a_section_is_checked(file: Path, was: str, written: str, message: str) -> None:
+    file.write_text(file.read_text().replace(was, written))
+    with pytest.raises(pgcdc.ConfigError) as raised:
+        build(str(file), Redactor({}))
+    assert str(raised.value) == f"{file}: {message}"
 
 
 def test_slots_without_a_pipeline(newest_database: Database) -> None:

@@ -117,6 +117,10 @@ def _configured(file: str, redactor: Redactor) -> tuple[Pipeline, MetricsSection
     pipeline = _within(f"{file}: pipeline", Pipeline, **settings, positions=_positions(configuration))
     for name, consumer in configuration.consumers.items():
         _add(pipeline, file, name, consumer)
+    if configuration.metrics is not None:
+        from pgcdc.observe.endpoint import parse_listen
+
+        _within(f"{file}: metrics.listen", parse_listen, configuration.metrics.listen)
     return pipeline, configuration.metrics
 
 

@@ -92,8 +92,8 @@ def run(
             redactor.learn_options(source)
             check_source(source, pipeline.name)
         listen = watched.listen if metrics is None and watched is not None else metrics
-        if listen is not None:
-            endpoint.parse_listen(listen)
+        if metrics is not None:
+            endpoint.parse_listen(metrics)
     except Error as error:
         teller.tell(error)
         raise typer.Exit(EXIT_CONFIGURATION) from None
