@@ -151,6 +151,48 @@ async def test_the_position_is_the_version_and_nothing_older_counts(
     assert state(clickhouse, f"{database}.orders") == {3: order(3)}
 
 
+async def test_what_is_from_before_a_truncate_is_no_row(clickhouse: ClickHouseServer, database: str) -> None:
+    whole = batch_of(
+        insert(ORDERS, order(1)),
+        transaction(insert(ORDERS, order(2)), insert(ORDERS, order(4)), truncate(ORDERS), insert(ORDERS, order(3))),
+    )
+
+    def check(*ids: int) -> None:
+        assert set(state(clickhouse, f"{database}.orders")) == {*ids}
+
+    class Killed(ClickHouse):
+        async def _hold_down(self, table: Any, first: Any) -> None:
+            raise SinkUnavailable("killed")
+
+    async with (
+        opened(ClickHouse(clickhouse.url, database=database)) as sink,
+        opened(ClickHouse(clickhouse.url, database=database)) as stopped,
+        opened(Killed(clickhouse.url, database=database)) as killed,
+    ):
+        for one in (sink, stopped):
+            await one.write(whole.take([0]))
+        with pytest.raises(SinkUnavailable):
+            await killed.write(whole.take([0]))
+        await sink.write(whole.take([3, 4]))
+        check(3)
+        for number in (0, 1):  # the one that knows of it, as with a dead letter; and one that does not
+            for one in (sink, stopped):
+                await one.write(whole.take([number]))
+                check(3)
+        with pytest.raises(SinkUnavailable):
+            await killed.write(whole.take([2]))
+        check(3, 4)
+    async with opened(ClickHouse(clickhouse.url, database=database)) as sink:  # which finds what the killed one left
+        await sink.write(whole.take([1]))
+        check(3)
+        await sink.write(whole.take([3]))
+        check(3)
+    clickhouse.query(f"DROP TABLE {database}.orders")
+    async with opened(ClickHouse(clickhouse.url, database=database)) as sink:  # another table of that name
+        await sink.write(whole.take([1]))
+    check(2)
+
+
 async def test_rows_that_change_places(clickhouse: ClickHouseServer, database: str) -> None:
     """1 becomes 2 and 2 becomes 1, by way of 3, in pieces of any size, and everything comes again."""
     start = [insert(ORDERS, order(1, note="one; two")), insert(ORDERS, order(2, note="it's \\ two"))]

@@ -12,6 +12,7 @@ import re
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from msgspec import UNSET
@@ -19,8 +20,9 @@ from msgspec import UNSET
 from pgcdc import ConfigError, Pipeline, Position, SinkRejected, SinkUnavailable
 from pgcdc.pipeline import MemoryPositions
 from pgcdc.sinks import OpenSearch
-from pgcdc.sinks import opensearch as module
-from pgcdc.sinks.search_documents import document_id
+from pgcdc.sinks import search_writing as module
+from pgcdc.sinks.search_documents import FLOOR_ID, document_id
+from pgcdc.sinks.search_writing import Documents
 from pgcdc.testing import delete, insert, play, transaction, truncate, update
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, Transaction
@@ -46,6 +48,7 @@ class TestContractWithoutMemory(SearchContract):
 
     keep_deleted = 0.0
     test_what_is_written_and_not_stored_comes_again = None  # type: ignore[assignment]
+    test_what_comes_again_comes_in_other_batches = None  # type: ignore[assignment]
     test_a_write_that_failed_on_the_way_back_is_repeated = None  # type: ignore[assignment]
 
     @pytest.fixture(autouse=True, scope="class")
@@ -61,10 +64,12 @@ def index(request: pytest.FixtureRequest) -> str:
 
 
 def stored(url: str, index: str) -> dict[str, dict[str, Any]]:
-    """All documents, also those of deleted rows."""
+    """All documents of rows, also of deleted ones."""
     ask(url, "POST", f"/{index}-000001/_refresh")
     found = ask(url, "POST", f"/{index}-000001/_search", {"size": 100, "version": True})
-    return {one["_id"]: {"version": one["_version"], **one["_source"]} for one in found["hits"]["hits"]}
+    documents = {one["_id"]: {"version": one["_version"], **one["_source"]} for one in found["hits"]["hits"]}
+    documents.pop(FLOOR_ID, None)
+    return documents
 
 
 # Positions and versions.
@@ -104,6 +109,90 @@ async def test_what_is_older_changes_nothing(opensearch: OpenSearchServer, index
     assert documents(opensearch.url, index) == {"1": order(1, "paid"), "2": order(2)}
 
 
+async def test_what_is_older_changes_nothing_within_a_transaction_either(
+    opensearch: OpenSearchServer, index: str
+) -> None:
+    """As from a dead letter. The version of all three is the same, until one took the place of another."""
+    changes = [insert(ORDERS, order(1)), update(ORDERS, order(1, "paid")), delete(ORDERS, order(1))]
+    again = insert(ORDERS, order(1, "again"))
+    whole = batch_of(transaction(*changes), transaction(again))
+    async with opened(OpenSearch(opensearch.url, index=index)) as sink:
+        for numbers, there in (
+            ([0], order(1)),
+            ([1], order(1, "paid")),
+            ([0], order(1, "paid")),
+            ([2], None),
+            ([1], None),
+            ([0, 1], None),
+            ([3], order(1, "again")),
+            ([2], order(1, "again")),
+        ):
+            await sink.write(whole.take(numbers))
+            assert documents(opensearch.url, index) == ({} if there is None else {"1": there}), numbers
+
+
+async def test_a_row_that_changes_more_often_in_a_transaction_than_versions_fit_between_two(
+    opensearch: OpenSearchServer, index: str
+) -> None:
+    """Each takes the place of the one before, which counts the version up, past the LSN of the next transaction."""
+    updates = transaction(*(update(ORDERS, order(1, f"s{number}")) for number in range(120)))
+    end = batch_of(updates).last_position
+    assert end is not None
+    # As close as can be.
+    next_one = transaction(delete(ORDERS, order(1)), commit_lsn=end.commit_lsn + 112)
+    whole = batch_of(updates, next_one, insert(ORDERS, order(1, "again")))
+    async with opened(OpenSearch(opensearch.url, index=index)) as sink:
+        for piece in whole.take(range(121)).pieces(1):
+            await sink.write(piece)
+        found = stored(opensearch.url, index)["1"]
+        assert found["version"] > end.commit_lsn + 112 and "pgcdc_deleted" in found
+        for number in (119, 121, 120):
+            await sink.write(whole.take([number]))
+    assert documents(opensearch.url, index) == {"1": order(1, "again")}
+
+
+async def test_what_is_from_before_a_truncate_makes_no_document(opensearch: OpenSearchServer, index: str) -> None:
+    whole = batch_of(
+        insert(ORDERS, order(1)),
+        transaction(insert(ORDERS, order(2)), insert(ORDERS, order(4)), truncate(ORDERS), insert(ORDERS, order(3))),
+    )
+
+    def check(*ids: str) -> None:
+        assert set(documents(opensearch.url, index)) == {*ids}
+
+    class Killed(OpenSearch):
+        async def _hold_down(self, indexes: Any) -> None:
+            raise SinkUnavailable("killed")
+
+    async with (
+        opened(OpenSearch(opensearch.url, index=index)) as sink,
+        opened(OpenSearch(opensearch.url, index=index)) as stopped,
+        opened(Killed(opensearch.url, index=index)) as killed,
+    ):
+        for one in (sink, stopped):
+            await one.write(whole.take([0]))
+        with pytest.raises(SinkUnavailable):
+            await killed.write(whole.take([0]))
+        await sink.write(whole.take([3, 4]))
+        check("3")
+        for number in (0, 1):  # the one that knows of it, as with a dead letter; and one that does not
+            for one in (sink, stopped):
+                await one.write(whole.take([number]))
+                check("3")
+        with pytest.raises(SinkUnavailable):
+            await killed.write(whole.take([2]))
+        check("3", "4")
+    async with opened(OpenSearch(opensearch.url, index=index)) as sink:  # which finds what the killed one left
+        await sink.write(whole.take([1]))
+        check("3")
+        await sink.write(whole.take([3]))
+        check("3")
+    ask(opensearch.url, "DELETE", f"/{index}-000001")
+    async with opened(OpenSearch(opensearch.url, index=index)) as sink:  # of another index nothing is remembered
+        await sink.write(whole.take([1]))
+    check("2")
+
+
 async def test_a_deleted_row_stays_deleted_when_the_server_has_forgotten_it(
     opensearch: OpenSearchServer, index: str
 ) -> None:
@@ -121,13 +210,14 @@ async def test_documents_of_deleted_rows_go_after_a_while(
 ) -> None:
     monkeypatch.setattr(module, "_PAGE", 2)
     rows = [insert(ORDERS, order(id)) for id in range(1, 8)]
-    whole = batch_of(*rows, *(delete(ORDERS, order(id)) for id in range(1, 6)))
+    whole = batch_of(truncate(ORDERS), *rows, *(delete(ORDERS, order(id)) for id in range(1, 6)))
     async with opened(OpenSearch(opensearch.url, index=index)) as sink:
         await sink.write(whole)
     assert len(stored(opensearch.url, index)) == 7
     async with opened(OpenSearch(opensearch.url, index=index, keep_deleted=0.001)) as sink:
-        await sink.write(whole.take([6]))  # it looks when it begins
+        await sink.write(whole.take([7]))  # it looks when it begins
     assert set(stored(opensearch.url, index)) == {"6", "7"}
+    assert ask(opensearch.url, "GET", f"/{index}/_doc/{quote(FLOOR_ID)}") is not None
 
 
 async def test_an_lsn_that_is_no_version(opensearch: OpenSearchServer, index: str) -> None:
@@ -215,6 +305,59 @@ async def test_what_comes_again_finds_the_row_under_its_new_key(opensearch: Open
         assert documents(opensearch.url, name) == {"1": order(1, note="another"), "3": order(3, "sent", "long")}
 
 
+async def test_a_write_that_is_cut_off_between_any_two_documents(
+    opensearch: OpenSearchServer, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that change places, and whose place another one gets, in one batch; then it comes again in other ones."""
+    whole = batch_of(
+        *(insert(ORDERS, order(1, note="one")), insert(ORDERS, order(2, note="two"))),
+        transaction(
+            update(ORDERS, order(3, "a", UNSET), old=order(1)),
+            update(ORDERS, order(1, "b", UNSET), old=order(2)),
+            update(ORDERS, order(2, "c", UNSET), old=order(3)),
+        ),
+        update(ORDERS, order(4, "d", UNSET), old=order(1)),
+        insert(ORDERS, order(1, note="three")),
+        update(ORDERS, order(5, "e", UNSET), old=order(1)),
+        transaction(insert(ORDERS, order(1, note="four")), update(ORDERS, order(1, "f", UNSET))),
+        update(ORDERS, order(6, "g", UNSET), old=order(2)),
+        delete(ORDERS, order(4)),
+        transaction(insert(ORDERS, order(2)), delete(ORDERS, order(2))),
+    )
+    rows = {"1": order(1, "f", "four"), "5": order(5, "e", "three"), "6": order(6, "g", "one")}
+    send = Documents._send
+    left = 0
+
+    async def limited(self: Documents, name: str, body: bytes) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise SinkUnavailable("killed")
+        return await send(self, name, body)
+
+    monkeypatch.setattr(Documents, "_send", limited)
+    last, number = len(whole.changes()), 0
+    while left >= 0:
+        number += 1
+        left, name = 0, f"{index}-{number}"
+        async with opened(OpenSearch(opensearch.url, index=name, max_bytes=1)) as sink:  # each document alone
+            await sink.write(whole.take([0, 1]))
+            left = number
+            try:
+                await sink.write(whole.take(range(2, last)))
+            except SinkUnavailable:
+                left = -1
+                again = OpenSearch(opensearch.url, index=name)
+                async with opened(again):
+                    for piece in whole.take(range(2, last)).pieces(1 + number % 3):
+                        await again.write(piece)
+                left = 0
+            else:
+                left = -1
+        assert documents(opensearch.url, name) == rows, number
+    assert number > 6
+
+
 # What the server refuses.
 
 
@@ -286,13 +429,13 @@ async def test_requests_are_not_larger_than_they_may_be(
     opensearch: OpenSearchServer, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    send = OpenSearch._send
+    send = Documents._send
 
-    async def counted(self: OpenSearch, name: str, body: bytes) -> Any:
+    async def counted(self: Documents, name: str, body: bytes) -> Any:
         sizes.append(len(body))
         return await send(self, name, body)
 
-    monkeypatch.setattr(OpenSearch, "_send", counted)
+    monkeypatch.setattr(Documents, "_send", counted)
     rows = [insert(ORDERS, order(id, "x" * 100)) for id in range(50)]
     async with opened(OpenSearch(opensearch.url, index=index, max_bytes=2000)) as sink:
         await sink.write(batch_of(transaction(*rows, insert(ORDERS, order(50, "x" * 5000)))))

@@ -15,17 +15,19 @@ import msgspec
 
 from pgcdc.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation
-from pgcdc.lsn import Position
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, JsonRow
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.clickhouse_tables import (
     ACTION,
     DELETED,
+    FLOORS,
     OLD_KEY,
     POSITION,
     UNSENT,
     columns_of,
     create,
+    create_floors,
     has_own_text,
     name,
     text,
@@ -80,23 +82,29 @@ class _Table:
         full: ClickHouse's, as SQL has it.
         key: The columns of its key.
         odd: Those of them that are strings here, as PostgreSQL prints them.
+        uuid: What tells it from another one that had its name before.
     """
 
-    def __init__(self, source: tuple[str, str], full: str, key: tuple[str, ...], odd: frozenset[str]) -> None:
+    def __init__(
+        self, source: tuple[str, str], full: str, key: tuple[str, ...], odd: frozenset[str], uuid: str
+    ) -> None:
         self.source = source
         self.full = full
+        self.uuid = uuid
         self.key = key
         self.odd = odd
         self.shapes: list[Relation] = []
+        self.floor = Position(0, SNAPSHOT_INDEX)
+        """The position of the last TRUNCATE that is known of."""
 
 
 class ClickHouse:
     """Keeps a table of ClickHouse for each table in step with it. For ClickHouse from 23.11 on.
 
     At least once, with a guard: the table is a `ReplacingMergeTree` whose version is the position of the change, all of
-    it. Of all rows with one key that with the highest position counts, so what comes again changes nothing. One thing
-    is not guarded: a change from before a TRUNCATE that comes after it (a dead letter, a process that wakes up), of a
-    row that was not there then, is a row again. A write that has returned is on the disk: the table is made with
+    it. Of all rows with one key that with the highest position counts, so what comes again changes nothing. The
+    position of a table's last TRUNCATE is kept, in the table `pgcdc_floors`: what is from before that and comes later
+    (a dead letter, a process that wakes up) is no row. A write that has returned is on the disk: tables are made with
     `fsync_after_insert`.
 
     **Read with `FINAL`**: `SELECT … FROM orders FINAL`. Rows are replaced when parts are merged, at some time; without
@@ -170,6 +178,7 @@ class ClickHouse:
         )
         self._database = database
         self._template = table
+        self._floors = f"{name(database)}.{name(FLOORS)}"
         self._log = form == "log"
         self._key = {} if key is None else {one: tuple(columns) for one, columns in key.items()}
         self._types = dict(types or {})
@@ -249,11 +258,16 @@ class ClickHouse:
         for row, position in rows:
             states.apply(row, position)
         if states.emptied is not None:
+            await self._raise_floor(table, states.emptied)
             await self._empty(table, states.emptied)
+        states.skip_below(table.floor)
         if wanted := states.wanted():
             columns = {column for one in states.unresolved() for column in one.missing}
             states.resolve(await self._read(table, wanted, sorted(columns)))
-        await self._insert(table, [(one.position, self._line(table, one)) for one in states.rows.values()])
+        lines = [(one.position, self._line(table, one)) for one in states.rows.values() if not one.done]
+        if lines:
+            await self._insert(table, lines)
+            await self._hold_down(table, min(position for position, _ in lines))
 
     async def _append(self, table: _Table, rows: Iterable[tuple[JsonRow, Position]]) -> None:
         """Each change."""
@@ -321,6 +335,42 @@ class ClickHouse:
             f" WHERE {POSITION} < {number} AND {DELETED} = 0"
         )
 
+    async def _raise_floor(self, table: _Table, position: Position) -> None:
+        """Note a TRUNCATE, before anything goes: what is older is no row from now on, by whomever."""
+        if position > table.floor:
+            of = f"({text(table.full)}, {text(table.uuid)}, toUInt128('{_number(position)}'))"
+            await self._ask(f"INSERT INTO {self._floors} (name, uuid, {POSITION}) VALUES {of}")  # noqa: S608
+            table.floor = position
+
+    async def _floor(self, table: _Table) -> Position:
+        """The position of the last TRUNCATE, as it was noted."""
+        answer = await self._ask(
+            f"SELECT max({POSITION}) FROM {self._floors}"  # noqa: S608
+            f" WHERE name = {text(table.full)} AND uuid = {text(table.uuid)}"
+        )
+        number = int(answer)
+        return _position(number) if number else Position(0, SNAPSHOT_INDEX)
+
+    async def _settle(self, table: _Table) -> None:
+        """Of a table that is seen for the first time: where it was emptied, and what has come late since."""
+        floor = await self._floor(table)
+        number = f"toUInt128('{_number(floor)}')"
+        late = f"SELECT 1 FROM {table.full} WHERE {POSITION} < {number} AND {DELETED} = 0 LIMIT 1"  # noqa: S608
+        if await self._ask(late):
+            await self._empty(table, floor)
+        table.floor = floor
+
+    async def _hold_down(self, table: _Table, first: Position) -> None:
+        """Remove again what another process has emptied the table of, while this one did not look.
+
+        That one has noted it before it removed what was there. So it has removed what was written before that, or this
+        finds its note.
+        """
+        floor = await self._floor(table)
+        if first < floor:
+            await self._empty(table, floor)
+        table.floor = max(floor, table.floor)
+
     async def _read(self, table: _Table, keys: Sequence[Key], columns: Sequence[str]) -> dict[Key, list[KnownRow]]:
         """What there is of some rows, also versions that are replaced and not removed yet."""
         found: dict[Key, list[KnownRow]] = {}
@@ -352,13 +402,22 @@ class ClickHouse:
         chosen = self._key.get(f"{relation.schema}.{relation.name}", self._key.get(relation.name))
         return batch.key_columns(relation) if chosen is None else chosen
 
+    def _name(self, relation: Relation) -> str:
+        return self._template.replace("{schema}", relation.schema).replace("{table}", relation.name)
+
     def _full(self, relation: Relation) -> str:
-        table = self._template.replace("{schema}", relation.schema).replace("{table}", relation.name)
-        return f"{name(self._database)}.{name(table)}"
+        return f"{name(self._database)}.{name(self._name(relation))}"
+
+    async def _uuid(self, relation: Relation) -> str:
+        """The identity of a table; zeros in a database that knows none."""
+        where = f"database = {text(self._database)} AND name = {text(self._name(relation))}"
+        return (await self._ask(f"SELECT uuid FROM system.tables WHERE {where}")).decode().strip()  # noqa: S608
 
     async def _prepare(self, batch: Batch, relation: Relation) -> _Table:
         """Make sure that there is a table with all columns."""
         full, source = self._full(relation), (relation.schema, relation.name)
+        if full == self._floors:
+            raise ConfigError(f"a table cannot be named {FLOORS}", hint="write another template: table=")
         async with self._preparing:
             table = self._tables.get(full)
             if table is not None and table.source != source:
@@ -378,7 +437,10 @@ class ClickHouse:
                 odd = frozenset(one.name for one in relation.columns if one.name in key and has_own_text(one))
                 if table is None:
                     await self._ask(create(full, columns, key, log=self._log))
-                    table = _Table(source, full, key, odd)
+                    table = _Table(source, full, key, odd, await self._uuid(relation))
+                    if not self._log:
+                        await self._ask(create_floors(self._floors))
+                        await self._settle(table)
                 elif table.key != key:
                     raise SinkError(f"the key of {'.'.join(source)} has changed, and that of the table {full} cannot")
                 there = await self._columns(full)

@@ -12,12 +12,14 @@ from pgcdc.events import Column, Relation
 __all__ = [
     "ACTION",
     "DELETED",
+    "FLOORS",
     "OLD_KEY",
     "POSITION",
     "UNSENT",
     "column_type",
     "columns_of",
     "create",
+    "create_floors",
     "has_own_text",
     "name",
     "text",
@@ -33,6 +35,8 @@ OLD_KEY: Final = "pgcdc_old_key"
 """Of a change log: the key before it was changed."""
 UNSENT: Final = "pgcdc_unsent"
 """Of a change log: the columns that were not sent."""
+FLOORS: Final = "pgcdc_floors"
+"""The table that has the position of the last TRUNCATE of each other one."""
 
 _RESERVED: Final = frozenset((POSITION, DELETED, ACTION, OLD_KEY, UNSENT))
 _MOST_DIGITS: Final = 76
@@ -54,6 +58,8 @@ _TYPES: Final = {
     "timestamptz": _TIME,
     "uuid": "UUID",
 }
+_DURABLE: Final = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+"""What was inserted is to be there after a crash of the machine, too."""
 # What is in a key and printed by PostgreSQL as JSON has it.
 _PLAIN_KEYS: Final = frozenset(
     ("int2", "int4", "int8", "oid", "xid8", "uuid", "text", "varchar", "bpchar", "name", "char")
@@ -136,10 +142,23 @@ def create(table: str, columns: Mapping[str, str], key: Sequence[str], *, log: b
         own = {POSITION: "UInt128", ACTION: "LowCardinality(String)", OLD_KEY: "Array(String)", UNSENT: "Array(String)"}
         engine, order = "ReplacingMergeTree", [POSITION, *key]
     defined = ", ".join(f"{name(column)} {kind}" for column, kind in {**columns, **own}.items())
-    # What was inserted is to be there after a crash of the machine, too.
+    # What is older than a TRUNCATE is looked for without reading what is newer.
+    index = "" if log else f", INDEX {POSITION} {POSITION} TYPE minmax"
     return (
-        f"CREATE TABLE IF NOT EXISTS {table} ({defined}) ENGINE = {engine} ORDER BY ({', '.join(map(name, order))})"
-        " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+        f"CREATE TABLE IF NOT EXISTS {table} ({defined}{index})"
+        f" ENGINE = {engine} ORDER BY ({', '.join(map(name, order))}) {_DURABLE}"
+    )
+
+
+def create_floors(table: str) -> str:
+    """The statement that makes the table of positions of TRUNCATEs.
+
+    Args:
+        table: Its name, as SQL has it.
+    """
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table} (name String, uuid UUID, {POSITION} UInt128)"
+        f" ENGINE = ReplacingMergeTree({POSITION}) ORDER BY (name, uuid) {_DURABLE}"
     )
 
 

@@ -41,10 +41,12 @@ class RowState:
         missing: The columns that are not known yet.
         sources: The keys that the row has had since they were written, each with the position from which on.
         gone: Whether the row is gone; `body` has what is to be kept for one that comes from it then.
-        done: Whether it is written.
+        left: The rows that have gone from here in this batch and were not sent whole, each as it is to be kept: where
+            they are now may be written after this.
+        done: Whether it is written, or nothing is to be: what is there is not older.
     """
 
-    __slots__ = ("body", "done", "gone", "key", "missing", "position", "sources", "version")
+    __slots__ = ("body", "done", "gone", "key", "left", "missing", "position", "sources", "version")
 
     def __init__(
         self,
@@ -64,7 +66,13 @@ class RowState:
         self.missing = missing
         self.sources = sources
         self.gone = gone
+        self.left: tuple[RowState, ...] = ()
         self.done = False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it has, or will have, columns of a row that has gone from here."""
+        return self.gone and (self.missing != () or len(self.body) > len(b"{}"))
 
     def fill(self, columns: Columns) -> None:
         """Put in what was missing, as far as it is there.
@@ -141,9 +149,24 @@ class TableStates:
                 positions=[position],
             )
         if row.new is None:
-            self.rows[row.key] = RowState(row.key, position, version, gone=True)
+            self._replace(RowState(row.key, position, version, gone=True))
         else:
             self._put(row, row.key, row.new, position, version)
+
+    def skip_below(self, floor: Position) -> None:
+        """Leave out what is from before a TRUNCATE that the target has had already.
+
+        Args:
+            floor: The position of that.
+        """
+        for state in self.rows.values():
+            state.done = state.done or state.position < floor
+
+    def _replace(self, state: RowState) -> None:
+        before = self.rows.get(state.key)
+        if before is not None:
+            state.left = (*before.left, before) if before.keeps else before.left
+        self.rows[state.key] = state
 
     def _put(self, row: JsonRow, key: Key, body: bytes, position: Position, version: int) -> None:
         former = key if row.old_key is None else row.old_key
@@ -164,14 +187,13 @@ class TableStates:
             if row.unsent:
                 columns = decode_columns(state.body)
                 kept = encode_columns({name: columns[name] for name in row.unsent if name in columns})
-            self.rows[former] = RowState(
-                former, position, version, kept, missing=state.missing, sources=sources, gone=True
-            )
-        self.rows[key] = state
+            self._replace(RowState(former, position, version, kept, missing=state.missing, sources=sources, gone=True))
+        self._replace(state)
 
     def unresolved(self) -> list[RowState]:
-        """The rows that lack something."""
-        return [state for state in self.rows.values() if state.missing and state.sources]
+        """The rows that lack something, and what is to be kept of rows that have gone and lacks something."""
+        every = (of for state in self.rows.values() if not state.done for of in (state, *state.left))
+        return [state for state in every if state.missing and state.sources]
 
     def wanted(self) -> list[Key]:
         """The keys of the rows that `resolve` needs, each once."""
@@ -179,31 +201,35 @@ class TableStates:
         return list(dict.fromkeys(key for of in keys for key in of))
 
     def resolve(self, found: Mapping[Key, Sequence[KnownRow]]) -> None:
-        """Complete rows with what the target has.
+        """Complete rows with what the target has. Of those that it has as new, or newer, nothing is to be written.
+
+        A row is to be found in the last of its places that the target has it in: there its state is from the time
+        that it was there, up to the change that took it to the next place, which may be kept. The target has had none
+        of the changes that come after that in any of the later places, or it would have the row there.
 
         Args:
-            found: What it has under the `wanted` keys: the row, also one that is gone, or several versions of it.
+            found: What it has under the `wanted` keys: the row, also one that is gone, what is kept of one that has
+                gone, or several versions of it.
 
         Raises:
             SinkRejected: When what a row needs has been there and is not any more.
         """
         lost: list[Position] = []
         for state in self.unresolved():
-            is_found, is_right = False, state.gone
+            if not state.gone and any(one.position >= state.position for one in found.get(state.key, ())):
+                state.done = True
+                continue
+            is_over, is_found = False, state.gone
             end = state.position
-            # What comes again finds the row under a later key, and in its former place maybe another one.
-            for number, (key, since) in enumerate(reversed(state.sources)):
+            for key, since in reversed(state.sources):
                 sources = found.get(key, ())
                 known = max((one for one in sources if since <= one.position <= end), key=_position, default=None)
-                if known is None and number == 0:
-                    # A later change of the row's place is there, which stays.
-                    known = min((one for one in sources if one.position > end), key=_position, default=None)
                 if known is not None:
                     state.fill(known.columns)
-                    is_right = True
-                is_found = is_found or bool(sources)
+                    is_found = True
+                is_over = is_over or any(one.position > end for one in sources)
                 end = since
-            if is_found and not is_right:
+            if is_over and not is_found:
                 lost.append(state.position)
         if lost:
             raise SinkRejected(

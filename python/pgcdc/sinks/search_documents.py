@@ -1,4 +1,4 @@
-"""Documents: what their ids and versions are, and how they are written and read."""
+"""Documents: what their ids, versions and guards are, and how they are written and read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import msgspec
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.sinks.row_states import Columns, Key, RowState, decode_columns
+from pgcdc.sinks.row_states import Columns, Key, KnownRow, RowState, encode_columns
 from pgcdc.sinks.search_mapping import DELETED, KEPT, POSITION
 
-__all__ = ["Found", "action", "document", "document_id", "document_version"]
+__all__ = ["FLOOR_ID", "Found", "action", "document", "document_id", "document_version"]
+
+FLOOR_ID: Final = "%floor"
+"""Of the document that has the position of the last TRUNCATE. No key has this id: in those a per cent sign is `%25`."""
 
 _LONGEST_ID: Final = 512
 """In bytes. Source: the manual of Elasticsearch, "_id field"."""
@@ -54,7 +57,7 @@ def document_id(key: Key) -> str:
 def document_version(position: Position) -> int:
     """What the server compares: the commit's LSN; for rows of the initial copy what comes right before it.
 
-    All changes of a transaction have the same, and the last one written wins: the server takes what is equal, too.
+    All changes of a transaction have the same. The server takes what is greater; where it is not, the positions decide.
 
     Args:
         position: A change's position.
@@ -81,53 +84,84 @@ def document(state: RowState) -> bytes:
     Args:
         state: The row.
     """
-    position = b'{"%s":"%s"' % (POSITION.encode(), str(state.position).encode())
+    fields = b'{"%s":"%s"' % (POSITION.encode(), str(state.position).encode())
+    kept = {str(one.position): msgspec.Raw(one.body) for one in (*state.left, state) if one.keeps}
+    if kept:
+        fields += b',"%s":%s' % (KEPT.encode(), encode_columns(kept))
     if not state.gone:
-        return position + (b"," + state.body[1:] if len(state.body) > 2 else b"}")
+        return fields + (b"," + state.body[1:] if len(state.body) > 2 else b"}")
     now = datetime.now(UTC).isoformat(timespec="milliseconds").encode()
-    kept = b',"%s":%s' % (KEPT.encode(), state.body) if len(state.body) > 2 else b""
-    return b'%s,"%s":"%s"%s}' % (position, DELETED.encode(), now, kept)
+    return b'%s,"%s":"%s"}' % (fields, DELETED.encode(), now)
 
 
-def action(id: str, state: RowState, *, remove: bool) -> bytes:
+def action(id: str, state: RowState, there: Found | None, *, remembers: bool) -> bytes:
     """The line of a `_bulk` body that comes before a document.
 
     Args:
         id: The document's id.
         state: The row.
-        remove: Whether the document is removed when the row is gone.
+        there: What has been found to be there and is to be replaced, and nothing else; None: what is older is.
+        remembers: Whether documents of rows that are gone stay. When not, documents are removed, and the order of
+            changes within a transaction is that in which they come.
     """
-    what: dict[str, dict[str, Any]] = {
-        "delete" if remove and state.gone else "index": {
-            "_id": id,
-            "version": state.version,
-            "version_type": "external_gte",
-        }
-    }
-    return _encode(what)
+    name = "index" if remembers or not state.gone else "delete"
+    guard: dict[str, Any] = {"version": state.version, "version_type": "external" if remembers else "external_gte"}
+    if there is not None and there.found:
+        guard = {"if_seq_no": there.sequence, "if_primary_term": there.term}
+    elif there is not None:
+        name, guard = "create", {}
+    return _encode({name: {"_id": id, **guard}})
 
 
-class Found(msgspec.Struct, rename={"id": "_id", "version": "_version", "source": "_source"}):
+_FIELDS: Final = {
+    "id": "_id",
+    "version": "_version",
+    "sequence": "_seq_no",
+    "term": "_primary_term",
+    "source": "_source",
+}
+
+
+class Found(msgspec.Struct, rename=_FIELDS):
     """A document as the index has it.
 
     Attributes:
         id: Its id.
         found: Whether there is one.
         version: Its version.
-        source: What is in it.
+        sequence: The number of the operation that wrote it.
+        term: And of which time of its shard that is a number.
+        source: What is in it, or the part of that which was asked for.
     """
 
     id: str
     found: bool = False
     version: int = -1
+    sequence: int = 0
+    term: int = 0
     source: dict[str, msgspec.Raw] = {}
 
+    @property
     def position(self) -> Position:
         """Of the change that wrote it; by its version, if somebody else did."""
         if POSITION in self.source:
             return Position.parse(msgspec.json.decode(self.source[POSITION], type=str))
         return Position(self.version, SNAPSHOT_INDEX)
 
-    def columns(self) -> Columns:
-        """The row's columns, or those that were kept of one that has another key now."""
-        return decode_columns(self.source[KEPT]) if KEPT in self.source else self.source
+    def gives_way_to(self, state: RowState) -> bool:
+        """Whether something is to take its place: what is newer, or the same once more.
+
+        Args:
+            state: That. A TRUNCATE does not remove what has its position: rows of a copy that began with it.
+        """
+        if self.position == state.position:
+            return DELETED in self.source or not state.gone
+        return self.position < state.position
+
+    def rows(self) -> list[KnownRow]:
+        """The row, and what was kept of rows that have another key now."""
+        kept: dict[str, Columns] = {}
+        if KEPT in self.source:
+            kept = msgspec.json.decode(self.source[KEPT], type=dict[str, dict[str, msgspec.Raw]])
+        own = kept.pop(str(self.position), {}) if DELETED in self.source else self.source
+        return [KnownRow(self.position, own), *(KnownRow(Position.parse(at), of) for at, of in kept.items())]

@@ -12,6 +12,7 @@ import msgspec
 
 from pgcdc.errors import ConfigError, SinkError, SinkUnavailable
 from pgcdc.events import Relation
+from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.sinks.http_service import HttpService, quoted
 from pgcdc.sinks.search_mapping import DELETED, FILTER, index_name, mapping
 
@@ -36,6 +37,8 @@ class Known:
         shapes: The relations whose columns have fields.
         slow: Whether it is refreshed seldom, because of an initial copy.
         purge_at: When documents of deleted rows are looked for next.
+        floor: The position of the last TRUNCATE that is known of.
+        is_settled: Whether the index was asked for that.
     """
 
     def __init__(self, table: tuple[str, str]) -> None:
@@ -44,6 +47,8 @@ class Known:
         self.shapes: list[Relation] = []
         self.slow = False
         self.purge_at = 0.0
+        self.floor = Position(0, SNAPSHOT_INDEX)
+        self.is_settled = False
 
 
 class Indexes:

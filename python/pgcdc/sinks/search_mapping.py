@@ -21,7 +21,8 @@ POSITION: Final = "pgcdc_position"
 DELETED: Final = "pgcdc_deleted"
 """When a row was deleted whose document is only there to say so."""
 KEPT: Final = "pgcdc_kept"
-"""What the document of a row that has another key now keeps, in case that its change comes again."""
+"""What a document keeps of rows that were here and have another key now, by the change that took them there: where they
+are now may be written after this, and changes may come again."""
 
 FILTER: Final = {"bool": {"must_not": {"exists": {"field": DELETED}}}}
 """What a search is to leave out."""
