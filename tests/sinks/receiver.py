@@ -34,7 +34,8 @@ class Rows:
         if change["action"] == "truncate":
             if position > self.floor:
                 self.floor = position
-                self.rows = {key: row for key, row in self.rows.items() if self.seen[key] > position}
+                # Rows of a copy that is made again have the position of the TRUNCATE that it begins with.
+                self.rows = {key: row for key, row in self.rows.items() if self.seen[key] >= position}
             return
         if change["action"] == "message":  # belongs to no row
             return
@@ -49,7 +50,7 @@ class Rows:
         self._put(key, position, None if new is None else before | new)
 
     def _put(self, key: Any, position: str, row: dict[str, Any] | None) -> None:
-        if position <= self.floor or position <= self.seen.get(key, ""):
+        if position < self.floor or position <= self.seen.get(key, ""):
             return
         self.seen[key] = position
         if row is None:

@@ -41,11 +41,13 @@ class Capture:
         messages: `wal_start` and payload of each XLogData.
         existing: Rows of an initial copy that comes before them.
         keys: Primary keys by the table's OID, where they are not what the stream says of the replica identity.
+        written_lsn: Where the server's WAL ended, if that is further than the messages say.
     """
 
     messages: Sequence[tuple[int, bytes]]
     existing: Sequence[Batch] = ()
     keys: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    written_lsn: int = 0
 
     @classmethod
     def of(cls, transactions: Iterable[Transaction | Change], existing: Iterable[Change] = ()) -> Capture:
@@ -130,7 +132,7 @@ class Capture:
         """Where the server's WAL ends at least: what has begun to come has been committed."""
         begins = (Decoder().decode(payload) for _, payload in self.messages if payload[:1] == b"B")
         commits = (begin.final_lsn for begin in begins if isinstance(begin, Begin))
-        return max(*(lsn for lsn, _ in self.messages), *commits, _FIRST_LSN, 0)
+        return max(*(lsn for lsn, _ in self.messages), *commits, _FIRST_LSN, self.written_lsn)
 
     def order(self) -> dict[int, Sequence[str]]:
         """The columns by which changes of each table are kept in order, by the table's OID."""
@@ -152,7 +154,7 @@ class Capture:
         Returns:
             The messages, and the existing rows.
         """
-        return Capture(self.messages[:count], self.existing, self.keys)
+        return Capture(self.messages[:count], self.existing, self.keys, self.end_lsn)
 
     def __len__(self) -> int:
         return len(self.messages)

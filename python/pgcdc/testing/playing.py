@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -241,8 +241,9 @@ class PlayedSource:
         stored = self._ledger.open()
         self._versioning.open()
         self._own(stored, start, end)
-        if not stored:
-            self._copy(start)
+        begun = {name for name, row in stored.items() if row.snapshot == "begun"}
+        if begun or not stored:
+            self._copy(start, begun)
         assembler = Assembler()
         through = start
         for first in range(0, len(messages), self._at_once):
@@ -280,16 +281,21 @@ class PlayedSource:
         for name, row in self._ledger.stored.items():
             self._lanes[name].offer(Begin(row, max(end, row.through_lsn), exact=True))
 
-    def _copy(self, start: int) -> None:
+    def _copy(self, start: int, begun: Collection[str]) -> None:
+        """Bring the rows that exist: to all consumers, or again to those that an earlier run had begun to copy for."""
         existing: Sequence[Batch] = self._capture.existing
         if not existing:
             return
         relations = {relation.oid: relation for batch in existing for relation in batch.relations}
-        copying = [lane for name, lane in self._lanes.items() if self._subscriptions[name].copies]
+        copying = [
+            lane
+            for name, lane in self._lanes.items()
+            if self._subscriptions[name].copies and (name in begun or not begun)
+        ]
         position = existing[0].last_position or Position(start, -1)
         self._versioning.begin(relations.values(), position.commit_lsn, self._wait)
         for lane in copying:
-            lane.offer(CopyBegin(list(relations.values()), position.commit_lsn, again=False))
+            lane.offer(CopyBegin(list(relations.values()), position.commit_lsn, again=bool(begun)))
         for batch in existing:
             self._fanout.send(batch, start, only=copying)
         for lane in copying:

@@ -14,6 +14,7 @@ a class of tests is read as a whole.
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from pgcdc.errors import Error, SinkRejected
 from pgcdc.lsn import Position
-from pgcdc.pipeline import MemoryPositions, Move, Pipeline, PositionStore
+from pgcdc.pipeline import MemoryPositions, Move, Pipeline, PositionStore, StoredPosition
 from pgcdc.protocol import Batch
 from pgcdc.sink import Sink
 from pgcdc.testing.capture import Capture
@@ -263,6 +265,48 @@ class SinkContract:
             self._play(place, whole, before if self.durable else MemoryPositions())
             self._check(place, changes)
 
+    def test_what_comes_again_comes_in_other_batches(self, tmp_path: Path) -> None:
+        """Changes at random, of few rows; after each restart the stream begins further back, and batches end elsewhere.
+
+        Keys that are used again, by rows whose values are not sent with the change of their key, and TRUNCATE are where
+        what was written before and what comes again have most to do with each other.
+        """
+        chance = random.Random(5)  # noqa: S311  # the same each time; of these that which has found most
+        changes = self._at_random(chance, 30)
+        stored: list[StoredPosition | None] = [None]
+        done, cut = 0, 0
+        while done < len(changes) or cut:
+            done = min(len(changes), done + chance.randint(0, 5))
+            whole = Capture.of(changes[:done])
+            # Cut off, also before it is where it was, or not.
+            cut = chance.choice((0, 0, 1, 2, 3, 8)) if done else 0
+            positions = self._positions_at(stored[max(0, len(stored) - chance.randint(1, 4))])
+            at_once = chance.choice((1, 2, 3, 5, 9, 100))
+            self._play(tmp_path, whole.cut(len(whole) - cut), positions, messages_at_once=at_once)
+            stored.append(positions.load("contract")["sink"])
+            if not cut:
+                self._check(tmp_path, changes[:done])
+
+    def test_a_copy_that_is_made_again_is_there(self, tmp_path: Path) -> None:
+        """It was cut off. It begins with a TRUNCATE then, which has the position that its rows have, too."""
+        table, row = self.table, self.row
+        existing = [insert(table, row(key, 0)) for key in range(1, 8)]
+        changes = [update(table, row(3, 1)), delete(table, row(5, 0)), insert(table, row(8, 0))]
+        positions = MemoryPositions()
+        self._play(tmp_path, Capture.of([], existing[:4]), positions)
+        for _ in range(2):
+            begun = replace(positions.load("contract")["sink"], snapshot="begun", position=None)
+            positions = self._positions_at(begun)
+            self._play(tmp_path, Capture.of([], existing), positions)
+            self._check(tmp_path, existing)
+        whole = Capture.of(changes, existing)
+        self._play(
+            tmp_path,
+            whole,
+            self._positions_at(positions.load("contract")["sink"]) if self.durable else MemoryPositions(),
+        )
+        self._check(tmp_path, [*existing, *changes])
+
     def test_a_write_that_failed_on_the_way_back_is_repeated(self, tmp_path: Path) -> None:
         """The n-th write took effect and was reported as failed, for n = 1, 2, 3 until none does."""
         changes = self._all()
@@ -378,6 +422,54 @@ class SinkContract:
             transaction(*(insert(table, row(key, 0)) for key in range(100, 140))),
             update(table, self._moved(100, 200, 1), old=row(100, 0)),
         ]
+
+    def _at_random(self, chance: random.Random, transactions: int) -> list[Transaction | Change]:
+        """Transactions of few changes of few rows."""
+        table, toast, [key] = self.table, self.toast, self.table.keys
+        text = toast is not None and table.columns[toast] == "text"
+        present: dict[int, dict[str, Any]] = {}
+        made: list[Transaction | Change] = []
+        number = 0
+
+        def row(id: int) -> dict[str, Any]:
+            return self.row(id, number) | ({toast: f"kept {number}"} if toast is not None and text else {})
+
+        def change() -> Change:
+            free = [id for id in range(1, 5) if id not in present]
+            what = chance.choice(("insert", "insert", "update", "move", "move", "delete"))
+            if not present or (what == "insert" and free):
+                id = chance.choice(free)
+                present[id] = row(id)
+                return insert(table, present[id])
+            id = chance.choice(sorted(present))
+            if what == "delete":
+                return truncate_all() if chance.random() < 0.3 else delete(table, present.pop(id))
+            to = chance.choice(free) if what == "move" and free else id
+            new, before = row(to) | {key: to}, present.pop(id)
+            present[to] = new
+            sent = dict(new)
+            if toast is not None and chance.random() < 0.9:
+                present[to], sent = new | {toast: before[toast]}, new | {toast: UNSET}
+            return update(table, sent, old=before if to != id else None)
+
+        def truncate_all() -> Change:
+            present.clear()
+            return truncate(table)
+
+        for _ in range(transactions):
+            several = []
+            for _ in range(chance.choice((1, 2, 3, 5))):
+                number += 1
+                several.append(change())
+            made.append(transaction(*several))
+        return made
+
+    def _positions_at(self, stored: StoredPosition | None) -> MemoryPositions:
+        """Positions that say so, and nothing else."""
+        positions = MemoryPositions()
+        if stored is not None and self.durable:
+            positions.move("contract", [Move(None, stored)])
+        return positions
 
     def _moved(self, key: int, new: int, variant: int) -> dict[str, Any]:
         """The row of a key, under another one."""
