@@ -22,6 +22,8 @@ from benches import report
 from tests.servers.postgres import remove_templates
 
 HERE = Path(__file__).parent
+PARTS = "sinks_"
+"""The suites whose names begin so are all run by the suite `sinks`."""
 NAMES = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 
 
@@ -52,7 +54,7 @@ def main() -> int:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name!r}; there are {', '.join(NAMES)}")
     worst = 0
-    for name in options.names or NAMES:
+    for name in options.names or [name for name in NAMES if not name.startswith(PARTS)]:
         suite = importlib.import_module(f"benches.bench_{name}")
         status = 0
         if hasattr(suite, "measure"):  # processes of their own, which pytest-benchmark cannot time

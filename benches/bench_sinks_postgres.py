@@ -78,7 +78,6 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     parser.add_argument("--scale", type=int, default=2, help="pgbench's scale (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often both have their turn (%(default)s)")
     options = parser.parse_args(arguments)
-    SKIPPED.clear()
     workloads = {f"{options.rate} a second": ["-R", str(options.rate)], "as fast as pgbench can": []}
     settings = {"track_commit_timestamp": "on", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
     found: list[Line] = []

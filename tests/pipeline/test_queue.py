@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from pgcdc import Batch
-from pgcdc.pipeline.items import CopyBegin, CopyEnd, Item, Rows, TableEnd
+from pgcdc.pipeline.items import CopyBegin, CopyEnd, Item, Nudge, Rows, TableEnd
 from pgcdc.pipeline.queue import MERGED_ROWS, Lane
 from tests.protocol import wire
 
@@ -114,3 +114,73 @@ async def test_a_copy_is_over_when_it_was_taken_and_not_before() -> None:
         assert queue.copied
         assert queue.tables[lsn] == lsn
         assert queue.through_lsn == lsn, "who has a table's rows has all that committed before them"
+
+
+async def in_a_thread(queue: Lane) -> Batch | None:
+    return await asyncio.to_thread(queue.expect)
+
+
+async def looked_for(queue: Lane) -> asyncio.Task[Batch | None]:
+    """Somebody waits in a thread."""
+    task = asyncio.create_task(in_a_thread(queue))
+    while not queue._looking:  # noqa: ASYNC110 (a thread does it)
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_what_is_expected_in_a_thread_is_what_is_taken_next() -> None:
+    queue = lane()
+    waits = await looked_for(queue)
+    idle = [queue.idle]
+    assert queue.offer(rows(100))
+    batch = await waits
+    assert [*idle, queue.idle] == [True, False]
+    item = await taken(queue)
+    assert isinstance(item, Rows) and item.batch is batch
+    queue.done()
+    for number in (2, 3):
+        assert queue.offer(rows(100 * number))
+    both = await in_a_thread(queue)
+    assert both is not None and both.changes_count == 2
+    item = await taken(queue)
+    assert isinstance(item, Rows) and item.batch is both
+    queue.done()
+    assert (queue.rows, queue.bytes, queue.through_lsn) == (0, 0, 308)
+
+
+async def test_nothing_is_expected_but_rows() -> None:
+    """Whatever else comes ends the wait, and is taken as ever."""
+    queue = lane()
+    for item in (CopyBegin([], 5, again=False), CopyEnd()):
+        waits = await looked_for(queue)
+        queue.offer(item)
+        assert await waits is None
+        assert await taken(queue) is item
+        queue.done()
+    waits = await looked_for(queue)
+    queue.nudge()
+    assert await waits is None
+    assert isinstance(await taken(queue), Nudge)
+    waits = await looked_for(queue)
+    queue.hold()
+    assert await waits is None
+    queue.offer(rows(100))
+    assert await in_a_thread(queue) is None
+    queue.release()
+    assert await in_a_thread(queue) is not None
+    await taken(queue)
+    queue.done()
+    waits = await looked_for(queue)
+    queue.close()
+    assert await waits is None
+    assert await queue.take() is None
+
+
+async def test_who_is_cancelled_expects_nothing_more() -> None:
+    queue = lane()
+    waits = await looked_for(queue)
+    queue.expect_nothing()
+    assert await waits is None
+    queue.offer(rows(100))
+    assert await in_a_thread(queue) is None
+    assert isinstance(await taken(queue), Rows)

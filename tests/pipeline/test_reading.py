@@ -44,6 +44,30 @@ class Reads:
         return Reading(idle, lambda: self.now).read(self, 0.2)
 
 
+class Parts(Reads):
+    """Gives transactions in parts, and knows whether one is open."""
+
+    def __init__(self, *transactions: Sequence[int]) -> None:
+        super().__init__([])
+        self.open = False
+        self.closing = []
+        for number, sizes in enumerate(transactions, 1):
+            whole = transaction(number, sum(sizes))
+            at = 2  # behind Begin and Relation
+            for size in sizes:
+                part, whole = whole.split_at(at + size)
+                self.left.append(part)
+                self.closing.append(False)
+                at = 0
+            self.left[-1] = Batch.concat([self.left[-1], whole])
+            self.closing[-1] = True
+
+    def __call__(self, timeout: float) -> Batch:
+        if self.left:
+            self.open = not self.closing.pop(0)
+        return super().__call__(timeout)
+
+
 def commits(batch: Batch) -> list[int]:
     positions = [change.position for change in batch.changes()]
     return sorted({position[0] // 1000 for position in positions if isinstance(position, tuple)})
@@ -66,13 +90,31 @@ def test_a_small_read_is_handed_over_at_once() -> None:
     assert commits(reads.read()) == [2]
 
 
-def test_small_reads_are_joined_when_one_comes_right_behind_the_other() -> None:
-    reads = Reads([SOME_ROWS] * 20)
-    joins = Reading(lambda: True, lambda: reads.now)
+def test_small_reads_are_joined_when_one_comes_right_behind_the_other_and_nobody_waits() -> None:
+    reads = Reads([SOME_ROWS] * 60)
+    idle = False
+    joins = Reading(lambda: idle, lambda: reads.now)
     assert commits(joins.read(reads, 0.2)) == [1]
-    assert commits(joins.read(reads, 0.2)) == [2, 3, 4, 5, 6, 7, 8]
+    assert commits(joins.read(reads, 0.2)) == list(range(2, 43))  # 20 ms later
     reads.now += 0.1
-    assert commits(joins.read(reads, 0.2)) == [9], "what comes after a while does not wait for more"
+    assert commits(joins.read(reads, 0.2)) == [43], "what comes after a while does not wait for more"
+    idle = True
+    assert commits(joins.read(reads, 0.2)) == [44], "somebody waits for it"
+
+
+def test_the_rest_of_a_small_transaction_is_read_with_it() -> None:
+    reads = Parts([0, 1, 3], [2], [1, 40, 1])
+    joins = Reading(lambda: True, lambda: reads.now)
+
+    def read() -> tuple[list[int], int]:
+        batch = joins.read(reads, 0.2, lambda: reads.open)
+        return commits(batch), batch.changes_count
+
+    assert read() == ([1], 4)
+    assert reads.now == pytest.approx(0.0015)
+    assert read() == ([2], 2)
+    assert read() == ([3], 42)
+    assert not len(joins.read(reads, 0.2, lambda: True))
 
 
 def test_rows_that_come_one_by_one_do_not_wait_for_more() -> None:

@@ -64,6 +64,12 @@ class RedisServer:
         """Where it is."""
         return f"unix://{self.socket}"
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process is not None, "the server was never started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         import redis

@@ -75,13 +75,15 @@ class OpenSearchServer(JavaServer):
 
     Args:
         say: Takes a line that tells the user why the tests wait (for a download).
+        options: Options of `java`, in place of those that make it small.
 
     Raises:
         ServerUnavailable: This machine does not have it and cannot get it.
     """
 
-    def __init__(self, *, say: Callable[[str], None] = print) -> None:
+    def __init__(self, *, say: Callable[[str], None] = print, options: tuple[str, ...] = _JAVA) -> None:
         java("OpenSearch")
+        self._options = options
         self._libraries = opensearch(say)
         super().__init__(f"OpenSearch {_OPENSEARCH}")
         self.port = 0
@@ -108,7 +110,7 @@ class OpenSearchServer(JavaServer):
         runner = "org.codelibs.opensearch.runner.OpenSearchRunner"
         # The first node gets the next port.
         where = ["-basePath", str(self.folder / "node"), "-numOfNode", "1", "-baseHttpPort", str(self.port - 1)]
-        return [*_JAVA, "-cp", f"{self._libraries}/*", runner, *where, "-clusterName", "tests", "-useLogger"]
+        return [*self._options, "-cp", f"{self._libraries}/*", runner, *where, "-clusterName", "tests", "-useLogger"]
 
     def is_ready(self) -> bool:
         """Whether it has a cluster that answers."""

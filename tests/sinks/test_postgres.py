@@ -14,7 +14,7 @@ import pgcdc
 from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailable
 from pgcdc.protocol import Batch
 from pgcdc.schema import change_of
-from pgcdc.sinks import Postgres, postgres_session, postgres_wire
+from pgcdc.sinks import Postgres, postgres, postgres_session, postgres_wire
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, update
 from pgcdc.testing.contracts import SinkContract
@@ -80,6 +80,14 @@ class TestPostgres(OfPostgres):
         return newest_database
 
 
+class TestPostgresByCopy(TestPostgres):
+    """As many rows are written, however few there are."""
+
+    @pytest.fixture(autouse=True)
+    def _copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(postgres, "FEW_ROWS", 0)
+
+
 ITEMS = Table("items", {"id": "bigint", "name": "text", "price": "numeric(10,2)"}, key=("id",))
 ROW = {"id": 1, "name": "a", "price": Decimal("1.50")}
 
@@ -127,8 +135,12 @@ TYPES = """
 """
 
 
-def test_every_type_from_every_version(database: Database, newest_database: Database) -> None:
-    """From each version to the newest, through the copy and through the stream."""
+@pytest.mark.parametrize("few", [0, 50])
+def test_every_type_from_every_version(
+    database: Database, newest_database: Database, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """From each version to the newest, through the copy and through the stream, copied there and as parameters."""
+    monkeypatch.setattr(postgres, "FEW_ROWS", few)
     columns = ", ".join(one.split()[0].strip() for one in re.sub(r"\(\d+,\d+\)", "", TYPES).split(","))
     values = r"""
         -1, 2, 9223372036854775807, 0.1, 'NaN', 1e-30, 12.5, 3.14, true, 'x', 'a', 'éé', 'name', E'\t''"\\', '\x00ff',
@@ -187,6 +199,30 @@ def test_what_is_right_in_its_own_order_is_written(newest_database: Database) ->
     assert caught.value.positions == {refused.last_position} and caught.value.table == "public.items"
     assert "items_price_check" in str(caught.value) and "-5" not in str(caught.value)
     assert names(newest_database) == ["b", "a"]
+
+
+def test_rows_go_both_ways_in_one_transaction(newest_database: Database) -> None:
+    """A row whose key has changed is copied, what stands beside it is a parameter; one refuses both."""
+    notes = Table("notes", {"id": "int", "text": "text"}, key=("id",))
+    newest_database.execute("CREATE TABLE notes (id int PRIMARY KEY, text varchar(3))")
+    whole = batch_of(
+        insert(ITEMS, ROW),
+        insert(notes, {"id": 1, "text": "a"}),
+        update(ITEMS, ROW | {"id": 2}, old=ROW),
+        update(notes, {"id": 1, "text": "b"}),
+        insert(notes, {"id": 2, "text": "c"}),
+        update(ITEMS, ROW, old=ROW | {"id": 2}),
+        insert(notes, {"id": 3, "text": "too long"}),
+    )
+    with opened(newest_database) as sink:
+        sink.write(whole.take([0, 1]))
+        moved = whole.take([2, 3, 4])
+        sink.write(moved)
+        with pytest.raises(SinkRejected, match="StringDataRightTruncation"):
+            sink.write(whole.take([5, 6]))
+        assert sink.position() == moved.last_position
+    assert newest_database.execute("SELECT id FROM items") == [(2,)]
+    assert newest_database.execute("SELECT id, text FROM notes ORDER BY id") == [(1, "b"), (2, "c")]
 
 
 def test_equal_numbers_are_one_key(newest_database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import ClassVar
 
 from pgcdc.errors import ConnectionLost, PositionError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
@@ -12,13 +13,13 @@ from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.earlier_letters import of_another_policy
 from pgcdc.pipeline.gathering import Unfinished, gathered
-from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Nudge, Rows
+from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Item, Nudge, Rows
 from pgcdc.pipeline.parking import Desk, Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import GaveUp, Target
+from pgcdc.pipeline.target import AheadTarget, GaveUp, Target
 from pgcdc.protocol import Batch
 
 __all__ = ["Consumer", "ConsumerState"]
@@ -42,6 +43,9 @@ class Consumer:
         formats: How rows of the pipeline are given, and what its tables' keys are.
     """
 
+    has_target_alone: ClassVar = True
+    """Whether nobody else calls the target, whose thread may wait for what the lane brings then."""
+
     def __init__(
         self,
         subscription: Subscription,
@@ -63,6 +67,9 @@ class Consumer:
         self._desk = desk
         if desk is not None and desk.used:
             self.delivery.parking = Parking(self.name, subscription.options, desk, self._letters_away, self._formats)
+        options = subscription.options
+        alone = self.has_target_alone and subscription.gets_rows and not (options.max_wait or options.transactions)
+        self._ahead = target if alone and isinstance(target, AheadTarget) and target.goes_ahead else None
         self._opened = False
         self._own: Position | None = None
         self._skip: Position | None = None
@@ -117,7 +124,7 @@ class Consumer:
             raise failure.of_sink(self.name, None, error) from error
 
     async def _work(self) -> None:
-        while (item := await self.lane.take()) is not None:
+        while (item := await self._take()) is not None:
             if isinstance(item, Nudge):
                 if self._opened:
                     await self.delivery.again(self._through(), self._read)
@@ -143,6 +150,25 @@ class Consumer:
             elif isinstance(item, Rows) and not await self._gather(item):
                 return
             self.lane.done()
+
+    async def _take(self) -> Item | None:
+        if self._ahead is not None and self._opened:
+            try:
+                await self._ahead.ahead(self.lane.expect, self._is_plain)
+            except asyncio.CancelledError:
+                self.lane.expect_nothing()
+                raise
+        return await self.lane.take()
+
+    def _is_plain(self, batch: Batch) -> bool:
+        """Whether a batch is only to be written: nothing of it is known, held or of a new shape, and all goes well.
+
+        In the target's thread, while this task waits.
+        """
+        if self._skip is not None or not batch.changes_count or not self.delivery.goes_well:
+            return False
+        reshaping = self._reshaping
+        return reshaping is None or (batch.versions is not None and reshaping.next(batch) is None)
 
     async def _check_left(self, desk: Desk) -> None:
         left = await self.delivery.keep_trying(desk.left)

@@ -66,6 +66,12 @@ class Delivery:
         self._tries = 0
         self._first_failure = 0.0
 
+    @property
+    def goes_well(self) -> bool:
+        """Whether nothing has failed lately, and no row is held back."""
+        held = self.parking is not None and self.parking.held_keys > 0
+        return self.state == "running" and self.breaker.state == "closed" and not held
+
     async def write(self, batch: Batch) -> None:
         """Deliver a batch: when this returns, each of its changes is durable in the target or among the dead letters.
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -206,6 +206,7 @@ class PartitionConsumer(Consumer):
     """
 
     lane: PartitionLane
+    has_target_alone: ClassVar = False
     learn: Callable[[Batch], Awaitable[None]] | None = None
     notes: Notes | None = None
 

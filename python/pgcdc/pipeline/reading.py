@@ -6,6 +6,9 @@ for, for as long as nobody notices; and for longer while every consumer has some
 for it. It is also done once for all consumers: those that are behind get the same batches then, whose rows are made
 once for all of them, where each lane would have joined others. What was measured is in
 docs/decisions/0042-reads-are-joined-once.md.
+
+The walsender sends each message as soon as it has decoded it, so a read finds a part of a small transaction as often as
+not. The rest is waited for: it is there within some microseconds, and two deliveries take longer than one.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ __all__ = ["Reading"]
 MUCH_ROWS = 32
 """A read with fewer is handed over as it is, but for the next."""
 SOME_ROWS = 4
-"""A read with as many is not, when the one before it was just now: so few come at a time on a busy machine."""
+"""A read with as many is not, when the one before it was just now and every consumer has something to do."""
 JUST_NOW_SECONDS = 0.002
 """So much later at most."""
 ENOUGH_ROWS = MERGED_ROWS // 2
@@ -49,13 +52,16 @@ class Reading:
         self._clock = clock
         self._read_at = -JUST_NOW_SECONDS
 
-    def read(self, read: Callable[[float], Batch], timeout: float) -> Batch:
+    def read(
+        self, read: Callable[[float], Batch], timeout: float, unfinished: Callable[[], bool] = lambda: False
+    ) -> Batch:
         """Read.
 
         Args:
             read: Takes what has come, and waits for so many seconds when that is nothing. When it raises, what was read
                 before it in the same call is not handed over: who goes on does so behind what was.
             timeout: How long to wait for something, in seconds.
+            unfinished: Whether the last message that was read has left a transaction open.
 
         Returns:
             What came; an empty batch when nothing did.
@@ -64,11 +70,13 @@ class Reading:
         rows = first.changes_count
         begun = now = self._clock()
         just_now, self._read_at = begun - self._read_at < JUST_NOW_SECONDS, begun
-        if rows < (SOME_ROWS if just_now else MUCH_ROWS):
-            return first
         size = first.nbytes
         parts = [first]
-        while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES and now < begun + self._patience():
+        while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES:
+            idle = self._idle()
+            much = rows >= (SOME_ROWS if just_now and not idle else MUCH_ROWS)
+            if not (much or unfinished()) or now >= begun + (IDLE_SECONDS if idle else LONGEST_SECONDS):
+                break
             batch = read(NEXT_SECONDS)
             if not len(batch):
                 break
@@ -77,6 +85,3 @@ class Reading:
             size += batch.nbytes
             now = self._read_at = self._clock()
         return first if len(parts) == 1 else Batch.concat(parts)
-
-    def _patience(self) -> float:
-        return IDLE_SECONDS if self._idle() else LONGEST_SECONDS

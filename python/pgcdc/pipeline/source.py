@@ -361,7 +361,7 @@ class Source:
         asked = self.asked
         with suppress(Stopped):
             while not self._stopping:
-                batch = self._reading.read(tenure.read, READ_TIMEOUT)
+                batch = self._reading.read(tenure.read, READ_TIMEOUT, lambda: tenure.in_transaction)
                 self._away.over()
                 # Taken after the read: up to here everything that was received whole is in this batch or before it.
                 idle_lsn = tenure.idle_lsn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pgcdc.errors import DecodeError
 from pgcdc.lsn import Position
@@ -11,7 +11,7 @@ from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
 from pgcdc.transforms.applying import AnyChange
 
-__all__ = ["GaveUp", "HandlerFailed", "Held", "SinkFailed", "Target"]
+__all__ = ["AheadTarget", "GaveUp", "HandlerFailed", "Held", "SinkFailed", "Target"]
 
 
 class Held(Exception):
@@ -118,3 +118,20 @@ class Target(Protocol):
     @property
     def keeps_position(self) -> bool:
         """Whether it stores its position together with the data."""
+
+
+@runtime_checkable
+class AheadTarget(Protocol):
+    """A target with a thread of its own, which waits there for what comes and writes it before the event loop knows."""
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether it can."""
+
+    async def ahead(self, expect: Callable[[], Batch | None], is_plain: Callable[[Batch], bool]) -> None:
+        """Wait for a batch in the thread, and begin to write it there; `write` is given it next, and goes on with it.
+
+        Args:
+            expect: Gives the batch; None when there is none. Called in the thread.
+            is_plain: Whether there is nothing to be seen to before it is written. Likewise.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from inspect import isawaitable
+from typing import NamedTuple
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import Position
@@ -23,6 +24,14 @@ from pgcdc.sink import RewritingSink, TransactionalSink
 __all__ = ["SinkTarget"]
 
 
+class _Begun(NamedTuple):
+    """What has come of beginning to write a batch."""
+
+    batch: Batch
+    piece: Progress | None
+    error: Exception | None
+
+
 class SinkTarget(Pieces):
     """A sink: asynchronous when its `write` is a coroutine function, else called in threads of its own.
 
@@ -39,6 +48,8 @@ class SinkTarget(Pieces):
         self.keeps_position = isinstance(self._sink, TransactionalSink)
         # Of the piece in hand, written in parts: those that are left, segment by segment.
         self._parts: list[list[list[int]]] | None = None
+        # What was begun before `write` was asked for it.
+        self._begun: _Begun | None = None
 
     async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
         await awaited(await self._workers[by].call(method, *arguments) if self._workers else method(*arguments))
@@ -58,8 +69,15 @@ class SinkTarget(Pieces):
         """Write a batch: durable when the sink returns."""
         while True:
             known = self._piece is not None and batch is self._batch
-            begin, work = self._begin, self._workers
-            piece, result = await work[0].call(begin, batch, settled) if work else begin(batch, settled)
+            begun, self._begun = self._begun, None
+            if begun is not None and begun.batch is batch:
+                known = False
+                if begun.error is not None:
+                    raise begun.error
+                piece, result = begun.piece, None
+            else:
+                begin, work = self._begin, self._workers
+                piece, result = await work[0].call(begin, batch, settled) if work else begin(batch, settled)
             if piece is None:
                 self._batch = None
                 return
@@ -78,6 +96,26 @@ class SinkTarget(Pieces):
             if not self._left:
                 self._batch = None
                 return
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether it has one thread, which writes one batch after the other."""
+        return len(self._workers) == 1
+
+    async def ahead(self, expect: Callable[[], Batch | None], is_plain: Callable[[Batch], bool]) -> None:
+        """Wait for a batch in the thread, and begin to write it there."""
+
+        def begin() -> _Begun | None:
+            batch = expect()
+            if batch is None or not is_plain(batch):
+                return None
+            try:
+                piece, _ = self._begin(batch, frozenset())
+            except Exception as error:
+                return _Begun(batch, None, error)
+            return _Begun(batch, piece, None)
+
+        self._begun = await self._workers[0].call(begin)
 
     def _begin(self, batch: Batch, settled: Set[int]) -> tuple[Progress | None, Awaitable[None] | None]:
         """The piece to go on with, and what writing it gave: a blocking sink has written it then, in the same thread.

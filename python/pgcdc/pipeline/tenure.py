@@ -105,6 +105,11 @@ class Tenure:
         return self._stream.idle_lsn
 
     @property
+    def in_transaction(self) -> bool:
+        """Whether the last message that was read has left a transaction open."""
+        return self._stream.in_transaction
+
+    @property
     def questions(self) -> int:
         """How many keepalives have asked for an answer."""
         return self._stream.questions

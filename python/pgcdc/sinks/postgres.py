@@ -24,6 +24,11 @@ from pgcdc.sinks.stretches import Keyed, stretches
 
 __all__ = ["Postgres"]
 
+FEW_ROWS: Final = 50
+"""So many changes at most go to the target row by row, as parameters; more are copied first."""
+_SAYS_KEY: Final = frozenset("di")
+_MOST_SHAPES: Final = 1_000
+"""Of so many the key is remembered: what is read from a spool has new ones each time."""
 _ORDER: Final = frozenset({"23505", "23503", "21000", "23P01"})
 """Unique and exclusion constraints, foreign keys: what is right change by change can be wrong in another order."""
 
@@ -90,6 +95,7 @@ class Postgres:
         self._known: Connection | None = None
         self._targets: dict[tuple[str, str], Target] = {}
         self._followed: dict[int, Keyed] = {}
+        self._keys: dict[int, Keyed] = {}  # by the identity of the shape, which is held
         self._rows: dict[tuple[int, tuple[bool, ...]], tuple[Keyed, RowTable]] = {}
         self._unused: list[RowTable] = []
         self._made = 0
@@ -139,6 +145,7 @@ class Postgres:
         """What is known of tables is to be looked up again."""
         self._targets.clear()
         self._followed.clear()
+        self._keys.clear()
         self._unused += [table for _, table in self._rows.values()]
         self._rows.clear()
 
@@ -202,7 +209,8 @@ class Postgres:
             while self._unused:
                 self._unused.pop().drop()
             steps = self._steps(batch, straight=straight)
-            self._session.run([*self._session.begin(move), *steps, Step(b"COMMIT")], move, commits=True)
+            begin = self._session.begin(move, pipelined=bool(steps) and steps[0].parameters is not None)
+            self._session.run([*begin, *steps, Step(b"COMMIT")], move, commits=True)
         self._session.committed(move)
 
     def _one_by_one(self, batch: Batch, move: Move) -> None:
@@ -233,43 +241,47 @@ class Postgres:
 
     def _steps(self, batch: Batch, *, straight: bool = False) -> list[Step]:
         steps: list[Step] = []
+        few = batch.changes_count <= FEW_ROWS and not straight and psycopg.Pipeline.is_supported()
         for stretch in stretches(batch):
             if isinstance(stretch, Truncate):
                 steps.append(self._truncate(batch, stretch))
                 continue
-            tables = [Keyed(relation, stretch.key_columns(relation)) for relation in stretch.relations]
+            tables = [Keyed(relation, self._key(stretch, relation)) for relation in stretch.relations]
             for table in tables:
                 self._follow(table)
             if straight:
-                steps += self._appended(stretch, tables)
+                steps += self._appended(stretch, tables, few=False)
                 continue
             keyless = [table for table in tables if not table.key]
             keyed = [table for table in tables if table.key]
             if keyless:
-                steps += self._appended(_of(stretch, keyless), keyless)
+                steps += self._appended(_of(stretch, keyless), keyless, few=few)
             if keyed:
-                steps += self._upserted(_of(stretch, keyed) if keyless else stretch, keyed)
+                steps += self._upserted(_of(stretch, keyed) if keyless else stretch, keyed, few=few)
         return steps
 
-    def _upserted(self, batch: Batch, tables: Sequence[Keyed]) -> Iterator[Step]:
+    def _upserted(self, batch: Batch, tables: Sequence[Keyed], *, few: bool) -> Iterator[Step]:
         keys = {relation.oid: key for relation, key in tables}
         text = {relation.oid: self._target(relation).as_text(relation) for relation, _ in tables}
         for relation, as_text, (gone, rows, unset, moved), data in batch.folded(keys).to_copy(text=text):
             table = self._row_table(Keyed(relation, keys[relation.oid]), as_text)
+            if few and not moved:
+                yield from table.one_by_one(data)
+                continue
             yield Step(table.copy, data)
             todo: list[tuple[What, int]] = [("fill", moved), ("delete", gone)]
             todo.append(("upsert unset" if unset else "upsert", rows))
             yield from (Step(table.statement(what)) for what, count in todo if count)
             yield Step(table.cleared(gone + rows + moved))
 
-    def _appended(self, batch: Batch, tables: Sequence[Keyed]) -> Iterator[Step]:
+    def _appended(self, batch: Batch, tables: Sequence[Keyed], *, few: bool) -> Iterator[Step]:
         """Append what is inserted; straight into the table where that can be."""
         for keyed in tables:
             relation = keyed.relation
             of_one = _of(batch, [keyed]) if len(tables) > 1 else batch
             target = self._target(relation)
             text = {relation.oid: target.as_text(relation)}
-            if not of_one.select(actions=["update", "delete"]).changes_count:
+            if not few and not of_one.select(actions=["update", "delete"]).changes_count:
                 [(_, as_text, _, data)] = of_one.to_copy(marked=False, text=text)
                 if target.takes(relation, as_text):
                     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in relation.columns)
@@ -278,6 +290,9 @@ class Postgres:
                     continue
             for _, as_text, (gone, rows, _, _), data in of_one.to_copy(text=text):
                 table = self._row_table(keyed, as_text)
+                if few and not gone:
+                    yield from table.one_by_one(data)
+                    continue
                 yield Step(table.copy, data)
                 # Equal rows are the same: what was removed after it was inserted is there to be removed.
                 if rows:
@@ -310,6 +325,18 @@ class Postgres:
         return table
 
     # Tables.
+
+    def _key(self, batch: Batch, relation: Relation) -> tuple[str, ...]:
+        known = self._keys.get(id(relation))
+        if known is not None and known.relation is relation:
+            return known.key
+        key = batch.key_columns(relation)
+        # Under FULL and NOTHING it is not the shape that says so.
+        if relation.replica_identity in _SAYS_KEY and key:
+            if len(self._keys) >= _MOST_SHAPES:
+                self._keys.clear()
+            self._keys[id(relation)] = Keyed(relation, key)
+        return key
 
     def _place(self, relation: Relation) -> tuple[str, str]:
         return relation.schema if self._schema is None else self._schema, relation.name

@@ -1,23 +1,25 @@
-"""The SQL that brings the rows of one shape into their table, by way of a temporary table that COPY fills.
+"""The SQL that brings the rows of one shape into their table, from a temporary table that COPY fills or one by one.
 
-`Batch.to_copy` says what the rows are. Plans are made once (prepared statements without parameters) and have to hold
-while the table grows, so the session has no other joins than by index; see `SESSION`.
+`Batch.to_copy` says what the rows are. Plans are made once (prepared statements) and have to hold while the table
+grows, so the session has no other joins than by index; see `SESSION`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from psycopg import sql
 
 from pgcdc.events import Relation
 from pgcdc.sinks.postgres_tables import Connection, Target, types_of
+from pgcdc.sinks.postgres_wire import Step, copied
 
 __all__ = ["SESSION", "RowTable", "What"]
 
 SESSION: Final = (
-    "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET enable_material = off"
+    "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET enable_material = off;"
+    " SET plan_cache_mode = force_generic_plan"
 )
 """A plan is kept, and the target may have been empty when it was made."""
 
@@ -34,7 +36,7 @@ COMMIT DELETE ROWS, for each such table of the session in each transaction."""
 
 
 class RowTable:
-    """A temporary table for the rows of one shape, and the statements that apply them.
+    """The statements that apply the rows of one shape, and the temporary table that they take many from.
 
     Args:
         connection: To the target, in autocommit mode.
@@ -58,30 +60,39 @@ class RowTable:
         self._number = number
         self._target = target
         self._key = key
-        self._prepared: dict[What, bytes] = {}
-        self._stage = sql.Identifier("pg_temp", f"pgcdc_rows_{number}")
+        self._prepared: dict[tuple[What, bool], list[bytes]] = {}
+        self._runs: dict[What, bytes] = {}
+        self._copy: bytes | None = None
+        self._name = f"pgcdc_rows_{number}"
+        self._stage = sql.Identifier("pg_temp", self._name)
         own = types_of(connection, relation.columns, lengths=False)
-        types = ["text" if as_text else kind for as_text, kind in zip(text, own, strict=True)]
+        self._types = ["text" if as_text else kind for as_text, kind in zip(text, own, strict=True)]
         # Where a column is in a row, and whether it comes as text; those that the target computes stay away.
         self._columns = {
             column.name: (at, as_text)
             for at, (column, as_text) in enumerate(zip(relation.columns, text, strict=True))
             if not target.columns[column.name].generated
         }
-        definitions: list[sql.Composable] = [sql.SQL('pgcdc_n integer, pgcdc_mark "char", pgcdc_unset bytea')]
-        definitions += [
-            sql.SQL("{} {}").format(sql.Identifier(f"c{at}"), sql.SQL(kind)) for at, kind in enumerate(types)
-        ]
-        connection.execute(
-            sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(
-                sql.Identifier(f"pgcdc_rows_{number}"), sql.SQL(", ").join(definitions)
-            )
-        )
-        self.copy = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(self._stage).as_bytes(connection)
         self._dead = 0
 
+    @property
+    def copy(self) -> bytes:
+        """The COPY that fills the temporary table, which is made when this is first asked for."""
+        if self._copy is None:
+            definitions: list[sql.Composable] = [sql.SQL('pgcdc_n integer, pgcdc_mark "char", pgcdc_unset bytea')]
+            definitions += [
+                sql.SQL("{} {}").format(sql.Identifier(f"c{at}"), sql.SQL(kind)) for at, kind in enumerate(self._types)
+            ]
+            self._connection.execute(
+                sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(
+                    sql.Identifier(self._name), sql.SQL(", ").join(definitions)
+                )
+            )
+            self._copy = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(self._stage).as_bytes(self._connection)
+        return self._copy
+
     def statement(self, what: What) -> bytes:
-        """Give what does something with the rows that were copied; prepared when it is first asked for.
+        """Give what does something with the rows that were copied by `copy`; prepared when it is first asked for.
 
         Args:
             what: What it does.
@@ -89,17 +100,42 @@ class RowTable:
         Returns:
             The statement, or several.
         """
-        if what not in self._prepared:
-            runs = []
-            for part, body in enumerate(self._bodies(what)):
-                name = sql.Identifier(f"pgcdc_{self._number}_{what}_{part}")
-                self._connection.execute(sql.SQL("PREPARE {} AS ").format(name) + body, prepare=False)
-                runs.append(sql.SQL("EXECUTE {}").format(name).as_bytes(self._connection))
+        if what not in self._runs:
+            runs = [b'EXECUTE "%s"' % name for name in self._statements(what, one=False)]
             if what == "remove":
                 # It meets all rows of the table: by number, and not by index.
                 runs = [b"SET LOCAL enable_hashjoin = on", *runs, b"SET LOCAL enable_hashjoin = off"]
-            self._prepared[what] = b"; ".join(runs)
-        return self._prepared[what]
+            self._runs[what] = b"; ".join(runs)
+        return self._runs[what]
+
+    def one_by_one(self, data: bytes) -> Iterator[Step]:
+        """Give what applies rows without copying them; none of them may be marked `m`, and none `d` if there is no key.
+
+        Args:
+            data: The rows, as for the temporary table.
+
+        Yields:
+            The steps.
+        """
+        for _, mark, *parameters in copied(data):
+            what: What = "upsert" if parameters[0] is None else "upsert unset"
+            if not self._key:
+                what = "append"
+            elif mark == b"d":
+                what = "delete"
+            for name in self._statements(what, one=True):
+                yield Step(name, parameters=parameters)
+
+    def _statements(self, what: What, *, one: bool) -> list[bytes]:
+        """The names of the statements, which are prepared when they are first asked for."""
+        known = self._prepared.get((what, one))
+        if known is None:
+            known = self._prepared[what, one] = []
+            for part, body in enumerate(self._bodies(what, one=one)):
+                name = f"pgcdc_{self._number}_{what}_{part}" + "_one" * one
+                self._connection.execute(sql.SQL("PREPARE {} AS ").format(sql.Identifier(name)) + body, prepare=False)
+                known.append(name.encode())
+        return known
 
     def cleared(self, rows: int) -> bytes:
         """Give what empties the temporary table, when all is done with the rows.
@@ -116,23 +152,36 @@ class RowTable:
         self._dead = 0
         return sql.SQL("TRUNCATE {}").format(self._stage).as_bytes(self._connection)
 
-    def _bodies(self, what: What) -> list[sql.Composed]:
+    def _bodies(self, what: What, *, one: bool) -> list[sql.Composed]:
+        rows = self._row() if one else self._rows("d" if what == "delete" else "um")
         match what:
             case "fill":
                 return [self._fill()]
             case "delete":
-                return [self._delete()]
+                return [self._delete(rows)]
             case "append":
-                return [self._insert(sql.SQL(""))]
+                return [self._insert(rows, sql.SQL(""))]
             case "remove":
                 return [self._remove()]
             case "clear":
                 return [sql.SQL("DELETE FROM {}").format(self._stage)]
             case "upsert" | "upsert unset":
                 unset = what == "upsert unset"
-                return [self._merge(unset)] if self._connection.info.server_version >= _MERGE else self._upsert(unset)
+                merges = self._connection.info.server_version >= _MERGE
+                return [self._merge(rows, unset)] if merges else self._upsert(rows, unset)
 
-    # What they are made of; s is the temporary table, t the target.
+    # What they are made of; s is where the rows are, t the target.
+
+    def _rows(self, marks: str) -> sql.Composed:
+        those = sql.SQL(", ").join(map(sql.Literal, marks))
+        return sql.SQL("(SELECT * FROM {} WHERE pgcdc_mark IN ({})) s").format(self._stage, those)
+
+    def _row(self) -> sql.Composed:
+        values: list[sql.Composable] = [sql.SQL("$1::bytea AS pgcdc_unset")]
+        for at, kind in enumerate(self._types):
+            value = sql.SQL(f"${at + 2}::" + kind + " AS ")  # no literals: a number, and the name of a type
+            values.append(value + sql.Identifier(f"c{at}"))
+        return sql.SQL("(SELECT {}) s").format(sql.SQL(", ").join(values))
 
     def _value(self, name: str, alias: str = "s") -> sql.Composed:
         """A column of the temporary table as the target has it."""
@@ -165,37 +214,35 @@ class RowTable:
     def _values(self) -> sql.Composed:
         return sql.SQL(", ").join(map(self._value, self._columns))
 
-    def _merge(self, unset: bool) -> sql.Composed:
+    def _merge(self, rows: sql.Composed, unset: bool) -> sql.Composed:
         settings = self._settings(unset)
         return sql.SQL(
-            "MERGE INTO {} t USING (SELECT * FROM {} WHERE pgcdc_mark IN ('u', 'm')) s ON {} WHEN MATCHED THEN {}"
+            "MERGE INTO {} t USING {} ON {} WHEN MATCHED THEN {}"
             " WHEN NOT MATCHED THEN INSERT ({}) OVERRIDING SYSTEM VALUE VALUES ({})"
         ).format(
             self._target.identifier,
-            self._stage,
+            rows,
             self._on_key(),
             sql.SQL("UPDATE SET ") + settings if settings.as_string() else sql.SQL("DO NOTHING"),
             self._names(),
             self._values(),
         )
 
-    def _upsert(self, unset: bool) -> list[sql.Composed]:
-        update = sql.SQL("UPDATE {} t SET {} FROM {} s WHERE s.pgcdc_mark IN ('u', 'm') AND {}").format(
-            self._target.identifier, self._settings(unset), self._stage, self._on_key()
+    def _upsert(self, rows: sql.Composed, unset: bool) -> list[sql.Composed]:
+        update = sql.SQL("UPDATE {} t SET {} FROM {} WHERE {}").format(
+            self._target.identifier, self._settings(unset), rows, self._on_key()
         )
-        missing = sql.SQL(" AND NOT EXISTS (SELECT FROM {} t WHERE {})")
-        insert = self._insert(missing.format(self._target.identifier, self._on_key()))
+        missing = sql.SQL(" WHERE NOT EXISTS (SELECT FROM {} t WHERE {})")
+        insert = self._insert(rows, missing.format(self._target.identifier, self._on_key()))
         return [update, insert]
 
-    def _insert(self, condition: sql.Composable) -> sql.Composed:
-        return sql.SQL(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE s.pgcdc_mark IN ('u', 'm'){}"
-        ).format(self._target.identifier, self._names(), self._values(), self._stage, condition)
-
-    def _delete(self) -> sql.Composed:
-        return sql.SQL("DELETE FROM {} t USING {} s WHERE s.pgcdc_mark = 'd' AND {}").format(
-            self._target.identifier, self._stage, self._on_key()
+    def _insert(self, rows: sql.Composed, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}{}").format(
+            self._target.identifier, self._names(), self._values(), rows, condition
         )
+
+    def _delete(self, rows: sql.Composed) -> sql.Composed:
+        return sql.SQL("DELETE FROM {} t USING {} WHERE {}").format(self._target.identifier, rows, self._on_key())
 
     def _fill(self) -> sql.Composed:
         settings = []
@@ -231,9 +278,8 @@ class RowTable:
 
     def drop(self) -> None:
         """Remove the temporary table and what was prepared for it."""
-        for runs in self._prepared.values():
-            for one in runs.split(b"; "):
-                if one.startswith(b"EXECUTE "):
-                    self._connection.execute(b"DEALLOCATE " + one.removeprefix(b"EXECUTE "))
+        for names in self._prepared.values():
+            for name in names:
+                self._connection.execute(b'DEALLOCATE "%s"' % name)
         self._prepared.clear()
         self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._stage))

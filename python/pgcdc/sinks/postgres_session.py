@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -46,6 +47,8 @@ _VALUES: Final = frozenset({"21", "22", "23"})
 """Classes that are about the rows."""
 _DIVISION_BY_ZERO: Final = "22012"
 """What moving the position raises when it is not where this session left it."""
+_BIGINT: Final = Struct(">q").pack
+_LSN: Final = Struct(">Q").pack
 _MOVE: Final = 1
 """The number of the step that moves it."""
 
@@ -240,18 +243,25 @@ class Session:
 
     # Transactions.
 
-    def begin(self, move: Move) -> list[Step]:
+    def begin(self, move: Move, *, pipelined: bool = False) -> list[Step]:
         """The first steps of one: the move comes first, so that who is late waits here, and finds out.
 
         Args:
             move: What is moved.
+            pipelined: Whether the next steps have parameters.
         """
         kept, position, note = move
         self.ready(kept)
-        at: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
-        values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *at, note])
-        execute = sql.SQL("EXECUTE pgcdc_position ({})").format(values).as_bytes(self.connection())
-        return [Step(b"BEGIN"), Step(execute), *([] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")])]
+        if pipelined and kept.epoch is not None:
+            at = (None, None) if position is None else (_LSN(position.commit_lsn), _BIGINT(position.index))
+            noted = None if note is None else note.encode()
+            known = (kept.name.encode(), _BIGINT(kept.epoch), _BIGINT(kept.written))
+            step = Step(b"pgcdc_position", None, (*known, *at, noted))
+        else:
+            text: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
+            values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *text, note])
+            step = Step(sql.SQL("EXECUTE pgcdc_position ({})").format(values).as_bytes(self.connection()))
+        return [Step(b"BEGIN"), step, *([] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")])]
 
     def run(self, steps: Sequence[Step], move: Move, *, commits: bool = False) -> None:
         """Run steps of a transaction.

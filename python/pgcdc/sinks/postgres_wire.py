@@ -1,13 +1,16 @@
-"""Many statements and their COPY data to a PostgreSQL as one query: as few round trips as the protocol allows.
+"""Many statements to a PostgreSQL at once, with their COPY data or parameters: as few round trips as there can be.
 
 A simple query may hold several statements, COPY … FROM STDIN among them: the server stops at each until it has the
-data. Source: PostgreSQL manual, "Simple Query", "COPY Operations".
+data. A pipeline holds statements that take parameters, and no COPY; all of it is one round trip. Source: PostgreSQL
+manual, "Simple Query", "COPY Operations", "Pipelining", and libpq's "Pipeline Mode".
 """
 
 from __future__ import annotations
 
 import selectors
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
@@ -16,10 +19,14 @@ from psycopg import pq
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Refusal", "Step", "run"]
+__all__ = ["Refusal", "Step", "copied", "run"]
 
 PIECE: Final = 1 << 20
 """How many bytes of COPY data are handed to libpq at once."""
+_HEADER: Final = 19
+"""Bytes in front of the first row: a signature, flags, and the length of an extension, which is 0."""
+_COUNT: Final = Struct(">h")
+_LENGTH: Final = Struct(">i")
 
 
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)  # Windows has no poll
@@ -29,12 +36,14 @@ class Step(NamedTuple):
     """One statement.
 
     Attributes:
-        sql: The statement.
+        sql: The statement; with parameters the name of a prepared one.
         data: For COPY … FROM STDIN, what is copied.
+        parameters: What it takes, in binary; None when it takes none.
     """
 
     sql: bytes
     data: bytes | None = None
+    parameters: Sequence[bytes | None] | None = None
 
 
 class Refusal(Exception):
@@ -53,8 +62,37 @@ class Refusal(Exception):
         self.step = step
 
 
+def copied(data: bytes) -> Iterator[list[bytes | None]]:
+    """Read the rows of COPY BINARY data that was made here.
+
+    Args:
+        data: The data, whole.
+
+    Yields:
+        The values of each row, in binary.
+
+    Source:
+        PostgreSQL manual, "COPY", "Binary Format".
+    """
+    at = _HEADER
+    (count,) = _COUNT.unpack_from(data, at)
+    while count >= 0:
+        at += 2
+        values: list[bytes | None] = []
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(data, at)
+            at += 4
+            if length < 0:
+                values.append(None)
+            else:
+                values.append(data[at : at + length])
+                at += length
+        yield values
+        (count,) = _COUNT.unpack_from(data, at)
+
+
 def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]:
-    """Run steps in one query.
+    """Run steps, in one query where none has parameters, in one pipeline where none has data.
 
     Args:
         connection: In autocommit mode; nobody else uses it meanwhile.
@@ -67,7 +105,27 @@ def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]
         Refusal: When the server refused one; those behind it were not run. A transaction is left open.
         psycopg.OperationalError: When the connection is lost.
     """
-    conn = connection.pgconn
+    counts: list[int] = []
+    for pipelined, those in _runs(steps):
+        counts += (_pipeline if pipelined else _query)(connection.pgconn, those, len(counts))
+    return counts
+
+
+def _runs(steps: Sequence[Step]) -> Iterator[tuple[bool, list[Step]]]:
+    """Steps that go together; those with neither data nor parameters go either way."""
+    kinds: list[bool | None] = [
+        True if step.parameters is not None else False if step.data is not None else None for step in steps
+    ]
+    kind = next((one for one in kinds if one is not None), False)
+    decided: list[bool] = []
+    for one in kinds:
+        kind = kind if one is None else one
+        decided.append(kind)
+    for kind, those in groupby(zip(decided, steps, strict=True), lambda pair: pair[0]):
+        yield kind, [step for _, step in those]
+
+
+def _query(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
     conn.send_query(b"; ".join(step.sql for step in steps))
     copies = iter([step.data for step in steps if step.data is not None])
     counts: list[int] = []
@@ -79,7 +137,38 @@ def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]
             case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
                 counts.append(result.command_tuples or 0)
             case _ if refusal is None:
-                refusal = _refusal(result, len(counts))
+                refusal = _refusal(result, before + len(counts))
+    return _checked(conn, refusal, counts)
+
+
+def _pipeline(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
+    conn.enter_pipeline_mode()
+    for step in steps:
+        if step.parameters is None:
+            conn.send_query_params(step.sql, None)
+        else:
+            conn.send_query_prepared(step.sql, step.parameters, [pq.Format.BINARY] * len(step.parameters))
+    conn.pipeline_sync()
+    counts: list[int] = []
+    refusal: Refusal | None = None
+    for _ in steps:
+        while (result := _next(conn)) is not None:
+            match result.status:
+                case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
+                    counts.append(result.command_tuples or 0)
+                case pq.ExecStatus.PIPELINE_ABORTED:
+                    pass
+                case _ if refusal is None:
+                    refusal = _refusal(result, before + len(counts))
+    synchronised = _next(conn)
+    if synchronised is not None and synchronised.status == pq.ExecStatus.PIPELINE_SYNC:
+        conn.exit_pipeline_mode()
+    elif refusal is None:
+        raise psycopg.OperationalError("the connection was lost")
+    return _checked(conn, refusal, counts)
+
+
+def _checked(conn: PGconn, refusal: Refusal | None, counts: list[int]) -> list[int]:
     if refusal is not None:
         raise refusal
     if conn.status != pq.ConnStatus.OK:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -133,7 +134,7 @@ def refuse_key(refusal: Refusal, row: JsonRow, columns: Sequence[str]) -> None:
     refusal.add(row, f"has no key {what}", hint)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Value:
     """What a key is to be after a batch."""
 
@@ -209,6 +210,11 @@ class Keeping:
             refuse_key(refusal, row, table.key)
             return
         name = table.fill(key)
+        if not row.unsent and row.old_key is None:
+            # Also where it was there before: the last one to be written is the last in the order of the batch.
+            pending.values.pop(name, None)
+            pending.values[name] = _Value(row, position, row.new)
+            return
         old = None if row.old_key is None or None in row.old_key else table.fill(row.old_key)  # type: ignore[arg-type]
         value = _Value(row, position, row.new)
         if row.unsent:
@@ -223,7 +229,6 @@ class Keeping:
                 value.sources += ((name, position),)
         if old is not None and old != name:
             pending.values[old] = _Value(row, position, None)
-        # Also where it was there before: the last one to be written is the last in the order of the batch.
         pending.values.pop(name, None)
         pending.values[name] = value
 
@@ -269,7 +274,8 @@ class Keeping:
 
     def _calls(self, table: Table, values: list[tuple[str, _Value]], refusal: Refusal) -> Iterator[Call]:
         for start in range(0, len(values), CHUNK):
-            keys, arguments = [table.positions, table.floor], [table.graves, self._tombstones, self._ttl]
+            keys = [table.positions, table.floor]
+            arguments = [table.graves, self._tombstones, self._ttl, self._form]
             of: list[str | bytes] = []
             for name, value in values[start : start + CHUNK]:
                 words = [] if value.new is None else [value.new] if self._form == "json" else _fields(value.new)
@@ -278,7 +284,7 @@ class Keeping:
                     refusal.add(value.row, f"makes a value of {size} bytes, more than {self._max_value}")
                 keys.append(name)
                 # A row without a column that is not NULL is no hash, either.
-                of += (value.position, self._form if words else "gone", str(len(words)), *words)
+                of += (value.position, str(len(words)), *words)
             yield Call(scripts.KEEP, keys, [*arguments, *of])
 
 
@@ -316,8 +322,8 @@ class Counting:
             else:
                 position = str(row.position)
                 if row.old_key is not None:
-                    of.values[json.dumps(row.old_key)] = _Value(row, position, None)
-                of.values[json.dumps(key)] = _Value(row, position, row.new)
+                    of.values[_row_name(row.old_key)] = _Value(row, position, None)
+                of.values[_row_name(key)] = _Value(row, position, row.new)
         calls, rows = [], []
         for table, of in pending.items():
             made = [(name, value, self._counted(table, value, refusal)) for name, value in of.values.items()]
@@ -359,6 +365,11 @@ class Counting:
         return table.fill([str(one) for one in values]), amount.decode()
 
 
+def _row_name(key: Sequence[str | None]) -> str:
+    """A row's key as JSON."""
+    return f"[{', '.join('null' if value is None else encode_basestring_ascii(value) for value in key)}]"
+
+
 def _truncate(server: Server, pending: Mapping[Table, _Pending], *, counted: bool) -> None:
     """Remove what was written of tables before a TRUNCATE. Cut off in the middle, it is done again."""
     for table, of in pending.items():
@@ -382,8 +393,10 @@ def _text(raw: bytes) -> str | None:
     """A value of JSON as text; None for null."""
     if raw == b"null":
         return None
+    if raw[:1] != b'"':
+        return raw.decode()
     # Not msgspec: a lone surrogate stands for a byte that is not UTF-8.
-    return str(json.loads(raw)) if raw[:1] == b'"' else raw.decode()
+    return str(json.loads(raw)) if b"\\" in raw else raw[1:-1].decode()
 
 
 def _decoded(text: bytes) -> str:
@@ -393,8 +406,12 @@ def _decoded(text: bytes) -> str:
 def _fields(new: bytes) -> list[bytes]:
     """A row as the fields of a hash, and their values."""
     fields: list[bytes] = []
-    for name, raw in msgspec.json.decode(new, type=_Raws).items():
-        text = _text(bytes(raw))
-        if text is not None:
-            fields += (name.encode(), text.encode("utf-8", "surrogateescape"))
+    for name, value in msgspec.json.decode(new, type=_Raws).items():
+        raw = bytes(value)
+        if raw[:1] == b'"':
+            # Most texts are in JSON as they are.
+            raw = str(json.loads(raw)).encode("utf-8", "surrogateescape") if b"\\" in raw else raw[1:-1]
+        elif raw == b"null":
+            continue
+        fields += (name.encode(), raw)
     return fields

@@ -32,26 +32,28 @@ end
 KEEP: Final = (
     _GUARD
     + """
--- KEYS[3…]: the keys. ARGV[3]: after how many seconds a value expires, 0 for never. Then for each key its position,
--- what becomes of it ('json', 'hash' or 'gone'), how many words follow, and these: the value, or fields and values.
-local at = 4
+-- KEYS[3…]: the keys. ARGV[3]: after how many seconds a value expires, 0 for never. ARGV[4]: what values are, 'json' or
+-- 'hash'. Then for each key its position, how many words follow, and these: the value, or fields and values; none, and
+-- the row is gone.
+local at = 5
+local is_json = ARGV[4] == 'json'
 for number = 3, #KEYS do
-  local key, position, what, count = KEYS[number], ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local key, position, count = KEYS[number], ARGV[at], tonumber(ARGV[at + 1])
   if is_new(key, position, redis.call('HGET', KEYS[1], key)) then
-    if what ~= 'json' then redis.call('UNLINK', key) end
-    if what == 'gone' then
+    if count == 0 or not is_json then redis.call('UNLINK', key) end
+    if count == 0 then
       bury(key, position)
     else
-      if what == 'json' then
-        redis.call('SET', key, ARGV[at + 3])
+      if is_json then
+        redis.call('SET', key, ARGV[at + 2])
       else
-        redis.call('HSET', key, unpack(ARGV, at + 3, at + 2 + count))
+        redis.call('HSET', key, unpack(ARGV, at + 2, at + 1 + count))
       end
       if ARGV[3] ~= '0' then redis.call('EXPIRE', key, ARGV[3]) end
       redis.call('HSET', KEYS[1], key, position)
     end
   end
-  at = at + 3 + count
+  at = at + 2 + count
 end
 return {}
 """
