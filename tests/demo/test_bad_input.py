@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -27,9 +28,10 @@ def _refused(*arguments: str, **variables: str) -> Ended:
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     assert _SECRET not in ended.stderr
-    lines = [line for line in ended.stderr.splitlines() if line != "looking at the server ..."]
-    assert lines[0].startswith("error: ") and lines[1].startswith("hint: "), ended
-    return ended
+    [line] = [line for line in ended.stderr.splitlines() if line != "looking at the server ..."]
+    told = json.loads(line)
+    assert told["error"] and told["hint"], ended
+    return Ended(ended.code, "", f"error: {told['error']}\nhint: {told['hint']}\n")
 
 
 @pytest.fixture
