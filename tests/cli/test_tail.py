@@ -92,7 +92,7 @@ def test_everything_until_ctrl_c(database: Database) -> None:
         ("orders", "delete", {"id": 1}),
     ]
     assert tail.end(signal.SIGINT) == Ended(0, "", "")
-    until(lambda: left(database) == [], "the slot is gone")
+    until(lambda: left(database) == [], "the slot is gone", PATIENCE)
 
 
 def test_what_is_wanted_in_the_words_that_are_wanted(orders: Database) -> None:
@@ -116,7 +116,7 @@ def test_what_is_wanted_in_the_words_that_are_wanted(orders: Database) -> None:
         "UPDATE orders SET status = 'past' WHERE id = 1",
     )
     assert tail.end() == Ended(0, "orders insert 2\norders update 1\n", "")
-    until(lambda: left(orders) == [], "the slot is gone")
+    until(lambda: left(orders) == [], "the slot is gone", PATIENCE)
 
 
 def test_a_reader_that_has_enough(orders: Database) -> None:
@@ -129,19 +129,21 @@ def test_a_reader_that_has_enough(orders: Database) -> None:
     assert tail.process.wait(PATIENCE) == 0
     assert tail.process.stderr is not None and tail.process.stderr.read() == ""
     tail.process.stderr.close()
-    until(lambda: left(orders) == [], "the slot is gone")
+    until(lambda: left(orders) == [], "the slot is gone", PATIENCE)
 
 
 def test_what_a_killed_one_leaves_the_next_drops_but_not_what_another_uses(orders: Database) -> None:
     killed = Tail(orders)
     killed.end(signal.SIGKILL)
-    until(lambda: len(left(orders)) == 2, "the slot is gone")
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgcdc' AND datname = current_database()"
+    until(lambda: orders.execute(sessions) == [(0,)], "the server has noticed", PATIENCE)
+    assert len(left(orders)) == 2, "the publications of orders, and of the inserts of log"
     other = Tail(orders, "--table", "orders", "--count", "1")
     assert len(left(orders)) == 2, "one publication and one slot"
     tail = Tail(orders, "--table", "orders", "--count", "1")
     orders.execute("INSERT INTO orders VALUES (1, 'new')")
     assert [one.end().code for one in (other, tail)] == [0, 0]
-    until(lambda: left(orders) == [], "both slots are gone")
+    until(lambda: left(orders) == [], "both slots are gone", PATIENCE)
 
 
 def test_a_slot_that_stays(orders: Database) -> None:

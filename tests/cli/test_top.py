@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import signal
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
+import pgcdc
+from pgcdc import observe
 from pgcdc.cli.frames import Frame, check_url
 from pgcdc.errors import ConfigError
 from pgcdc.observe.overview import Overview, StoredConsumer
 from pgcdc.pipeline import ConsumerStatistics, PipelineStatistics, SourceStatistics
 from pgcdc.replication.slot import state_of
 from tests.demo.running import run, start
+from tests.pipeline.running import running
+from tests.pipeline.targets import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import Database
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -94,43 +94,21 @@ def test_url_that_is_none(url: str) -> None:
         check_url(url)
 
 
-@pytest.fixture
-def answering() -> Iterator[str]:
-    """The address of something that answers as a pipeline's process does."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = msgspec.json.encode(process(5, state="running")) if self.path == "/statistics" else b"{}"
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def test_once(database: Database, answering: str) -> None:
-    name = f"slot_{database.name}"
-    database.execute(
-        f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')",
-        "CREATE SCHEMA pgcdc",
-        "CREATE TABLE pgcdc.positions (pipeline text, consumer text, slot text, snapshot text, through_lsn pg_lsn,"
-        " updated_at timestamptz)",
-        f"INSERT INTO pgcdc.positions VALUES ('shop', 'search', '{name}', 'done', '0/1', now())",
-    )
-    told = run("top", database.dsn, "--once", "--json", "--url", answering).report
-    [one] = [slot for slot in told["slots"] if slot["name"] == name]
-    assert one["active"] is False and one["lag_bytes"] > 0 and told["database"] == database.name
+def test_once(database: Database) -> None:
+    """A pipeline of this process, as the database and its endpoint tell of it."""
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: pip install 'pgcdc[metrics]'")
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY)", "INSERT INTO orders VALUES (1), (2)")
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    pipeline.add(Recorder(), name="search")
+    with observe.serving(pipeline, 0) as endpoint, running(pipeline) as one:
+        one.streaming()
+        told = run("top", database.dsn, "--once", "--json", "--url", endpoint.url).report
+    [seen] = [slot for slot in told["slots"] if slot["database"] == database.name]
+    assert seen["name"] == "pgcdc_shop" and seen["active"] is True and told["database"] == database.name
     [consumer] = told["consumers"]
-    assert (consumer["consumer"], consumer["through_lsn"], consumer["failed_letters"]) == ("search", "0/1", 0)
-    assert told["process"]["statistics"]["consumers"]["search"]["delivered"] == 5 and told["troubles"] == []
+    assert (consumer["consumer"], consumer["snapshot"], consumer["failed_letters"]) == ("search", "done", 0)
+    assert told["process"]["statistics"]["consumers"]["search"]["delivered"] == 2 and told["troubles"] == []
+    pipeline.destroy()
 
 
 def test_again_and_again_until_ctrl_c(newest_database: Database) -> None:

@@ -212,17 +212,8 @@ class Frame:
         return size(max(0, slot.safe_wal_size)) + ("" if seconds is None else f", {_span(seconds)}")
 
     def _running(self, process: dict[str, Any]) -> Table:
-        head = (
-            "consumer",
-            "state",
-            "delivered",
-            "per second",
-            "in flight",
-            "failed tries",
-            "breaker",
-            "spool",
-            "last error",
-        )
+        words = "consumer|state|delivered|per second|late|in flight|failed tries|breaker|spool|last error"
+        head = tuple(words.split("|"))
         rows = []
         for name, one in _consumers_of(process).items():
             rate = self.delivered_rates.get(name)
@@ -231,6 +222,7 @@ class Frame:
                 str(one["state"]),
                 f"{one['delivered']:,}",
                 "" if rate is None else f"{rate:,.0f}",
+                "" if one.get("lag_seconds") is None else _span(one["lag_seconds"]),
                 f"{one['queued_rows']:,}",
                 f"{one.get('failures', 0):,}",
                 str(one.get("breaker", "")),

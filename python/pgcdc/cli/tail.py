@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import select
-import signal
 import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pgcdc.cli.complaint import complaining
+from pgcdc.cli.stopping import Stopping
 
 if TYPE_CHECKING:
     from pgcdc.cli.lines import Condition, Template
@@ -101,7 +101,7 @@ def tail(
                 hint="--publication NAME; pgcdc init and CREATE PUBLICATION make one",
             )
         one = _Tail(dsn, table, action, where, template, count)
-        with _Stopping() as stopping:
+        with Stopping() as stopping:
             one.run(publication, slot, from_lsn, stopping, confirm=confirm)
 
 
@@ -114,27 +114,6 @@ def _check(actions: Collection[str], template: str | None, *, json: bool) -> Non
             raise ConfigError(f"--action {action} does not exist", hint=meant(action, _ACTIONS, "actions"))
     if json and template is not None:
         raise ConfigError("--json and --template contradict each other", hint="give one of them")
-
-
-class _Stopping:
-    """Whether a signal has come that ends the tail; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stopping:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        self.__exit__()
-
-    def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class _Tail:
@@ -169,7 +148,7 @@ class _Tail:
         publications: Sequence[str] | None,
         slot: str | None,
         from_lsn: str | None,
-        stopping: _Stopping,
+        stopping: Stopping,
         *,
         confirm: bool,
     ) -> None:
@@ -193,7 +172,7 @@ class _Tail:
                 _say(f"tail: {kept}{since}; Ctrl-C ends it")
                 self._follow(stream, stopping, confirm=not keeps)
 
-    def _follow(self, stream: Stream, stopping: _Stopping, *, confirm: bool) -> None:
+    def _follow(self, stream: Stream, stopping: Stopping, *, confirm: bool) -> None:
         while not stopping.asked and not self._reader_is_gone():
             batch = stream.read(_IDLE)
             if not len(batch):

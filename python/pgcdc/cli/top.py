@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgcdc.cli.complaint import complaining
+from pgcdc.cli.stopping import Stopping
 
 if TYPE_CHECKING:
     from pgcdc.cli.frames import Frame
@@ -52,19 +51,19 @@ def top(
         if once:
             _print(looking.look(strict=True), redactor, json=json)
             return
-        with contextlib.suppress(KeyboardInterrupt):
+        with Stopping() as stopping:
+            frames = _frames(looking, interval, stopping)
             if json or not sys.stdout.isatty():
-                for frame in _frames(looking, interval):
+                for frame in frames:
                     _print(frame, redactor, json=json)
             else:
-                _draw(_frames(looking, interval), redactor)
+                _draw(frames, redactor)
 
 
-def _frames(looking: _Looking, interval: float) -> Iterator[Frame]:
+def _frames(looking: _Looking, interval: float, stopping: Stopping) -> Iterator[Frame]:
     # The first look says at once what is wrong with the command line.
     yield looking.look(strict=True)
-    while True:
-        time.sleep(interval)
+    while not stopping.wait(interval):
         yield looking.look(strict=False)
 
 
