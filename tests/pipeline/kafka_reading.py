@@ -43,12 +43,19 @@ def in_step(database: Database, *readers: Reading, seconds: float = 40) -> None:
 
 
 def writing(
-    database: Database, kafka: KafkaServer, partitions: int = 3, session: int = 45
+    database: Database,
+    kafka: KafkaServer,
+    partitions: int = 3,
+    session: int = 45,
+    *,
+    follow: bool = False,
+    **options: Any,
 ) -> tuple[pgcdc.Pipeline, str]:
     """The pipeline that writes to Kafka, and the address of what it writes."""
     prefix = f"shop-{uuid.uuid4().hex[:8]}"
     pipeline = pgcdc.Pipeline("writer", database.dsn, tables=["orders"])
-    pipeline.add(Kafka(kafka.bootstrap, prefix=prefix, format="pgcdc", partitions=partitions))
+    sink = Kafka(kafka.bootstrap, prefix=prefix, format="pgcdc", partitions=partitions, **options)
+    pipeline.add(sink, on_schema_change={"rename_table": "follow"} if follow else {})
     return pipeline, f"kafka://{kafka.bootstrap}/{prefix}?session.timeout.ms={session * 1000}"
 
 

@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import pgcdc
-from pgcdc.errors import PositionError, SinkUnavailable
+from pgcdc.errors import ConfigError, PositionError, SchemaError, SinkUnavailable
 from tests.pipeline.kafka_reading import ORDERS, Reading, in_step, judge, reading, writing
 from tests.pipeline.kafka_worker import TABLES, Target, pipeline_of
 from tests.pipeline.running import running, until
@@ -155,6 +155,82 @@ def test_a_consumer_whose_target_is_away_keeps_nobody_waiting(newest_database: D
             run.stop()
     assert run.error is None
     assert all(notes == ["a"] for notes in away.got.values()), "each once"
+
+
+def test_order_by_other_columns_takes_topics_that_are_divided_by_them(
+    newest_database: Database, kafka: KafkaServer
+) -> None:
+    database = newest_database
+    database.execute("CREATE TABLE orders (id integer PRIMARY KEY, user_id integer NOT NULL, note text)")
+    database.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+    writer, source = writing(database, kafka, keys={"orders": ["user_id"]})
+    other, other_source = writing(database, kafka)
+    got: dict[int, list[int]] = {}
+    lock = threading.Lock()
+
+    def take(change: Any) -> None:
+        with lock:
+            got.setdefault(change.new.user_id, []).append(change.new.id)
+
+    def reader() -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+        pipeline.on("orders", "insert", "update", name="users", concurrency=4, key=["user_id"])(take)
+        return pipeline
+
+    with running(writer) as write:
+        write.streaming()
+        database.execute("INSERT INTO orders SELECT n, n % 5, 'new' FROM generate_series(1, 200) n")
+        # A row that changes hands comes behind all of the former user, and before all of the new one.
+        database.execute("UPDATE orders SET user_id = 9 WHERE id = 7", "INSERT INTO orders VALUES (300, 9, 'x')")
+        database.execute("INSERT INTO orders SELECT n, n % 5, 'new' FROM generate_series(401, 450) n")
+        read = Reading(reader(), source)
+        try:
+            until(lambda: sum(map(len, got.values())) == 252 or not read.alive, "all of it", pause=0.05)
+        finally:
+            read.stop()
+        assert read.error is None
+    for user in range(5):
+        assert got[user] == [n for n in (*range(1, 201), *range(401, 451)) if n % 5 == user]
+    assert got[9] == [7, 300]
+    with running(other) as write:
+        write.streaming()
+        database.execute("INSERT INTO orders VALUES (500, 1, 'for other topics')")
+        error = Reading(reader(), other_source).ended()
+    assert isinstance(error, ConfigError)
+    assert "is divided by id" in str(error)
+
+
+def test_a_renamed_table_goes_on_in_another_topic(newest_database: Database, kafka: KafkaServer) -> None:
+    database = newest_database
+    database.execute(ORDERS, "INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 30) n")
+    writer, source = writing(database, kafka, follow=True)
+    got = Guarded()
+
+    def reader(table: str, name: str = "reader") -> Reading:
+        pipeline = pgcdc.Pipeline("shop", database.dsn, tables=[table])
+        pipeline.on(table, "insert", "update", name=name)(got.take)
+        return Reading(pipeline, source)
+
+    with running(writer) as write:
+        write.streaming()
+        database.execute("ALTER TABLE orders RENAME TO purchases", "UPDATE purchases SET note = 'b' WHERE id < 9")
+        write.catch_up(database)
+        error = reader("purchases", "hasty").ended()
+        assert isinstance(error, SchemaError)
+        assert "has not got all that is in its former topic" in str(error)
+        assert got.got == {}
+        error = reader("orders").ended()
+        assert isinstance(error, SchemaError)
+        assert "its changes go to another topic" in str(error)
+        assert got.got == {key: ["a"] for key in range(1, 31)}
+        read = reader("purchases")
+        try:
+            all_of_it = {key: ["a", "b"] if key < 9 else ["a"] for key in range(1, 31)}
+            until(lambda: got.got == all_of_it or not read.alive, "the rest", pause=0.05)
+        finally:
+            read.stop()
+    assert read.error is None
+    assert got.got == all_of_it
 
 
 def test_what_the_topics_do_not_have_any_more(newest_database: Database, kafka: KafkaServer) -> None:

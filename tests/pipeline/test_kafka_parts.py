@@ -13,6 +13,7 @@ from pgcdc.errors import ConfigError, DecodeError
 from pgcdc.lsn import Position
 from pgcdc.pipeline.kafka_address import parse_address
 from pgcdc.pipeline.kafka_lane import PartitionLane
+from pgcdc.pipeline.kafka_member import Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark, RowRecord, read_record
 from pgcdc.pipeline.kafka_sharing import SharedHandler, SharedSink, shared
 from pgcdc.pipeline.options import Options
@@ -112,6 +113,9 @@ class Record:
 
     def value(self) -> bytes | None:
         return self._value
+
+    def key(self) -> bytes:
+        return b'{"id":0}'
 
     def headers(self) -> list[tuple[str, bytes]]:
         return self._headers
@@ -260,14 +264,47 @@ class Exact(Recorder):
     ("options", "why"),
     [
         ({"transactions": True}, "takes transactions whole"),
-        ({"key": ["user_id"], "concurrency": 2}, "keeps order by columns of its own"),
+        ({"key": ["user_id"], "concurrency": 2}, "keeps order by columns of several tables"),
     ],
 )
 async def test_what_there_is_on_the_slot_only(options: Any, why: str) -> None:
-    pipeline = pgcdc.Pipeline("shop", "", tables=["orders"], source="kafka://nowhere")
+    pipeline = pgcdc.Pipeline("shop", "", tables=["orders", "payments"], source="kafka://nowhere")
     pipeline.add(Recorder(), **options)
     with pytest.raises(ConfigError, match=why):
         await pipeline.arun()
+
+
+class TestOrder:
+    """Topics that are divided by other columns than the consumer keeps order by."""
+
+    def member(self, key: tuple[str, ...]) -> Any:
+        subscription = HandlerSubscription("h", frozenset(), None, True, Options(key=key), handler=print, row=None)
+        address = parse_address("kafka://nowhere/shop", "")
+        nothing: Any = None
+        return Member(
+            subscription,
+            address,
+            "shop.h",
+            [],
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            RowFormat(),
+            {"shop.public.orders": key},
+        )
+
+    @pytest.mark.parametrize("key", [b'{"user_id":7}', b'{"user_id":7,"kind":"a"}', None])
+    def test_what_keeps_it(self, key: bytes | None) -> None:
+        member = self.member(("user_id", "kind"))
+        member._check_key("shop.public.orders", key)
+
+    def test_what_does_not(self) -> None:
+        member = self.member(("user_id",))
+        member._check_key("shop.public.other", b'{"id":1}')
+        with pytest.raises(ConfigError, match=r"topic 'shop.public.orders' is divided by id") as caught:
+            member._check_key("shop.public.orders", b'{"id":1}')
+        assert 'keys={"TABLE": ["user_id"]}' in str(caught.value.hint)
 
 
 async def test_a_sink_with_one_position_is_refused() -> None:

@@ -21,6 +21,7 @@ from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.target import GaveUp
 from pgcdc.protocol import Batch
+from pgcdc.schema import SchemaChange
 
 __all__ = ["Barriers", "Marks"]
 
@@ -58,6 +59,7 @@ class Barriers:
         reshaping: What it does where the table changes shape.
         marks: What is stored.
         learn: Looks up what a new shape may need: types that were made since.
+        topic: Says which topic a table has.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Barriers:
         reshaping: PartitionReshaping,
         marks: Marks,
         learn: Callable[[Relation], Awaitable[None]],
+        topic: Callable[[Table], str],
     ) -> None:
         self._subscription = subscription
         self._table = table
@@ -77,6 +80,7 @@ class Barriers:
         self._reshaping = reshaping
         self._marks = marks
         self._learn = learn
+        self._topic = topic
 
     def concerns(self, barrier: Barrier) -> bool:
         """Whether the consumer has anything to do with it.
@@ -133,18 +137,29 @@ class Barriers:
         if barrier.change is not None:
             change = barrier.change
             if change.table_renamed:
-                raise SchemaError(
-                    f"table {change.old.schema}.{change.old.name} is called {change.new.schema}.{change.new.name} now,"
-                    " and its changes go to another topic",
-                    hint="rename it back, or use the new name in the pipeline's tables and handlers",
-                    table=f"{change.new.schema}.{change.new.name}",
-                    lsn=change.position[0],
-                )
+                await self._go_over(change, barrier)
             await self._learn(change.new)
             await self._reshaping.settle(change, keep_trying)
             await self._reshaping.enter_announced(change, keep_trying)
         elif barrier.batch is not None:
             await self._consumer.deliver(self._own(barrier.batch), barrier)
+
+    async def _go_over(self, change: SchemaChange, barrier: Barrier) -> None:
+        """A renamed table goes on in another topic: that begins behind all of the former one."""
+        old, new = change.old, change.new
+        what = f"table {old.schema}.{old.name} is called {new.schema}.{new.name} now"
+        hint = "run it with the former name until it stops at the new one, and then with that"
+        if self._table == (new.schema, new.name):
+            former = self._topic((old.schema, old.name))
+            first = (await self._marks.marks(former, 1, again=True)).get(0, Mark())
+            marks = await self._marks.marks(former, first.partitions, again=True)
+            if len(marks) == first.partitions > 0 and all(mark.has_reached(barrier) for mark in marks.values()):
+                return
+            what += f", and consumer {self._subscription.name!r} has not got all that is in its former topic {former!r}"
+        else:
+            what += ", and its changes go to another topic"
+            hint = "rename it back, or use the new name in the pipeline's tables and handlers, and start again"
+        raise SchemaError(what, hint=hint, table=f"{new.schema}.{new.name}", lsn=change.position[0])
 
     def _own(self, batch: Batch) -> Batch:
         """Of a TRUNCATE of several tables only what this topic is about: the others come by theirs."""

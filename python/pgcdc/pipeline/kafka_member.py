@@ -8,11 +8,12 @@ it begins with the first record that is not stored as done. Over 400 lines becau
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -113,6 +114,7 @@ class Member:
         ended: Called in the thread when it reads no more, with the error that is the reason, if one is.
         loop: The event loop.
         format: How rows are given to those who ask a batch and do not say.
+        ordered: The columns that the consumer keeps order by, by topic, where those are not the primary key's.
 
     Attributes:
         meetings: How many partitions are at a barrier.
@@ -129,6 +131,7 @@ class Member:
         ended: Callable[[BaseException | None], None],
         loop: asyncio.AbstractEventLoop,
         format: RowFormat,
+        ordered: Mapping[str, Collection[str]],
     ) -> None:
         self.meetings = 0
         self._kafka = client_library()
@@ -140,6 +143,7 @@ class Member:
         self._ended = ended
         self._loop = loop
         self._format = format
+        self._ordered = ordered
         self._assigned: dict[TopicPartition, Assigned] = {}
         self._known: dict[TopicPartition, Mark] = {}
         self._commits: deque[tuple[Future[bool], PartitionLane]] = deque()
@@ -369,6 +373,7 @@ class Member:
                 else:
                     end_run(record.offset + 1)
                 continue
+            self._check_key(one.lane.topic, record.key)
             first = record.batch.first_position
             self._check_first(one, first)
             batch = self._select(record.batch)
@@ -392,6 +397,20 @@ class Member:
                 hint="what lies between may be gone: let the sink write to new topics, with a copy of existing rows, or"
                 " move the consumer sooner",
                 lsn=position.commit_lsn,
+            )
+
+    def _check_key(self, topic: str, key: bytes | None) -> None:
+        """Whether all changes that the consumer keeps in order are in one partition."""
+        wanted = self._ordered.get(topic)
+        if wanted is None or key is None:
+            return
+        found = msgspec.json.decode(key, type=dict[str, msgspec.Raw])
+        if not found.keys() <= set(wanted):
+            raise ConfigError(
+                f"consumer {self._subscription.name!r} keeps order by {', '.join(wanted)}, and topic {topic!r} is"
+                f" divided by {', '.join(found)}",
+                hint="let the pipeline that writes the topics write new ones, with another prefix, by"
+                f' Kafka(…, keys={{"TABLE": {json.dumps(list(wanted))}}}); or leave key out',
             )
 
     def _select(self, batch: Batch) -> Batch:

@@ -35,11 +35,13 @@ class RowRecord:
         batch: The change alone.
         offset: The record's.
         nbytes: What it takes.
+        key: The record's key, a JSON object of columns; None for a row of a table without one.
     """
 
     batch: Batch
     offset: int
     nbytes: int
+    key: bytes | None = None
 
 
 @dataclass
@@ -152,7 +154,7 @@ def read_record(record: Any, format: RowFormat) -> RowRecord | Barrier:
         if value is None:
             raise DecodeError("it has no value", reason="no change")
         if not kind:
-            return RowRecord(Batch.from_bytes(value, format), record.offset(), len(value))
+            return RowRecord(Batch.from_bytes(value, format), record.offset(), len(value), record.key())
         position = Position.parse(headers[POSITION].decode())
         barrier = Barrier(kind, str(position), record.offset(), int(headers[PARTITIONS]))
         barrier.rewritten = REWRITTEN in headers

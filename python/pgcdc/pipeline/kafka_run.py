@@ -189,6 +189,7 @@ class KafkaRun:
                 self._member_ended,
                 self._loop,
                 format,
+                {topic: columns for topic, table in topics.items() if (columns := _ordered_by(subscription, table))},
             )
         self._phase = "streaming"
         if not self._ending.is_set():
@@ -280,7 +281,7 @@ class KafkaRun:
             await keep_trying(call)
 
         consumer.learn = learn
-        barriers = Barriers(subscription, table, lane, consumer, reshaping, member, look)
+        barriers = Barriers(subscription, table, lane, consumer, reshaping, member, look, self._address.topic)
         lane.offer(Begin(self._stored(part, row, mark), 2**64 - 1, exact=False))
         one = _Part(lane, consumer)
         self._parts[name].append(one)
@@ -455,8 +456,19 @@ def _check(settings: Settings, subscription: Subscription) -> None:
             " partitions",
             hint="leave transactions out, or let that consumer run on the slot",
         )
-    if options.key is not None:
+    if options.key is not None and len(subscription.tables) > 1:
         raise ConfigError(
-            f"consumer {subscription.name!r} keeps order by columns of its own, and topics are divided by primary key",
-            hint="leave key out, or let that consumer run on the slot",
+            f"consumer {subscription.name!r} keeps order by columns of several tables, and on Kafka each table has a"
+            " topic of its own",
+            hint="let that consumer run on the slot, or register one for each table",
         )
+
+
+def _ordered_by(subscription: Subscription, table: Table) -> Sequence[str]:
+    """The columns that a consumer keeps order by, where it says so; none for the primary key."""
+    options = subscription.options
+    if options.key is not None:
+        return options.key
+    # The rows of an outbox table are events, which are in order by topic and key where something depends on it.
+    keeps = options.concurrency > 1 or options.on_failure == "hold"
+    return options.outboxes.get(table, ()) if keeps else ()
