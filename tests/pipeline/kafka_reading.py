@@ -48,12 +48,13 @@ def writing(
     partitions: int = 3,
     session: int = 45,
     *,
+    name: str = "writer",
     follow: bool = False,
     **options: Any,
 ) -> tuple[pgcdc.Pipeline, str]:
     """The pipeline that writes to Kafka, and the address of what it writes."""
     prefix = f"shop-{uuid.uuid4().hex[:8]}"
-    pipeline = pgcdc.Pipeline("writer", database.dsn, tables=["orders"])
+    pipeline = pgcdc.Pipeline(name, database.dsn, tables=["orders"])
     sink = Kafka(kafka.bootstrap, prefix=prefix, format="pgcdc", partitions=partitions, **options)
     pipeline.add(sink, on_schema_change={"rename_table": "follow"} if follow else {})
     return pipeline, f"kafka://{kafka.bootstrap}/{prefix}?session.timeout.ms={session * 1000}"

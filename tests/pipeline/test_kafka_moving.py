@@ -164,7 +164,7 @@ def test_order_by_other_columns_takes_topics_that_are_divided_by_them(
     database.execute("CREATE TABLE orders (id integer PRIMARY KEY, user_id integer NOT NULL, note text)")
     database.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
     writer, source = writing(database, kafka, keys={"orders": ["user_id"]})
-    other, other_source = writing(database, kafka)
+    other, other_source = writing(database, kafka, name="other")
     got: dict[int, list[int]] = {}
     lock = threading.Lock()
 
@@ -194,7 +194,7 @@ def test_order_by_other_columns_takes_topics_that_are_divided_by_them(
     assert got[9] == [7, 300]
     with running(other) as write:
         write.streaming()
-        database.execute("INSERT INTO orders VALUES (500, 1, 'for other topics')")
+        write.catch_up(database)
         error = Reading(reader(), other_source).ended()
     assert isinstance(error, ConfigError)
     assert "is divided by id" in str(error)
