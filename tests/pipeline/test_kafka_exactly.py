@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from tests.servers.kafka import KafkaServer
 
 REPOSITORY = Path(__file__).parents[2]
+FILE = """
+[pipeline]
+name = "shop"
+dsn = "${SHOP_DSN}"
+tables = ["orders", "entries"]
+source = "${SOURCE}"
+
+[consumers.copy]
+sink = "postgres"
+options = { dsn = "${SHOP_DSN}", name = "shop", schema = "copy" }
+"""
 
 
 def writing(database: Database, kafka: KafkaServer, partitions: int) -> tuple[pgcdc.Pipeline, str]:
@@ -65,7 +76,9 @@ def copying(database: Database) -> pgcdc.Pipeline:
     return pipeline
 
 
-def test_what_the_group_does_not_know_is_not_written_twice(newest_database: Database, kafka: KafkaServer) -> None:
+def test_what_the_group_does_not_know_is_not_written_twice(
+    newest_database: Database, kafka: KafkaServer, tmp_path: Path
+) -> None:
     database = newest_database
     database.execute(TABLES, "INSERT INTO entries SELECT n, 'copied' FROM generate_series(1, 20) n")
     database.execute("INSERT INTO orders SELECT n, n, 'copied' FROM generate_series(1, 20) n")
@@ -95,26 +108,27 @@ def test_what_the_group_does_not_know_is_not_written_twice(newest_database: Data
                     finally:
                         read.stop()
                     assert read.error is None
-            read = Reading(copying(database), source)
+            database.execute("UPDATE orders SET id = id + 100 WHERE id = 3", "TRUNCATE entries")
+            database.execute("INSERT INTO entries VALUES (60, 'behind it')")
+            (tmp_path / "shop.toml").write_text(FILE)
+            worker = Worker(tmp_path / "log", database, str(tmp_path / "shop.toml"), SOURCE=source)
             try:
-                database.execute("UPDATE orders SET id = id + 100 WHERE id = 3", "TRUNCATE entries")
-                database.execute("INSERT INTO entries VALUES (60, 'behind it')")
-                in_step(database, lambda: alive(read))
+                in_step(database, worker.check)
             finally:
-                read.stop()
-            assert read.error is None
+                code = worker.end(signal.SIGTERM)
+            assert code == 0, worker.log[-3000:]
 
 
 class Worker:
-    """`pgcdc run module:pipeline --from kafka://…` as a process."""
+    """`pgcdc run` as a process."""
 
-    def __init__(self, log: Path, database: Database, source: str) -> None:
-        variables = environment(SHOP_DSN=database.dsn)
+    def __init__(self, log: Path, database: Database, *arguments: str, **variables: str) -> None:
+        variables = environment(SHOP_DSN=database.dsn, **variables)
         variables["PYTHONPATH"] += f":{REPOSITORY}"
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgcdc.cli", "run", "tests.pipeline.kafka_shop:make", "--from", source],
+                [sys.executable, "-m", "pgcdc.cli", "run", *arguments],
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
@@ -123,6 +137,10 @@ class Worker:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    def check(self) -> None:
+        """Fails when it has ended."""
+        assert self.process.poll() is None, self.log[-3000:]
 
     def has(self, partition: str) -> bool:
         """Whether it was given a partition, and has not given it back."""
@@ -157,11 +175,12 @@ def test_three_processes_one_killed_one_added(newest_database: Database, kafka: 
     workers: dict[str, Worker] = {}
 
     def start(name: str) -> None:
-        workers[name] = Worker(tmp_path / f"{name}.log", database, source)
+        arguments = ("tests.pipeline.kafka_shop:make", "--from", source)
+        workers[name] = Worker(tmp_path / f"{name}.log", database, *arguments)
 
     def alive() -> None:
-        for name, worker in workers.items():
-            assert worker.process.poll() is None, f"{name} has ended: {worker.log[-3000:]}"
+        for worker in workers.values():
+            worker.check()
 
     def three_at_work() -> None:
         def shared() -> bool:

@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 
 import pgcdc
-from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
+from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailable
 from pgcdc.schema import change_of
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
@@ -215,6 +215,41 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     written(tmp_path / "copy.duckdb", batch_of(insert(ITEMS, ROW)))
     with contract.down(tmp_path), pytest.raises(SinkUnavailable, match="IOException"):
         DuckDB(tmp_path / "copy.duckdb").open()
+
+
+def test_partitions_have_notes_of_their_own(tmp_path: Path) -> None:
+    one, two, three = (batch_of(insert(ITEMS, ROW | {"id": number})) for number in (1, 2, 3))
+    path = tmp_path / "copy.duckdb"
+    with duckdb.connect(str(path)) as file:  # as it was before there were notes
+        file.execute("CREATE TABLE pgcdc_positions (name VARCHAR, epoch BIGINT, position VARCHAR)")
+    sink = DuckDB(path)
+    sink.open()
+    first, other = sink.part("shop.items/0"), sink.part("shop.items/1")
+    assert [first.open(), other.open()] == [None, None]
+    first.write(one, "first")
+    other.write(two, "of the other")
+    again = sink.part("shop.items/0")
+    assert again.open() == "first"
+    with pytest.raises(PositionError, match="somebody else"):
+        first.write(three, "late")
+    again.write(batch_of(delete(ITEMS, {"id": 1})), "second")
+    again.rewrite(three)
+    sink.close()
+    sink.open()
+    assert [sink.part(f"shop.items/{number}").open() for number in (0, 1)] == ["second", "of the other"]
+    assert sink.position() is None, "the one of the slot is another"
+    sink.close()
+    assert read(path, "SELECT id FROM items ORDER BY id") == [(2,), (3,)]
+
+
+def test_a_second_process_with_partitions_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "copy.duckdb", batch_of(insert(ITEMS, ROW)))
+    late = DuckDB(tmp_path / "copy.duckdb")
+    late.part("shop.items/0")
+    with TestDuckDB().down(tmp_path), pytest.raises(ConfigError, match="lets only one have it"):
+        late.open()
+    late.open()
+    late.close()
 
 
 TWINS = Table("items", {"id": "int", "a": "text"}, key=("id",)), Table("Items", {"id": "int", "a": "text"}, key=("id",))

@@ -239,6 +239,40 @@ def test_a_second_writer_takes_over(tmp_path: Path) -> None:
     second.close()
 
 
+def test_partitions_have_notes_and_owners_of_their_own(tmp_path: Path) -> None:
+    row = {"id": 1, "name": "a", "price": None}
+    one, two, three = (batch_of(insert(ITEMS, row | {"id": number})) for number in (1, 2, 3))
+    path = tmp_path / "copy.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as file:  # as it was before there were notes
+        file.execute(
+            "CREATE TABLE pgcdc_positions (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position TEXT) STRICT"
+        )
+    late, sink = SQLite(path), SQLite(path)
+    late.open()
+    parts = [late.part("shop.items/0"), late.part("shop.items/1")]
+    assert [part.open() for part in parts] == [None, None]
+    parts[0].write(one, "first")
+    parts[1].write(two, "of the other")
+    sink.open()
+    taken = sink.part("shop.items/0")
+    assert taken.open() == "first"
+    with pytest.raises(PositionError, match="somebody else"):
+        parts[0].write(three, "late")
+    parts[1].write(three, "goes on")
+    taken.write(batch_of(delete(ITEMS, {"id": 1})), "second")
+    taken.rewrite(batch_of(insert(ITEMS, row | {"id": 9})))
+    wider = Table("items", dict(ITEMS.columns) | {"more": "text"}, key=("id",))
+    after = batch_of(insert(wider, row | {"id": 10, "more": "x"}))
+    for each in (late, sink):  # both are told; neither owns the other's partitions
+        each.schema_changed(change_of(one.relations[0], after.relations[-1]))
+    parts[1].write(after, "wider")
+    assert [sink.part(f"shop.items/{number}").open() for number in (0, 1)] == ["second", "wider"]
+    assert sink.position() is None, "the one of the slot is another"
+    late.close()
+    sink.close()
+    assert read(path, "SELECT id FROM items ORDER BY id") == [(2,), (3,), (9,), (10,)]
+
+
 def test_what_is_right_in_its_own_order_is_written(tmp_path: Path) -> None:
     path = tmp_path / "copy.sqlite"
     sink = SQLite(path)
