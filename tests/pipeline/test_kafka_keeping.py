@@ -119,7 +119,7 @@ class Member:
         self.notes = Notes("copy", self.lane, "id", high=1000)
         self.is_ours = False
         self.whole = SharedSink(subscription)
-        part = KeepingPart(self.whole, "shop.orders/0", self.notes, self.lane, self.ours)
+        part = KeepingPart(self.whole, "shop.orders/0", self.notes, self.ours)
         own = SinkSubscription("copy", TABLE, None, True, chosen, sink=part)
         self.consumer = PartitionConsumer(own, KeepingTarget(own, RowFormats(), self.notes), self.lane)
         self.consumer.notes = self.notes
@@ -182,6 +182,27 @@ async def test_pieces_of_what_came_at_once_are_known_one_by_one(dies_after: int)
             member.offer(batch, first)
         await member.run()
     assert target.rows == [1, 2, 3, 4, 21, 22, 23, 20, 30, 31]
+
+
+async def test_what_is_left_without_dead_letters() -> None:
+    member, batch = Member(Target()), changes(1, 2, 3, 4)
+    last = batch.take([2]).last_position
+    assert last is not None
+    member.offer(batch, 10, step=2)
+    member.notes.pass_on(member.notes.come_to(batch, None))
+    rest = batch.take([0, 2])  # 2 is a dead letter
+    assert member.notes.next(rest, 2, last).offset == 16
+    # Where positions do not tell which ones are done, nothing is said to be.
+    for mixed in ([copied(1, 2), changes(3)], [changes(1, 2, 3).take([2]), changes(1, 2, 3).take([0, 1])]):
+        member = Member(Target())
+        for number, one in enumerate(mixed):
+            member.offer(one, 10 + 5 * number)
+        whole = Batch.concat(mixed)
+        member.notes.pass_on(member.notes.come_to(whole, None))
+        part, position = whole.take([0, 1]), whole.take([1]).last_position
+        assert position is not None
+        assert member.notes.next(part, 2, position).offset == 10
+        assert member.notes.next(whole, 2, position).offset > 10
 
 
 async def test_a_barrier_that_the_target_has_is_passed() -> None:

@@ -183,7 +183,6 @@ class KeepingPart:
         whole: The sink.
         name: What the partition is called there.
         notes: What it keeps.
-        lane: The partition.
         ours: Finds out whether the group says that the partition is this process's, or waits until it has gone.
 
     Attributes:
@@ -195,7 +194,6 @@ class KeepingPart:
         whole: SharedSink,
         name: str,
         notes: Notes,
-        lane: PartitionLane,
         ours: Callable[[], Awaitable[bool]],
     ) -> None:
         sink = whole.sink
@@ -204,7 +202,6 @@ class KeepingPart:
         self._sink = sink
         self._part = sink.part(name)
         self._notes = notes
-        self._lane = lane
         self._ours = ours
         self._own: Position | None = None
         self.coming: Note | None = None
@@ -212,13 +209,11 @@ class KeepingPart:
     async def open(self) -> None:
         """Take the partition over, and go on behind what the sink has."""
         await self._whole.open()
-        own = await self._whole.call(self._sink.position)
+        self._own = await self._whole.call(self._sink.position)
         self._notes.begin(await self._as_owner(lambda: self._whole.call(self._part.open)))
-        reached = self._lane.mark.position
-        self._own = None if own is None or (reached and Position.parse(reached) > own) else own
 
     def position(self) -> Position | None:
-        """What the sink was given from the slot, while the partition has not got to anything behind it."""
+        """What the sink was given from the slot."""
         return self._own
 
     async def write(self, batch: Batch) -> None:

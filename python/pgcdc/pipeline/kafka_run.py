@@ -317,7 +317,7 @@ class KafkaRun:
             return False
 
         notes = Notes(lane.consumer, lane, found.topic_id, found.high)
-        part = KeepingPart(whole, f"{found.topic}/{found.partition}", notes, lane, ours)
+        part = KeepingPart(whole, f"{found.topic}/{found.partition}", notes, ours)
         return KeepingTarget(replace(own, sink=part), self._formats, notes), notes
 
     def _stored(self, part: str, row: StoredPosition | None, mark: Mark) -> StoredPosition:
