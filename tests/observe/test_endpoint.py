@@ -209,10 +209,12 @@ def test_a_stream_that_brings_nothing_is_stalled(newest_database: Database) -> N
         with running(pipeline) as run:
             run.streaming()
             until(lambda: kinds() == set(), "it is ready", pause=0.05)
-            proxy.hole = True
-            database.execute("INSERT INTO orders VALUES (1, 'new')")
-            until(lambda: "stalled" in kinds(), "it is seen", pause=0.05)
-            proxy.hole = False
+            try:
+                proxy.hole = True
+                database.execute("INSERT INTO orders VALUES (1, 'new')")
+                until(lambda: "stalled" in kinds(), "it is seen", pause=0.05)
+            finally:
+                proxy.hole = False
             until(lambda: kinds() == set(), "all has come", pause=0.05)
 
 
@@ -250,10 +252,10 @@ def test_an_event_loop_that_does_not_turn(newest_database: Database) -> None:
 
     with serving(pipeline, 0, limits=Limits(stuck=1.5)) as endpoint, running(pipeline) as run:
         run.streaming()
-        assert ask(endpoint, "/healthz").status == 200
+        until(lambda: ask(endpoint, "/healthz").status == 200, "it turns", pause=0.1)
         database.execute("INSERT INTO orders VALUES (1, 'new')")
         try:
-            until(lambda: ask(endpoint, "/healthz").kinds == {"loop_stuck"}, "it is seen", pause=0.1)
+            until(lambda: "loop_stuck" in ask(endpoint, "/healthz").kinds, "it is seen", pause=0.1)
             assert "loop_stuck" in ask(endpoint, "/readyz").kinds
         finally:
             blocked.set()
@@ -271,7 +273,7 @@ def test_how_much_more_wal_until_a_slot_is_lost(newest_database: Database) -> No
         database.execute("INSERT INTO elsewhere SELECT generate_series(1, 100000)")
         look = watch.look()
         assert look is not None and look.wal_bytes_per_second is not None
-        assert 100_000 < look.wal_bytes_per_second < 10_000_000
+        assert 10_000 < look.wal_bytes_per_second < 10_000_000
         with exporting(database.dsn, 0) as endpoint:
             found = samples(endpoint)
             name = f"left_{database.name}"

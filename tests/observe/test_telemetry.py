@@ -107,7 +107,7 @@ def test_a_span_is_around_each_batch(newest_database: Database, collected: Colle
     collected.instrument(pipeline)
     with running(pipeline) as run:
         run.streaming()
-        database.execute("INSERT INTO orders VALUES (1, 'new'), (2, 'secret')")
+        database.execute("INSERT INTO orders VALUES (1, 'secret')")
         run.catch_up(database)
         measured = collected.measured()
     by_name = {span.name: span for span in collected.spans}
@@ -115,15 +115,15 @@ def test_a_span_is_around_each_batch(newest_database: Database, collected: Colle
     for name, span in by_name.items():
         attributes = dict(span.attributes or {})
         assert attributes["pgcdc.pipeline"] == "shop" and f"write {attributes['pgcdc.consumer']}" == name
-        assert attributes["pgcdc.changes"] == 2 and int(str(attributes["pgcdc.bytes"])) > 0
+        assert attributes["pgcdc.changes"] == 1 and int(str(attributes["pgcdc.bytes"])) > 0
         first, last = (pgcdc.Position.parse(str(attributes[f"pgcdc.{end}_position"])) for end in ("first", "last"))
-        assert (first.index, last.index) == (0, 1) and first.commit_lsn == last.commit_lsn
+        assert first == last and first.index == 0
         assert (span.kind, span.status.status_code) == (SpanKind.CONSUMER, StatusCode.UNSET)
-    assert within == [True, True], "what a coroutine does is within the span"
+    assert within == [True], "what a coroutine does is within the span"
     assert sink.writes == 2, "one span for both attempts"
     consumers = {"sink", "handler"}
     delivered = measured["pgcdc.consumer.delivered"]
-    assert {(attributes["pgcdc.consumer"], value) for attributes, value in delivered} == {(one, 2) for one in consumers}
+    assert {(attributes["pgcdc.consumer"], value) for attributes, value in delivered} == {(one, 1) for one in consumers}
     assert [value for _, value in measured["pgcdc.consumer.write.duration"]] == [1, 1], "counted once each"
     for name in ("lag", "queued", "failed_attempts"):
         assert {one["pgcdc.consumer"] for one, _ in measured[f"pgcdc.consumer.{name}"]} == consumers

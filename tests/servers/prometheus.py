@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-_CONFIGURATION = """global: {{scrape_interval: 200ms, evaluation_interval: 500ms}}
+_CONFIGURATION = """global: {{scrape_interval: 1s, evaluation_interval: 500ms}}
 rule_files: {rules}
 scrape_configs:
   - job_name: pgcdc

@@ -99,7 +99,9 @@ class Endpoint:
     def __init__(self, listen: str | int, pages: dict[str, Callable[[str], Answer]]) -> None:
         host, port = parse_listen(listen)
         try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            # Of a name that has both, the older: localhost is 127.0.0.1 for most who ask.
+            families = [one[0] for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            family = socket.AF_INET if socket.AF_INET in families else families[0]
             self._server = _Server(host, port, family, pages)
         except OSError as error:
             raise ConfigError(
