@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 import pgcdc
 from pgcdc import observe
-from pgcdc.cli.frames import Frame, check_url
+from pgcdc.cli.frames import Frame, check_url, drawn
 from pgcdc.errors import ConfigError
 from pgcdc.observe.overview import Overview, StoredConsumer
 from pgcdc.pipeline import ConsumerStatistics, PipelineStatistics, SourceStatistics
 from pgcdc.replication.slot import state_of
-from tests.demo.running import run, start
+from tests.demo.running import environment, run, start
 from tests.pipeline.running import running
 from tests.pipeline.targets import Recorder
 
 if TYPE_CHECKING:
     from tests.conftest import Database
+
+if sys.platform != "win32":
+    import pty
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
@@ -83,6 +93,18 @@ def test_rates_and_the_worst_first() -> None:
     assert json.loads(msgspec.json.encode(told))["delivered_per_second"].keys() == {"search"}
 
 
+def test_a_terminal_is_shown_the_same() -> None:
+    lost = slot("lost_one", active=False, active_pid=None, wal_status="lost")
+    frame = Frame.of(overview(0x2000, 0, [slot("fine"), lost]), process(7, state="failed"), ["sesame"], None)
+    written = io.StringIO()
+    console = Console(file=written, width=120, force_terminal=True, color_system="standard")
+    console.print(drawn(frame, lambda text: text.replace("sesame", "***")))
+    shown = written.getvalue()
+    assert "not known: ***" in shown and "fine" in shown
+    assert re.search("\x1b\\[1;31m *lost_one", shown), "what somebody should look at is red"
+    assert re.search("\x1b\\[1;31m *search", shown)
+
+
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/statistics"])
 def test_url(url: str) -> None:
     assert check_url(url) == "http://h:1/statistics"
@@ -122,6 +144,35 @@ def test_again_and_again_until_ctrl_c(newest_database: Database) -> None:
     assert (process.returncode, errors) == (0, "")
     assert first["wal_bytes_per_second"] is None and second["wal_bytes_per_second"] >= 0
     assert all(json.loads(line)["slots"] for line in rest.splitlines())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_live_on_a_terminal(newest_database: Database) -> None:
+    newest_database.execute("SELECT pg_create_logical_replication_slot('late', 'pgoutput')")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgcdc.cli", "top", newest_database.dsn, "--interval", "0.1"],
+        env=environment(TERM="xterm", COLUMNS="150", LINES="40"),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    shown = b""
+    with process:
+        assert process.stderr is not None
+        try:
+            while shown.count(b"late") < 2:
+                shown += os.read(ours, 65536)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # the end of a terminal
+                while more := os.read(ours, 65536):
+                    shown += more
+            assert (process.wait(120), process.stderr.read()) == (0, b"")
+        finally:
+            process.kill()
+            os.close(ours)
+    assert b"\x1b[?1049l" in shown, "the screen is as it was before"
 
 
 def test_what_cannot_be_asked(newest_database: Database) -> None:

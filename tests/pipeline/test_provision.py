@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pgcdc
-from pgcdc.pipeline import SqlitePositions
+from pgcdc.pipeline import PostgresSchemas, SqlitePositions
+from pgcdc.pipeline.postgres_survey import drop_unused
 from tests.pipeline.running import running
 from tests.pipeline.targets import Recorder
 
@@ -205,3 +206,18 @@ def test_consumers_with_slots_of_their_own(newest_orders: Database) -> None:
     assert set(removed.values()) == {"removed"} and made.keys() == removed.keys()
     pipeline.destroy(tables=True)
     assert catalog(newest_orders) == before
+
+
+def test_tables_that_are_used_by_now_stay(newest_orders: Database) -> None:
+    """Whatever a plan said: it is looked at again under the lock."""
+    pipeline, _ = shop(newest_orders.dsn)
+    pipeline.init()
+    own = [PostgresSchemas(newest_orders.dsn).own_tables()]
+    names = {"pgcdc.schema_versions", "pgcdc.schema_migrations"}
+    newest_orders.execute("INSERT INTO pgcdc.schema_migrations VALUES ('other', 'c', 1, 1, '', 1)")
+    assert set(drop_unused(own, names)) == names
+    with newest_orders.connect() as connection, connection.transaction():
+        connection.execute("DELETE FROM pgcdc.schema_migrations")
+        assert set(drop_unused(own, names)) == names, "somebody has them locked"
+    assert drop_unused(own, names) == []
+    assert ("relation", "pgcdc.positions") in catalog(newest_orders), "the others, and so the schema, are there"
