@@ -18,7 +18,7 @@ from tests.servers.kafka import KafkaServer
 from tests.servers.nats import NatsServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisServer, valkey
 from tests.servers.registry import RegistryServer
 from tests.servers.s3 import S3Server
 from tests.servers.search import ElasticsearchServer, OpenSearchServer
@@ -248,6 +248,14 @@ def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer]:
 def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A running Redis, the same for all tests; keys are the test's own to name."""
     server = _server_or_skip(request.config, lambda: RedisServer(install=_strict(request.config)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A running Valkey, likewise."""
+    server = _server_or_skip(request.config, lambda: RedisServer(server=valkey()))
     with server:
         yield server
 

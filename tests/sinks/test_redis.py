@@ -20,6 +20,8 @@ from pgcdc.protocol import Batch
 from pgcdc.sinks import Redis
 from pgcdc.testing import Table, delete, insert, message, transaction, truncate, update
 from tests.pipeline.running import running
+from tests.servers.postgres import free_port
+from tests.servers.redis import RedisServer
 from tests.sinks.batches import batch_of
 from tests.sinks.workload import ORDERS, work
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Database
-    from tests.servers.redis import RedisServer
 
 TABLE = Table("orders", {"id": "bigint", "user_id": "bigint", "note": "text"}, key=("id",))
 
@@ -402,6 +403,16 @@ def test_a_password_that_is_wrong(place: Place) -> None:
 def test_what_is_wrong_is_said_at_once(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Redis("redis://localhost", **options)
+
+
+@pytest.mark.usefixtures("redis_server")
+def test_a_cluster_is_refused_before_anything_is_written() -> None:
+    with RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+        sink = Redis(server.url, key="{id}")
+        with pytest.raises(ConfigError, match="one of a Redis Cluster") as caught:
+            sink.open()
+        sink.close()
+    assert "primary with replicas" in str(caught.value.hint)
 
 
 def test_the_whole_way(newest_database: Database, place: Place) -> None:

@@ -1,4 +1,4 @@
-"""The forms of the Redis sink held to the contract of sinks, on a real server."""
+"""The forms of the Redis sink held to the contract of sinks, on a real Redis and a real Valkey."""
 
 from __future__ import annotations
 
@@ -136,6 +136,30 @@ class TestStream(OnRedis, OfOrders):
         assert len(streamed) == len(set(streamed)), "something was added twice"
         names = {name for row in rows.values() for name in row}
         return {key: {name: row.get(name) for name in names} for key, row in rows.items()}
+
+
+class OnValkey(OnRedis):
+    """Redis's commands, another server."""
+
+    @pytest.fixture(autouse=True)
+    def _on_server(self, valkey_server: RedisServer) -> None:
+        self._server = valkey_server
+
+
+class TestJsonOnValkey(OnValkey, TestJson):
+    pass
+
+
+class TestHashOnValkey(OnValkey, TestHash):
+    pass
+
+
+class TestCountOnValkey(OnValkey, TestCount):
+    pass
+
+
+class TestStreamOnValkey(OnValkey, TestStream):
+    pass
 
 
 def _by_number(found: dict[str, Any]) -> dict[Any, Any]:

@@ -76,8 +76,21 @@ class Server:
 
         Raises:
             SinkUnavailable: When the server cannot be reached.
+            ConfigError: When it is one of a cluster.
         """
+        if self.ask(self._is_of_cluster):
+            raise ConfigError(
+                "this is one of a Redis Cluster, each of which has a part of the keys: a batch takes effect as a whole",
+                hint="one server, or a primary with replicas, with or without Sentinel",
+            )
         self.ask(self._load, scripts)
+
+    def _is_of_cluster(self) -> bool:
+        self._client.ping()
+        try:
+            return bool(self._client.info("cluster").get("cluster_enabled"))
+        except redis.exceptions.NoPermissionError:
+            return False
 
     def _load(self, scripts: Sequence[str]) -> None:
         self._client.ping()
