@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.demo.running import run
+from tests.demo.running import run, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,20 @@ def test_lines_of_all_tables(items: Database) -> None:
     assert sorted(line["new"]["id"] for line in lines) == [1, 2, 3, 4, 5]
     assert " snapshot of " in ended.stderr and "2 of 2 tables, 5" in ended.stderr
     assert left(items) == []
+
+
+def test_a_reader_that_has_enough(newest_database: Database) -> None:
+    newest_database.execute(
+        "CREATE TABLE many (id int, text text)",
+        "INSERT INTO many SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g",
+    )
+    with start("snapshot", newest_database.dsn) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in errors and "rror" not in errors, errors
+    assert left(newest_database) == []
 
 
 def test_csv_is_what_the_server_writes(items: Database) -> None:

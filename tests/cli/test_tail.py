@@ -152,9 +152,12 @@ def test_a_slot_that_stays(orders: Database) -> None:
     stays = ("--slot", "mine", "--publication", "shop", "--template", "{row[id]}")
     tail = Tail(orders, *stays, "--count", "1")
     assert tail.said[0] == "tail: the slot stays, and keeps WAL: SELECT pg_drop_replication_slot('mine')\n"
-    orders.execute("INSERT INTO orders VALUES (1, ''), (2, '')", "INSERT INTO orders VALUES (3, ''), (4, '')")
+    orders.execute("INSERT INTO orders VALUES (1, ''), (2, '')")
+    [(lsn,)] = orders.execute("SELECT pg_current_wal_insert_lsn()")
+    orders.execute("INSERT INTO orders VALUES (3, ''), (4, '')")
     assert tail.end() == Ended(0, "1\n", "")
     assert run("tail", orders.dsn, *stays, "--count", "4").stdout == "1\n2\n3\n4\n"
+    assert run("tail", orders.dsn, *stays, "--count", "2", "--from-lsn", lsn).stdout == "3\n4\n"
     assert run("tail", orders.dsn, *stays, "--count", "2", "--confirm").stdout == "1\n2\n"
     cut = run("tail", orders.dsn, *stays, "--count", "1", "--confirm")
     assert cut.stdout == "3\n", "the transaction before is confirmed"
