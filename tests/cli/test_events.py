@@ -156,6 +156,26 @@ def test_rebuild(
         )
 
 
+def test_adopt(
+    store: EventStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, newest_database: Database
+) -> None:
+    """tests/eventstore/test_adopting.py has what becomes of it."""
+    monkeypatch.setattr(revenue, "declared", store, raising=False)
+    monkeypatch.setenv("PGCDC_STORE", "tests.eventstore.revenue:declared")
+
+    def adopt(*arguments: str, code: int = 0) -> str:
+        assert cli.main(["events", "adopt", *arguments]) == code
+        shown = capsys.readouterr()
+        return shown.out or shown.err
+
+    assert adopt("--dry-run").endswith("is that of this server: there is nothing to do\n")
+    assert "error: the order of commits in the schema es is that of this server" in adopt(code=2)
+    newest_database.execute("SET pgcdc.maintenance = on", "UPDATE es.events SET xid = '1000000000000'")
+    assert json.loads(adopt("--dry-run", "--json"))["is_foreign"]
+    assert "  3 events are written again, with a transaction id of this one\n" in adopt()
+    assert not json.loads(adopt("--dry-run", "--json"))["is_foreign"]
+
+
 def test_archive(
     newest_database: Database,
     store: EventStore,

@@ -216,6 +216,24 @@ def archive(
         typer.echo("nothing leaves")
 
 
+@application.command()
+def adopt(
+    store: _StorePath = "",
+    pipeline: Annotated[str | None, typer.Option(help="The name of its pipeline; the schema's without it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    json: _Json = False,
+) -> None:
+    """Make a store that was restored from a dump one of this server, whose transaction ids and LSNs are others."""
+    import msgspec
+
+    from pgcdc.eventstore import adopt as make_ours
+    from pgcdc.eventstore import plan_adopt
+
+    declared = _declared(store)
+    plan = (plan_adopt if dry_run else make_ours)(declared, pipeline=pipeline)
+    typer.echo(msgspec.json.encode(plan).decode() if json else str(plan))
+
+
 def _store(dsn: str, schema: str, **options: Any) -> EventStore:
     from pgcdc.eventstore import EventStore
 

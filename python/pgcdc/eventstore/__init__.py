@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcdc.errors import ConcurrencyConflict, EventStoreError, InvalidEvent, PayloadTooLarge
+from pgcdc.eventstore.adopting import AdoptPlan, adopt, plan_adopt
 from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.archiving import ArchiveLine, ArchivePlan, ArchiveProgress, archive, plan_archive
 from pgcdc.eventstore.context import caused_by, context
@@ -18,6 +19,7 @@ from pgcdc.eventstore.store_async import AsyncEventStore
 from pgcdc.eventstore.table import Table
 
 __all__ = [
+    "AdoptPlan",
     "Append",
     "Archive",
     "ArchiveLine",
@@ -45,9 +47,11 @@ __all__ = [
     "StreamTypeStatistics",
     "Table",
     "UnknownEvent",
+    "adopt",
     "archive",
     "caused_by",
     "context",
+    "plan_adopt",
     "plan_archive",
     "plan_rebuild",
     "rebuild",

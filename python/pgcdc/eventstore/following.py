@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -127,6 +127,7 @@ class EventPipeline(Pipeline):
         """Make the slot, and note what was committed before it: the stream begins exactly behind that."""
         slot = self._settings.slot
         with connect(self._dsn) as replication, connect_store(self._dsn) as connection:
+            self._refuse_foreign(connection, self._statements.is_foreign)
             if self._has_positions():
                 return  # the pipeline knows what to do, also when the slot is gone
             # One after the other: the second one has to know of the first.
@@ -138,6 +139,7 @@ class EventPipeline(Pipeline):
                 return
             if found is not None:
                 replication.drop_slot(slot)  # made by somebody who was killed before it was known where it begins
+            self._refuse_foreign(connection, self._statements.is_foreign_deep)
             self._commits.unmake_epoch(connection, slot)
             made = replication.create_slot(slot, export_snapshot=True)
             if self._commits.other_slots(connection, slot):
@@ -151,6 +153,14 @@ class EventPipeline(Pipeline):
                 row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
             assert row is not None, "the function returns a row"
             self._commits.make_epoch(connection, slot, made.consistent_point, row[0])
+
+    def _refuse_foreign(self, connection: psycopg.Connection[Any], query: LiteralString) -> None:
+        if connection.execute(query).fetchone() == (True,):
+            raise ConfigError(
+                f"the order of commits in the schema {self._statements.schema} is that of another server: it was"
+                " restored from a dump",
+                hint="pgcdc events adopt --store MODULE:STORE; then run the pipeline, and rebuild --all",
+            )
 
     def _await_noted(self, connection: psycopg.Connection[Any], lsn: int) -> None:
         """Wait until a pipeline that follows the same events has noted all that is not in the stream of a new slot."""

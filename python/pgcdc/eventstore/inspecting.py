@@ -107,7 +107,7 @@ def check(
         _snapshots(connection, statements),
         _small(connection, statements),
         _retention(connection, statements, archive, deep),
-        _projections(connection, statements, 7, "any projection is rebuilt by one command"),
+        _rebuilds(connection, statements, deep),
         _append_only(connection, statements),
     ]
 
@@ -191,6 +191,16 @@ def _projections(connection: psycopg.Connection[Any], statements: Statements, nu
             number=number, what=what, status="warning", found=f"{parked} of {count} are parked: {which}", hint=hint
         )
     return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
+
+
+def _rebuilds(connection: psycopg.Connection[Any], statements: Statements, deep: bool) -> Finding:
+    what = "any projection is rebuilt by one command"
+    ((is_foreign,),) = _all(connection, statements.is_foreign_deep if deep else statements.is_foreign)
+    if not is_foreign:
+        return _projections(connection, statements, 7, what)
+    hint = "pgcdc events adopt --store MODULE:STORE, then run the pipeline, then pgcdc events rebuild --all"
+    found = "the order of commits is that of another server: the store was restored from a dump"
+    return Finding(number=7, what=what, status="failed", found=found, hint=hint)
 
 
 def _snapshots(connection: psycopg.Connection[Any], statements: Statements) -> Finding:

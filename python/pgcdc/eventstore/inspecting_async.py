@@ -106,7 +106,7 @@ async def check(
         await _snapshots(connection, statements),
         await _small(connection, statements),
         await _retention(connection, statements, archive, deep),
-        await _projections(connection, statements, 7, "any projection is rebuilt by one command"),
+        await _rebuilds(connection, statements, deep),
         await _append_only(connection, statements),
     ]
 
@@ -192,6 +192,16 @@ async def _projections(
             number=number, what=what, status="warning", found=f"{parked} of {count} are parked: {which}", hint=hint
         )
     return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
+
+
+async def _rebuilds(connection: psycopg.AsyncConnection[Any], statements: Statements, deep: bool) -> Finding:
+    what = "any projection is rebuilt by one command"
+    ((is_foreign,),) = await _all(connection, statements.is_foreign_deep if deep else statements.is_foreign)
+    if not is_foreign:
+        return await _projections(connection, statements, 7, what)
+    hint = "pgcdc events adopt --store MODULE:STORE, then run the pipeline, then pgcdc events rebuild --all"
+    found = "the order of commits is that of another server: the store was restored from a dump"
+    return Finding(number=7, what=what, status="failed", found=found, hint=hint)
 
 
 async def _snapshots(connection: psycopg.AsyncConnection[Any], statements: Statements) -> Finding:

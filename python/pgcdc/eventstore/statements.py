@@ -78,6 +78,24 @@ class Statements:
             " (s.max_lsn - '0/0'::pg_lsn)::bigint, s.is_ordered"
             f" FROM {es}.archive_segments AS s WHERE s.max_id > %s"
         )
+        # Whether something stored is in this server's future: then it is another's, and was restored from a dump.
+        future: LiteralString = (
+            f"EXISTS (SELECT FROM {es}.epochs AS x, now WHERE x.commit_lsn > now.lsn)"
+            f" OR EXISTS (SELECT FROM {es}.commits AS c, now WHERE c.commit_lsn > now.lsn)"
+            f" OR EXISTS (SELECT FROM {es}.epochs AS x, now WHERE pg_snapshot_xmax(x.snapshot) > now.xmax)"
+            f" OR EXISTS (SELECT FROM {es}.commits AS c, now WHERE c.xid >= now.xmax)"
+        )
+        moment: LiteralString = (
+            "WITH now AS MATERIALIZED (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+            " ELSE pg_current_wal_insert_lsn() END AS lsn, pg_snapshot_xmax(pg_current_snapshot()) AS xmax)"
+        )
+        self.is_foreign: LiteralString = (
+            f"{moment} SELECT {future} OR EXISTS (SELECT FROM"
+            f" (SELECT xid FROM {es}.events ORDER BY id DESC LIMIT 1000) AS e, now WHERE e.xid >= now.xmax)"
+        )
+        self.is_foreign_deep: LiteralString = (
+            f"{moment} SELECT {future} OR EXISTS (SELECT FROM {es}.events AS e, now WHERE e.xid >= now.xmax)"
+        )
         # What an archiver waits for: those who read the segments and then the table in two statements.
         self.reading_all: LiteralString = (
             f"SELECT pg_advisory_xact_lock_shared(hashtextextended('pgcdc moves of {schema}', 0))"
