@@ -173,3 +173,15 @@ def test_a_consumer_is_late_while_the_server_is_away(newest_database: Database) 
         database.server.start()
         run.stop()
     assert run.error is None
+
+
+def test_what_is_said_outside_of_transactions_and_what_cannot_be_read_end_nothing() -> None:
+    """Neither has a time of commit; whoever gets it deals with it."""
+    late = Lateness(lambda: 0, Clock())
+    said = Capture.of([message("note", "x", transactional=False)])
+    late.note(pgcdc.Batch.of([raw for _, raw in said.messages], [lsn for lsn, _ in said.messages]))
+    assert late.seconds(0) == 0.0
+    whole = Capture.of([transaction(insert("orders", {"id": 7}))])
+    cut = [raw[:-2] if raw[:1] == b"I" else raw for _, raw in whole.messages]
+    late.note(pgcdc.Batch.of(cut, [lsn for lsn, _ in whole.messages]))
+    assert late.seconds(0) is not None

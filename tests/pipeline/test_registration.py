@@ -32,7 +32,6 @@ def handler(change: object) -> None: ...
     ("arguments", "says"),
     [
         ({"name": ""}, "needs a name"),
-        ({"tables": []}, "no tables"),
         ({"tables": "orders"}, "must be a list"),
         ({"tables": ["a.b.c"]}, "not a table's name"),
         ({"tables": [""]}, "not a table's name"),

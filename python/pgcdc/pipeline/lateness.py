@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from pgcdc.errors import DecodeError
 from pgcdc.events import Relation
 from pgcdc.protocol import Batch
 
@@ -56,7 +57,10 @@ class Lateness:
                 self._heard, self._quiet = now, True
             return
         first, last = batch.first_position, batch.last_position
-        assert first is not None and last is not None
+        if first is None or last is None:  # a logical message outside of transactions has no place among the commits
+            with self._lock:
+                self._heard, self._quiet = now, False
+            return
         mark = None
         marked = self._marks[-1][0] if self._marks else 0
         if last.commit_lsn > marked and abs(now - self._marked_at) >= MARK_EVERY:
@@ -115,8 +119,11 @@ class Lateness:
 
 def _commit_time(batch: Batch, number: int) -> float | None:
     """When the transaction of a change committed; its row is not decoded, which may be large."""
-    bare = batch.take([number]).reshaped(_without_columns)
-    for change in bare.changes():
+    try:
+        changes = batch.take([number]).reshaped(_without_columns).changes()
+    except DecodeError:
+        return None  # whoever gets it will say so
+    for change in changes:
         when = getattr(change, "commit_time", None)
         return None if when is None or when is msgspec.UNSET else when.timestamp()
     return None

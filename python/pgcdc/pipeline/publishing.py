@@ -70,7 +70,10 @@ def make(connection: Connection, settings: Settings) -> bool:
     if _exists(connection, settings):
         extend(connection, settings)
         return False
-    ensure_publication(connection, settings.publication, settings.tables)
+    if settings.tables:
+        ensure_publication(connection, settings.publication, settings.tables)
+    else:
+        connection.execute(_empty(settings))
     connection.execute(_comment(settings))
     return True
 
@@ -93,7 +96,11 @@ def planned(connection: Connection, settings: Settings) -> Planned:
     if there.exists and not there.ours:
         published(connection, settings)
         return there
-    statement, _ = lacking(connection.session(), settings.publication, settings.tables)
+    statement: str | None
+    if settings.tables:
+        statement, _ = lacking(connection.session(), settings.publication, settings.tables)
+    else:
+        statement = None if there.exists else _empty(settings)
     statements = () if statement is None else (statement,) if there.exists else (statement, _comment(settings))
     return there._replace(statements=statements)
 
@@ -121,7 +128,7 @@ def extend(connection: Connection, settings: Settings) -> None:
     Raises:
         ConfigError: When a table does not exist or the role may not publish it.
     """
-    if _is_ours(connection, settings):
+    if settings.tables and _is_ours(connection, settings):
         ensure_publication(connection, settings.publication, settings.tables)
 
 
@@ -134,6 +141,11 @@ def drop(connection: Connection, settings: Settings) -> None:
     """
     if _is_ours(connection, settings):
         connection.execute(f"DROP PUBLICATION IF EXISTS {identifier(settings.publication)}")
+
+
+def _empty(settings: Settings) -> str:
+    """Logical messages are in no publication, but a stream takes one."""
+    return f"CREATE PUBLICATION {identifier(settings.publication)}"
 
 
 def _comment(settings: Settings) -> str:

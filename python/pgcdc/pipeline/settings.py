@@ -109,8 +109,6 @@ def check_settings(
     if isinstance(tables, str):
         raise ConfigError(f"tables of pipeline {name!r} must be a list", hint=f"write tables=[{tables!r}]")
     parsed = tuple(dict.fromkeys(parse_table(table) for table in tables))
-    if not parsed:
-        raise ConfigError(f"pipeline {name!r} has no tables", hint='Pipeline(…, tables=["orders"])')
     if snapshot not in get_args(SnapshotMode):
         raise ConfigError(
             f"snapshot={snapshot!r} does not exist", hint=f"it is one of {', '.join(map(repr, get_args(SnapshotMode)))}"

@@ -114,6 +114,11 @@ def choose_tables(
     Raises:
         ConfigError: When one is not a table of the pipeline, or there is none.
     """
+    if not published and not messages:
+        raise ConfigError(
+            f"the pipeline of consumer {consumer!r} has no tables",
+            hint='Pipeline(…, tables=["orders"]); only for logical messages and events of pgcdc.emit it takes none',
+        )
     if tables is None:
         return frozenset(published)
     if isinstance(tables, str):
