@@ -14,7 +14,7 @@ import pytest
 
 import pgcdc
 from pgcdc import ConfigError, DecodeError, SinkError, SinkRejected, SinkUnavailable
-from pgcdc.pipeline import failure
+from pgcdc.pipeline import failure, ledger
 from tests.pipeline.running import Running, confirmed, counted_saves, flushed, running, until
 from tests.pipeline.targets import AsyncRecorder, Recorder
 
@@ -386,6 +386,18 @@ def test_an_idle_database_stays_idle(new_orders: Database) -> None:
         before = new_orders.execute(written)
         saves(4)
         assert new_orders.execute(written) == before
+
+
+def test_a_slot_of_an_idle_database_does_not_get_old(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who watches it cannot tell a slot that stands still from one whose consumer hangs."""
+    monkeypatch.setattr(ledger, "QUIET_SECONDS", 0.5)
+    pipeline = shop(new_orders)
+    pipeline.add(Recorder())
+    with running(pipeline) as run:
+        run.streaming()
+        new_orders.execute("CREATE TABLE unpublished (id bigint PRIMARY KEY)")  # a few KB at most
+        wanted = flushed(new_orders)
+        until(lambda: confirmed(new_orders) >= wanted, "it is confirmed, though it is little")
 
 
 def test_the_retries_are_not_for_the_wrong_thing(new_orders: Database) -> None:

@@ -8,6 +8,7 @@ there, too: it is made durable first, and the spool's id is stored beside the po
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ QUIET_STEP = 64 * 1024
 """Bytes of WAL. When no consumer got anything, only `through_lsn` moves. Where the store is the source database,
 writing that down makes WAL too, which would move `through_lsn` again: an idle database would write for ever. So it is
 written only after it moved further than one such write can move it (a row and full pages around it), or at the end."""
+QUIET_SECONDS = 240.0
+"""Seconds after which it is written however little it moved: a slot that stands still looks as old as the WAL that it
+lacks, and who watches it cannot tell a quiet database from a consumer that hangs."""
 
 
 class Ledger:
@@ -56,6 +60,7 @@ class Ledger:
         self._judged_by: str | None = None
         self._seen: str | None = None
         self._news = False
+        self._moved_at = time.monotonic()
 
     def open(self) -> dict[str, StoredPosition]:
         """Open the store and read what is in it."""
@@ -201,7 +206,8 @@ class Ledger:
             finished = [(lane, lane.finished) for lane in self._lanes.values()]
             news, self._news = self._news, False
             moves = self._progress()
-            written = final or news or any(_matters(move) for move in moves)
+            rested = time.monotonic() - self._moved_at >= QUIET_SECONDS
+            written = final or news or rested or any(_matters(move) for move in moves)
             if written:
                 self._move(moves)
             if failed is not None:
@@ -254,6 +260,7 @@ class Ledger:
 
     def _move(self, moves: Sequence[Move]) -> None:
         if moves:
+            self._moved_at = time.monotonic()
             self._asked = moves
             self._store.move(self._pipeline, moves)
             self._asked = ()
