@@ -94,9 +94,9 @@ class Scene:
         """A console of it, on a free port."""
         return Serving(Console(subject or self.subject(), every=0.2), "127.0.0.1", 0, **more)
 
-    def letters(self) -> list[int]:
-        """The numbers of the dead letters, those that have failed first."""
-        found = self.pipeline.dead_letters.list()
+    def letters(self, row: int) -> list[int]:
+        """The numbers of the dead letters of an order, those that have failed first."""
+        found = [one for one in self.pipeline.dead_letters.list() if one.key == f'{{"id": "{row}"}}']
         return [letter.id for letter in sorted(found, key=lambda letter: (letter.state != "failed", letter.id))]
 
 

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from pgcdc import __version__
 from pgcdc.console import wording
-from pgcdc.console.guard import Application, Guard
+from pgcdc.console.guard import Application, Guard, Receive, Scope, Send
 from pgcdc.console.observation import Observer
 from pgcdc.console.rebuilds import Rebuilds
 from pgcdc.console.subject import Subject
@@ -211,7 +211,13 @@ def made(console: Console, *, host: str, port: int, token: str | None) -> Applic
         return console.failed(request, error)
 
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: missing, Error: refused})
-    console.guard = Guard(application, host=host, port=port, token=token)
+
+    async def fresh(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(("/static/", "/live")):
+            await console.watch.refresh()
+        await application(scope, receive, send)
+
+    console.guard = Guard(fresh, host=host, port=port, token=token)
     return console.guard
 
 

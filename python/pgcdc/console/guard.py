@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from pgcdc.errors import ConfigError
 
-__all__ = ["SHORTEST_TOKEN", "Guard", "Session", "is_loopback"]
+__all__ = ["SHORTEST_TOKEN", "Application", "Guard", "Receive", "Scope", "Send", "Session", "is_loopback"]
 
 SHORTEST_TOKEN: Final = 16
 _LARGEST: Final = 64 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from typing import Any, Final
 
@@ -105,7 +106,9 @@ class Watch:
         self._seen: Observation | None = None
         self._waiters: set[asyncio.Event] = set()
         self._hurry = asyncio.Event()
+        self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self.number = 0
         self.watchers = 0
         self.is_stopping = False
@@ -123,13 +126,27 @@ class Watch:
             if not self.is_stopping:
                 await self._look()
 
+    async def refresh(self, age: float = 1.0, patience: float = 2.0) -> None:
+        """Look again before a page is shown, when nobody was looking; a server that hangs is not waited for.
+
+        Args:
+            age: Seconds that what was seen may be old.
+            patience: Seconds that a page waits.
+        """
+        if self._seen is None or self.is_stopping or time.time() - self._seen.at <= age:
+            return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._look(), name="pgcdc-console-refresh")
+        await asyncio.wait([self._refreshing], timeout=patience)
+
     async def _look(self) -> None:
-        seen = await asyncio.to_thread(self._observer.observe)
-        numbers = numbers_of(seen)
-        numbers |= self._rates(seen.at, numbers)
-        self._kept.append((seen.at, numbers))
-        self._seen = seen
-        self.number += 1
+        async with self._looking:
+            seen = await asyncio.to_thread(self._observer.observe)
+            numbers = numbers_of(seen)
+            numbers |= self._rates(seen.at, numbers)
+            self._kept.append((seen.at, numbers))
+            self._seen = seen
+            self.number += 1
         for waiter in self._waiters:
             waiter.set()
 
@@ -231,7 +248,8 @@ class Watch:
     async def stop(self) -> None:
         """End."""
         self.let_go()
-        if self._task is not None:
-            await self._task
-            self._task = None
+        for task in (self._task, self._refreshing):
+            if task is not None:
+                await task
+        self._task = self._refreshing = None
         await asyncio.to_thread(self._observer.close)
