@@ -7,7 +7,9 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 
+from pgcdc.cli.tail import tail as tail_command
 from tests.demo.running import Ended, run, start
 from tests.pipeline.running import until
 
@@ -178,13 +180,29 @@ def test_the_slot_of_a_pipeline_is_not_confirmed(orders: Database) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says", "hint"),
     [
-        (["--action", "upsert"], "--action upsert does not exist", "did you mean 'insert'?"),
+        ({"action": ["upsert"]}, "--action upsert does not exist", "did you mean 'insert'?"),
+        ({"template": "{tabel}"}, "--template: {tabel} is no field", "did you mean 'table'?"),
+        ({"template": "x", "json": True}, "--json and --template contradict each other", "give one"),
+        ({"confirm": True}, "--confirm and --from-lsn are for a slot that stays", "--slot NAME"),
+        ({"slot": "mine"}, "a slot that stays needs a publication that stays", "--publication NAME"),
+    ],
+)
+def test_what_is_wrong_before_it_connects(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], says: str, hint: str
+) -> None:
+    with pytest.raises(typer.Exit) as raised:
+        tail_command("host=nowhere", **arguments)
+    told = capsys.readouterr().err
+    if "json" in arguments:
+        told = "error: {error}\nhint: {hint}\n".format(**json.loads(told))
+    assert raised.value.exit_code == 2 and told.startswith(f"error: {says}") and f"hint: {hint}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "hint"),
+    [
         (["--where", "staus=paid"], "--where: no table has a column 'staus'", "did you mean 'status'?"),
-        (["--template", "{tabel}"], "--template: {tabel} is no field", "did you mean 'table'?"),
-        (["--template", "x", "--json"], "--json and --template contradict each other", "give one"),
-        (["--confirm"], "--confirm and --from-lsn are for a slot that stays", "--slot NAME"),
-        (["--slot", "mine"], "a slot that stays needs a publication that stays", "--publication NAME"),
-        (["--table", "nowhere"], "table public.nowhere does not exist", "correct the name"),
+        (["--table", "nowhere", "--json"], "table public.nowhere does not exist", "correct the name"),
     ],
 )
 def test_what_is_wrong(orders: Database, arguments: list[str], says: str, hint: str) -> None:

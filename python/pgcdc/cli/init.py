@@ -39,7 +39,7 @@ def init(target: _Target, yes: _Yes = False, dry_run: _DryRun = False, json: _Js
         plan = pipeline.plan_init()
         done = _agreed(plan, redactor, yes=yes, dry_run=dry_run, json=json)
         if done:
-            plan = pipeline.init()
+            pipeline.init(plan)
     _close(plan, redactor, done=done, dry_run=dry_run, json=json)
     if not json and not dry_run and done:
         typer.echo(f"done; now: pgcdc doctor {target}; pgcdc run {target}", err=True)

@@ -89,7 +89,6 @@ def tail(
 
     with complaining(json=json) as redactor:
         redactor.learn_dsn(dsn)
-        log_to_stderr("warning", json, redactor)
         _check(action or (), template, json=json)
         if slot is None and (confirm or from_lsn is not None):
             raise ConfigError(
@@ -101,6 +100,7 @@ def tail(
                 hint="--publication NAME; pgcdc init and CREATE PUBLICATION make one",
             )
         one = _Tail(dsn, table, action, where, template, count)
+        log_to_stderr("warning", json, redactor)
         with Stopping() as stopping:
             one.run(publication, slot, from_lsn, stopping, confirm=confirm)
 

@@ -429,10 +429,13 @@ class Pipeline(Registration):
         with connect(self._settings.dsn) as connection:
             return provision.plan_init(connection, self.name, self._provided(), self._stores())
 
-    def init(self) -> ProvisionPlan:
+    def init(self, plan: ProvisionPlan | None = None) -> ProvisionPlan:
         """Make what a run needs and would make itself: for a role that may, before one runs it that may less.
 
         The slot is made by the first run, together with the copy of existing rows; here only for `snapshot="never"`.
+
+        Args:
+            plan: What `plan_init` gave and somebody has agreed to: nothing else is made. None: whatever is missing.
 
         Returns:
             What was made.
@@ -441,7 +444,7 @@ class Pipeline(Registration):
             Error: When something cannot be made.
         """
         with connect(self._settings.dsn) as connection:
-            plan = provision.plan_init(connection, self.name, self._provided(), self._stores())
+            plan = plan or provision.plan_init(connection, self.name, self._provided(), self._stores())
             provision.provide(connection, self._provided(), plan, self._stores())
             return plan
 
