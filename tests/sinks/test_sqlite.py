@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 
 import pgcdc
-from pgcdc.errors import ConfigError, PositionError, SinkRejected
+from pgcdc.errors import PositionError, SinkRejected
 from pgcdc.schema import change_of
 from pgcdc.sinks import SQLite
 from pgcdc.testing.capture import Capture
@@ -299,47 +299,4 @@ def test_what_is_right_in_its_own_order_is_written(tmp_path: Path) -> None:
         sink.write(refused)
     assert caught.value.positions == {refused.last_position}
     assert read(path, "SELECT count(*) FROM items") == [(2,)]
-    sink.close()
-
-
-TWINS = Table("items", {"id": "int", "a": "text"}, key=("id",)), Table("Items", {"id": "int", "a": "text"}, key=("id",))
-
-
-@pytest.mark.parametrize("mode", ["state", "log"])
-def test_names_that_differ_in_case_only(tmp_path: Path, mode: Any) -> None:
-    """Two tables, or columns, would be one; also when the second comes after a restart. Other letters do differ."""
-    path, row = tmp_path / "copy.sqlite", {"id": 1, "a": "x"}
-    for batch in (batch_of(insert(TWINS[0], row), insert(TWINS[1], row)), batch_of(insert(TWINS[1], row))):
-        sink = SQLite(path, mode=mode)
-        sink.open()
-        with pytest.raises(ConfigError, match=r"the table public\.Items would be one with (main\.)?items in the file"):
-            sink.rewrite(batch)
-        sink.rewrite(batch_of(insert(TWINS[0], row)))
-        sink.close()
-    assert len(read(path, "SELECT id FROM items")) == (1 if mode == "state" else 2)
-    sink = SQLite(path, mode=mode)
-    sink.open()
-    for columns in (["id", "a", "A"], ["id", "A"]):
-        table = Table("items", dict.fromkeys(columns, "text"), key=("id",))
-        with pytest.raises(ConfigError, match=r"the columns a and A of public\.items would be one in the file"):
-            sink.rewrite(batch_of(insert(table, dict.fromkeys(columns, "1"))))
-    table = Table("É", {"id": "text", "á": "text", "Á": "text"}, key=("id",))
-    other = Table("é", table.columns, key=("id",))
-    sink.rewrite(batch_of(*(insert(one, {"id": "1", "á": "x", "Á": "y"}) for one in (table, other))))
-    sink.close()
-    assert read(path, 'SELECT "á", "Á" FROM "é"') == [("x", "y")]
-
-
-def test_a_rename_that_changes_the_case_only(tmp_path: Path) -> None:
-    path = tmp_path / "copy.sqlite"
-    before = batch_of(insert(TWINS[0], {"id": 1, "a": "x"}))
-    after = batch_of(insert(Table("Items", {"id": "int", "A": "text"}, key=("id",)), {"id": 2, "A": "y"}))
-    sink = SQLite(path)
-    sink.open()
-    sink.write(before)
-    change = change_of(before.relations[0], after.relations[0])
-    assert change.renamed == (("a", "A"),)
-    sink.schema_changed(change)
-    sink.rewrite(after)
-    assert read(path, 'SELECT * FROM "Items" ORDER BY 1') == [(1, "x"), (2, "y")]
     sink.close()

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 import duckdb
 
-from pgcdc.errors import ConfigError, InvalidValue, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.errors import ConfigError, InvalidValue, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import ArrowTable, Batch, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
 from pgcdc.sinks.stretches import Keyed, stretches
+from pgcdc.sinks.table_file import Kept, TableFile, quoted
 
 __all__ = ["DuckDB"]
 
@@ -32,24 +32,7 @@ _REFUSED: Final = (
 _AWAY: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 
 
-@dataclass
-class _Kept:
-    """How far the file is with something, and whose business that is.
-
-    Attributes:
-        name: What it is stored under.
-        epoch: That of this process.
-        position: The last position applied.
-        note: What came with the last write of a partition.
-    """
-
-    name: str
-    epoch: int = 0
-    position: Position | None = None
-    note: str | None = None
-
-
-class DuckDB:
+class DuckDB(TableFile):
     """Keeps tables in a DuckDB file: exactly once.
 
     The rows of a batch and the position become visible in one transaction, which is durable when `write` returns. Rows
@@ -90,6 +73,7 @@ class DuckDB:
             have one name but for its case, which makes no difference here.
     """
 
+    refusals: ClassVar = _REFUSED
     defaults: ClassVar[Mapping[str, Any]] = {"max_rows": 100_000, "max_wait": 1.0}
 
     def __init__(
@@ -100,24 +84,15 @@ class DuckDB:
         mode: Literal["state", "log"] = "state",
         text: Collection[str] = (),
     ) -> None:
-        if mode not in ("state", "log"):
-            raise ConfigError(f"there is no mode {mode!r}", hint='mode="state" or mode="log"')
+        super().__init__(path, name, mode)
         if isinstance(text, str):
             raise ConfigError("text= takes a list of columns", hint=f"write text=[{text!r}]")
-        self.path = Path(path)
-        self._name = name
-        self._mode = mode
         self._text = tuple(text)
         self._opened: duckdb.DuckDBPyConnection | None = None
-        self._kept = _Kept(name)
-        self._has_parts = False
         self._catalog: TypeCatalog | None = None
         self._followed: dict[int, Keyed] = {}
         # Tables that had no row when an initial copy of them began: none of its rows can be there.
         self._empty: dict[int, bool] = {}
-
-    def __repr__(self) -> str:
-        return f"<DuckDB {str(self.path)!r} {self._name!r}>"
 
     # The file, and the position.
 
@@ -145,11 +120,12 @@ class DuckDB:
                     " (name VARCHAR, epoch BIGINT, position VARCHAR, note VARCHAR)",
                 )
                 _run(file, "ALTER TABLE pgcdc_positions ADD COLUMN IF NOT EXISTS note VARCHAR")
-                self._kept = _taken_over(file, self._name)
+                self._opened = file
+                self._kept = self._take_over(self._name)
             except BaseException:
+                self._opened = None
                 file.close()
                 raise
-        self._opened = file
 
     @property
     def _file(self) -> duckdb.DuckDBPyConnection:
@@ -159,22 +135,6 @@ class DuckDB:
 
     def _run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         return _run(self._file, statement, parameters)
-
-    def position(self) -> Position | None:
-        """The last position applied."""
-        return self._kept.position
-
-    def part(self, name: str) -> DuckDBPart:
-        """Give what writes the changes of one partition, with a note in place of the position.
-
-        Args:
-            name: The partition's.
-
-        Returns:
-            The part.
-        """
-        self._has_parts = True
-        return DuckDBPart(self, f"{self._name}[{name}]")
 
     def close(self) -> None:
         """Close the file."""
@@ -196,17 +156,13 @@ class DuckDB:
             raise ConfigError(f"the file cannot be used ({type(error).__name__})") from error
 
     @contextmanager
-    def _transaction(self, kept: _Kept) -> Iterator[None]:
+    def _transaction(self, kept: Kept) -> Iterator[None]:
         """One that only the owner can make."""
         file = self._file
         with self._told():
             file.begin()
             try:
-                if self._run("SELECT epoch FROM pgcdc_positions WHERE name = ?", [kept.name]) != [(kept.epoch,)]:
-                    raise PositionError(
-                        f"the file is written to by somebody else under the name {kept.name!r}",
-                        hint="stop the other pipeline, or give each a name of its own: DuckDB(…, name=…)",
-                    )
+                self._check(kept)
                 yield
                 file.commit()
             except BaseException:
@@ -217,60 +173,29 @@ class DuckDB:
 
     # Batches.
 
-    def write(self, batch: Batch) -> None:
-        """Apply a batch in one transaction.
+    def _take_over(self, name: str) -> Kept:
+        self._file.begin()
+        try:
+            found = self._run("SELECT epoch, position, note FROM pgcdc_positions WHERE name = ?", [name])
+            if not found:
+                self._run("INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1)", [name])
+            epoch, position, note = found[0] if found else (0, None, None)
+            self._run("UPDATE pgcdc_positions SET epoch = ? WHERE name = ?", [epoch + 1, name])
+            self._file.commit()
+        except BaseException:
+            self._file.rollback()
+            raise
+        return Kept(name, epoch + 1, None if position is None else Position.parse(position), note)
 
-        Raises:
-            SinkUnavailable: When the file cannot be written to now.
-            SinkRejected: When it never takes a change.
-            PositionError: When somebody else writes to it under this name.
-        """
-        known = self._kept.position
-        if known is not None and known.index != SNAPSHOT_INDEX:
-            batch = batch.after(known)
-        last = batch.last_position
-        if last is not None:
-            self._write(batch, self._kept, last)
-
-    def rewrite(self, batch: Batch) -> None:
-        """Apply a change that was a dead letter; the position stays as it is.
-
-        Raises:
-            SinkUnavailable: As `write`.
-            SinkRejected: As `write`.
-        """
-        self._write(batch, self._kept, self._kept.position, self._kept.note)
-
-    def _write(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None = None) -> None:
+    def _write(self, batch: Batch, kept: Kept, position: Position | None, note: str | None = None) -> None:
         self._catalog = batch.catalog
         try:
-            with self._transaction(kept):
-                self._apply(batch)
-                self._move(kept, position, note)
+            super()._write(batch, kept, position, note)
         except InvalidValue as error:
             raise _unheld(error) from error
-        except _REFUSED as error:
-            if batch.changes_count == 1:
-                raise _rejected(batch, error) from None
-            self._one_by_one(batch, kept, position, note)
-        kept.position, kept.note = position, note
 
-    def _move(self, kept: _Kept, position: Position | None, note: str | None) -> None:
-        text = None if position is None else str(position)
-        self._run("UPDATE pgcdc_positions SET position = ?, note = ? WHERE name = ?", [text, note, kept.name])
-
-    def _one_by_one(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None) -> None:
-        """What was refused may have been right in its own order; else it is found."""
-        suspect = batch
-        try:
-            with self._transaction(kept):
-                for number in range(batch.changes_count):
-                    suspect = batch.take([number])
-                    self._apply(suspect)
-                suspect = batch
-                self._move(kept, position, note)
-        except _REFUSED as error:
-            raise _rejected(suspect, error) from None
+    def _why(self, error: Exception) -> str:
+        return f" ({type(error).__name__})"
 
     def _apply(self, batch: Batch) -> None:
         if self._mode == "log":
@@ -340,14 +265,14 @@ class DuckDB:
 
     def _upsert(self, relation: Relation, key: Sequence[str]) -> None:
         front, table = self._front(relation), _table(relation)
-        action, unset = _quoted(front[0]), _quoted(front[4])
+        action, unset = quoted(front[0]), quoted(front[4])
         rows = f"WHERE i.{action} <> 'delete'"
         found = self._run(
             f"SELECT count(*) FROM pgcdc_incoming i {rows} AND len(i.{unset}) > 0"  # noqa: S608 (quoted names)
         )
         if found != [(0,)]:
             self._complete(relation, key, front, rows)
-        on_key = " AND ".join(f"t.{_quoted(name)} = i.{_quoted(name)}" for name in key)
+        on_key = " AND ".join(f"t.{quoted(name)} = i.{quoted(name)}" for name in key)
         self._run(f"DELETE FROM {table} t USING pgcdc_incoming i WHERE {on_key}")  # noqa: S608 (quoted names)
         if found == [(0,)]:
             self._insert(relation, rows)
@@ -358,13 +283,13 @@ class DuckDB:
 
     def _complete(self, relation: Relation, key: Sequence[str], front: Sequence[str], rows: str) -> None:
         """The rows, with what was not sent as it is in the table: in the row of the former key where there is one."""
-        unset, old = (f"i.{_quoted(name)}" for name in front[4:6])
+        unset, old = (f"i.{quoted(name)}" for name in front[4:6])
         columns = ", ".join(
             f"CASE WHEN list_contains({unset}, {_literal(column.name)}) THEN t.{name} ELSE i.{name} END AS {name}"
             for column in relation.columns
-            for name in (_quoted(column.name),)
+            for name in (quoted(column.name),)
         )
-        on_key = " AND ".join(f"t.{name} = coalesce({old}.{name}, i.{name})" for name in map(_quoted, key))
+        on_key = " AND ".join(f"t.{name} = coalesce({old}.{name}, i.{name})" for name in map(quoted, key))
         self._run(
             f"CREATE OR REPLACE TEMP TABLE pgcdc_rows AS SELECT {columns} FROM pgcdc_incoming i"  # noqa: S608 (quoted names)
             f" LEFT JOIN {_table(relation)} t ON {on_key} {rows}"
@@ -373,12 +298,12 @@ class DuckDB:
     def _append(self, relation: Relation) -> None:
         """Rows without a key: as many of equal ones go as are to be gone."""
         front, table = self._front(relation), _table(relation)
-        action = f"i.{_quoted(front[0])}"
+        action = f"i.{quoted(front[0])}"
         self._insert(relation, f"WHERE {action} <> 'delete'")
         if len(front) < 6:  # without a replica identity there are inserts only
             return
-        names = [_quoted(column.name) for column in relation.columns]
-        old = ", ".join(f"i.{_quoted(front[5])}.{name} AS {name}" for name in names)
+        names = [quoted(column.name) for column in relation.columns]
+        old = ", ".join(f"i.{quoted(front[5])}.{name} AS {name}" for name in names)
         same = " AND ".join(f"t.{name} IS NOT DISTINCT FROM g.{name}" for name in names)
         listed = ", ".join(names)
         self._run(
@@ -407,15 +332,15 @@ class DuckDB:
             old, new = change.old, change.new
             if change.table_renamed and self._columns(old) and not self._columns(new):
                 if _schema(old) == _schema(new):
-                    self._run(f"ALTER TABLE {_table(old)} RENAME TO {_quoted(new.name)}")
+                    self._run(f"ALTER TABLE {_table(old)} RENAME TO {quoted(new.name)}")
                 else:  # DuckDB moves no table into another schema
-                    self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(_schema(new))}")
+                    self._run(f"CREATE SCHEMA IF NOT EXISTS {quoted(_schema(new))}")
                     self._run(f"CREATE TABLE {_table(new)} AS FROM {_table(old)}")
                     self._run(f"DROP TABLE {_table(old)}")
             columns = self._columns(new)
             for former, now in change.renamed:
                 if former in columns and now not in columns:
-                    alter = f"ALTER TABLE {_table(new)} RENAME COLUMN {_quoted(former)} TO {_quoted(now)}"
+                    alter = f"ALTER TABLE {_table(new)} RENAME COLUMN {quoted(former)} TO {quoted(now)}"
                     self._run(alter)
                     columns[now] = columns.pop(former)
             if change.retyped:
@@ -431,7 +356,7 @@ class DuckDB:
         for name in change.retyped:
             # One that somebody has made otherwise stays so.
             if name in columns and columns[name] == before.get(names.get(name, name)) != after[name]:
-                self._run(f"ALTER TABLE {_table(change.new)} ALTER COLUMN {_quoted(name)} SET DATA TYPE {after[name]}")
+                self._run(f"ALTER TABLE {_table(change.new)} ALTER COLUMN {quoted(name)} SET DATA TYPE {after[name]}")
 
     def _columns(self, relation: Relation) -> dict[str, str]:
         """The columns of a table and their types; none when it does not exist."""
@@ -478,74 +403,12 @@ class DuckDB:
         refuse_columns(relation, wanted, columns)
         if not columns:
             if _schema(relation) != "main":
-                self._run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(_schema(relation))}")
-            definitions = ", ".join(f"{_quoted(name)} {kind}" for name, kind in wanted.items())
+                self._run(f"CREATE SCHEMA IF NOT EXISTS {quoted(_schema(relation))}")
+            definitions = ", ".join(f"{quoted(name)} {kind}" for name, kind in wanted.items())
             self._run(f"CREATE TABLE {_table(relation)} ({definitions})")
         for name in [name for name in wanted if name not in columns] if columns else ():
-            self._run(f"ALTER TABLE {_table(relation)} ADD COLUMN {_quoted(name)} {wanted[name]}")
+            self._run(f"ALTER TABLE {_table(relation)} ADD COLUMN {quoted(name)} {wanted[name]}")
         self._followed[relation.oid] = keyed
-
-
-class DuckDBPart:
-    """One partition of a topic, with a note of its own in the file.
-
-    Args:
-        sink: Whose part it is.
-        name: What the note is stored under.
-    """
-
-    def __init__(self, sink: DuckDB, name: str) -> None:
-        self._sink = sink
-        self._kept = _Kept(name)
-
-    def open(self) -> str | None:
-        """Take the partition over.
-
-        Returns:
-            The note of the last write.
-        """
-        with self._sink._told():
-            self._kept = _taken_over(self._sink._file, self._kept.name)
-        return self._kept.note
-
-    def write(self, batch: Batch, note: str) -> None:
-        """Apply a batch and keep the note, in one transaction.
-
-        Raises:
-            SinkUnavailable: As `DuckDB.write`.
-            SinkRejected: As `DuckDB.write`.
-            PositionError: When the partition was opened again since.
-        """
-        self._sink._write(batch, self._kept, batch.last_position, note)
-
-    def rewrite(self, batch: Batch) -> None:
-        """Apply a change that was a dead letter; the note stays as it is.
-
-        Raises:
-            SinkUnavailable: As `write`.
-            SinkRejected: As `write`.
-            PositionError: As `write`.
-        """
-        self._sink._write(batch, self._kept, self._kept.position, self._kept.note)
-
-    def close(self) -> None:
-        """The file stays open for the others."""
-
-
-def _taken_over(file: duckdb.DuckDBPyConnection, name: str) -> _Kept:
-    """Whoever had it before writes nothing any more under this name."""
-    file.begin()
-    try:
-        found = _run(file, "SELECT epoch, position, note FROM pgcdc_positions WHERE name = ?", [name])
-        if not found:
-            _run(file, "INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1)", [name])
-        epoch, position, note = found[0] if found else (0, None, None)
-        _run(file, "UPDATE pgcdc_positions SET epoch = ? WHERE name = ?", [epoch + 1, name])
-        file.commit()
-    except BaseException:
-        file.rollback()
-        raise
-    return _Kept(name, epoch + 1, None if position is None else Position.parse(position), note)
 
 
 def _run(file: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -558,15 +421,11 @@ def _schema(relation: Relation) -> str:
 
 
 def _table(relation: Relation) -> str:
-    return f"{_quoted(_schema(relation))}.{_quoted(relation.name)}"
+    return f"{quoted(_schema(relation))}.{quoted(relation.name)}"
 
 
 def _names(relation: Relation) -> str:
-    return ", ".join(_quoted(column.name) for column in relation.columns)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return ", ".join(quoted(column.name) for column in relation.columns)
 
 
 def _literal(text: str) -> str:
@@ -580,11 +439,3 @@ def _unheld(error: InvalidValue) -> SinkRejected:
         table=error.table,
         hint='name the column in DuckDB(…, text=["schema.table.column"]), and all of it is text',
     )
-
-
-def _rejected(batch: Batch, error: Exception) -> SinkRejected:
-    positions = [batch.first_position] if batch.changes_count == 1 and batch.first_position is not None else []
-    tables = {f"{relation.schema}.{relation.name}" for relation in batch.relations}
-    table = tables.pop() if len(tables) == 1 else None
-    where = "a change" if table is None else f"a change of {table}"
-    return SinkRejected(f"the file refuses {where} ({type(error).__name__})", positions=positions, table=table)

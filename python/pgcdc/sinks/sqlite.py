@@ -8,22 +8,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import UNSET
 
-from pgcdc.errors import ConfigError, DecodeError, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.errors import ConfigError, DecodeError, SinkUnavailable
 from pgcdc.events import Delete, Insert, Relation, Truncate, Update
-from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
 from pgcdc.sinks.sqlite_values import declared, plain, stored
 from pgcdc.sinks.stretches import Keyed, stretches
+from pgcdc.sinks.table_file import Kept, TableFile, quoted
 
 __all__ = ["SQLite"]
 
@@ -39,24 +39,7 @@ _LOG: Final = {
 Row = Sequence[Any]
 
 
-@dataclass
-class _Kept:
-    """How far the file is with something, and whose business that is.
-
-    Attributes:
-        name: What it is stored under.
-        epoch: That of this process.
-        position: The last position applied.
-        note: What came with the last write of a partition.
-    """
-
-    name: str
-    epoch: int = 0
-    position: Position | None = None
-    note: str | None = None
-
-
-class SQLite:
+class SQLite(TableFile):
     """Keeps tables in an SQLite file: exactly once.
 
     The rows of a batch and the position become visible in one transaction, which is durable when `write` returns (WAL
@@ -95,6 +78,8 @@ class SQLite:
         PositionError: When somebody else writes under this name, from `write`.
     """
 
+    refusals: ClassVar = (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError)
+
     def __init__(
         self,
         path: str | Path,
@@ -103,20 +88,11 @@ class SQLite:
         mode: Literal["state", "log"] = "state",
         timeout: float = 5.0,
     ) -> None:
-        if mode not in ("state", "log"):
-            raise ConfigError(f"there is no mode {mode!r}", hint='mode="state" or mode="log"')
-        self.path = Path(path)
-        self._name = name
-        self._mode = mode
+        super().__init__(path, name, mode)
         self._timeout = timeout
         self._opened: sqlite3.Connection | None = None
-        self._kept = _Kept(name)
-        self._has_parts = False
         self._followed: dict[int, Keyed] = {}
         self._rows = _Rows()
-
-    def __repr__(self) -> str:
-        return f"<SQLite {str(self.path)!r} {self._name!r}>"
 
     # The file, and the position.
 
@@ -143,33 +119,18 @@ class SQLite:
                 ).fetchall():
                     file.execute("ALTER TABLE pgcdc_positions ADD COLUMN note TEXT")
                 file.execute("COMMIT")
-                self._kept = _taken_over(file, self._name)
+                self._opened = file
+                self._kept = self._take_over(self._name)
             except BaseException:
+                self._opened = None
                 file.close()
                 raise
-        self._opened = file
 
     @property
     def _file(self) -> sqlite3.Connection:
         if self._opened is None:
             raise ConfigError("the sink is not open", hint="call open() first; a pipeline does")
         return self._opened
-
-    def position(self) -> Position | None:
-        """The last position applied."""
-        return self._kept.position
-
-    def part(self, name: str) -> SQLitePart:
-        """Give what writes the changes of one partition, with a note in place of the position.
-
-        Args:
-            name: The partition's.
-
-        Returns:
-            The part.
-        """
-        self._has_parts = True  # the file is not one process's
-        return SQLitePart(self, f"{self._name}[{name}]")
 
     def close(self) -> None:
         """Close the file."""
@@ -193,21 +154,14 @@ class SQLite:
             raise ConfigError(f"the file cannot be used: {error}") from error
 
     @contextmanager
-    def _transaction(self, kept: _Kept | None) -> Iterator[None]:
+    def _transaction(self, kept: Kept | None) -> Iterator[None]:
         """One that only the owner can make."""
         file = self._file
         with self._told():
             file.execute("BEGIN IMMEDIATE")
             try:
                 if kept is not None:
-                    [(epoch,)] = file.execute(
-                        "SELECT epoch FROM pgcdc_positions WHERE name = ?", (kept.name,)
-                    ).fetchall()
-                    if epoch != kept.epoch:
-                        raise PositionError(
-                            f"the file is written to by somebody else under the name {kept.name!r}",
-                            hint="stop the other pipeline, or give each a name of its own: SQLite(…, name=…)",
-                        )
+                    self._check(kept)
                 yield
                 file.execute("COMMIT")
             except BaseException:
@@ -218,58 +172,28 @@ class SQLite:
 
     # Batches.
 
-    def write(self, batch: Batch) -> None:
-        """Apply a batch in one transaction.
+    def _run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        return self._file.execute(statement, parameters).fetchall()
 
-        Raises:
-            SinkUnavailable: When the file cannot be written to now.
-            SinkRejected: When it never takes a change.
-            PositionError: When somebody else writes to it under this name.
-        """
-        known = self._kept.position
-        if known is not None and known.index != SNAPSHOT_INDEX:
-            batch = batch.after(known)
-        last = batch.last_position
-        if last is not None:
-            self._write(batch, self._kept, last)
-
-    def rewrite(self, batch: Batch) -> None:
-        """Apply a change that was a dead letter; the position stays as it is.
-
-        Raises:
-            SinkUnavailable: As `write`.
-            SinkRejected: As `write`.
-        """
-        self._write(batch, self._kept, self._kept.position, self._kept.note)
-
-    def _write(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None = None) -> None:
+    def _take_over(self, name: str) -> Kept:
+        file = self._file
+        file.execute("BEGIN IMMEDIATE")
         try:
-            with self._transaction(kept):
-                self._apply(batch)
-                self._move(kept, position, note)
-        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
-            if batch.changes_count == 1:
-                raise _rejected(batch, error) from None
-            self._one_by_one(batch, kept, position, note)
-        kept.position, kept.note = position, note
+            [(epoch, position, note)] = file.execute(
+                "INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1) ON CONFLICT (name)"
+                " DO UPDATE SET epoch = epoch + 1 RETURNING epoch, position, note",
+                (name,),
+            ).fetchall()
+            file.execute("COMMIT")
+        except BaseException:
+            if file.in_transaction:
+                file.execute("ROLLBACK")
+            raise
+        return Kept(name, epoch, None if position is None else Position.parse(position), note)
 
-    def _move(self, kept: _Kept, position: Position | None, note: str | None) -> None:
-        text = None if position is None else str(position)
-        statement = "UPDATE pgcdc_positions SET position = ?, note = ? WHERE name = ?"
-        self._file.execute(statement, (text, note, kept.name))
-
-    def _one_by_one(self, batch: Batch, kept: _Kept, position: Position | None, note: str | None) -> None:
-        """What was refused may have been right in its own order; else it is found."""
-        suspect = batch
-        try:
-            with self._transaction(kept):
-                for number in range(batch.changes_count):
-                    suspect = batch.take([number])
-                    self._apply(suspect)
-                suspect = batch
-                self._move(kept, position, note)
-        except (sqlite3.IntegrityError, OverflowError, UnicodeEncodeError) as error:
-            raise _rejected(suspect, error) from None
+    def _why(self, error: Exception) -> str:
+        # SQLite's sentence names a constraint or a column, and no value; others' can.
+        return f": {error if isinstance(error, sqlite3.IntegrityError) else type(error).__name__}"
 
     def _apply(self, batch: Batch) -> None:
         for stretch in stretches(batch):
@@ -279,7 +203,7 @@ class SQLite:
                     if self._mode == "log":
                         self._log_row(relation, stretch, None, None)
                     else:
-                        self._file.execute(f"DELETE FROM {_quoted(table_name(relation))}")  # noqa: S608 (quoted)
+                        self._file.execute(f"DELETE FROM {quoted(table_name(relation))}")  # noqa: S608 (quoted)
                 continue
             keys = {relation.oid: stretch.key_columns(relation) for relation in stretch.relations}
             for relation in stretch.relations:
@@ -301,8 +225,8 @@ class SQLite:
         table, columns = table_name(relation), relation.columns
         storing = [stored(column) for column in columns]
         insert = _insert(table, [column.name for column in columns])
-        same = " AND ".join(f"{_quoted(column.name)} IS ?" for column in columns)
-        delete = f"DELETE FROM {_quoted(table)} WHERE rowid = (SELECT rowid FROM {_quoted(table)} WHERE {same} LIMIT 1)"  # noqa: S608 (quoted names)
+        same = " AND ".join(f"{quoted(column.name)} IS ?" for column in columns)
+        delete = f"DELETE FROM {quoted(table)} WHERE rowid = (SELECT rowid FROM {quoted(table)} WHERE {same} LIMIT 1)"  # noqa: S608 (quoted names)
         for change in self._rows.of(batch):
             if isinstance(change, Update | Delete) and change.old is not UNSET:
                 self._file.execute(delete, _values(storing, change.old))
@@ -348,15 +272,15 @@ class SQLite:
             former, now = table_name(change.old), table_name(change.new)
             if former != now and same(former, now):
                 if self._spelled(former) == former:  # SQLite renames no table to its own name
-                    between = _quoted(f"{former} of former name")
-                    self._file.execute(f"ALTER TABLE {_quoted(former)} RENAME TO {between}")
-                    self._file.execute(f"ALTER TABLE {between} RENAME TO {_quoted(now)}")
+                    between = quoted(f"{former} of former name")
+                    self._file.execute(f"ALTER TABLE {quoted(former)} RENAME TO {between}")
+                    self._file.execute(f"ALTER TABLE {between} RENAME TO {quoted(now)}")
             elif former != now and self._names(former) and not self._names(now):
-                self._file.execute(f"ALTER TABLE {_quoted(former)} RENAME TO {_quoted(now)}")
+                self._file.execute(f"ALTER TABLE {quoted(former)} RENAME TO {quoted(now)}")
             names = self._names(now)
             for old, new in change.renamed:
                 if old in names and new not in names:
-                    self._file.execute(f"ALTER TABLE {_quoted(now)} RENAME COLUMN {_quoted(old)} TO {_quoted(new)}")
+                    self._file.execute(f"ALTER TABLE {quoted(now)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
             for name in change.retyped:
                 self._retype(change, name)
         self._followed.clear()
@@ -370,13 +294,13 @@ class SQLite:
         kind = declared(new)
         if found is None or found[0] == kind or found[1]:
             return
-        value = _quoted(name) if kind == "ANY" else f"CAST({_quoted(name)} AS {kind})"
-        former = _quoted(f"{name} of former type")
+        value = quoted(name) if kind == "ANY" else f"CAST({quoted(name)} AS {kind})"
+        former = quoted(f"{name} of former type")
         for statement in (
-            f"ALTER TABLE {_quoted(table)} RENAME COLUMN {_quoted(name)} TO {former}",
-            f"ALTER TABLE {_quoted(table)} ADD COLUMN {_quoted(name)} {kind}",
-            f"UPDATE {_quoted(table)} SET {_quoted(name)} = {value.replace(_quoted(name), former)}",  # noqa: S608 (quoted names)
-            f"ALTER TABLE {_quoted(table)} DROP COLUMN {former}",
+            f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(name)} TO {former}",
+            f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {kind}",
+            f"UPDATE {quoted(table)} SET {quoted(name)} = {value.replace(quoted(name), former)}",  # noqa: S608 (quoted names)
+            f"ALTER TABLE {quoted(table)} DROP COLUMN {former}",
         ):
             self._file.execute(statement)
 
@@ -400,80 +324,17 @@ class SQLite:
         refuse_table(relation, table, self._spelled(table) or table)
         front = _LOG if self._mode == "log" else ()
         refuse_columns(relation, [*front, *(column.name for column in relation.columns)], names)
-        definitions = {column.name: f"{_quoted(column.name)} {declared(column)}" for column in relation.columns}
+        definitions = {column.name: f"{quoted(column.name)} {declared(column)}" for column in relation.columns}
         if not names:
             parts = list(definitions.values())
             if self._mode == "log":
-                parts = [f"{_quoted(name)} {kind}" for name, kind in _LOG.items()] + parts
+                parts = [f"{quoted(name)} {kind}" for name, kind in _LOG.items()] + parts
             elif key:
-                parts.append(f"PRIMARY KEY ({', '.join(map(_quoted, key))})")
-            self._file.execute(f"CREATE TABLE {_quoted(table)} ({', '.join(parts)}) STRICT")
+                parts.append(f"PRIMARY KEY ({', '.join(map(quoted, key))})")
+            self._file.execute(f"CREATE TABLE {quoted(table)} ({', '.join(parts)}) STRICT")
         for name in definitions.keys() - set(names) if names else ():
-            self._file.execute(f"ALTER TABLE {_quoted(table)} ADD COLUMN {definitions[name]}")
+            self._file.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {definitions[name]}")
         self._followed[relation.oid] = keyed
-
-
-class SQLitePart:
-    """One partition of a topic, with a note of its own in the file.
-
-    Args:
-        sink: Whose part it is.
-        name: What the note is stored under.
-    """
-
-    def __init__(self, sink: SQLite, name: str) -> None:
-        self._sink = sink
-        self._kept = _Kept(name)
-
-    def open(self) -> str | None:
-        """Take the partition over.
-
-        Returns:
-            The note of the last write.
-        """
-        with self._sink._told():
-            self._kept = _taken_over(self._sink._file, self._kept.name)
-        return self._kept.note
-
-    def write(self, batch: Batch, note: str) -> None:
-        """Apply a batch and keep the note, in one transaction.
-
-        Raises:
-            SinkUnavailable: As `SQLite.write`.
-            SinkRejected: As `SQLite.write`.
-            PositionError: When somebody else has taken the partition over.
-        """
-        self._sink._write(batch, self._kept, batch.last_position, note)
-
-    def rewrite(self, batch: Batch) -> None:
-        """Apply a change that was a dead letter; the note stays as it is.
-
-        Raises:
-            SinkUnavailable: As `write`.
-            SinkRejected: As `write`.
-            PositionError: As `write`.
-        """
-        self._sink._write(batch, self._kept, self._kept.position, self._kept.note)
-
-    def close(self) -> None:
-        """The file stays open for the others."""
-
-
-def _taken_over(file: sqlite3.Connection, name: str) -> _Kept:
-    """Whoever had it before writes nothing any more under this name."""
-    file.execute("BEGIN IMMEDIATE")
-    try:
-        [(epoch, position, note)] = file.execute(
-            "INSERT INTO pgcdc_positions (name, epoch) VALUES (?, 1) ON CONFLICT (name)"
-            " DO UPDATE SET epoch = epoch + 1 RETURNING epoch, position, note",
-            (name,),
-        ).fetchall()
-        file.execute("COMMIT")
-    except BaseException:
-        if file.in_transaction:
-            file.execute("ROLLBACK")
-        raise
-    return _Kept(name, epoch, None if position is None else Position.parse(position), note)
 
 
 class _Upsert:
@@ -489,12 +350,12 @@ class _Upsert:
         relation, key = keyed
         self._file = file
         self._rows = rows
-        self._table = _quoted(table_name(relation))
+        self._table = quoted(table_name(relation))
         self._names = [column.name for column in relation.columns]
         self._storing = [stored(column, in_key=column.name in key) for column in relation.columns]
         self._key = [self._names.index(name) for name in key]
-        self._on_key = " AND ".join(f"{_quoted(name)} = ?" for name in key)
-        self._conflict = ", ".join(map(_quoted, key))
+        self._on_key = " AND ".join(f"{quoted(name)} = ?" for name in key)
+        self._conflict = ", ".join(map(quoted, key))
 
     def apply(self, batch: Batch) -> None:
         """Take what is needed of old rows, then delete, then write."""
@@ -521,13 +382,13 @@ class _Upsert:
     def _take(self, row: list[Any], key: Row) -> None:
         """Take what was not sent from the row of the former key."""
         missing = [at for at, value in enumerate(row) if value is UNSET]
-        names = ", ".join(_quoted(self._names[at]) for at in missing)
+        names = ", ".join(quoted(self._names[at]) for at in missing)
         found = self._file.execute(f"SELECT {names} FROM {self._table} WHERE {self._on_key}", key).fetchone()  # noqa: S608 (quoted names)
         for at, value in zip(missing, found or (), strict=False):
             row[at] = value
 
     def _write(self, sent: Sequence[int], rows: list[list[Any]]) -> None:
-        names = [_quoted(self._names[at]) for at in sent]
+        names = [quoted(self._names[at]) for at in sent]
         settings = ", ".join(f"{name} = excluded.{name}" for name in names)
         marks = ", ".join("?" * len(names))
         statement = (
@@ -577,18 +438,4 @@ def table_name(relation: Relation) -> str:
 
 
 def _insert(table: str, names: Sequence[str]) -> str:
-    return f"INSERT INTO {_quoted(table)} ({', '.join(map(_quoted, names))}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 (quoted names)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _rejected(batch: Batch, error: Exception) -> SinkRejected:
-    positions = [batch.first_position] if batch.changes_count == 1 and batch.first_position is not None else []
-    tables = {f"{relation.schema}.{relation.name}" for relation in batch.relations}
-    table = tables.pop() if len(tables) == 1 else None
-    # SQLite's sentence names a constraint or a column, and no value; others' can.
-    what = str(error) if isinstance(error, sqlite3.IntegrityError) else type(error).__name__
-    where = "a change" if table is None else f"a change of {table}"
-    return SinkRejected(f"the file refuses {where}: {what}", positions=positions, table=table)
+    return f"INSERT INTO {quoted(table)} ({', '.join(map(quoted, names))}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 (quoted names)
