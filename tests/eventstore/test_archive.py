@@ -298,25 +298,25 @@ def test_one_archiver_at_a_time_and_no_circle_with_writers(newest_database: Data
 def test_a_replay_in_somebody_elses_transaction_misses_nothing(newest_database: Database, store: EventStore) -> None:
     """The archiver waits for one that reads the segments and the table in two statements; not for one of our own."""
     store.append("order-1", [CREATED, PAID])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pgcdc.eventstore.archiving.LOCK_WITHIN", 0.05)
-        patch.setattr("pgcdc.eventstore.archiving._ATTEMPTS", 1)
-        with psycopg.connect(newest_database.dsn) as connection:
-            replaying = store.replay(batch=1, connection=connection)
-            assert next(replaying)[0].sequence == 1
+    with psycopg.connect(newest_database.dsn) as connection:
+        replaying = store.replay(batch=1, connection=connection)
+        assert next(replaying)[0].sequence == 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pgcdc.eventstore.archiving.LOCK_WITHIN", 0.05)
+            patch.setattr("pgcdc.eventstore.archiving._ATTEMPTS", 1)
             with pytest.raises(EventStoreError, match="locked for so long"):
                 leave(store)
-            assert [one.sequence for some in replaying for one in some] == [2]
-        with newest_database.connect() as connection:
-            replaying = store.replay(batch=1, connection=connection)
-            assert next(replaying)[0].sequence == 1
-            assert leave(store) == 2
-            assert [one.sequence for some in replaying for one in some] == [2]
-            replaying = store.replay(batch=1, connection=connection)
-            next(replaying)
-            del replaying  # in the middle of its COPY
-            assert connection.execute("SELECT now() = now()").fetchone() == (True,)
-            assert connection.info.transaction_status.name == "IDLE"
+        assert [one.sequence for some in replaying for one in some] == [2]
+    with newest_database.connect() as connection:
+        replaying = store.replay(batch=1, connection=connection)
+        assert next(replaying)[0].sequence == 1
+        assert leave(store) == 2
+        assert [one.sequence for some in replaying for one in some] == [2]
+        replaying = store.replay(batch=1, connection=connection)
+        next(replaying)
+        del replaying  # in the middle
+        assert connection.execute("SELECT now() = now()").fetchone() == (True,)
+        assert connection.info.transaction_status.name == "IDLE"
 
 
 def test_upcasters_and_snapshots(newest_database: Database, tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def test_what_no_pipeline_has_noted_stays(newest_database: Database, tmp_path: P
         assert leave(store) == 0
         with running(store.pipeline()):
             caught_up(store)
-            store.wait_for("journal", "till-1", 2)
+            store.wait_for("journal", "till-1", 2, timeout=60)
         assert leave(store) == 1
-        store.wait_for("journal", "till-1", 2)
+        store.wait_for("journal", "till-1", 2, timeout=60)
         with newest_database.connect() as connection:
             connection.execute("UPDATE es.projections SET commit_lsn = '0/1'")
         for version in (1, 2):
