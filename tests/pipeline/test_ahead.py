@@ -1,0 +1,178 @@
+"""A sink's thread that waits for what comes: it writes what is only to be written, and everything else as ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pgcdc import Batch, Pipeline, Position
+from pgcdc.errors import SinkRejected, SinkUnavailable
+from pgcdc.pipeline import Retry, StoredPosition
+from pgcdc.pipeline.consumer import Consumer
+from pgcdc.pipeline.items import Begin, Rows
+from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.subscription import SinkSubscription
+from pgcdc.pipeline.target_sink import SinkTarget
+from tests.protocol import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RELATION = wire.relation(1, "t", [("id", 23)])
+
+
+def transaction(commit_lsn: int, *numbers: int) -> Batch:
+    """Some inserts."""
+    inserts = [wire.insert(1, [str(number)]) for number in numbers]
+    return Batch.of([RELATION, wire.begin(commit_lsn), *inserts, wire.commit(commit_lsn, commit_lsn + 8)]).select()
+
+
+class Writes:
+    """A sink that does not await anything; what is to be raised is raised before anything is written."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.attempts: list[list[int]] = []
+        self.written: list[int] = []
+        self.threads: set[str] = set()
+        self.closed = False
+
+    def open(self) -> None:
+        """Nothing."""
+
+    def write(self, batch: Batch) -> None:
+        """Take it down."""
+        numbers = [change.new.id for change in batch.changes()]  # type: ignore[union-attr]
+        self.attempts.append(numbers)
+        self.threads.add(threading.current_thread().name)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.written += numbers
+
+    def close(self) -> None:
+        """Take it down."""
+        self.closed = True
+
+
+class Stand:
+    """A consumer that waits at its lane, without a source."""
+
+    def __init__(self, sink: Writes, position: Position | None = None, through_lsn: int = 1) -> None:
+        pipeline = Pipeline("shop", "", tables=["t"])
+        pipeline.add(sink, name="sink", retry=Retry(first=0.001, longest=0.001))
+        subscription = pipeline._subscriptions["sink"]
+        assert isinstance(subscription, SinkSubscription)
+        self.target = SinkTarget(subscription)
+        self.lane = Lane("sink", threading.Condition(), 100, 1 << 30, asyncio.get_running_loop(), lambda: None)
+        self.consumer = Consumer(subscription, self.target, self.lane)
+        stored = StoredPosition(
+            consumer="sink",
+            epoch=1,
+            snapshot="done",
+            position=position,
+            through_lsn=through_lsn,
+            slot="pgcdc_shop",
+            system_identifier="1",
+            timeline=1,
+            fingerprint="",
+        )
+        assert self.lane.offer(Begin(stored, 5000, exact=True))
+        self.task = asyncio.create_task(self.consumer.run())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                if self.task.done():
+                    await self.task
+                await asyncio.sleep(0.001)
+
+    async def waits(self) -> None:
+        """Until the sink's thread waits at the lane."""
+        await self.until(lambda: self.lane._looking)
+
+    async def deliver(self, batch: Batch) -> None:
+        """Hand a batch over to who waits for it, until it is done."""
+        last = batch.last_position
+        assert last is not None
+        await self.waits()
+        assert self.lane.offer(Rows(batch, last.commit_lsn + 8, batch.nbytes))
+        await self.until(lambda: self.lane.through_lsn == last.commit_lsn + 8)
+
+    async def end(self) -> None:
+        self.lane.close()
+        await self.task
+
+
+async def test_what_comes_is_written_once_in_the_sinks_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    ahead = SinkTarget.ahead
+
+    async def noted(self: SinkTarget, *arguments: Any) -> None:
+        await ahead(self, *arguments)
+        begun.append(self._begun)
+
+    monkeypatch.setattr(SinkTarget, "ahead", noted)
+    sink = Writes()
+    stand = Stand(sink)
+    for number in range(1, 4):
+        await stand.deliver(transaction(100 * number, number))
+    assert stand.lane.position == Position(300, 0)
+    assert stand.lane.delivered == 3
+    await stand.end()
+    assert sink.attempts == [[1], [2], [3]]
+    assert len(sink.threads) == 1 and sink.closed
+    # Of the first it is not known yet whether it is to be skipped.
+    assert [one.batch.last_position for one in begun if one is not None] == [(200, 0), (300, 0)]
+
+
+async def test_an_attempt_that_has_failed_is_the_first_of_several() -> None:
+    sink = Writes()
+    stand = Stand(sink)
+    await stand.deliver(transaction(100, 1))
+    sink.errors = [SinkUnavailable("away"), SinkUnavailable("still")]
+    await stand.deliver(transaction(200, 2, 3))
+    assert sink.attempts == [[1], [2, 3], [2, 3], [2, 3]]
+    assert stand.consumer.last_error == "still"
+    await stand.deliver(transaction(300, 4))
+    assert sink.written == [1, 2, 3, 4]
+    assert stand.lane.delivered == 4
+    await stand.end()
+
+
+async def test_a_refusal_ends_the_run() -> None:
+    sink = Writes()
+    stand = Stand(sink)
+    await stand.deliver(transaction(100, 1))
+    sink.errors = [SinkRejected("never")]
+    await stand.waits()
+    batch = transaction(200, 2)
+    stand.lane.offer(Rows(batch, 208, batch.nbytes))
+    with pytest.raises(SinkRejected, match="never"):
+        await stand.task
+    assert sink.attempts == [[1], [2]] and sink.closed
+    assert stand.lane.position == Position(100, 0)
+
+
+async def test_what_is_known_is_not_written_again() -> None:
+    sink = Writes()
+    stand = Stand(sink, Position(200, 0), through_lsn=108)
+    await stand.deliver(transaction(100, 1))
+    await stand.deliver(transaction(200, 2, 3))
+    await stand.deliver(transaction(300, 4))
+    await stand.end()
+    assert sink.written == [3, 4]
+
+
+async def test_who_is_cancelled_while_it_waits_is_closed_at_once() -> None:
+    sink = Writes()
+    stand = Stand(sink)
+    await stand.deliver(transaction(100, 1))
+    await stand.waits()
+    stand.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stand.task
+    assert sink.closed
+    assert not stand.lane._looking
