@@ -11,6 +11,7 @@ import pytest
 
 import pgcdc
 from pgcdc.console.observation import Observer
+from pgcdc.console.pages import streams
 from pgcdc.console.subject import Subject
 from tests.console.scene import SECRET
 from tests.pipeline.running import running, until
@@ -159,7 +160,9 @@ def test_dead_letters_are_shown_retried_and_dropped(browser: Browser, console: S
         assert [row for row in shop.picky.rows if row[0] == 21] == [(21, "poison"), (21, "poison")]
 
 
-def test_a_stream_step_by_step_and_a_rebuild(browser: Browser, console: Serving, shop: Scene) -> None:
+def test_a_stream_step_by_step_and_a_rebuild(
+    browser: Browser, console: Serving, shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tab(browser) as page:
         page.goto(f"{console.url}streams")
         page.locator("tbody a", has_text="order-1").click()
@@ -169,6 +172,10 @@ def test_a_stream_step_by_step_and_a_rebuild(browser: Browser, console: Serving,
         page.locator("#state", has_text="Order after step 2").wait_for()
         assert '"status": "paid"' in page.locator("#state + pre").inner_text()
         assert page.locator("li[aria-current] .diff").inner_text().startswith('status: "pending" → "paid"')
+        monkeypatch.setattr(streams, "LONG", 2)
+        page.goto(f"{console.url}stream?id=order-1&at=3")
+        assert '"status": "shipped"' in page.locator("#state + pre").inner_text()
+        assert page.locator("li[aria-current] .diff").inner_text() == 'address: "Lane 1"', "what it says"
         page.goto(f"{console.url}streams?q=order-")
         assert page.locator("#streams ~ .frame tbody tr").inner_text().startswith("order-1")
         page.locator("button", has_text="Rebuild").click()

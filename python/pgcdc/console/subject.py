@@ -82,11 +82,15 @@ class Subject:
         """The names of the pipeline's consumers; none where no pipeline is meant."""
         return [] if self.outline is None else [one.name for one in self.outline.consumers]
 
-    def letters(self) -> DeadLetters:
-        """The dead letters; `close` them afterwards, if they are of a database."""
+    def letters(self, pipeline: str | None = None) -> DeadLetters:
+        """The dead letters; `close` them afterwards, if they are of a database.
+
+        Args:
+            pipeline: Where none is meant: only those of this one.
+        """
         if self._pipeline is not None:
             return self._pipeline.dead_letters
-        return DeadLetters(PostgresDeadLetters(self.dsn))
+        return DeadLetters(PostgresDeadLetters(self.dsn), pipeline)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[EventStore]:

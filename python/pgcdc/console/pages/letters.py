@@ -36,8 +36,8 @@ def routes(console: Console) -> list[Route]:
     """
 
     @contextlib.contextmanager
-    def using() -> Iterator[DeadLetters]:
-        letters = console.subject.letters()
+    def using(pipeline: str | None = None) -> Iterator[DeadLetters]:
+        letters = console.subject.letters(pipeline)
         try:
             yield letters
         finally:
@@ -48,10 +48,8 @@ def routes(console: Console) -> list[Route]:
         query = request.query_params
         consumer, table = query.get("consumer") or None, query.get("table") or None
         pipeline = query.get("pipeline") or None
-        with using() as letters:
+        with using(pipeline) as letters:
             found = letters.list(consumer=consumer, table=table, limit=_MOST + 1)
-        if pipeline is not None and console.subject.pipeline is None:
-            found = [letter for letter in found if letter.pipeline == pipeline]
         return console.page(
             request,
             "deadletters.html",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,14 +14,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from pgcdc.errors import ConfigError
-from pgcdc.eventstore.history import plain
+from pgcdc.eventstore.history import history_of, plain
 from pgcdc.observe.slots import reaching
 
 if TYPE_CHECKING:
     from pgcdc.console.application import Console
 
-__all__ = ["routes"]
+__all__ = ["LONG", "routes"]
 
+LONG: Final = 10_000
+"""Events: of a longer stream only those around a step are read, and what they say stands for what they changed."""
 _SHOWN: Final = 200
 _RECENT: Final = """
     SELECT s.stream_id, s.stream_type, s.version, s.state, e.last_at
@@ -65,6 +68,7 @@ def routes(console: Console) -> list[Route]:
                     found = connection.execute(sql.SQL(_RECENT).format(schema=schema)).fetchall()
             except _ABSENT:
                 found = None
+        builds = any(one.status == "building" for one in console.watch.seen.projections)
         declared = [] if subject.store is None else [one.name for one in subject.store.projections]
         return console.page(
             request,
@@ -74,7 +78,7 @@ def routes(console: Console) -> list[Route]:
             begins=begins,
             declared=declared,
             rebuilds=console.rebuilds,
-            total=_total(subject.dsn, subject.schema) if found is not None and console.watch.seen.projections else None,
+            total=_total(subject.dsn, subject.schema) if builds else None,
         )
 
     def stream(request: Request) -> Response:
@@ -82,19 +86,19 @@ def routes(console: Console) -> list[Route]:
         if at and not (at.isascii() and at.isdecimal() and 0 < len(at) < 19):
             raise ConfigError("the step is a number", hint="the timeline has them")
         with subject.reading() as store:
-            events = store.read(id, limit=1)
-            if not events:
-                raise ConfigError(f"the stream {id} has no events in the table", hint="the list has the latest ones")
-            state_class = subject.states.get(events[0].stream_type)
-            entries = store.history(id, state_class)
-        step = int(at) if at else entries[-1].sequence
+            stream_type, version = _known(subject.dsn, subject.schema, id)
+            step = int(at) if at else version
+            if not 0 < step <= version:
+                raise ConfigError(f"the stream {id} has no event {step}", hint=f"the last one is {version}")
+            state_class = subject.states.get(stream_type)
+            if version <= LONG:
+                entries = store.history(id, state_class)
+            else:  # what each has changed of the state would need all of them
+                entries = history_of(store.read(id, after=max(0, step - _SHOWN // 2), limit=_SHOWN), None)
+            state = None if state_class is None else _spread(plain(store.state(id, state_class, at=step)[0]))
         chosen = next((entry for entry in entries if entry.sequence == step), None)
         if chosen is None:
-            raise ConfigError(f"the stream {id} has no event {step}", hint=f"the last one is {entries[-1].sequence}")
-        state = None
-        if state_class is not None:
-            with subject.reading() as store:
-                state = _spread(plain(store.state(id, state_class, at=step)[0]))
+            raise ConfigError(f"event {step} of the stream {id} is not in the table", hint="it was archived")
         place = entries.index(chosen)
         first = max(0, min(place - _SHOWN // 2, len(entries) - _SHOWN))
         return console.page(
@@ -103,7 +107,7 @@ def routes(console: Console) -> list[Route]:
             title=f"Stream {id}",
             id=id,
             entries=entries[first : first + _SHOWN],
-            all=len(entries),
+            all=version,
             chosen=chosen,
             state=state,
             state_class=None if state_class is None else state_class.__name__,
@@ -127,15 +131,23 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
+def _known(dsn: str, schema: str, id: str) -> tuple[str, int]:
+    """The type and the version of a stream."""
+    query = sql.SQL("SELECT stream_type, version FROM {}.streams WHERE stream_id = %s").format(sql.Identifier(schema))
+    row: tuple[Any, ...] | None = None
+    with reaching(dsn) as connection, contextlib.suppress(*_ABSENT):
+        row = connection.execute(query, (id,)).fetchone()
+    if row is None or not row[1]:
+        raise ConfigError(f"the stream {id} has no events", hint="the list has the latest ones")
+    return row[0], row[1]
+
+
 def _total(dsn: str, schema: str) -> int | None:
-    """How many events there are."""
-    query = sql.SQL("SELECT count(*) FROM {}.events").format(sql.Identifier(schema))
+    """How many events there are, by the server's estimate."""
+    query = "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(format('%%I.events', %s::text))"
     with reaching(dsn) as connection:
-        try:
-            row = connection.execute(query).fetchone()
-        except _ABSENT:
-            return None
-    return None if row is None else int(row[0])
+        row = connection.execute(query, (schema,)).fetchone()
+    return None if row is None or row[0] < 0 else int(row[0])
 
 
 def _spread(value: Any) -> str:
