@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -301,7 +302,7 @@ def test_the_nth_call_fails(tmp_path: Path, crash: bool, done: bool) -> None:
                 if not opened:
                     sink.open()
                     opened = True
-                sink.write(pieces[written])
+                sink.write(pieces[written].with_primary_keys({}))  # another object each time, as in a pipeline
                 written += 1
             except SinkUnavailable:
                 if crash:
@@ -343,6 +344,79 @@ def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
     assert sink.position() == two.last_position
     assert len(log(tmp_path)) == 3
     assert len(log(tmp_path, "items")) == 1
+
+
+class Forgetful(LocalFolder):
+    """Does what it is asked for, and does not answer once for an entry of the manifest."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.forgets = False
+
+    def put(self, path: str, data: bytes | memoryview, *, create: bool = False) -> bool:
+        done = super().put(path, data, create=create)
+        if create and self.forgets:
+            self.forgets = False
+            raise SinkUnavailable("no answer")
+        return done
+
+
+def test_an_entry_whose_answer_is_lost_is_not_written_again(tmp_path: Path) -> None:
+    """The pipeline gives the same batch as another object; rows of a copy share a position."""
+    copied = Batch.concat(Capture.of([], [insert(TABLE, row(1)), insert(TABLE, row(2))]).existing)
+    objects, sink = Forgetful(tmp_path), Parquet(tmp_path)
+    sink._objects = objects
+    sink.open()
+    part = sink.part("shop.orders/0")
+    part.open()
+    writes: list[Callable[[Batch], None]] = [sink.write, partial(part.write, note="here")]
+    for number, each in enumerate(writes):
+        objects.forgets = True
+        with pytest.raises(SinkUnavailable):
+            each(copied.with_primary_keys({}))
+        each(copied.with_primary_keys({}))
+        assert len(log(tmp_path)) == 2 * number + 2
+    later = batch_of(insert(TABLE, row(3)), insert(TABLE, row(4)))
+    objects.forgets = True
+    with pytest.raises(SinkUnavailable):
+        sink.write(later)
+    sink.write(later.take([0]))  # of what was written, a part comes again
+    sink.write(later.take([1]))
+    assert sorted(key for _, _, key in log(tmp_path)) == [1, 1, 2, 2, 3, 4]
+    assert part.open() == "here"
+
+
+def test_partitions_have_notes_and_writers_of_their_own(tmp_path: Path) -> None:
+    one, two, three = (batch_of(insert(TABLE, row(key))) for key in (1, 2, 3))
+    late, sink = Parquet(tmp_path), Parquet(tmp_path)
+    late.open()
+    first, other = late.part("shop.orders/0"), late.part("shop.orders/1")
+    assert [first.open(), other.open()] == [None, None]
+    sink.open()
+    taken = sink.part("shop.orders/0")
+    assert taken.open() is None
+    taken.write(one, "first")
+    with pytest.raises(PositionError, match="another process writes"):
+        first.write(three, "late")
+    # Both have met the table's first shape: the second learns of it.
+    other.write(two, "of the other")
+    assert [len(shapes) for shapes in read_manifest(LocalFolder(tmp_path)).shapes.values()] == [1]
+    wider = Table("orders", dict(TABLE.columns) | {"more": "text"}, key=("id",))
+    taken.write(batch_of(insert(wider, row(4) | {"more": "x"})), "wider")
+    other.write(batch_of(insert(wider, row(5) | {"more": "y"})), "wider, too")
+    assert compact(tmp_path)[:2] == (4, 2)
+    taken.rewrite(batch_of(insert(wider, row(6) | {"more": "z"})))
+    found = read_manifest(LocalFolder(tmp_path))
+    assert [len(shapes) for shapes in found.shapes.values()] == [2]
+    assert {name: part.note for name, part in found.parts.items()} == {
+        "shop.orders/0": "wider",
+        "shop.orders/1": "wider, too",
+    }
+    assert sink.part("shop.orders/1").open() == "wider, too"
+    with pytest.raises(PositionError, match="another process writes"):
+        other.write(three, "late")
+    assert sink.position() is None, "the one of the slot is another"
+    assert {key: one["more"] for key, one in state(tmp_path).items()} == {1: None, 2: None, 4: "x", 5: "y", 6: "z"}
 
 
 def test_compaction_beside_a_sink(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "DataFile",
     "Entry",
     "Manifest",
+    "Part",
     "Shape",
     "append",
     "covered",
@@ -132,6 +133,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         add: Files that count from here on.
         remove: The paths of those that do not any more.
         shapes: Shapes that are new, by table.
+        part: The partition of a topic that it is about; empty when it is about all.
+        note: What is kept of that partition since a write.
     """
 
     number: int
@@ -143,6 +146,20 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     add: tuple[DataFile, ...] = ()
     remove: tuple[str, ...] = ()
     shapes: dict[str, list[Shape]] = {}
+    part: str = ""
+    note: str | None = None
+
+
+class Part(msgspec.Struct, omit_defaults=True):
+    """A partition of a topic.
+
+    Attributes:
+        writer: The writer that it was opened by last.
+        note: What is kept of it.
+    """
+
+    writer: str = ""
+    note: str | None = None
 
 
 class Manifest(msgspec.Struct, omit_defaults=True):
@@ -156,6 +173,7 @@ class Manifest(msgspec.Struct, omit_defaults=True):
         shapes: The shapes of each table, the oldest first.
         rewritten: The positions of dead letters that were written later.
         checkpoint: The entry that the last checkpoint was made at.
+        parts: The partitions of topics, by name.
     """
 
     number: int = 0
@@ -165,6 +183,7 @@ class Manifest(msgspec.Struct, omit_defaults=True):
     shapes: dict[str, list[Shape]] = {}
     rewritten: set[str] = set()
     checkpoint: int = 0
+    parts: dict[str, Part] = {}
 
     def tables(self) -> list[str]:
         """The tables that have files, sorted."""
@@ -186,6 +205,16 @@ class Manifest(msgspec.Struct, omit_defaults=True):
         """The last change that was written."""
         return None if self.position is None else Position.parse(self.position)
 
+    def owner(self, part: str) -> str:
+        """The writer that may write.
+
+        Args:
+            part: A partition of a topic; empty for all.
+        """
+        if not part:
+            return self.writer
+        return self.parts[part].writer if part in self.parts else ""
+
     def apply(self, entry: Entry) -> None:
         """Take note of the next entry.
 
@@ -193,7 +222,13 @@ class Manifest(msgspec.Struct, omit_defaults=True):
             entry: The entry.
         """
         self.number = entry.number
-        if entry.kind == "open":
+        if entry.part:
+            part = self.parts.setdefault(entry.part, Part())
+            if entry.kind == "open":
+                part.writer = entry.writer
+            elif entry.kind == "write":
+                part.note = entry.note
+        elif entry.kind == "open":
             self.writer = entry.writer
         if entry.kind == "rewrite" and entry.position is not None:
             self.rewritten.add(entry.position)

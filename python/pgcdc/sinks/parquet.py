@@ -47,6 +47,18 @@ _KEPT: Final = 600.0
 """Seconds for which files that no entry names yet are taken for what they were when they were written."""
 
 
+class _Writer(NamedTuple):
+    """Who writes.
+
+    Attributes:
+        name: A random word.
+        part: The partition of a topic that it is about; empty when it is about all.
+    """
+
+    name: str
+    part: str = ""
+
+
 class _Pending(NamedTuple):
     """A batch whose files are written, and what is to be said of them in the manifest."""
 
@@ -62,7 +74,8 @@ class Parquet:
     each of its shapes, and days, where it has several), and then one entry of the manifest, which is written only if
     there is none of its number: either all files of a write count or none. What a crash leaves without an entry is in
     no reading, and `clean` removes it. Whoever opens the folder becomes its only writer: another process that wakes up
-    finds that, and stops with PositionError.
+    finds that, and stops with PositionError. On Kafka each partition has a writer of its own, and a note in the
+    manifest.
 
     Each change is a row, with the columns that `Batch.to_arrow` gives it: `_action`, `_position`, `_commit_lsn`,
     `_commit_time`, `_unset`, `_old`, then the table's.
@@ -125,8 +138,9 @@ class Parquet:
         self._level = compression_level
         self._row_group_rows = row_group_rows
         self._manifest = Manifest()
-        self._writer = ""
-        self._pending: _Pending | None = None
+        self._writer = _Writer("")
+        # Of each partition, whose files are written and whose entry is not, as far as is known.
+        self._pending: dict[str, _Pending] = {}
 
     def __repr__(self) -> str:
         return f"Parquet({self._objects.url!r})"
@@ -140,11 +154,27 @@ class Parquet:
         """
         self._objects.open()
         self._manifest = manifest.read_manifest(self._objects)
-        self._writer, self._pending = secrets.token_hex(8), None
-        entry = manifest.new_entry("open", self._writer)
+        self._pending.clear()
+        self._writer = self._take_over("")
+
+    def _take_over(self, part: str) -> _Writer:
+        writer = _Writer(secrets.token_hex(8), part)
+        entry = msgspec.structs.replace(manifest.new_entry("open", writer.name), part=part)
         while found := manifest.append(self._objects, self._manifest, entry):
             if any(one.token == entry.token for one in found):
                 break
+        return writer
+
+    def part(self, name: str) -> ParquetPart:
+        """Give what writes the changes of one partition, with a note in place of the position.
+
+        Args:
+            name: The partition's.
+
+        Returns:
+            The part.
+        """
+        return ParquetPart(self, name)
 
     def position(self) -> Position | None:
         """The last change that an entry of the manifest has."""
@@ -161,7 +191,7 @@ class Parquet:
             SinkRejected: When Arrow cannot hold a value.
             PositionError: When another process writes there.
         """
-        self._write(batch, "write")
+        self._write(batch, "write", self._writer)
 
     def rewrite(self, batch: Batch) -> None:
         """Write what was a dead letter: a row with the position that it had.
@@ -174,37 +204,55 @@ class Parquet:
             SinkRejected: Likewise.
             PositionError: Likewise.
         """
+        self._rewrite(batch, self._writer)
+
+    def _rewrite(self, batch: Batch, writer: _Writer) -> None:
         if str(batch.last_position) not in self._manifest.rewritten:
-            self._write(batch, "rewrite")
+            self._write(batch, "rewrite", writer)
 
     def close(self) -> None:
         """Nothing is open."""
-        self._pending = None
+        self._pending.clear()
 
-    def _write(self, batch: Batch, kind: Literal["write", "rewrite"]) -> None:
-        pending = self._pending
-        if pending is None or pending.batch is not batch or time.monotonic() - pending.written > _KEPT:
-            self._pending = None
-            entry = self._put_files(batch, kind)
-            if entry is None:
-                return
-            pending = self._pending = _Pending(batch, entry, time.monotonic())
-        # Compaction writes entries, too.
-        while found := manifest.append(self._objects, self._manifest, pending.entry):
-            if any(one.token == pending.entry.token for one in found):
+    def _write(self, batch: Batch, kind: Literal["write", "rewrite"], writer: _Writer, note: str | None = None) -> None:
+        entry = self._known(batch, writer) or self._put_files(batch, kind, writer, note)
+        if entry is None:
+            return
+        # Compaction writes entries, too, and so do those who have other partitions.
+        while found := manifest.append(self._objects, self._manifest, entry):
+            if any(one.token == entry.token for one in found):
                 break
-            if self._manifest.writer != self._writer:
+            if self._manifest.owner(writer.part) != writer.name:
                 raise PositionError(
                     f"another process writes to {self._objects.url}, and has taken it over from this one",
                     hint="one folder or prefix belongs to one consumer of one pipeline",
                 )
-        self._pending = None
+            if any(one.shapes.keys() & entry.shapes.keys() for one in found):
+                # Somebody else has met the same new shape: theirs has the number.
+                again = self._put_files(batch, kind, writer, note)
+                assert again is not None
+                entry = again
+        self._pending.pop(writer.part, None)
 
-    def _put_files(self, batch: Batch, kind: Literal["write", "rewrite"]) -> Entry | None:
+    def _known(self, batch: Batch, writer: _Writer) -> Entry | None:
+        """The entry of a batch that comes again, because it is not known whether that was written."""
+        pending = self._pending.pop(writer.part, None)
+        if pending is None:
+            return None
+        if time.monotonic() - pending.written <= _KEPT and pending.batch.to_bytes() == batch.to_bytes():
+            self._pending[writer.part] = pending
+            return pending.entry
+        # If it was written after all, its changes are not new.
+        manifest.follow(self._objects, self._manifest)
+        return None
+
+    def _put_files(
+        self, batch: Batch, kind: Literal["write", "rewrite"], writer: _Writer, note: str | None
+    ) -> Entry | None:
         """Write the files of a batch; no entry when it has no change that is new."""
-        known = self._manifest.last_position
+        given, known = batch, self._manifest.last_position
         # Rows of the initial copy share one position, which says of none of them whether it is there.
-        if kind == "write" and known is not None and known.index != SNAPSHOT_INDEX:
+        if kind == "write" and not writer.part and known is not None and known.index != SNAPSHOT_INDEX:
             batch = batch.after(known)
         last = batch.last_position
         if last is None:
@@ -226,10 +274,14 @@ class Parquet:
                     encoded += [self._encoded(table, number, rows, date) for rows, date in self._days(one)]
         for file, data in encoded:
             self._objects.put(file.path, memoryview(data).cast("B"))
-        entry = manifest.new_entry(kind, self._writer)
-        if kind == "write" or last.index != SNAPSHOT_INDEX:
+        entry = manifest.new_entry(kind, writer.name)
+        # A partition has its note in place of a position; what was a dead letter is known by its own.
+        if (kind == "write" and not writer.part) or (kind == "rewrite" and last.index != SNAPSHOT_INDEX):
             entry = msgspec.structs.replace(entry, position=str(last))
-        return msgspec.structs.replace(entry, add=tuple(file for file, _ in encoded), shapes=new)
+        added = tuple(file for file, _ in encoded)
+        entry = msgspec.structs.replace(entry, add=added, shapes=new, part=writer.part, note=note)
+        self._pending[writer.part] = _Pending(given, entry, time.monotonic())
+        return entry
 
     def _arrow(self, batch: Batch) -> dict[str, ArrowTable]:
         try:
@@ -271,6 +323,53 @@ class Parquet:
         day = "" if date is None else f"date={date}/"
         path = f"data/{_folder(table)}/{day}{first}-{secrets.token_hex(6)}.parquet"
         return DataFile(path, table, shape, rows.num_rows, data.size, first, last, date), data
+
+
+class ParquetPart:
+    """One partition of a topic, with a note of its own in the manifest.
+
+    Args:
+        sink: Whose part it is.
+        name: What the note is stored under.
+    """
+
+    def __init__(self, sink: Parquet, name: str) -> None:
+        self._sink = sink
+        self._writer = _Writer("", name)
+
+    def open(self) -> str | None:
+        """Take the partition over.
+
+        Returns:
+            The note of the last write.
+        """
+        sink, name = self._sink, self._writer.part
+        sink._pending.pop(name, None)
+        self._writer = sink._take_over(name)
+        return sink._manifest.parts[name].note
+
+    def write(self, batch: Batch, note: str) -> None:
+        """Write files, and the entry that names them and has the note.
+
+        Raises:
+            SinkUnavailable: As `Parquet.write`.
+            SinkRejected: As `Parquet.write`.
+            PositionError: When somebody else has taken the partition over.
+        """
+        self._sink._write(batch, "write", self._writer, note)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter; the note stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._rewrite(batch, self._writer)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _segments(batch: Batch) -> Iterator[tuple[Batch, dict[str, _Described]]]:
