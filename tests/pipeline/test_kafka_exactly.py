@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import duckdb
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 import pgcdc
 from pgcdc.pipeline.kafka_member import Member
-from pgcdc.sinks import Kafka, Postgres
+from pgcdc.sinks import Kafka, Parquet, Postgres
+from pgcdc.sinks.parquet import change_log_sql
 from pgcdc.transforms.outbox import PREFIX
 from tests.demo.running import environment
 from tests.pipeline.kafka_load import Load
@@ -70,8 +72,9 @@ def in_step(database: Database, alive: Callable[[], None], seconds: float = 60) 
     until(same, "the same rows", seconds, pause=0.1)
 
 
-def copying(database: Database) -> pgcdc.Pipeline:
+def copying(database: Database, lake: Path) -> pgcdc.Pipeline:
     pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders", "entries"])
+    pipeline.add(Parquet(lake), name="lake", max_wait=0)
     pipeline.add(Postgres(database.dsn, name="shop", schema="copy"), name="copy")
     return pipeline
 
@@ -83,12 +86,18 @@ def test_what_the_group_does_not_know_is_not_written_twice(
     database.execute(TABLES, "INSERT INTO entries SELECT n, 'copied' FROM generate_series(1, 20) n")
     database.execute("INSERT INTO orders SELECT n, n, 'copied' FROM generate_series(1, 20) n")
     writer, source = writing(database, kafka, 2)
+    lake = tmp_path / "lake"
+    entries = [*range(1, 23)]
+
+    def logged() -> list[int]:
+        found = duckdb.sql(f"SELECT number FROM ({change_log_sql(lake, 'entries')}) ORDER BY number")
+        return [number for (number,) in found.fetchall()]
 
     def alive(read: Reading) -> None:
         if not read.alive:
             raise read.error or AssertionError("it has ended")
 
-    with running(copying(database)) as slot:
+    with running(copying(database, lake)) as slot:
         slot.streaming()
         database.execute("INSERT INTO entries VALUES (21, 'by the slot')")
         slot.catch_up(database)
@@ -102,12 +111,15 @@ def test_what_the_group_does_not_know_is_not_written_twice(
                 database.execute(f"UPDATE orders SET note = '{number}' WHERE id % 3 = 0")
                 # As if it was killed each time before it could store anything.
                 with mock.patch.object(Member, "_commit", return_value=False):
-                    read = Reading(copying(database), source)
+                    read = Reading(copying(database, lake), source)
                     try:
                         in_step(database, lambda read=read: alive(read))  # type: ignore[misc]
+                        entries.extend(range(number, number + 6))
+                        until(lambda: len(logged()) >= len(entries), "the log", pause=0.1)
                     finally:
                         read.stop()
                     assert read.error is None
+                    assert logged() == entries
             database.execute("UPDATE orders SET id = id + 100 WHERE id = 3", "TRUNCATE entries")
             database.execute("INSERT INTO entries VALUES (60, 'behind it')")
             (tmp_path / "shop.toml").write_text(FILE)
