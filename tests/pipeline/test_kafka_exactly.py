@@ -90,8 +90,9 @@ def test_what_the_group_does_not_know_is_not_written_twice(
     entries = [*range(1, 23)]
 
     def logged() -> list[int]:
-        found = duckdb.sql(f"SELECT number FROM ({change_log_sql(lake, 'entries')}) ORDER BY number")
-        return [number for (number,) in found.fetchall()]
+        with duckdb.connect() as connection:
+            log = f"SELECT number FROM ({change_log_sql(lake, 'entries')}) ORDER BY number"
+            return [number for (number,) in connection.execute(log).fetchall()]
 
     def alive(read: Reading) -> None:
         if not read.alive:
