@@ -34,8 +34,8 @@ from tests.servers.postgres import PostgresServer
 
 WHAT = (
     "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast as "
-    "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own; pgcdc is a pipeline with the sink Postgres in a process of its "
-    "own. Both servers, pgbench and pgcdc share the same processors."
+    "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a pipeline "
+    "with the sink Postgres in a process of its own. Both servers, pgbench and pgcdc share the same processors."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
@@ -163,7 +163,9 @@ def _subscription(turn: _Turn) -> Iterator[psutil.Process | None]:
         connection.execute("CREATE PUBLICATION bench FOR ALL TABLES")
     with turn.target.connect(turn.name) as connection:
         dsn = turn.source.dsn(turn.name)
-        statement = "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION bench WITH (binary = true)"
+        statement = "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION bench"
+        # As pgcdc's commits: by default a subscription does not wait for its own to be on the disk.
+        statement += " WITH (binary = true, synchronous_commit = on)"
         connection.execute(sql.SQL(statement).format(sql.Identifier(turn.name), sql.Literal(dsn)))
         yield None
         connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(turn.name)))
