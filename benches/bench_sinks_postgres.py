@@ -34,8 +34,8 @@ from tests.servers.postgres import PostgresServer
 
 WHAT = (
     "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast as "
-    "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a pipeline "
-    "with the sink Postgres in a process of its own. Both servers, pgbench and pgcdc share the same processors."
+    "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
+    "pipeline with the sink Postgres in a process of its own. Both servers, pgbench and pgcdc share the same processors."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
