@@ -35,7 +35,7 @@ from tests.servers.postgres import PostgresServer
 WHAT = (
     "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast as "
     "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
-    "pipeline with the sink Postgres in a process of its own. Both servers, pgbench and pgcdc share the same processors."
+    "pipeline with the sink Postgres in a process of its own. The servers, pgbench and pgcdc share the processors."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
