@@ -11,7 +11,8 @@ import pytest
 
 from pgcdc.errors import PositionError, SinkRejected
 from pgcdc.lsn import Position
-from pgcdc.pipeline.items import Begin
+from pgcdc.pipeline.items import Appointment, Begin
+from pgcdc.pipeline.kafka_barriers import Barriers
 from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Note, Notes
 from pgcdc.pipeline.kafka_lane import PartitionConsumer, PartitionLane
 from pgcdc.pipeline.kafka_records import Barrier, Mark
@@ -111,7 +112,7 @@ class Member:
     def __init__(self, target: Target, start: int = 0, mark: Mark | None = None, **options: Any) -> None:
         self.sink = Sink(target)
         chosen = check_options("copy", options) if options else Options()
-        subscription = SinkSubscription("copy", TABLE, None, True, chosen, sink=self.sink)
+        self.subscription = subscription = SinkSubscription("copy", TABLE, None, True, chosen, sink=self.sink)
         loop = asyncio.get_running_loop()
         given = mark or Mark(partitions=1, epoch=1)
         self.lane = PartitionLane("copy", "shop.orders", 0, start, given, threading.Condition(), 1000, 1 << 20, loop)
@@ -216,8 +217,17 @@ async def test_a_barrier_that_the_target_has_is_passed() -> None:
     await again.consumer._open()
     assert again.lane.begins == 6
     assert again.lane.mark.has_passed(barrier)
+    again.lane._items.popleft()  # its Begin: it has begun
+    again.offer(changes(1, 2), 7)
+    await again.run()
+    assert again.lane.progress()[0] == 9
+    last = Member(target)
+    nothing: Any = None  # nobody is asked, nobody is met
+    barriers = Barriers(last.subscription, None, last.lane, last.consumer, nothing, nothing, nothing, nothing)
+    last.lane.offer(Appointment(lambda: barriers.keep(barrier)))
+    await last.run()
+    assert last.lane.progress()[0] == 9, "it is not set back to a barrier that is done"
     await member.whole.close(1)
-    await again.whole.close(1)
 
 
 async def test_who_is_late_writes_nothing_and_waits_for_the_group() -> None:
