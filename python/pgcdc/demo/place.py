@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import dsn_of
 from pgcdc.embedded import EmbeddedPostgres
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.replication import Connection, check_server, connect
@@ -73,6 +74,7 @@ def own_server(dsn: str) -> Iterator[Place]:
         ConfigError: When the server or the role cannot do it, or something of the demo's name exists already.
         ConnectionLost: When the server cannot be reached.
     """
+    dsn = dsn_of(dsn)
     with connect(dsn) as connection:
         check_server(connection, need_new_slot=True)
         if connection.slot(NAME) is not None:

@@ -6,9 +6,7 @@ import os
 import select
 from typing import Any, Final
 
-import psycopg
-
-from pgcdc.errors import ConfigError
+from pgcdc.connection_string import parameters_of
 
 __all__ = ["PREPARE", "is_quiet", "options_of"]
 
@@ -34,7 +32,7 @@ def options_of(dsn: str) -> dict[str, Any]:
     """What to connect with.
 
     Args:
-        dsn: As libpq understands it.
+        dsn: As `pgcdc.connection_string.Dsn` says.
 
     Returns:
         libpq's parameters.
@@ -42,14 +40,7 @@ def options_of(dsn: str) -> dict[str, Any]:
     Raises:
         ConfigError: When it is no DSN.
     """
-    try:
-        return {**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(dsn), "client_encoding": "UTF8"}
-    except psycopg.Error:
-        # libpq quotes what it did not understand, which may be a part of a password.
-        raise ConfigError(
-            "the DSN is not a connection string that libpq understands",
-            hint="postgresql://user@host:5432/database, or host=… port=… user=… dbname=…",
-        ) from None
+    return {**_PATIENCE, **parameters_of(dsn), "client_encoding": "UTF8"}
 
 
 def is_quiet(socket: int) -> bool:

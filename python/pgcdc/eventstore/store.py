@@ -23,6 +23,7 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore import archived, calling, inspecting, migrating, repeating, waiting
 from pgcdc.eventstore.archives import Archive, archive_of
@@ -62,7 +63,7 @@ class EventStore(Declarations):
     `init()` makes the tables.
 
     Args:
-        dsn: Where to connect to, as libpq understands it; also PG* variables and service files.
+        dsn: Where to connect to, as libpq understands it, or a URL of SQLAlchemy; also PG* variables and service files.
         schema: The schema of the tables.
         events: Classes of events, or modules of such, for names that several classes have.
         registry: Where classes are looked up; that of all classes that name no other.
@@ -75,7 +76,7 @@ class EventStore(Declarations):
 
     def __init__(
         self,
-        dsn: str = "",
+        dsn: Dsn = "",
         *,
         schema: str = "es",
         events: Iterable[type[Event] | ModuleType] = (),
@@ -88,10 +89,10 @@ class EventStore(Declarations):
         if max_connections < 1:
             raise ConfigError("a store has at least one connection", hint="max_connections=10")
         super().__init__(archive_of(archive))
-        self._dsn = dsn
+        self._dsn = dsn_of(dsn)
         self._statements = Statements(schema)
         self._codec = Codec(registry, events, max_payload_bytes)
-        self._connections = Connections(dsn, max_connections)
+        self._connections = Connections(self._dsn, max_connections)
         self._folds: dict[type, Fold[Any]] = {}
         self._shapes: dict[type, Shape[Any]] = {}
         self._policies = dict(snapshots or {})

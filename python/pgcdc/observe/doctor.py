@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.observe.access_checks import ACCESS_CHECKS
 from pgcdc.observe.facts import Asked, gather
 from pgcdc.observe.finding import Finding
@@ -16,7 +17,7 @@ __all__ = ["examine"]
 
 
 def examine(
-    dsn: str = "",
+    dsn: Dsn = "",
     pipeline: PipelineOutline | None = None,
     *,
     slot: str | None = None,
@@ -47,7 +48,7 @@ def examine(
         slot, publication, tables = pipeline.slot, pipeline.publication, pipeline.tables
     name = None if pipeline is None else pipeline.name
     asked = Asked(slot=slot, publication=publication, tables=tables, pipeline=name, lag_seconds=lag_seconds)
-    facts = gather(dsn, asked)
+    facts = gather(dsn_of(dsn), asked)
     findings = [check(facts) for check in (*SERVER_CHECKS, *ACCESS_CHECKS, *SLOT_CHECKS)]
     if pipeline is not None:
         findings += [check(pipeline, facts) for check in PIPELINE_CHECKS]

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 import psycopg
 
+from pgcdc.connection_string import Dsn, parameters_of
 from pgcdc.errors import ConnectionLost
 from pgcdc.replication import SlotState
 from pgcdc.replication.slot import state_of
@@ -24,7 +25,7 @@ _Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 @contextlib.contextmanager
-def reaching(dsn: str, **patience: str) -> Iterator[_Connection]:
+def reaching(dsn: Dsn, **patience: str) -> Iterator[_Connection]:
     """Connect for looking only.
 
     Args:
@@ -42,7 +43,7 @@ def reaching(dsn: str, **patience: str) -> Iterator[_Connection]:
         with psycopg.connect(
             autocommit=True,
             fallback_application_name="pgcdc",
-            **(parameters | psycopg.conninfo.conninfo_to_dict(dsn)),
+            **(parameters | parameters_of(dsn)),
         ) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection
@@ -55,7 +56,7 @@ def reaching(dsn: str, **patience: str) -> Iterator[_Connection]:
         ) from None
 
 
-def slots(dsn: str = "") -> list[SlotState]:
+def slots(dsn: Dsn = "") -> list[SlotState]:
     """Look at all slots of a server.
 
     Args:

@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import Dsn, dsn_of, parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
@@ -40,8 +41,8 @@ class PostgresDeadLetters:
         schema: The schema of the tables `dead_letters` and `dead_letter_owners`.
     """
 
-    def __init__(self, dsn: str = "", *, schema: str = "pgcdc") -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: Dsn = "", *, schema: str = "pgcdc") -> None:
+        self._dsn = dsn_of(dsn)
         self._schema = schema
         self._names = {
             "letters": sql.Identifier(schema, "dead_letters"),
@@ -74,7 +75,7 @@ class PostgresDeadLetters:
         connection = psycopg.connect(
             autocommit=True,
             fallback_application_name="pgcdc dead letters",
-            **{**PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
+            **{**PATIENCE, **parameters_of(self._dsn)},
         )
         try:
             connection.execute(pin(connection.info.server_version))

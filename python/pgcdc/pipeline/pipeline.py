@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from pgcdc.connection_string import Dsn
 from pgcdc.errors import ConfigError, Error, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import provision, publishing
@@ -63,7 +64,7 @@ class Pipeline(Registration):
 
     Args:
         name: Names the stored positions, and the slot and publication unless they are given.
-        dsn: Where the source is, as libpq understands it.
+        dsn: Where the source is, as libpq understands it; also a URL of SQLAlchemy.
         tables: The tables: `"orders"` (in the schema public), `"sales.orders"`, or a pair of schema and name.
         publication: The publication's name; made for the tables when it does not exist. Default: `pgcdc_` and the name.
         slot: The slot's name; made with the initial copy. Default: likewise.
@@ -99,7 +100,7 @@ class Pipeline(Registration):
     def __init__(
         self,
         name: str,
-        dsn: str = "",
+        dsn: Dsn = "",
         tables: Collection[str | Table] = (),
         *,
         publication: str | None = None,
@@ -136,8 +137,8 @@ class Pipeline(Registration):
         )
         if source is not None:
             parse_address(source, name)  # says what cannot be meant
-        store = PostgresPositions(dsn) if positions is None else positions
-        self._set_up(settings, store, letters_beside(store, dsn) if dead_letters is None else dead_letters)
+        store = PostgresPositions(settings.dsn) if positions is None else positions
+        self._set_up(settings, store, letters_beside(store, settings.dsn) if dead_letters is None else dead_letters)
 
     def _set_up(self, settings: Settings, store: PositionStore, letters: DeadLetterStore) -> None:
         super().__init__(settings)

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import Dsn, dsn_of, parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
@@ -36,8 +37,8 @@ class PostgresPositions:
         schema: The schema of the table `positions`.
     """
 
-    def __init__(self, dsn: str = "", *, schema: str = "pgcdc") -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: Dsn = "", *, schema: str = "pgcdc") -> None:
+        self._dsn = dsn_of(dsn)
         self._schema = schema
         self._table = sql.Identifier(schema, "positions")
         self._opened: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -65,7 +66,7 @@ class PostgresPositions:
             connection = psycopg.connect(
                 autocommit=True,
                 fallback_application_name="pgcdc positions",
-                **{**PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
+                **{**PATIENCE, **parameters_of(self._dsn)},
             )
         except psycopg.Error as error:
             raise _lost(error) from error

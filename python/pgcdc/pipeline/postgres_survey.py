@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.pipeline.postgres_definitions import OwnTables, create
 from pgcdc.pipeline.postgres_tables import DURABLE, MADE, PATIENCE, primary, wait_for_creating
@@ -134,7 +135,7 @@ def _reaching(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         with psycopg.connect(
             autocommit=True,
             fallback_application_name="pgcdc",
-            **{**PATIENCE, **psycopg.conninfo.conninfo_to_dict(dsn)},
+            **{**PATIENCE, **parameters_of(dsn)},
         ) as connection:
             connection.execute(pin(connection.info.server_version))
             connection.execute(DURABLE)

@@ -13,6 +13,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import Dsn, dsn_of, parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.postgres_definitions import OwnTables, create, schema_tables
 from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
@@ -44,8 +45,8 @@ class PostgresSchemas:
         schema: The schema of the tables.
     """
 
-    def __init__(self, dsn: str = "", *, schema: str = "pgcdc") -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: Dsn = "", *, schema: str = "pgcdc") -> None:
+        self._dsn = dsn_of(dsn)
         self._schema = schema
         self._versions = sql.Identifier(schema, "schema_versions")
         self._steps = sql.Identifier(schema, "schema_migrations")
@@ -70,7 +71,7 @@ class PostgresSchemas:
             connection = psycopg.connect(
                 autocommit=True,
                 fallback_application_name="pgcdc schemas",
-                **{**PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
+                **{**PATIENCE, **parameters_of(self._dsn)},
             )
         except psycopg.Error as error:
             raise _lost(error) from error

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias, get_args
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.spooling import Place, SpoolOptions, check_spool, place_of
 from pgcdc.pipeline.subscription import Subscription, Table, parse_table
@@ -64,7 +65,7 @@ class Settings:
 def check_settings(
     *,
     name: str,
-    dsn: str,
+    dsn: Dsn,
     tables: Collection[str | Table],
     publication: str | None,
     slot: str | None,
@@ -126,7 +127,7 @@ def check_settings(
     )
     return Settings(
         name=name,
-        dsn=dsn,
+        dsn=dsn_of(dsn),
         tables=parsed,
         publication=f"pgcdc_{name}" if publication is None else publication,
         slot=slot,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.replication import server, slots, starting
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "connect"]
 
 
-def connect(dsn: str = "", *, connect_timeout: float = 10.0) -> Connection:
+def connect(dsn: Dsn = "", *, connect_timeout: float = 10.0) -> Connection:
     """Connect to a database as a replication client.
 
     Args:
-        dsn: A connection string or URI. What it leaves open comes from PG* variables, service files and .pgpass; with
-            several hosts each is tried. The application's name is pgcdc unless given.
+        dsn: A connection string or URI, also one of SQLAlchemy's. What it leaves open comes from PG* variables, service
+            files and .pgpass; with several hosts each is tried. The application's name is pgcdc unless given.
         connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
 
     Returns:
@@ -91,7 +92,7 @@ class Connection(Administration):
         self._stream: Stream | None = None
 
     @classmethod
-    def connect(cls, dsn: str = "", *, connect_timeout: float = 10.0) -> Self:
+    def connect(cls, dsn: Dsn = "", *, connect_timeout: float = 10.0) -> Self:
         """Connect; the contract is `connect`'s.
 
         Args:
@@ -101,6 +102,7 @@ class Connection(Administration):
         Returns:
             The connection.
         """
+        dsn = dsn_of(dsn)
         walsender = Session.connect(dsn, replication=True, connect_timeout=connect_timeout)
         connection = cls(walsender, dsn, connect_timeout)
         try:

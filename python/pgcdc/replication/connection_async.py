@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.replication import server_async as server
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["AsyncConnection", "aconnect"]
 
 
-def aconnect(dsn: str = "", *, connect_timeout: float = 10.0) -> Opening[AsyncConnection]:
+def aconnect(dsn: Dsn = "", *, connect_timeout: float = 10.0) -> Opening[AsyncConnection]:
     """Connect to a database as a replication client.
 
     Args:
-        dsn: A connection string or URI. What it leaves open comes from PG* variables, service files and .pgpass; with
-            several hosts each is tried. The application's name is pgcdc unless given.
+        dsn: A connection string or URI, also one of SQLAlchemy's. What it leaves open comes from PG* variables, service
+            files and .pgpass; with several hosts each is tried. The application's name is pgcdc unless given.
         connect_timeout: Seconds for each host; a `connect_timeout` in the DSN or PGCONNECT_TIMEOUT comes first.
 
     Returns:
@@ -93,7 +94,7 @@ class AsyncConnection(AsyncAdministration):
         self._stream: AsyncStream | None = None
 
     @classmethod
-    async def connect(cls, dsn: str = "", *, connect_timeout: float = 10.0) -> Self:
+    async def connect(cls, dsn: Dsn = "", *, connect_timeout: float = 10.0) -> Self:
         """Connect; the contract is `aconnect`'s.
 
         Args:
@@ -103,6 +104,7 @@ class AsyncConnection(AsyncAdministration):
         Returns:
             The connection.
         """
+        dsn = dsn_of(dsn)
         walsender = await AsyncSession.connect(dsn, replication=True, connect_timeout=connect_timeout)
         connection = cls(walsender, dsn, connect_timeout)
         try:

@@ -1,15 +1,12 @@
-"""What a DSN says, with what pgcdc needs, and how it is named without a secret.
-
-Source: PostgreSQL manual, "libpq: Database Connection Control Functions".
-"""
+"""What a DSN says, with what pgcdc needs, and how it is named without a secret."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from pgcdc import connection_string
 from pgcdc.errors import ConfigError
-from pgcdc.replication.libpq import conninfo, psycopg
 from pgcdc.replication.sqlstate import Who
 
 if TYPE_CHECKING:
@@ -20,27 +17,13 @@ __all__ = ["beside", "parameters_of", "target", "timeout", "who"]
 
 def parameters_of(dsn: str, replication: bool) -> dict[str, str | int | None]:
     """What the DSN says, with what pgcdc needs."""
-    try:
-        parameters = dict(conninfo.conninfo_to_dict(dsn))
-    except psycopg.Error:
-        # libpq's sentence quotes the part of the DSN that it did not understand, which may be a password.
-        raise _malformed() from None
-    if any("@" in host[1:] for host in str(parameters.get("host", "")).split(",")):
-        raise _malformed()  # the password has an "@", and what follows it was taken for the host
+    parameters: dict[str, str | int | None] = connection_string.parameters_of(dsn)
     parameters.pop("replication", None)
     if replication:
         parameters["replication"] = "database"
     parameters["client_encoding"] = "UTF8"
     parameters.setdefault("fallback_application_name", "pgcdc")
     return parameters
-
-
-def _malformed() -> ConfigError:
-    return ConfigError(
-        "the DSN is not a connection string that libpq understands",
-        hint="postgresql://user@host:5432/database, or host=… port=… user=… dbname=…; in a URI write special"
-        " characters of a password as %XX, in the other form put values in single quotes",
-    )
 
 
 def beside(parameters: dict[str, str | int | None], pgconn: PGconn) -> dict[str, str | int | None]:

@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
@@ -63,7 +64,7 @@ class Postgres:
     - Rows of the initial copy are copied straight into the table, where it has the same types.
 
     Args:
-        dsn: The target, as libpq understands it; also PG* variables and service files.
+        dsn: The target, as libpq understands it, or a URL of SQLAlchemy; also PG* variables and service files.
         name: What the position is stored under; one for each pipeline that writes to this database.
         schema: The schema of all tables here; None: the same as at the source.
         position_schema: The schema of the table `sink_positions`.
@@ -77,7 +78,7 @@ class Postgres:
 
     def __init__(
         self,
-        dsn: str = "",
+        dsn: Dsn = "",
         *,
         name: str = "pgcdc",
         schema: str | None = None,
@@ -89,7 +90,7 @@ class Postgres:
         self._schema = schema
         self._create = create
         self._drop_columns = drop_columns
-        self._session = Session(dsn, position_schema)
+        self._session = Session(dsn_of(dsn), position_schema)
         self._kept = Kept(name)
         # What is known of tables, and the temporary tables, which belong to one connection.
         self._known: Connection | None = None

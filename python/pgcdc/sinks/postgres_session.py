@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+from pgcdc.connection_string import parameters_of
 from pgcdc.errors import ConfigError, PositionError, SinkUnavailable
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import Batch
@@ -138,7 +139,7 @@ class Session:
                 # It would take ours away, too, when it takes its own away: after a ROLLBACK, for example.
                 prepare_threshold=None,
                 fallback_application_name="pgcdc sink",
-                **{**_PATIENCE, **psycopg.conninfo.conninfo_to_dict(self._dsn)},
+                **{**_PATIENCE, **parameters_of(self._dsn)},
             )
             try:
                 connection.execute(_PINNED)

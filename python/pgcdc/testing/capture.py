@@ -16,6 +16,7 @@ from psycopg import ClientCursor, ProgrammingError, connect
 from psycopg.abc import Dumper
 from psycopg.adapt import PyFormat, Transformer
 
+from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError
 from pgcdc.events import Begin, Column, Commit, Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.protocol import Batch, CopyReader, Decoder, encode_message
@@ -98,7 +99,7 @@ class Capture:
             file.writelines(struct.pack(">QI", lsn, len(payload)) + payload for lsn, payload in self.messages)
 
     @classmethod
-    def record(cls, dsn: str, slot: str, publication: str, *, binary: bool = True) -> Capture:
+    def record(cls, dsn: Dsn, slot: str, publication: str, *, binary: bool = True) -> Capture:
         """Take down what a slot has; the slot stays where it is.
 
         Args:
@@ -114,7 +115,7 @@ class Capture:
             PostgreSQL manual, "Replication Management Functions", `pg_logical_slot_peek_binary_changes`.
         """
         options = "-c TimeZone=UTC -c DateStyle=ISO -c extra_float_digits=1 -c bytea_output=hex"
-        with connect(dsn, autocommit=True, options=options, cursor_factory=ClientCursor) as connection:
+        with connect(dsn_of(dsn), autocommit=True, options=options, cursor_factory=ClientCursor) as connection:
             rows = connection.execute(
                 "SELECT (lsn - '0/0')::int8, data FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, NULL,"
                 " 'proto_version', '1', 'publication_names', %s, 'messages', 'true', 'binary', %s)",
