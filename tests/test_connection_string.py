@@ -157,7 +157,7 @@ async def test_it_is_taken_wherever_a_dsn_is(newest_database: Database, as_text:
 
     @pipeline.on("orders")
     def note(change: pgcdc.Change) -> None:
-        seen.append(change.new.id)
+        seen.append(change.new and change.new.id)
         pipeline.stop()
 
     pipeline.add(Postgres(dsn, schema="copied"), name="copy")
