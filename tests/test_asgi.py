@@ -65,7 +65,7 @@ def pipeline_of(dsn: str, **options: Any) -> tuple[pgcdc.Pipeline, list[Any]]:
 
     @pipeline.on("orders")
     async def note(change: pgcdc.Change) -> None:
-        seen.append((change.new.id, threading.current_thread()))
+        seen.append((change.new and change.new.id, threading.current_thread()))
 
     return pipeline, seen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -141,6 +142,9 @@ def test_archive_and_table_are_what_was_before(database: Database, tmp_path: Pat
             assert database.execute("SELECT count(*) FROM es.events") == [(0,)]
             assert everything(store) == said
             assert [finding.status for finding in store.check(deep=True)][5] == "ok"
+        files = list((tmp_path / "archive").rglob("*"))
+        modes = {(path.is_file(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "archive", *files)}
+        assert modes == {(False, 0o700), (True, 0o600)}, "events are nobody else's"
         assert len(said[0]) == 42
         assert store.append("order-4", [OrderCancelled()], expected=6) == 7
         moment = said[2][4][5].occurred_at

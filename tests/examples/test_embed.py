@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -234,3 +235,60 @@ if sys.version_info < (3, 13):  # Bytewax has no wheels for later ones, and a sk
         shop.execute("INSERT INTO orders VALUES (3, 1, 'new', now())")
         assert run() == [("orders", 5)]
         assert confirmed(shop) > before
+
+
+@pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")  # dlt's own
+def test_dlt(newest_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run goes on after the last; one that could not load is repeated; a lost state comes from the destination."""
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    import duckdb
+
+    from examples import embed_dlt
+
+    shop = newest_database
+    shop.execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2), note text, tags jsonb)",
+        f"CREATE PUBLICATION {PUBLICATION} FOR TABLE orders",
+        f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')",
+        """INSERT INTO orders VALUES (1, 9.90, 'a', '{"x": [1]}'), (2, 1, 'b', NULL), (3, 2, 'c', NULL)""",
+        "UPDATE orders SET total = 10 WHERE id = 1",
+        "UPDATE orders SET id = 4 WHERE id = 3",
+        "DELETE FROM orders WHERE id = 2",
+    )
+    path, state = str(tmp_path / "target.duckdb"), tmp_path / "state"
+
+    def run() -> list[Any]:
+        embed_dlt.main(shop.dsn, SLOT, PUBLICATION, path, str(state))
+        with contextlib.closing(duckdb.connect(path)) as target:
+            return target.execute("SELECT id, total, note FROM shop.orders ORDER BY id").fetchall()
+
+    before = confirmed(shop)
+    assert run() == [(1, Decimal(10), "a"), (4, Decimal(2), "c")]
+    assert confirmed(shop) == before
+    shop.execute("UPDATE orders SET note = 'd' WHERE id = 4")
+    shutil.rmtree(state)
+    assert run() == [(1, Decimal(10), "a"), (4, Decimal(2), "d")]
+    assert confirmed(shop) > before
+    shop.execute("DELETE FROM orders WHERE id = 1")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dlt.destinations.impl.duckdb.duck.DuckDbClient.complete_load", broken)
+        with pytest.raises(Exception, match="disk is full"):
+            run()
+    assert run() == [(4, Decimal(2), "d")]
+
+    shop.execute("INSERT INTO orders VALUES (5, 3, 'e', NULL)")
+    import dlt
+
+    unloaded = dlt.pipeline(
+        "shop", destination=dlt.destinations.duckdb(path), dataset_name="shop", pipelines_dir=str(state)
+    )
+    unloaded.extract(embed_dlt.changes(shop.dsn, SLOT, PUBLICATION))
+    before = confirmed(shop)
+    with pytest.raises(Exception, match="not loaded yet"):
+        unloaded.extract(embed_dlt.changes(shop.dsn, SLOT, PUBLICATION))
+    assert confirmed(shop) == before
+    assert run() == [(4, Decimal(2), "d"), (5, Decimal(3), "e")]

@@ -40,7 +40,8 @@ class Archive:
     """Where events are that have left the table.
 
     Args:
-        url: A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`; the extra `objects` has what is needed.
+        url: A folder, or `s3://bucket/prefix`, `gs://…`, `az://…`; the extra `objects` has what is needed. What is
+            made in a folder is for its owner alone (0700, 0600).
         config: Of an object store, with obstore's names: `{"region": …, "access_key_id": …}`. What is not given comes
             from the environment, as usual there.
         client_options: Of the connection to it, likewise: `{"timeout": "30s"}`.
@@ -56,7 +57,7 @@ class Archive:
         config: Mapping[str, Any] | None = None,
         client_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._objects = open_objects(url, config=config, client_options=client_options)
+        self._objects = open_objects(url, config=config, client_options=client_options, private=True)
         self._files: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 

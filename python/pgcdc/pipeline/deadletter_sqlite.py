@@ -13,6 +13,7 @@ from typing import Any
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.lsn import Position
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
+from pgcdc.pipeline.private_file import make_private
 
 __all__ = ["SqliteDeadLetters"]
 
@@ -69,6 +70,7 @@ class SqliteDeadLetters:
 
     def _open(self) -> sqlite3.Connection:
         if self._opened is None:
+            make_private(self._path)
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
                 connection.execute("PRAGMA synchronous = FULL")

@@ -10,6 +10,7 @@ from pathlib import Path
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.pipeline.deadletter_sqlite import SqliteDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
+from pgcdc.pipeline.private_file import make_private
 from pgcdc.pipeline.schemas_sqlite import SqliteSchemas
 
 __all__ = ["SqlitePositions"]
@@ -68,6 +69,7 @@ class SqlitePositions:
         """
         self.close()
         try:
+            make_private(self._path)
             # Used from several threads, one at a time, as the contract of stores says.
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from pgcdc.errors import ConfigError, PositionError
+from pgcdc.pipeline.private_file import make_private
 from pgcdc.pipeline.schemas import (
     STEP_COLUMNS,
     VERSION_COLUMNS,
@@ -76,6 +77,7 @@ class SqliteSchemas:
         self.close()
         connection: sqlite3.Connection | None = None
         try:
+            make_private(self._path)
             # Used from several threads, one at a time, as the contract of stores says.
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA synchronous = FULL")

@@ -24,6 +24,7 @@ import msgspec
 
 from pgcdc.errors import ConfigError, Error, SpoolError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.pipeline.private_file import make_private
 from pgcdc.protocol import Batch, RowFormat, Spool
 from pgcdc.replication import Connection
 
@@ -588,6 +589,7 @@ def _is_of(directory: Path, slot: str, source: str, consumer: str | None = None)
 def _write_durably(path: Path, data: bytes) -> None:
     """Give a file other content: after a crash it has the one or the other, and its directory knows of it."""
     new = path.with_name(f"{path.name}.new")
+    make_private(new)
     with new.open("wb") as file:
         file.write(data)
         file.flush()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pgcdc.errors import ConfigError, SinkUnavailable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Found", "LocalFolder", "Objects", "RemoteObjects", "open_objects"]
 
 _Result = TypeVar("_Result")
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 class Found(NamedTuple):
@@ -101,6 +102,7 @@ def open_objects(
     *,
     config: Mapping[str, Any] | None = None,
     client_options: Mapping[str, Any] | None = None,
+    private: bool = False,
 ) -> Objects:
     """Say where files are.
 
@@ -108,6 +110,7 @@ def open_objects(
         url: A folder, `file:///folder`, or `s3://bucket/prefix`, `gs://…`, `az://…` and what else obstore knows.
         config: Of an object store: `{"region": …, "endpoint": …, "access_key_id": …}`, with obstore's names.
         client_options: Of the connection to it: `{"timeout": "30s", "allow_http": True}`, with obstore's names.
+        private: Whether what is made in a local folder is for its owner alone; otherwise the umask says for whom.
 
     Returns:
         The place; nothing has been connected to.
@@ -121,7 +124,7 @@ def open_objects(
     if len(parts.scheme) < 2 or parts.scheme == "file":
         if config or client_options:
             raise ConfigError("a local folder has no config= and no client_options=")
-        return LocalFolder(Path(unquote(parts.path)) if parts.scheme == "file" else Path(text))
+        return LocalFolder(Path(unquote(parts.path)) if parts.scheme == "file" else Path(text), private)
     try:
         import obstore.exceptions
         import obstore.store
@@ -188,10 +191,12 @@ class LocalFolder:
 
     Args:
         root: The folder, which is made when it is opened.
+        private: Whether folders are made with mode 0700 and files with 0600.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, private: bool = False) -> None:
         self._root = root.absolute()
+        self._folder_mode, self._file_mode = (0o700, 0o600) if private else (0o777, 0o666)
         self._known: set[Path] = set()
 
     @property
@@ -205,7 +210,7 @@ class LocalFolder:
     def open(self) -> None:
         """Make the folder."""
         with self._used():
-            _make_folder(self._root)
+            _make_folder(self._root, self._folder_mode)
 
     def put(self, path: str, data: bytes | memoryview, *, create: bool = False) -> bool:
         """Write a file, sync it, give it its name, sync the folder."""
@@ -216,11 +221,11 @@ class LocalFolder:
                 # The root itself is made only by `open`: one that has vanished may be a disk that is not mounted.
                 if not self._root.is_dir():
                     raise FileNotFoundError(2, "No such file or directory", str(self._root))
-                _make_folder(folder)
+                _make_folder(folder, self._folder_mode)
                 self._known.add(folder)
             part = folder / f".{secrets.token_hex(8)}.part"
             try:
-                with part.open("xb") as file:
+                with os.fdopen(os.open(part, _NEW, self._file_mode), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -282,13 +287,13 @@ class LocalFolder:
             raise SinkUnavailable(f"the folder {self.url} cannot be used: {os.strerror(error.errno or 0)}") from error
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, mode: int) -> None:
     missing = []
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
-        one.mkdir(exist_ok=True)
+        one.mkdir(mode, exist_ok=True)
         _sync(one.parent)
 
 
