@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 from http import HTTPStatus
@@ -198,24 +200,23 @@ def test_a_stream_that_brings_nothing_is_stalled(newest_database: Database) -> N
     """The connection stands, and nothing comes: only the server itself can say that there is more."""
     database = newest_database
     database.execute(ORDERS)
-    with Proxy(database.server.port) as proxy:
-        pipeline = pgcdc.Pipeline("shop", proxy.dsn(database.dsn), tables=["orders"])
-        pipeline.add(FaultySink(), name="sink")
-        monitor = Monitor(pipeline, limits=EAGER, watch=ServerWatch(database.dsn, fresh=0.05))
+    pipeline = shop(database)
+    monitor = Monitor(pipeline, limits=EAGER, watch=ServerWatch(database.dsn, fresh=0.05))
 
-        def kinds() -> set[str]:
-            return {reason.kind for reason in monitor.observe().reasons}
+    def kinds() -> set[str]:
+        return {reason.kind for reason in monitor.observe().reasons}
 
-        with running(pipeline) as run:
-            run.streaming()
-            until(lambda: kinds() == set(), "it is ready", pause=0.05)
-            try:
-                proxy.hole = True
-                database.execute("INSERT INTO orders VALUES (1, 'new')")
-                until(lambda: "stalled" in kinds(), "it is seen", pause=0.05)
-            finally:
-                proxy.hole = False
-            until(lambda: kinds() == set(), "all has come", pause=0.05)
+    with running(pipeline) as run:
+        run.streaming()
+        until(lambda: kinds() == set(), "it is ready", pause=0.05)
+        [(walsender,)] = database.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'pgcdc_shop'")
+        os.kill(walsender, signal.SIGSTOP)
+        try:
+            database.execute("INSERT INTO orders VALUES (1, 'new')")
+            until(lambda: "stalled" in kinds(), "it is seen", pause=0.05)
+        finally:
+            os.kill(walsender, signal.SIGCONT)
+        until(lambda: kinds() == set(), "all has come", pause=0.05)
 
 
 def test_a_quiet_server_is_no_stalled_stream(database: Database) -> None:
