@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,9 @@ import pgcdc
 from pgcdc import ConfigError, PositionError, SinkRejected
 from pgcdc.cli.building import build
 from pgcdc.cli.redaction import Redactor
-from pgcdc.pipeline import MemoryPositions, SqlitePositions
+from pgcdc.pipeline import MemoryPositions, SqlitePositions, ownership
 from pgcdc.testing import play
+from tests.demo import running as program
 from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.shop import ORDERS, left_behind, publications
 from tests.pipeline.targets import Recorder
@@ -72,16 +74,16 @@ def test_nobody_waits_for_it_and_no_spool_is_needed(database: Database) -> None:
             statistics = pipeline.statistics()
             assert set(statistics.consumers) == {"cache", "search"}
             assert (statistics.consumers["search"].delivered, slow.changes) == (0, [])
-            assert slots(database) == ["pgcdc_shop", "pgcdc_shop_search"]
+            assert slots(database) == ["pgcdc_shop", "pgcdc_shop__search"]
             with pytest.raises(TimeoutError):
                 pipeline.wait_sync(end, 0.05)
             slow.go_on.set()
             run.catch_up(database)
-            until(lambda: confirmed(database, "pgcdc_shop_search") >= end, "its own slot is confirmed")
+            until(lambda: confirmed(database, "pgcdc_shop__search") >= end, "its own slot is confirmed")
     finally:
         slow.go_on.set()
     assert ids(slow) == ids(fast) == list(range(-1, MANY))
-    assert [one.slot for one in pipeline.outline().consumers] == ["pgcdc_shop", "pgcdc_shop_search"]
+    assert [one.slot for one in pipeline.outline().consumers] == ["pgcdc_shop", "pgcdc_shop__search"]
 
 
 def test_it_goes_on_where_it_was_and_goes_with_the_pipeline(new_orders: Database) -> None:
@@ -97,7 +99,7 @@ def test_it_goes_on_where_it_was_and_goes_with_the_pipeline(new_orders: Database
         with pytest.raises(ConfigError, match="runs"):
             pipeline.destroy()
     assert (ids(first), ids(own), ids(shared)) == ([1], [2], [2])
-    assert publications(new_orders) == ["pgcdc_shop", "pgcdc_shop_search"]
+    assert publications(new_orders) == ["pgcdc_shop", "pgcdc_shop__search"]
     pipeline.destroy()
     assert left_behind(new_orders) == ([], [], 0)
 
@@ -108,7 +110,7 @@ def test_alone_it_is_all_that_runs(new_orders: Database) -> None:
     with running(pipeline) as run:
         both_stream(run)
         run.catch_up(new_orders)
-        assert slots(new_orders) == ["pgcdc_shop_search"]
+        assert slots(new_orders) == ["pgcdc_shop__search"] == pipeline.outline().slots
         assert pipeline.statistics().source.phase == "streaming"
     with running(pipeline) as run:  # an earlier stop does not end a later run
         both_stream(run)
@@ -141,7 +143,7 @@ def test_its_dead_letters_are_the_pipelines(new_orders: Database) -> None:
         run.catch_up(new_orders)
         [letter] = pipeline.dead_letters.list()
         assert (letter.pipeline, letter.consumer, pipeline.dead_letters.show(letter.id).id) == (
-            "shop_search",
+            "shop/search",
             "search",
             letter.id,
         )
@@ -188,7 +190,7 @@ def test_from_the_pipelines_slot_to_its_own_and_back(new_orders: Database) -> No
     moved.forget("search")
     with running(moved) as run:
         both_stream(run)
-    assert slots(new_orders) == ["pgcdc_shop", "pgcdc_shop_search"]
+    assert slots(new_orders) == ["pgcdc_shop", "pgcdc_shop__search"]
     moved.forget("search")
     assert (slots(new_orders), publications(new_orders)) == (["pgcdc_shop"], ["pgcdc_shop"])
 
@@ -263,4 +265,126 @@ def test_a_configuration_file_says_it(new_orders: Database, tmp_path: Path) -> N
     pipeline = build(str(file), Redactor({}))
     with running(pipeline) as run:
         both_stream(run)
-        assert slots(new_orders) == ["pgcdc_shop_search"]
+        assert slots(new_orders) == ["pgcdc_shop__search"]
+
+
+def test_another_pipeline_of_the_name_is_another(new_orders: Database) -> None:
+    """Whatever it is called: what is stored of it, and its slot, are not the consumer's."""
+    names = ("shop_search", "shop__search")
+    for name in names:
+        other = pgcdc.Pipeline(name, new_orders.dsn, tables=["orders"])
+        other.add(Recorder(), name="search")
+        with running(other) as run:
+            run.streaming()
+            run.catch_up(new_orders)
+    there = slots(new_orders)
+    assert sorted(there) == sorted(f"pgcdc_{name}" for name in names)
+    mine = two(new_orders, Recorder(), Recorder())
+    with pytest.raises(pgcdc.Error, match="slot"):
+        mine.run()
+    mine.forget("search")
+    mine.destroy()
+    assert slots(new_orders) == there
+    stored = new_orders.execute("SELECT pipeline, consumer FROM pgcdc.positions")
+    assert sorted(stored) == sorted((name, "search") for name in names)
+    with pytest.raises(ConfigError, match="cannot be the name of a pipeline"):
+        pgcdc.Pipeline("shop/search", new_orders.dsn, tables=["orders"])
+
+
+def test_a_slot_of_its_own_is_not_left_behind(new_orders: Database) -> None:
+    """One that keeps WAL for nobody fills the server's disk."""
+    with running(two(new_orders, Recorder(), Recorder())) as run:
+        both_stream(run)
+
+    def without(name: str, *, own_slot: bool) -> pgcdc.Pipeline:
+        pipeline = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+        pipeline.add(Recorder(), name="cache")
+        pipeline.add(Recorder(), name=name, own_slot=own_slot)
+        return pipeline
+
+    for name, own_slot in (("search", False), ("finder", True)):
+        with pytest.raises(PositionError, match="'search' of pipeline 'shop' had a slot of its own") as caught:
+            without(name, own_slot=own_slot).run()
+        assert "Pipeline.forget('search')" in str(caught.value.hint)
+    with pytest.raises(PositionError, match="cannot be renamed"):
+        without("finder", own_slot=True).rename("search", "finder")
+    bare = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+    assert any("pgcdc_shop__search" in step.name for step in bare.plan_destroy().steps)
+    without("search", own_slot=False).forget("search")
+    assert "pgcdc_shop__search" not in slots(new_orders)
+    with running(two(new_orders, Recorder(), Recorder())) as run:
+        both_stream(run)
+    bare.destroy()
+    assert left_behind(new_orders)[:1] == ([],)
+    assert new_orders.execute("SELECT count(*) FROM pgcdc.positions") == [(0,)]
+
+
+def test_the_pipelines_slot_is_not_left_behind(new_orders: Database) -> None:
+    """Its last consumer goes to a slot of its own: nothing would look at what it had."""
+    shared = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+    shared.add(Recorder(), name="search")
+    with running(shared) as run:
+        run.streaming()
+    moved = two(new_orders, Recorder())
+    with pytest.raises(PositionError, match="'search', which is not registered"):
+        moved.run()
+    moved.forget("search")
+    with running(moved) as run:
+        both_stream(run)
+        assert moved.statistics().name == "shop"
+        with pytest.raises(ConfigError, match="while the pipeline runs"):
+            moved.add(Recorder(), name="late")
+        new_orders.execute("ALTER TABLE orders ADD COLUMN note text", "INSERT INTO orders VALUES (2, 'new', 'x')")
+        run.catch_up(new_orders)
+    assert [version.version for version in moved.schema_history("orders")] == [1, 2]
+
+
+def test_the_way_out_is_that_of_the_consumer(new_orders: Database) -> None:
+    with running(two(new_orders, Recorder(), Recorder())) as run:
+        both_stream(run)
+    new_orders.execute("SELECT pg_drop_replication_slot('pgcdc_shop__search')")
+    with pytest.raises(pgcdc.Error, match="pgcdc_shop__search") as caught:
+        two(new_orders, Recorder(), Recorder()).run()
+    assert "Pipeline.forget('search')" in str(caught.value.hint) and "destroy" not in str(caught.value.hint)
+
+
+def test_nothing_begins_beside_a_start_that_is_refused(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has the pipeline, in which both were on its slot: two would write to one target."""
+    monkeypatch.setattr(ownership, "TAKE_OVER_WITHIN", 0.3)
+    before, after = Recorder(), Recorder()
+    shared = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+    shared.add(Recorder(), name="cache")
+    shared.add(before, name="search")
+    with running(shared) as run:
+        run.streaming()
+        with pytest.raises(pgcdc.SlotInUse):
+            two(new_orders, after, Recorder()).run()
+        assert (after.opened, slots(new_orders)) == (0, ["pgcdc_shop"])
+    waiting = two(new_orders, after, Recorder(), standby=True)
+    waiting.forget("search")
+    with running(shared := two(new_orders, Recorder(), Recorder())) as run:
+        both_stream(run)
+        standby = Running(waiting)
+        until(lambda: waiting.statistics().source.phase == "standby", "it waits")
+        assert after.opened == 0
+        standby.stop()
+        assert standby.error is None
+
+
+def test_who_looks_from_outside_sees_both_slots(new_orders: Database, tmp_path: Path) -> None:
+    file = tmp_path / "pgcdc.toml"
+    sink = 'sink = "tests.pipeline.targets:Recorder"'
+    file.write_text(
+        f'[pipeline]\nname = "shop"\ndsn = "{new_orders.dsn}"\ntables = ["orders"]\n'
+        f"[consumers.cache]\n{sink}\n[consumers.search]\n{sink}\nown_slot = true\n"
+    )
+    with running(build(str(file), Redactor({}))) as run:
+        both_stream(run)
+        lag = program.run("lag", str(file), "--json")
+        assert [json.loads(line)["name"] for line in lag.stdout.splitlines()] == ["pgcdc_shop", "pgcdc_shop__search"]
+        doctor = program.run("doctor", str(file), "--json")
+        findings = [json.loads(line) for line in doctor.stdout.splitlines()]
+        usable = [one["found"] for one in findings if one["check"] == "slot"]
+        assert len(usable) == 2 and "pgcdc_shop__search" in "".join(one["title"] for one in findings)
+    script = program.run("doctor", str(file), "--role", "app").stdout
+    assert script.count("CREATE PUBLICATION") == 2

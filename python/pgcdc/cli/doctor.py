@@ -84,7 +84,9 @@ def _script(role: str, dsn: str, outline: PipelineOutline | None, tables: list[s
     if not tables:
         raise ConfigError("a role is for tables, and none is named", hint="name a pipeline, or give --table")
     database = parameters_of(dsn, replication=False).get("dbname") or os.environ.get("PGDATABASE") or "postgres"
-    return role_sql(role, str(database), [_table(name) for name in tables], publication or "pgcdc")
+    own = [] if outline is None else outline.own_slots
+    more = {one.publication: [_table(name) for name in one.tables or tables] for one in own}
+    return role_sql(role, str(database), [_table(name) for name in tables], publication or "pgcdc", more)
 
 
 def _examine(

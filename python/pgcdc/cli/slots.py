@@ -41,26 +41,33 @@ def lag(
     most: Annotated[float, typer.Option("--max", help="Seconds above which it exits with 1.", min=0)] = 600.0,
     json: _Json = False,
 ) -> None:
-    """Say how far a slot is behind, in bytes and seconds; exits with 1 when that is too far, or the slot is lost."""
+    """Say how far a slot, or each of a pipeline's, is behind, in bytes and seconds.
+
+    It exits with 1 when that is too far, or a slot is lost.
+    """
     from pgcdc.cli import EXIT_ERROR
     from pgcdc.errors import SlotNotFound
 
     with complaining(json=json) as redactor:
-        name, where = slot, dsn
+        names, where = [slot], dsn
         if ":" in slot or slot.endswith(".toml"):
-            name, where = _of_pipeline(slot, dsn, redactor)
-        found = next((one for one in _slots(where, redactor) if one.name == name), None)
-        if found is None:
-            raise SlotNotFound(f'slot "{name}" does not exist', hint="pgcdc slots lists those that do", slot=name)
-    seconds = found.lag_seconds
-    if json:
-        typer.echo(_as_json(found))
-    else:
-        age = "unknown (GRANT pg_monitor lets the role see it)" if seconds is None else f"{seconds:.0f} s at least"
-        state = "lost" if found.lost else "active" if found.active else "inactive"
-        typer.echo(f"{name}: {state}, {_size(found.lag_bytes)} and {age} behind, {_size(found.held_bytes)} kept")
-    if found.lost or (seconds is not None and seconds > most):
+            names, where = _of_pipeline(slot, dsn, redactor)
+        known = {one.name: one for one in _slots(where, redactor)}
+        for name in names:
+            if name not in known:
+                raise SlotNotFound(f'slot "{name}" does not exist', hint="pgcdc slots lists those that do", slot=name)
+    found = [known[name] for name in names]
+    for one in found:
+        typer.echo(_as_json(one) if json else _line(one))
+    if any(one.lost or (one.lag_seconds is not None and one.lag_seconds > most) for one in found):
         raise typer.Exit(EXIT_ERROR)
+
+
+def _line(slot: SlotState) -> str:
+    seconds = slot.lag_seconds
+    age = "unknown (GRANT pg_monitor lets the role see it)" if seconds is None else f"{seconds:.0f} s at least"
+    state = "lost" if slot.lost else "active" if slot.active else "inactive"
+    return f"{slot.name}: {state}, {_size(slot.lag_bytes)} and {age} behind, {_size(slot.held_bytes)} kept"
 
 
 def _slots(dsn: str, redactor: Any) -> list[SlotState]:
@@ -70,13 +77,13 @@ def _slots(dsn: str, redactor: Any) -> list[SlotState]:
     return observe.slots(dsn)
 
 
-def _of_pipeline(target: str, dsn: str, redactor: Any) -> tuple[str, str]:
+def _of_pipeline(target: str, dsn: str, redactor: Any) -> tuple[list[str], str]:
     from pgcdc.cli.building import build
     from pgcdc.cli.importing import as_python_does
 
     as_python_does()
     pipeline = build(target, redactor)
-    return pipeline.outline().slot, dsn or pipeline._settings.dsn  # nobody else is to have it
+    return pipeline.outline().slots, dsn or pipeline._settings.dsn  # nobody else is to have it
 
 
 def _row(slot: SlotState) -> tuple[str, ...]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.observe.access_checks import ACCESS_CHECKS
 from pgcdc.observe.facts import Asked, gather
 from pgcdc.observe.finding import Finding
 from pgcdc.observe.pipeline_checks import PIPELINE_CHECKS
 from pgcdc.observe.server_checks import SERVER_CHECKS
-from pgcdc.observe.slot_checks import SLOT_CHECKS
-from pgcdc.pipeline.outline import PipelineOutline
+from pgcdc.observe.slot_checks import SLOT_CHECKS, slot_lag
+from pgcdc.observe.slot_checks import slot as slot_is_usable
+from pgcdc.pipeline.outline import ConsumerOutline, PipelineOutline
 
 __all__ = ["examine"]
 
@@ -44,12 +47,30 @@ def examine(
     Raises:
         ConnectionLost: When the server cannot be reached.
     """
+    own: list[ConsumerOutline] = []
     if pipeline is not None:
         slot, publication, tables = pipeline.slot, pipeline.publication, pipeline.tables
+        own = pipeline.own_slots
+        if own and pipeline.slot not in pipeline.slots:
+            slot, publication, own = own[0].slot, own[0].publication, own[1:]
     name = None if pipeline is None else pipeline.name
     asked = Asked(slot=slot, publication=publication, tables=tables, pipeline=name, lag_seconds=lag_seconds)
     facts = gather(dsn_of(dsn), asked)
     findings = [check(facts) for check in (*SERVER_CHECKS, *ACCESS_CHECKS, *SLOT_CHECKS)]
+    for one in own:
+        whose = f"{name}/{one.name}"
+        asked = Asked(
+            slot=one.slot,
+            publication=one.publication,
+            tables=one.tables or tables,
+            pipeline=whose,
+            lag_seconds=lag_seconds,
+        )
+        theirs = gather(dsn_of(dsn), asked)
+        findings += [
+            msgspec.structs.replace(finding, title=f"{finding.title} ({one.slot})")
+            for finding in (check(theirs) for check in (*ACCESS_CHECKS, slot_is_usable, slot_lag))
+        ]
     if pipeline is not None:
         findings += [check(pipeline, facts) for check in PIPELINE_CHECKS]
     return findings

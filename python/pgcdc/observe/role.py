@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pgcdc.replication.quoting import identifier, qualified
 
 __all__ = ["role_sql"]
 
 
-def role_sql(role: str, database: str, tables: Sequence[tuple[str, str]], publication: str) -> str:
+def role_sql(
+    role: str,
+    database: str,
+    tables: Sequence[tuple[str, str]],
+    publication: str,
+    more: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
+) -> str:
     """Write the script.
 
     It is run by a superuser, or by the admin of a managed server, in the database that is followed. The role can then
@@ -20,6 +27,7 @@ def role_sql(role: str, database: str, tables: Sequence[tuple[str, str]], public
         database: The database that is followed.
         tables: The tables, schema and name.
         publication: The publication, which only the tables' owner can make.
+        more: The publications of consumers with slots of their own, with their tables.
 
     Returns:
         Statements of SQL.
@@ -35,6 +43,11 @@ def role_sql(role: str, database: str, tables: Sequence[tuple[str, str]], public
         *(f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {name};" for schema in schemas),
         f"GRANT SELECT ON {listed} TO {name}; -- for the first copy",
         f"CREATE PUBLICATION {identifier(publication)} FOR TABLE {listed};",
+        *(
+            f"CREATE PUBLICATION {identifier(one)} FOR TABLE {', '.join(qualified(*table) for table in theirs)};"
+            for one, theirs in more.items()
+            if one != publication
+        ),
         f"GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO {name}; -- how many seconds a slot is behind",
     ]
     return "\n".join(lines)

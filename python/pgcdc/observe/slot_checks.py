@@ -12,7 +12,7 @@ from pgcdc.observe.facts import Facts
 from pgcdc.observe.finding import Finding
 from pgcdc.replication.quoting import identifier, literal
 
-__all__ = ["SLOT_CHECKS"]
+__all__ = ["SLOT_CHECKS", "slot", "slot_lag"]
 
 _GIGABYTE: Final = 1024**3
 

@@ -29,7 +29,7 @@ from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.seen import Seen
 from pgcdc.pipeline.settings import Settings
 from pgcdc.pipeline.spooling import source_of
-from pgcdc.pipeline.start import Server, decide, look_at, rows_to_resume, tables_missing, written_lsn
+from pgcdc.pipeline.start import Server, check_own_slots, decide, look_at, rows_to_resume, tables_missing, written_lsn
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Catalog, RowFormat
@@ -141,6 +141,7 @@ class Beginning:
         settings = self._settings
         slot, catalog = self._own(connection)
         stored = self._ledger.open()  # not before everything is ours: the predecessor wrote until then
+        check_own_slots(settings, self._ledger.own_slots)
         self._versioning.open()
         self._pause(0.0)  # the store may have kept us waiting until nobody waits for us any more
         server = look_at(connection, stored)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import msgspec
 
 from pgcdc.errors import ConnectionLost, SpoolError
-from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition, refused
+from pgcdc.pipeline.positions import Move, PositionStore, StoredPosition, own_slots_in, refused
 from pgcdc.pipeline.queue import Lane
 
 __all__ = ["Ledger"]
@@ -59,6 +59,8 @@ class Ledger:
         self.slot_is_gone = False
         self._judged_by: str | None = None
         self._seen: str | None = None
+        self.own_slots: list[str] = []
+        """The consumers of which something is stored as of one with a slot of its own."""
         self._news = False
         self._moved_at = time.monotonic()
 
@@ -68,6 +70,7 @@ class Ledger:
             self._store.open()
             self._opened = True
             self._stored = self._store.load(self._pipeline)
+            self.own_slots = own_slots_in(self._store, self._pipeline)
             return dict(self._stored)
 
     def check(self) -> dict[str, StoredPosition]:

@@ -73,7 +73,7 @@ class ConsumerOptions(TypedDict, total=False):
         confirm_spooled: Whether the slot may be confirmed past what is only in its spool; the pipeline's, when it is
             not given.
         own_slot: Whether it has a slot of its own, which costs the server one more walsender: then it never waits for
-            the others, nor they for it. It is a pipeline by itself, `PIPELINE_CONSUMER`, that is run, stopped and
+            the others, nor they for it. It is a pipeline by itself, `PIPELINE/CONSUMER`, that is run, stopped and
             destroyed with this one.
     """
 
@@ -218,7 +218,7 @@ def check_options(consumer: str, given: Mapping[str, object], tables: Collection
     if not isinstance(own_slot, bool):
         raise ConfigError(
             f"own_slot of consumer {consumer!r} is neither True nor False",
-            hint="the slot's name is the pipeline's slot's with the consumer's: pgcdc_shop_search",
+            hint="the slot's name is the pipeline's slot's with the consumer's: pgcdc_shop__search",
         )
     return Options(
         snapshot="never" if snapshot == "never" else None,

@@ -34,6 +34,7 @@ class ConsumerOutline(msgspec.Struct, frozen=True, kw_only=True):
         keeps_position: Whether its sink stores the position together with the data.
         confirms_spool: Whether the slot may be confirmed past what is only in its spool.
         slot: The name of the slot that it gets its changes from: the pipeline's, or its own.
+        publication: The name of the publication, likewise.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ConsumerOutline(msgspec.Struct, frozen=True, kw_only=True):
     keeps_position: bool
     confirms_spool: bool
     slot: str
+    publication: str
 
 
 class PipelineOutline(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,16 @@ class PipelineOutline(msgspec.Struct, frozen=True, kw_only=True):
     positions: str
     durable: bool
     consumers: list[ConsumerOutline]
+
+    @property
+    def own_slots(self) -> list[ConsumerOutline]:
+        """The consumers that have slots of their own."""
+        return [one for one in self.consumers if one.slot != self.slot]
+
+    @property
+    def slots(self) -> list[str]:
+        """The names of all slots that it has: its own, unless each of its consumers has one, and theirs."""
+        return list(dict.fromkeys(one.slot for one in self.consumers)) or [self.slot]
 
 
 def outline(
@@ -108,6 +120,7 @@ def _consumer(one: Subscription, migrations: Migrations, settings: Settings) -> 
     sink = one.sink if isinstance(one, SinkSubscription) else None
     target = type(sink) if sink is not None else one.handler if isinstance(one, HandlerSubscription) else type(one)
     confirms = one.options.confirm_spooled
+    its = settings_beside(settings, one.name, one.tables) if one.options.own_slot else settings
     return ConsumerOutline(
         name=one.name,
         kind="handler" if sink is None else "sink",
@@ -120,7 +133,8 @@ def _consumer(one: Subscription, migrations: Migrations, settings: Settings) -> 
         ),
         keeps_position=isinstance(sink, TransactionalSink),
         confirms_spool=settings.confirm_spooled if confirms is None else confirms,
-        slot=settings_beside(settings, one.name, one.tables).slot if one.options.own_slot else settings.slot,
+        slot=its.slot,
+        publication=its.publication,
     )
 
 

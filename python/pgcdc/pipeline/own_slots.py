@@ -8,12 +8,12 @@ import logging
 from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
 
-from pgcdc.errors import ConfigError
+from pgcdc.errors import ConfigError, Error
 from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.statistics import PipelineStatistics
 from pgcdc.pipeline.subscription import Subscription
 
-__all__ = ["joined", "shared", "store_beside", "together"]
+__all__ = ["beside_of", "joined", "shared", "store_beside", "together"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
@@ -87,10 +87,31 @@ async def together(runs: Collection[Coroutine[Any, Any, None]]) -> None:
         raise first from first.__cause__
 
 
-def joined(pipeline: PipelineStatistics | None, beside: Mapping[str, PipelineStatistics]) -> PipelineStatistics:
+async def beside_of(consumer: str, run: Coroutine[Any, Any, None]) -> None:
+    """Run the pipeline of a consumer; a way out that its errors name is the consumer's alone.
+
+    Args:
+        consumer: The consumer.
+        run: What runs its pipeline.
+
+    Raises:
+        Error: When that cannot go on.
+    """
+    try:
+        await run
+    except Error as error:
+        if error.hint:
+            error.hint = error.hint.replace("Pipeline.destroy()", f"Pipeline.forget({consumer!r})")
+        raise
+
+
+def joined(
+    name: str, pipeline: PipelineStatistics | None, beside: Mapping[str, PipelineStatistics]
+) -> PipelineStatistics:
     """The numbers of a pipeline with those of the consumers that have slots of their own.
 
     Args:
+        name: The pipeline's name.
         pipeline: What runs on the pipeline's slot; None when nothing does.
         beside: What runs beside it, by consumer.
 
@@ -104,7 +125,7 @@ def joined(pipeline: PipelineStatistics | None, beside: Mapping[str, PipelineSta
     own = {name: one.source for name, one in beside.items()}
     all_of_them = [*([] if pipeline is None else [pipeline]), *beside.values()]
     return PipelineStatistics(
-        name=first.name,
+        name=name,
         source=first.source,
         consumers=consumers,
         own_slots=own,

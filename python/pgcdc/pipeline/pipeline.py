@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from os import PathLike
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 
 from pgcdc.connection_string import Dsn
-from pgcdc.errors import ConfigError, Error, PositionError
+from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import provision, publishing
 from pgcdc.pipeline.deadletter import DeadLetterStore
@@ -29,9 +30,9 @@ from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
 from pgcdc.pipeline.kafka_run import KafkaRun
 from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
-from pgcdc.pipeline.own_slots import joined, shared, store_beside, together
+from pgcdc.pipeline.own_slots import beside_of, joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
-from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore
+from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, own_slots_in
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.provision import ProvisionPlan
@@ -51,12 +52,16 @@ from pgcdc.pipeline.spooling import (
     remove_spool,
     source_of,
 )
+from pgcdc.pipeline.start import check_left_behind, check_own_slots
 from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from pgcdc.pipeline.subscription import Around, Table, parse_table
-from pgcdc.replication import Reconnect, connect
+from pgcdc.replication import Connection, Reconnect, connect
 from pgcdc.schema import History, SchemaVersion
 
 __all__ = ["Pipeline"]
+
+_LOOK_EVERY = 0.02
+"""Seconds."""
 
 
 class Pipeline(Registration):
@@ -154,6 +159,7 @@ class Pipeline(Registration):
         self._last: PipelineStatistics | None = None
         self._stop_early = False
         self._apart = False
+        self._joint = False
         self._around: Around | None = None
 
     @property
@@ -211,21 +217,45 @@ class Pipeline(Registration):
     async def _arun_together(self, beside: Mapping[str, Pipeline]) -> None:
         own, theirs = self._migrations.split(beside)
         runs = []
+        begun = asyncio.Event()
         if len(beside) < len(self._subscriptions):
             parts = (Source, self._store, self._schemas, self._own_letters)
-            runs.append(self._arun_from(*parts, but=beside, migrations=own))
+            runs = [self._watched(begun), _then(begun, self._arun_from(*parts, but=beside, migrations=own))]
         else:
+            begun.set()
             own.check({})  # those of the pipeline run before what comes from its slot
+            await asyncio.to_thread(self._check_alone)
         for name, one in beside.items():
             one._migrations = theirs[name]
             one._around = self._around
-            runs.append(one.arun(source=""))
+            runs.append(_behind(begun, name, one))
             if self._stop_early:
                 one.stop()
+        self._joint = self._closed = True
         try:
             await together(runs)
         finally:
-            self._stop_early = False
+            self._joint = self._closed = self._stop_early = False
+
+    async def _watched(self, begun: asyncio.Event) -> None:
+        """Tell when the half on the pipeline's slot has begun: while that waits, or is refused, none beside begins."""
+        while not begun.is_set():
+            run = self._run
+            if run is not None and run.statistics().source.phase in ("snapshot", "streaming"):
+                begun.set()
+            else:
+                await asyncio.sleep(_LOOK_EVERY)
+
+    def _check_alone(self) -> None:
+        """Nothing runs on the pipeline's slot, so nothing else would see what is stored of it."""
+        store = store_beside(self._store, self.name)
+        with contextlib.suppress(ConnectionLost), contextlib.closing(store):  # those who run will wait for it
+            store.open()
+            check_left_behind(self._settings, store.load(self.name))
+            check_own_slots(self._beside_settings(), own_slots_in(store, self.name))
+
+    def _beside_settings(self) -> Settings:
+        return replace(self._settings, own_slots=frozenset(self._with_own_slots()))
 
     def _with_own_slots(self) -> list[str]:
         if self._settings.snapshot == "only":  # there is no slot then
@@ -236,13 +266,20 @@ class Pipeline(Registration):
         """The pipelines beside this one, by the consumer that each is for."""
         for name in self._with_own_slots():
             if name not in self._beside:
-                subscription = self._subscriptions[name]
-                one = object.__new__(Pipeline)
-                settings = settings_beside(self._settings, name, subscription.tables)
-                one._set_up(settings, store_beside(self._store, self.name), self._own_letters)
-                one._subscriptions[name] = shared(subscription)
-                self._beside[name] = one
+                self._beside[name] = self._beside_for(name)
         return self._beside
+
+    def _beside_for(self, consumer: str) -> Pipeline:
+        """The pipeline of a consumer with its own slot; of one that is not registered with it any more, a bare one."""
+        if consumer in self._beside:
+            return self._beside[consumer]
+        subscription = self._subscriptions.get(consumer)
+        one = object.__new__(Pipeline)
+        settings = settings_beside(self._settings, consumer, () if subscription is None else subscription.tables)
+        one._set_up(settings, store_beside(self._store, self.name), self._own_letters)
+        if subscription is not None:
+            one._subscriptions[consumer] = shared(subscription)
+        return one
 
     async def _arun_from(
         self,
@@ -271,7 +308,14 @@ class Pipeline(Registration):
             if self._run is not None:
                 raise ConfigError(f"pipeline {self.name!r} runs already in this process")
             parks = any(one.options.on_failure != "stop" for one in subscriptions.values())
-            parts = (self._settings, subscriptions, store, self._waiters, schemas, migrations)
+            parts = (
+                self._beside_settings() if but else self._settings,
+                subscriptions,
+                store,
+                self._waiters,
+                schemas,
+                migrations,
+            )
             run: Run | KafkaRun
             if address is not None:
                 run = KafkaRun(*parts, self._letters, address=address)
@@ -296,7 +340,7 @@ class Pipeline(Registration):
             self._last = msgspec.structs.replace(run.statistics(), stored_ago=None)
             with self._lock:
                 self._run = self._loop = self._pulse = None
-                self._closed = False
+                self._closed = self._joint
                 self._stop_early = False
             self._waiters.fail(error or Error(f"pipeline {self.name!r} was stopped before it was so far"))
 
@@ -346,7 +390,7 @@ class Pipeline(Registration):
         if run is not None:
             own = msgspec.structs.replace(run.statistics(), loop_ago=None if pulse is None else pulse.seconds)
         if beside:
-            return joined(own, beside)
+            return joined(self.name, own, beside)
         if own is not None:
             return own
         source = SourceStatistics(phase="stopped", received_lsn=0, confirmed_lsn=0, binary=None, lag=0)
@@ -459,7 +503,7 @@ class Pipeline(Registration):
             ConnectionLost: When a server cannot be reached.
         """
         with connect(self._settings.dsn) as connection:
-            all_of_them = (self, *self._own_slots().values())
+            all_of_them = (self, *(one for one in self._all_beside() if one._is_its_own(connection)))
             spools = sorted({str(path) for one in all_of_them for path in one._spools() if path.exists()})
             settings = [one._settings for one in all_of_them]
             return provision.plan_destroy(connection, self.name, settings, self._stores(), spools)
@@ -496,8 +540,8 @@ class Pipeline(Registration):
                 remove_spool(directory, self._settings.slot, source_of(connection))
             self._store.forget(self.name)
             self._schemas.forget(self.name)
-        for one in self._own_slots().values():
-            one.destroy()
+        for one in self._all_beside():
+            one._destroy_beside()
         if plan is not None:
             with connect(self._settings.dsn) as connection:
                 provision.remove_tables(connection, plan, self._stores())
@@ -517,8 +561,11 @@ class Pipeline(Registration):
             PositionError: When there is no such position.
             SlotInUse: When the pipeline runs, here or elsewhere.
         """
-        if consumer in self._with_own_slots() and not self._left_behind(consumer):
-            self._own_slots()[consumer].destroy()
+        with self._owned():
+            left_behind = consumer in self._store.load(self.name)
+            has_own = consumer in {*self._with_own_slots(), *own_slots_in(self._store, self.name)}
+        if has_own and not left_behind:
+            self._beside_for(consumer)._destroy_beside()
             return
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
@@ -543,6 +590,11 @@ class Pipeline(Registration):
         """
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
+            if consumer in own_slots_in(self._store, self.name) and consumer not in self._store.load(self.name):
+                raise PositionError(
+                    f"consumer {consumer!r} of pipeline {self.name!r} has a slot of its own, which cannot be renamed",
+                    hint=f"name={consumer!r} keeps it; or Pipeline.forget({consumer!r}), and a new copy for {new!r}",
+                )
             row = self._stored(consumer)
             renamed, found = msgspec.structs.replace(row, consumer=new), self._store.load(self.name).get(new)
             if found is None:  # else it is refused below, or was done already
@@ -579,13 +631,19 @@ class Pipeline(Registration):
         store = _schemas_beside(self._store, self._settings.dsn)  # one of its own: the run may be using the other
         store.open()
         try:
-            history = History(store.versions(self.name))
+            beside = [settings_beside(self._settings, consumer, ()).name for consumer in self._with_own_slots()]
+            tables: dict[int, list[SchemaVersion]] = {}
+            for name in (self.name, *beside):
+                for oid, versions in itertools.groupby(sorted(store.versions(name), key=_oid), key=_oid):
+                    # Each slot has its own; who has seen more of a table knows more.
+                    tables[oid] = max(tables.get(oid, []), list(versions), key=len)
+            history = History([version for versions in tables.values() for version in versions])
         finally:
             store.close()
         if table is None:
             return history.of()
-        name = parse_table(table)
-        oids = {version.oid for version in history.of() if (version.schema, version.table) == name}
+        wanted = parse_table(table)
+        oids = {version.oid for version in history.of() if (version.schema, version.table) == wanted}
         return history.of(lambda version: version.oid in oids)
 
     def _spools(self, only: str | None = None) -> set[Path]:
@@ -598,9 +656,24 @@ class Pipeline(Registration):
             found |= {directory_of(settings.spool, settings.slot, only)} if only else set(above.glob("*"))
         return found
 
-    def _left_behind(self, consumer: str) -> bool:
+    def _all_beside(self) -> list[Pipeline]:
+        """The pipelines beside this one, also of consumers that are not registered any more."""
         with self._owned():
-            return consumer in self._store.load(self.name)
+            names = {*self._with_own_slots(), *own_slots_in(self._store, self.name)}
+        return [self._beside_for(name) for name in sorted(names)]
+
+    def _destroy_beside(self) -> None:
+        with self._owned(), connect(self._settings.dsn) as connection:
+            its_own = self._is_its_own(connection)
+        if its_own:
+            self.destroy()
+
+    def _is_its_own(self, connection: Connection) -> bool:
+        """Whether the slot of this name is that of this pipeline beside another, as far as anything says so."""
+        store = store_beside(self._store, self.name)
+        with contextlib.closing(store):
+            store.open()
+            return bool(store.load(self.name)) or publishing.found(connection, self._settings).ours
 
     def _stored(self, consumer: str) -> Any:
         stored = self._store.load(self.name)
@@ -622,10 +695,26 @@ class Pipeline(Registration):
             yield
 
 
+def _oid(version: SchemaVersion) -> int:
+    return version.oid
+
+
 def _schemas_beside(positions: PositionStore, dsn: str) -> SchemaStore:
     """Where versions are kept: where the positions are, when that says where; else in the source database."""
     beside = getattr(positions, "schemas", None)
     return PostgresSchemas(dsn) if beside is None else beside()
+
+
+async def _behind(begun: asyncio.Event, consumer: str, beside: Pipeline) -> None:
+    """Run the pipeline of a consumer when the one that it is beside has begun."""
+    await begun.wait()
+    await beside_of(consumer, beside.arun(source=""))
+
+
+async def _then(begun: asyncio.Event, run: Coroutine[Any, Any, None]) -> None:
+    """Run something, and let go of what waits for it to begin when it has ended well: it was stopped."""
+    await run
+    begun.set()
 
 
 async def _undisturbed(run: Run | KafkaRun) -> None:

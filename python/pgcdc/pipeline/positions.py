@@ -137,6 +137,20 @@ class PositionStore(Protocol):
         """Let go of everything; harmless when called twice."""
 
 
+def own_slots_in(store: PositionStore, pipeline: str) -> list[str]:
+    """Find consumers of which something is stored as of one with a slot of its own.
+
+    Args:
+        store: An open store; one that has no method `own_slots` has none of them.
+        pipeline: The pipeline's name.
+
+    Returns:
+        Their names.
+    """
+    found = getattr(store, "own_slots", None)
+    return [] if found is None else list(found(pipeline))
+
+
 def to_row(stored: StoredPosition) -> tuple[object, ...]:
     """The values of COLUMNS; LSNs as PostgreSQL prints them.
 
@@ -261,6 +275,12 @@ class MemoryPositions:
     def again(self) -> MemoryPositions:
         """This one: what is stored in it is there, whoever opens it."""
         return self
+
+    def own_slots(self, pipeline: str) -> list[str]:
+        """The consumers of a pipeline of which something is stored as of one with a slot of its own."""
+        return sorted(
+            name.partition("/")[2] for name, rows in self._stored.items() if rows and name.startswith(f"{pipeline}/")
+        )
 
     def dead_letters(self) -> MemoryDeadLetters:
         """The store of dead letters that belongs to this one."""

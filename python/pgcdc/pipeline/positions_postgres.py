@@ -141,6 +141,17 @@ class PostgresPositions:
         with self._transaction() as connection:
             return {row[0]: from_row(row) for row in connection.execute(query, (pipeline,))}
 
+    def own_slots(self, pipeline: str) -> list[str]:
+        """The consumers of a pipeline of which something is stored as of one with a slot of its own.
+
+        Raises:
+            ConnectionLost: When the server is gone.
+            PositionError: When the table cannot be read.
+        """
+        query = sql.SQL("SELECT DISTINCT pipeline FROM {} WHERE starts_with(pipeline, %s)").format(self._table)
+        with self._transaction() as connection:
+            return sorted(name.partition("/")[2] for (name,) in connection.execute(query, (f"{pipeline}/",)))
+
     def move(self, pipeline: str, moves: Sequence[Move]) -> None:
         """Do all steps or none, durably.
 

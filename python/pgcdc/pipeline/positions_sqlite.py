@@ -55,6 +55,12 @@ class SqlitePositions:
         """Another store in the same file, not open."""
         return SqlitePositions(self._path)
 
+    def own_slots(self, pipeline: str) -> list[str]:
+        """The consumers of a pipeline of which something is stored as of one with a slot of its own."""
+        with self._transaction() as connection:
+            names = [name for (name,) in connection.execute("SELECT DISTINCT pipeline FROM positions")]
+        return sorted(name.partition("/")[2] for name in names if name.startswith(f"{pipeline}/"))
+
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:

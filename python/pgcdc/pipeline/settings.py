@@ -14,12 +14,14 @@ from pgcdc.pipeline.subscription import Subscription, Table, parse_table
 from pgcdc.replication import Reconnect
 from pgcdc.replication.stream_options import reconnecting
 
-__all__ = ["Settings", "SnapshotMode", "check_settings", "settings_beside", "spool_place"]
+__all__ = ["BESIDE", "Settings", "SnapshotMode", "check_settings", "settings_beside", "spool_place"]
 
 SnapshotMode: TypeAlias = Literal["initial", "never", "always", "only", "when_needed"]
 """When existing rows are copied: at the first start; never; at every start; only, with no stream afterwards; at the
 first start and when the slot was lost or dropped."""
 
+BESIDE: Final = "/"
+"""Stands between a pipeline's name and a consumer's, in the name of what is stored of one with a slot of its own."""
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -43,6 +45,7 @@ class Settings:
         confirm_spooled: Whether the slot may be confirmed past what is only in spools.
         standby: Whether to wait while another process has the pipeline.
         source: Where changes come from instead of the slot; None: from that.
+        own_slots: The consumers that have slots of their own, beside this one.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Settings:
     confirm_spooled: bool = False
     standby: bool = False
     source: str | None = field(default=None, repr=False)  # likewise
+    own_slots: frozenset[str] = frozenset()
 
 
 def check_settings(
@@ -107,6 +111,11 @@ def check_settings(
     """
     if not name or not isinstance(name, str):
         raise ConfigError("a pipeline needs a name", hint='Pipeline("shop", dsn, tables=["orders"])')
+    if BESIDE in name:
+        raise ConfigError(
+            f"{name!r} cannot be the name of a pipeline",
+            hint=f"behind a {BESIDE!r} stands the name of a consumer with a slot of its own",
+        )
     if isinstance(tables, str):
         raise ConfigError(f"tables of pipeline {name!r} must be a list", hint=f"write tables=[{tables!r}]")
     parsed = tuple(dict.fromkeys(parse_table(table) for table in tables))
@@ -161,11 +170,11 @@ def settings_beside(settings: Settings, consumer: str, tables: Collection[Table]
     given = settings.publication != f"pgcdc_{settings.name}"
     return replace(
         settings,
-        name=f"{settings.name}_{consumer}",
+        name=f"{settings.name}{BESIDE}{consumer}",
         slot=_check_slot_name(
-            f"{settings.slot}_{consumer}", "small letters, digits and underscores, at most 63: name the consumer so"
+            f"{settings.slot}__{consumer}", "small letters, digits and underscores, at most 63: name the consumer so"
         ),
-        publication=settings.publication if given else f"{settings.publication}_{consumer}",
+        publication=settings.publication if given else f"{settings.publication}__{consumer}",
         tables=tuple(table for table in settings.tables if table in tables) or settings.tables,
     )
 

@@ -16,7 +16,7 @@ import msgspec
 from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError, SlotLost, SlotNotFound
 from pgcdc.lsn import format_lsn, parse_lsn
 from pgcdc.pipeline.positions import StoredPosition
-from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.settings import Settings, settings_beside
 from pgcdc.pipeline.spooling import SpoolState
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.replication import Connection, SlotState
@@ -397,6 +397,41 @@ def _check_consumers(
             slot=settings.slot,
             lsn=stored[gone[0]].through_lsn,
         )
+
+
+def check_own_slots(settings: Settings, stored: Collection[str]) -> None:
+    """Refuse a start that would leave the slot of a consumer behind, which keeps WAL for nobody.
+
+    Args:
+        settings: The pipeline's.
+        stored: The consumers of which something is stored as of one with a slot of its own.
+
+    Raises:
+        PositionError: When one of them has none any more.
+    """
+    gone = sorted(set(stored) - settings.own_slots)
+    if gone:
+        slot = settings_beside(settings, gone[0], ()).slot
+        raise PositionError(
+            f"consumer {gone[0]!r} of pipeline {settings.name!r} had a slot of its own, {slot}, and is not registered"
+            " with own_slot any more",
+            hint=f"register it so again, by this name; or Pipeline.forget({gone[0]!r}) (pgcdc consumer forget) drops"
+            " the slot with what is stored of it",
+            slot=slot,
+        )
+
+
+def check_left_behind(settings: Settings, stored: Mapping[str, StoredPosition]) -> None:
+    """Refuse a start of consumers with their own slots alone, when some have positions of the pipeline's.
+
+    Args:
+        settings: The pipeline's.
+        stored: What is stored of its slot.
+
+    Raises:
+        PositionError: When something is.
+    """
+    _check_consumers(settings, (), stored)
 
 
 def _check_positions(
