@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +20,9 @@ from pgcdc.testing import play
 from tests.demo import running as program
 from tests.pipeline.running import DEADLINE, Running, confirmed, flushed, running, slots, until
 from tests.pipeline.shop import ORDERS, left_behind, publications
-from tests.pipeline.targets import Recorder
+from tests.pipeline.targets import Recorder, mirrored
 from tests.pipeline.test_isolation import MANY, Held, ids, insert
+from tests.program import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -388,3 +393,43 @@ def test_who_looks_from_outside_sees_both_slots(new_orders: Database, tmp_path: 
         assert len(usable) == 2 and "pgcdc_shop__search" in "".join(one["title"] for one in findings)
     script = program.run("doctor", str(file), "--role", "app").stdout
     assert script.count("CREATE PUBLICATION") == 2
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["both kinds", "own slots only"])
+def test_killed_and_ended_by_a_signal_both_have_all(new_orders: Database, tmp_path: Path, shared: bool) -> None:
+    """Two kills while it is written to, then SIGTERM: both targets are equal to the source, nothing came twice."""
+    names = ["cache", "search"] if shared else ["search"]
+    file = tmp_path / "pgcdc.toml"
+    consumers = "".join(
+        f'[consumers.{name}]\nsink = "tests.pipeline.targets:SqliteMirror"\n'
+        f"own_slot = {str(name == 'search').lower()}\noptions = {{ path = '{tmp_path / name}.db' }}\n"
+        for name in names
+    )
+    file.write_text(f'[pipeline]\nname = "shop"\ndsn = "{new_orders.dsn}"\ntables = ["orders"]\n{consumers}')
+    paths = f"{REPOSITORY / 'python'}:{REPOSITORY}"
+
+    def all_have(count: int) -> bool:
+        files = [tmp_path / f"{name}.db" for name in names]
+        with contextlib.suppress(sqlite3.OperationalError):  # it has just been made
+            return all(one.exists() and len(mirrored(one, "orders")) >= count for one in files)
+        return False
+
+    written = 1
+    for last in (False, False, True):
+        process = program.start("run", str(file), PYTHONPATH=paths)
+        try:
+            until(partial(all_have, written), "both have what there was")
+            rows = f"generate_series({written + 1}, {written + 500}) g"
+            new_orders.execute(f"INSERT INTO orders SELECT g, 'new' FROM {rows}")
+            written += 500
+            if last:
+                until(partial(all_have, written), "both have everything")
+                process.terminate()
+        finally:
+            if not last or sys.exc_info()[0] is not None:
+                process.kill()
+            ended = program.finish(process)
+        assert ended.code == (0 if last else -9), ended.stderr
+    expected = [row for (row,) in new_orders.execute("SELECT id || '|' || status FROM orders ORDER BY id")]
+    for name in names:
+        assert mirrored(tmp_path / f"{name}.db", "orders") == expected
