@@ -128,6 +128,16 @@ class StoreContract:
                 store.append("order-1", [CREATED, PAID], expected=expected, event_ids=[first, third])
         assert [recorded.event_id for recorded in store.read("order-1")][:2] == [first, second]
         assert len(store.read("order-1")) == 3
+        # Its answer was lost: the program has read again, and repeats it with the version that it sees.
+        assert store.append("order-1", [CREATED, PAID], expected=3, event_ids=[first, second]) == 2
+        again = Append(stream="order-1", events=[CREATED, PAID], expected=3, event_ids=[first, second])
+        assert store.append_many([again]) == {"order-1": 2}
+        with pytest.raises(EventStoreError, match="some of these events"):
+            store.append("order-1", [CREATED, PAID], expected=3, event_ids=[third, second])
+        with pytest.raises(EventStoreError, match="events of these ids are in the stream order-1 already"):
+            store.insert("order-1", [CREATED], after=3, event_ids=[second])
+        assert len(store.read("order-1")) == 3
+        assert store.append("order-1", [PAID], expected=3, event_ids=[third]) == 4, "an id that is new"
         for wrong in ([first], [first, first], [first, "no uuid"]):
             with pytest.raises(ValueError, match="id"):
                 store.append("order-1", [CREATED, PAID], event_ids=wrong)

@@ -16,6 +16,7 @@ import pytest
 import pgcdc
 from examples.order import Order, OrderCancelled, OrderPaid, OrderShipped
 from pgcdc.eventstore import (
+    Append,
     Archive,
     AsyncEventStore,
     Event,
@@ -245,6 +246,23 @@ def test_what_is_missing_is_said(newest_database: Database, store: EventStore, t
             again.load("order-1", Order)
         assert again.check(deep=True)[5].status == "failed"
         assert again.check()[5].status == "ok"
+
+
+def test_ids_are_looked_for_in_the_archive_too(store: EventStore) -> None:
+    first, second, third = (uuid.UUID(int=number) for number in range(3))
+    store.append("order-1", [CREATED, PAID], expected=0, event_ids=[first, second])
+    leave(store)
+    for expected in (0, 2, "any", "exists"):
+        assert store.append("order-1", [CREATED, PAID], expected=expected, event_ids=[first, second]) == 2
+    assert store.append("order-1", [OrderShipped()], expected=2, event_ids=[third]) == 3
+    again = Append(stream="order-1", events=[CREATED, PAID], expected=3, event_ids=[first, second])
+    new = Append(stream="order-2", events=[CREATED], expected=0, event_ids=[first])
+    assert store.append_many([again, new]) == {"order-1": 2, "order-2": 1}
+    with pytest.raises(EventStoreError, match="some of these events"):
+        store.append("order-1", [CREATED, PAID], expected=3, event_ids=[second, uuid.UUID(int=9)])
+    with pytest.raises(EventStoreError, match="events of these ids"):
+        store.insert("order-1", [CREATED], after=3, event_ids=[first])
+    assert len(store.read("order-1")) == 3
 
 
 @pytest.mark.parametrize("fault", ["one is missing", "one is another", "it is no file"])

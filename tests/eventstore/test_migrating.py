@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_from_nothing_and_again(database: Database) -> None:
         assert store.init() == plan
         assert store.init().steps == store.plan_init().steps == []
         assert str(store.plan_init()) == "the event store in the schema es is complete"
-    assert [number for (number,) in database.execute("SELECT number FROM es.migrations ORDER BY 1")] == [1, 2, 3, 4]
+    assert [number for (number,) in database.execute("SELECT number FROM es.migrations ORDER BY 1")] == [1, 2, 3, 4, 5]
     assert database.execute("SELECT pubname, pubinsert, pubupdate, pubdelete FROM pg_publication") == [
         ("es_events", True, False, False)
     ]
@@ -74,8 +75,22 @@ def test_the_promised_table(newest_database: Database) -> None:
 def test_many_at_once(newest_database: Database) -> None:
     with EventStore(newest_database.dsn) as store, ThreadPoolExecutor(4) as threads:
         done = [plan.steps for plan in threads.map(lambda _: store.init(), range(4))]
-        assert sorted(map(len, done)) == [0, 0, 0, 8]
+        assert sorted(map(len, done)) == [0, 0, 0, 9]
         assert store.append("order-1", [CREATED]) == 1
+
+
+def test_from_before_the_fifth(newest_database: Database) -> None:
+    """A store whose functions are those of the fourth migration appends a repeated event again; `init` mends it."""
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        fourth = next(migration.text for migration in migrations() if migration.number == 4)
+        function = fourth[fourth.index("CREATE OR REPLACE FUNCTION") :].replace("{schema}", '"es"')
+        newest_database.execute(function, "DELETE FROM es.migrations WHERE number = 5")
+        ids = [UUID(int=7)]
+        assert [store.append("order-1", [CREATED], expected=number, event_ids=ids) for number in (0, 1)] == [1, 2]
+        assert store.init().steps[0].what.startswith("migration 5: ")
+        assert store.append("order-2", [CREATED], expected=0, event_ids=ids) == 1
+        assert store.append("order-2", [CREATED], expected=1, event_ids=ids) == 1
 
 
 def test_profiles(newest_database: Database) -> None:

@@ -22,7 +22,7 @@ from pgcdc.eventstore.folding import Fold, fold_of
 from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.plan import Plan
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
-from pgcdc.eventstore.refusals import answered, conflict
+from pgcdc.eventstore.refusals import answered, conflict, known_already
 from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
 from pgcdc.eventstore.statements import EXPECTED, expected_number
 
@@ -208,6 +208,8 @@ class MemoryEventStore:
                     f" the stream is at version {version}",
                     sqlstate="55000",
                 )
+            if {item.id for item in items} & {row.event_id for row in self._streams.get(stream, ())}:
+                raise known_already(stream)
             return answered(*self._append(stream, stream_type, after, items, about), stream, after)
 
     def retry(
@@ -374,19 +376,14 @@ class MemoryEventStore:
         rows = self._streams.get(stream, [])
         version = len(rows)
         ids = [item.id for item in items]
-        if rows and stream_type is not None and rows[0].stream_type != stream_type:
-            return "type", version
-        if expected >= 0:
-            if version != expected:
-                stored = [row.event_id for row in rows[expected : expected + len(items)]]
-                is_same = ids[0] is not None and stored == ids
-                return ("duplicate", expected + len(items)) if is_same else ("conflict", version)
-        elif expected == EXPECTED["exists"] and not rows:
-            return "conflict", 0
-        elif ids[0] is not None:
+        if rows and ids[0] is not None:
             seen = [row.sequence for row in rows if row.event_id in ids]
             if seen:
                 return ("duplicate", seen[-1]) if len(seen) == len(ids) else ("partial", version)
+        if rows and stream_type is not None and rows[0].stream_type != stream_type:
+            return "type", version
+        if (expected >= 0 and version != expected) or (expected == EXPECTED["exists"] and not rows):
+            return "conflict", version
         kind = rows[0].stream_type if rows else stream_type or stream.partition("-")[0]
         rows = self._streams.setdefault(stream, [])
         now = self._now()

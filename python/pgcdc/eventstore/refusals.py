@@ -22,7 +22,7 @@ from pgcdc.errors import (
 if TYPE_CHECKING:
     from pgcdc.eventstore.statements import Statements
 
-__all__ = ["answered", "conflict", "refused"]
+__all__ = ["answered", "conflict", "known_already", "refused"]
 
 
 def refused(error: psycopg.Error, statements: Statements, stream: str = "", expected: int | str | None = None) -> Error:
@@ -150,6 +150,21 @@ def answered(status: str, version: int, stream: str, expected: int | str) -> int
     raise EventStoreError(
         f"some of these events are in the stream {stream} already, and others are not",
         hint="repeat an append with the same events and ids as the first time",
+    )
+
+
+def known_already(stream: str) -> EventStoreError:
+    """The exception for a plain INSERT of events that the stream has.
+
+    Args:
+        stream: The stream.
+
+    Returns:
+        The exception, to be raised.
+    """
+    return EventStoreError(
+        f"events of these ids are in the stream {stream} already",
+        hint="store.append(…, event_ids=…) does not append again what was appended before",
     )
 
 

@@ -2,7 +2,7 @@
 """Appends whose ids have to be looked for in the archive, too, so that what was appended before is not appended again.
 
 The function of the database looks for ids in the table, and says where that is not all: the stream has events in the
-archive. These do not change, so they are looked at from here, and then it is appended behind the version that was seen.
+archive. These do not change, so they are looked at from here, and the function is told up to which version that was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
@@ -19,14 +18,14 @@ from pgcdc.eventstore import archived, calling
 from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.context import current_metadata
-from pgcdc.eventstore.refusals import answered
-from pgcdc.eventstore.request import Append, encode_many, uuids
-from pgcdc.eventstore.statements import Statements, expected_number
+from pgcdc.eventstore.refusals import answered, known_already
+from pgcdc.eventstore.request import Append, encode_many, looked_through, uuids
+from pgcdc.eventstore.statements import Statements
 
-__all__ = ["append", "append_many"]
+__all__ = ["append", "append_many", "refuse_known"]
 
 _ATTEMPTS: Final = 10
-"""So often it is begun again because of other writers."""
+"""So often they are looked for: again when more has left the table meanwhile."""
 
 
 def append(
@@ -54,12 +53,12 @@ def append(
     stream, stream_type, number, encoded, about = values
     status, version = "conflict", 0
     for _ in range(_ATTEMPTS):
-        status, version = _known(connection, statements, archive, stream, number, uuids(event_ids))
+        status, version = _known(connection, statements, archive, stream, uuids(event_ids))
         if status != "new":
             return status, version
-        behind = (stream, stream_type, version, encoded, about)
-        status, version = calling.ask(connection, statements.append, behind)
-        if status not in ("conflict", "archived"):
+        again = (stream, stream_type, number, looked_through(encoded, version), about)
+        status, version = calling.ask(connection, statements.append, again)
+        if status != "archived":
             return status, version
     return "conflict", version
 
@@ -90,7 +89,7 @@ def append_many(
     given = list(appends)
     encoded, expected = encode_many(codec, given, current_metadata)
     asked = {one.stream: one for one in given}
-    now = dict(asked)
+    looked: dict[str, int] = {}
     versions: dict[str, int] = {}
     rows: list[tuple[str, str, int]] = []
     for _ in range(_ATTEMPTS):
@@ -98,20 +97,42 @@ def append_many(
         cursor.execute(statements.append_many, (encoded,))
         rows = cursor.fetchall()
         stream, status, version = rows[0] if rows else ("", "ok", 0)
-        if status == "conflict" and now[stream] is not asked[stream]:
-            now[stream] = asked[stream]  # another writer was behind the version that was seen
-        elif status == "archived":
-            number, ids = expected_number(now[stream].expected), uuids(now[stream].event_ids)
-            status, version = _known(connection, statements, archive, stream, number, ids)
-            if status == "new":
-                now[stream] = msgspec.structs.replace(now[stream], expected=version)
-            else:
-                versions[stream] = answered(status, version, stream, expected[stream])
-                del now[stream]
-        else:
+        if status != "archived":
             break
-        encoded, _ = encode_many(codec, now.values(), current_metadata)
+        status, version = _known(connection, statements, archive, stream, uuids(asked[stream].event_ids))
+        if status == "new":
+            looked[stream] = version
+        else:
+            versions[stream] = answered(status, version, stream, expected[stream])
+            del asked[stream]
+        encoded, _ = encode_many(codec, asked.values(), current_metadata, looked)
     return versions | {stream: answered(status, version, stream, expected[stream]) for stream, status, version in rows}
+
+
+def refuse_known(
+    connection: psycopg.Connection[Any],
+    statements: Statements,
+    archive: Archive | None,
+    stream: str,
+    after: int,
+    event_ids: Sequence[UUID | str],
+) -> None:
+    """Refuse events that a plain INSERT has just appended, when the stream had events of these ids before.
+
+    Args:
+        connection: On which; the stream's row is locked by the INSERT.
+        statements: Of the store.
+        archive: Where events are that have left the table.
+        stream: The stream.
+        after: The version that it had.
+        event_ids: The ids.
+
+    Raises:
+        EventStoreError: When it had.
+    """
+    status, _ = _known(connection, statements, archive, stream, uuids(event_ids), after)
+    if status != "new":
+        raise known_already(stream)
 
 
 def _known(
@@ -119,22 +140,19 @@ def _known(
     statements: Statements,
     archive: Archive | None,
     stream: str,
-    number: int,
     ids: Sequence[UUID],
+    until: int | None = None,
 ) -> tuple[str, int]:
     """What the function would say if all events were in the table; "new" when none of these ids is there."""
     cursor = connection.cursor(row_factory=tuple_row)
     cursor.execute(statements.type_of, (stream,))
     row = cursor.fetchone()
-    version: int = 0 if row is None else row[1]
-    after, until = (number, number + len(ids)) if number >= 0 else (0, version)
-    cursor.execute(statements.ids, (stream, after, until))
+    version: int = (0 if row is None else row[1]) if until is None else until
+    # The table first: what leaves it meanwhile is in the archive then.
+    cursor.execute(statements.ids, (stream, 0, version))
     found: dict[int, UUID] = dict(cursor.fetchall())
-    for part in archived.beginning(connection, statements, archive, stream, after, until):
+    for part in archived.beginning(connection, statements, archive, stream, 0, version):
         found |= {one.sequence: one.event_id for one in part}
-    if number >= 0:
-        is_same = [found.get(sequence) for sequence in range(after + 1, until + 1)] == list(ids)
-        return ("duplicate", until) if is_same else ("conflict", version)
     wanted = set(ids)
     seen = [sequence for sequence, event_id in found.items() if event_id in wanted]
     if not seen:

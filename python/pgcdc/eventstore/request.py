@@ -13,7 +13,7 @@ from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.event import Event
 from pgcdc.eventstore.statements import expected_number
 
-__all__ = ["Append", "Expected", "encode_events", "encode_many", "uuids"]
+__all__ = ["Append", "Expected", "encode_events", "encode_many", "looked_through", "uuids"]
 
 Expected = int | Literal["any", "none", "exists"]
 
@@ -66,6 +66,19 @@ def encode_events(codec: Codec, events: Iterable[Event], event_ids: Sequence[UUI
     return f"[{','.join(codec.encode(event, id=ids[place]).decode() for place, event in enumerate(given))}]"
 
 
+def looked_through(events: str, version: int | None) -> str:
+    """Events with the word that their ids were looked for in the archive.
+
+    Args:
+        events: As `encode_events` gives them; some.
+        version: Up to which version of the stream; None: they were not.
+
+    Returns:
+        The same with it.
+    """
+    return events if version is None else f'[{{"looked":{version},{events[2:]}'
+
+
 def uuids(event_ids: Sequence[UUID | str] | None) -> list[UUID]:
     """Ids of events as values.
 
@@ -78,13 +91,16 @@ def uuids(event_ids: Sequence[UUID | str] | None) -> list[UUID]:
     return [one if isinstance(one, UUID) else UUID(one) for one in event_ids or ()]
 
 
-def encode_many(codec: Codec, appends: Iterable[Append], metadata_of: Any) -> tuple[str, dict[str, Expected]]:
+def encode_many(
+    codec: Codec, appends: Iterable[Append], metadata_of: Any, looked: Mapping[str, int] | None = None
+) -> tuple[str, dict[str, Expected]]:
     """Several appends as the function takes them.
 
     Args:
         codec: Of the store.
         appends: What is appended.
         metadata_of: Puts an append's metadata over that of the context.
+        looked: Up to which version a stream's ids were looked for in the archive.
 
     Returns:
         A JSON array, and what each stream is expected to be.
@@ -100,6 +116,7 @@ def encode_many(codec: Codec, appends: Iterable[Append], metadata_of: Any) -> tu
         events = encode_events(codec, append.events, append.event_ids)
         if events == "[]":
             raise ConfigError(f"no event is given for the stream {append.stream}", hint="leave it out")
+        events = looked_through(events, (looked or {}).get(append.stream))
         expected[append.stream] = append.expected
         about = {"stream": append.stream, "type": append.stream_type, "expected": expected_number(append.expected)}
         head = msgspec.json.encode(about).decode()[:-1]

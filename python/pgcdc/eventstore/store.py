@@ -154,7 +154,8 @@ class EventStore(Declarations):
             expected: The version that the stream has to have, `"none"` for one that must not exist, `"exists"`,
                 `"any"`.
             metadata: What is said about these events, over what the `context` says.
-            event_ids: Ids of the events. An append that was done before with the same ids is not done again.
+            event_ids: Ids of the events. An append that was done before with the same ids is not done again, whatever
+                is expected now. They are looked for among all of the stream's events, those in the archive too.
             connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
                 The stream stays locked until that ends. Without it the append is its own transaction.
 
@@ -224,7 +225,7 @@ class EventStore(Declarations):
             after: The version that the stream has: the first event gets the next number.
             stream_type: As for `append`.
             metadata: As for `append`.
-            event_ids: Ids of the events.
+            event_ids: Ids of the events. Unlike `append`, events that are there already are refused.
             connection: Your own connection, as for `append`.
 
         Returns:
@@ -232,7 +233,7 @@ class EventStore(Declarations):
 
         Raises:
             ConcurrencyConflict: When one of the numbers is taken.
-            EventStoreError: When there would be a hole, or the stream is closed or of another type.
+            EventStoreError: When there would be a hole, the stream is closed or of another type, or has these events.
         """
         given = list(events)
         values = {
@@ -243,7 +244,12 @@ class EventStore(Declarations):
             "metadata": self._codec.metadata(current_metadata(metadata)),
         }
         with self._doing(stream, after, connection) as used:
-            used.execute(self._statements.insert, values)
+            if event_ids is None:
+                used.execute(self._statements.insert, values)
+            else:
+                with used.transaction():
+                    used.execute(self._statements.insert, values)
+                    repeating.refuse_known(used, self._statements, self._archive, stream, after, event_ids)
         return after + len(given)
 
     def retry(

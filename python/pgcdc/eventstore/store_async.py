@@ -158,7 +158,8 @@ class AsyncEventStore(Declarations):
             expected: The version that the stream has to have, `"none"` for one that must not exist, `"exists"`,
                 `"any"`.
             metadata: What is said about these events, over what the `context` says.
-            event_ids: Ids of the events. An append that was done before with the same ids is not done again.
+            event_ids: Ids of the events. An append that was done before with the same ids is not done again, whatever
+                is expected now. They are looked for among all of the stream's events, those in the archive too.
             connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
                 The stream stays locked until that ends. Without it the append is its own transaction.
 
@@ -228,7 +229,7 @@ class AsyncEventStore(Declarations):
             after: The version that the stream has: the first event gets the next number.
             stream_type: As for `append`.
             metadata: As for `append`.
-            event_ids: Ids of the events.
+            event_ids: Ids of the events. Unlike `append`, events that are there already are refused.
             connection: Your own connection, as for `append`.
 
         Returns:
@@ -236,7 +237,7 @@ class AsyncEventStore(Declarations):
 
         Raises:
             ConcurrencyConflict: When one of the numbers is taken.
-            EventStoreError: When there would be a hole, or the stream is closed or of another type.
+            EventStoreError: When there would be a hole, the stream is closed or of another type, or has these events.
         """
         given = list(events)
         values = {
@@ -247,7 +248,12 @@ class AsyncEventStore(Declarations):
             "metadata": self._codec.metadata(current_metadata(metadata)),
         }
         async with self._doing(stream, after, connection) as used:
-            await used.execute(self._statements.insert, values)
+            if event_ids is None:
+                await used.execute(self._statements.insert, values)
+            else:
+                async with used.transaction():
+                    await used.execute(self._statements.insert, values)
+                    await repeating.refuse_known(used, self._statements, self._archive, stream, after, event_ids)
         return after + len(given)
 
     async def retry(
