@@ -21,9 +21,11 @@ import pytest
 
 from pgcdc import Batch, ConfigError, Pipeline, PositionError
 from pgcdc.errors import SinkError, SinkRejected, SinkUnavailable
+from pgcdc.protocol import SchemaVersions
 from pgcdc.sink import Sink
 from pgcdc.sinks import Parquet
 from pgcdc.sinks import manifest as manifest_module
+from pgcdc.sinks import parquet as parquet_module
 from pgcdc.sinks.manifest import read_manifest
 from pgcdc.sinks.objects import LocalFolder, Objects, open_objects
 from pgcdc.sinks.parquet import (
@@ -386,6 +388,43 @@ def test_an_entry_whose_answer_is_lost_is_not_written_again(tmp_path: Path) -> N
     assert part.open() == "here"
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_a_partition_whose_entry_is_known_to_be_written_long_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: bool
+) -> None:
+    """Its rows are there once, also when another part has met the entry before it."""
+    objects, sink = Forgetful(tmp_path), Parquet(tmp_path)
+    sink._objects = objects
+    sink.open()
+    first, other = sink.part("shop.orders/0"), sink.part("shop.orders/1")
+    assert [first.open(), other.open()] == [None, None]
+    batch = batch_of(insert(TABLE, row(1)), insert(TABLE, row(2)))
+    objects.forgets = True
+    with pytest.raises(SinkUnavailable):
+        first.write(batch, "here")
+    if between:
+        other.write(batch_of(insert(TABLE, row(3))), "there")
+        compact(tmp_path)
+    monkeypatch.setattr(parquet_module, "_KEPT", -1.0)
+    first.write(batch, "here")
+    first.write(batch_of(insert(TABLE, row(4))), "further")
+    assert sorted(key for _, _, key in log(tmp_path)) == [1, 2, *([3] if between else []), 4]
+
+
+def test_a_partition_that_was_taken_over_while_another_wrote(tmp_path: Path) -> None:
+    """What another part of the process has met on its way is not lost on this one."""
+    late, sink = Parquet(tmp_path), Parquet(tmp_path)
+    late.open()
+    first, other = late.part("shop.orders/0"), late.part("shop.orders/1")
+    assert [first.open(), other.open()] == [None, None]
+    sink.open()
+    sink.part("shop.orders/0").open()
+    other.write(batch_of(insert(TABLE, row(1))), "it has read that the partition is another's")
+    with pytest.raises(PositionError, match="another process writes"):
+        first.write(batch_of(insert(TABLE, row(2))), "late")
+    assert [key for _, _, key in log(tmp_path)] == [1]
+
+
 def test_partitions_have_notes_and_writers_of_their_own(tmp_path: Path) -> None:
     one, two, three = (batch_of(insert(TABLE, row(key))) for key in (1, 2, 3))
     late, sink = Parquet(tmp_path), Parquet(tmp_path)
@@ -647,6 +686,48 @@ def test_a_dead_letter_is_written_later_once(tmp_path: Path) -> None:
     again.open()
     again.rewrite(whole.take([1]))
     assert len(log(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("versions", [False, True])
+def test_a_dead_letter_of_a_former_shape(tmp_path: Path, versions: bool) -> None:
+    """It makes no column vanish, under whatever names its own go now; that no other change had its shape is nothing."""
+    first = Table("t", {"id": "bigint", "a": "text", "old": "boolean"}, key=("id",))
+    second = Table("t", {"id": "bigint", "b": "text"}, key=("id",))  # "a" was renamed, "old" dropped
+    third = Table("t", {"id": "bigint", "b": "text", "extra": "int"}, key=("id",))
+    last = Table("t", {"id": "bigint", "b": "text", "more": "text"}, key=("id",))
+    whole = batch_of(
+        insert(first, {"id": 1, "a": "1", "old": True}),
+        insert(first, {"id": 2, "a": "2", "old": True}),  # letters: this
+        insert(second, {"id": 3, "b": "3"}),  # and this, which alone has the second shape
+        insert(second, {"id": 4, "b": "4"}),  # and this
+        insert(third, {"id": 5, "b": "5", "extra": 5}),
+        insert(third, {"id": 6, "b": "6", "extra": 6}),
+        insert(last, {"id": 7, "b": "7", "more": "7"}),  # and this, of a shape that is to come
+        insert(last, {"id": 8, "b": "8", "more": "8"}),
+    )
+    if versions:  # as the pipeline knows them
+        runs = whole.shape_runs()
+        starts = [(position, number) for number, (_, _, position, _) in enumerate(runs, 1) if position is not None]
+        whole = whole.with_versions(SchemaVersions({runs[0][1].oid: starts}))
+    sink = Parquet(tmp_path)
+    sink.open()
+    sink.write(whole.take([0]))
+    sink.write(whole.take([4]))
+    for letter in (2, 1, 3):
+        sink.rewrite(whole.take([letter]))
+    there = {1: "1", 2: "2", 3: "3", 4: "4", 5: "5"}
+    assert state(tmp_path, "t") == {
+        key: {"id": key, "b": b, "extra": 5 if key == 5 else None} for key, b in there.items()
+    }
+    sink.write(whole.take([5]))
+    assert [one["extra"] for one in state(tmp_path, "t").values()].count(None) == 4
+    compact(tmp_path)
+    for change in (6, 7):
+        (sink.rewrite if change == 6 else sink.write)(whole.take([change]))
+    now = state(tmp_path, "t")
+    assert {key: one["b"] for key, one in now.items()} == there | {6: "6", 7: "7", 8: "8"}
+    assert {key: one["more"] for key, one in now.items() if one["more"]} == {7: "7", 8: "8"}
+    assert len(read_manifest(LocalFolder(tmp_path)).shapes["public.t"]) == 4
 
 
 def test_a_value_that_arrow_cannot_hold(tmp_path: Path) -> None:

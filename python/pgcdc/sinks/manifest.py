@@ -37,6 +37,7 @@ __all__ = [
     "new_entry",
     "read_manifest",
     "shape_of",
+    "shape_of_letter",
     "table_key",
 ]
 
@@ -57,7 +58,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
         type_oid: The OID of its type.
         type_modifier: The modifier of that, -1 for none.
         is_key: Whether it is part of the replica identity.
-        before: Its name in the shape before, where it was another; an empty string where it was not there.
+        before: Its name in the shape before, where it was another; an empty string where it was not there. In a shape
+            beside another, its name in that.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
         replica_identity: `"d"`, `"n"`, `"f"` or `"i"`.
         key: The columns by which its rows are known; none where nobody has said.
         version: The number that the pipeline gives it, where it has one.
+        beside: None, where it follows the shape before. Else it is a former one, which only dead letters had that were
+            written later, and this is the number of the one that came next.
     """
 
     number: int
@@ -83,6 +87,7 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
     replica_identity: str = "d"
     key: tuple[str, ...] = ()
     version: int | None = None
+    beside: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -397,27 +402,86 @@ def shape_of(
     Returns:
         The last one that is known when it is the same, else a new one.
     """
+    relation, key = _described(relation, key)
+    line = [one for one in known.get(table, ()) if one.beside is None]
+    if not line:
+        return _shape(1, relation, key, version)
+    before = line[-1]
+    if _is(before, relation, key):
+        return before
+    change = change_of(_relation(before, relation), relation)
+    came_from = {new: old for old, new in change.renamed} | dict.fromkeys(change.added, "")
+    return _shape(len(known[table]) + 1, relation, key, version, came_from)
+
+
+def shape_of_letter(
+    table: str,
+    relation: Relation,
+    key: Sequence[str],
+    version: int | None,
+    known: Mapping[str, list[Shape]],
+    *,
+    is_last: bool,
+) -> Shape:
+    """The shape that a table had when a change was made that is written only now.
+
+    Args:
+        table: See `shape_of`, as for the others.
+        relation: Likewise.
+        key: Likewise.
+        version: Likewise.
+        known: Likewise.
+        is_last: Whether nothing of the table is written that came after it.
+
+    Returns:
+        One that is known, where it is that; a new one beside those that follow one another, where they have gone on.
+    """
+    line = [one for one in known.get(table, ()) if one.beside is None]
+    if not line:
+        return shape_of(table, relation, key, version, known)
+    newest = line[-1].version
+    if is_last if version is None or newest is None else version >= newest:
+        return shape_of(table, relation, key, version, known)
+    relation, key = _described(relation, key)
+    followed_by = line[-1]
+    likely = line[::-1]
+    if version is not None and newest is not None:
+        later = [one for one in line if one.version is not None and one.version > version]
+        followed_by = later[0]
+        likely = [one for one in likely if one.number < followed_by.number][:1]
+    likely += [one for one in known[table] if one.beside == followed_by.number and one.version == version]
+    for one in likely:
+        if _is(one, relation, key):
+            return one
+    change = change_of(relation, _relation(followed_by, relation))
+    became = dict(change.renamed) | dict.fromkeys(change.dropped, "")
+    return _shape(len(known[table]) + 1, relation, key, version, became, followed_by.number)
+
+
+def _described(relation: Relation, key: Sequence[str]) -> tuple[Relation, tuple[str, ...]]:
     columns = [msgspec.structs.replace(column, name=_readable(column.name)) for column in relation.columns]
-    relation, key = msgspec.structs.replace(relation, columns=columns), tuple(map(_readable, key))
-    before, came_from, number = None, {}, 1
-    if known.get(table):
-        before = known[table][-1]
-        change = change_of(_relation(before, relation), relation)
-        # A table that has another name is another one here.
-        same_key = before.replica_identity == relation.replica_identity and (not key or before.key == key)
-        if not change.kinds - {"rename_table"} and same_key:
-            return before
-        came_from = {new: old for old, new in change.renamed} | dict.fromkeys(change.added, "")
-        number = before.number + 1
-    return Shape(
-        number,
-        tuple(
-            Column(one.name, one.type_oid, one.type_modifier, one.is_key, came_from.get(one.name)) for one in columns
-        ),
-        relation.replica_identity,
-        key,
-        version,
+    return msgspec.structs.replace(relation, columns=columns), tuple(map(_readable, key))
+
+
+def _is(shape: Shape, relation: Relation, key: tuple[str, ...]) -> bool:
+    # A table that has another name is another one here.
+    changed = change_of(_relation(shape, relation), relation).kinds - {"rename_table"}
+    return not changed and shape.replica_identity == relation.replica_identity and (not key or shape.key == key)
+
+
+def _shape(
+    number: int,
+    relation: Relation,
+    key: tuple[str, ...],
+    version: int | None,
+    before: Mapping[str, str] | None = None,
+    beside: int | None = None,
+) -> Shape:
+    names = before or {}
+    columns = (
+        Column(one.name, one.type_oid, one.type_modifier, one.is_key, names.get(one.name)) for one in relation.columns
     )
+    return Shape(number, tuple(columns), relation.replica_identity, key, version, beside)
 
 
 def new_entry(kind: Kind, writer: str) -> Entry:

@@ -21,7 +21,7 @@ from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import ArrowTable, Batch
 from pgcdc.sinks import manifest
-from pgcdc.sinks.manifest import DataFile, Entry, Manifest, Shape, shape_of, table_key
+from pgcdc.sinks.manifest import DataFile, Entry, Manifest, Shape, shape_of, shape_of_letter, table_key
 from pgcdc.sinks.objects import open_objects
 from pgcdc.sinks.parquet_compaction import DICTIONARY_BYTES, clean, compact
 from pgcdc.sinks.parquet_reading import change_log_sql, current_state, current_state_sql, files, scan_changes
@@ -215,36 +215,52 @@ class Parquet:
         self._pending.clear()
 
     def _write(self, batch: Batch, kind: Literal["write", "rewrite"], writer: _Writer, note: str | None = None) -> None:
-        entry = self._known(batch, writer) or self._put_files(batch, kind, writer, note)
+        entry, pending = None, self._pending.get(writer.part)
+        if pending is not None:
+            was_written, is_same = self._was_written(pending), pending.batch.to_bytes() == batch.to_bytes()
+            if was_written or not is_same:
+                del self._pending[writer.part]
+            if was_written and is_same:
+                return
+            if is_same and time.monotonic() - pending.written <= _KEPT and self._numbers_are_free(pending.entry):
+                entry = pending.entry
+        self._check(writer)  # what others wrote may be known already
+        entry = entry or self._put_files(batch, kind, writer, note)
         if entry is None:
             return
         # Compaction writes entries, too, and so do those who have other partitions.
         while found := manifest.append(self._objects, self._manifest, entry):
             if any(one.token == entry.token for one in found):
                 break
-            if self._manifest.owner(writer.part) != writer.name:
-                raise PositionError(
-                    f"another process writes to {self._objects.url}, and has taken it over from this one",
-                    hint="one folder or prefix belongs to one consumer of one pipeline",
-                )
+            self._check(writer)
             if any(one.shapes.keys() & entry.shapes.keys() for one in found):
                 # Somebody else has met the same new shape: theirs has the number.
-                again = self._put_files(batch, kind, writer, note)
-                assert again is not None
-                entry = again
+                anew = self._put_files(batch, kind, writer, note)
+                assert anew is not None
+                entry = anew
         self._pending.pop(writer.part, None)
 
-    def _known(self, batch: Batch, writer: _Writer) -> Entry | None:
-        """The entry of a batch that comes again, because it is not known whether that was written."""
-        pending = self._pending.pop(writer.part, None)
-        if pending is None:
-            return None
-        if time.monotonic() - pending.written <= _KEPT and pending.batch.to_bytes() == batch.to_bytes():
-            self._pending[writer.part] = pending
-            return pending.entry
-        # If it was written after all, its changes are not new.
-        manifest.follow(self._objects, self._manifest)
-        return None
+    def _check(self, writer: _Writer) -> None:
+        if self._manifest.owner(writer.part) != writer.name:
+            raise PositionError(
+                f"another process writes to {self._objects.url}, and has taken it over from this one",
+                hint="one folder or prefix belongs to one consumer of one pipeline",
+            )
+
+    def _numbers_are_free(self, entry: Entry) -> bool:
+        known = self._manifest.shapes
+        return all(new[0].number == len(known.get(table, ())) + 1 for table, new in entry.shapes.items())
+
+    def _was_written(self, pending: _Pending) -> bool:
+        """Whether its entry is there, of which nobody knew; what has come since is known then."""
+        entry, found = pending.entry, manifest.follow(self._objects, self._manifest)
+        if any(one.token == entry.token for one in found):
+            return True
+        # Or another part has met it, and what came after it.
+        if entry.kind == "rewrite":
+            return entry.position in self._manifest.rewritten
+        part = self._manifest.parts.get(entry.part)
+        return part is not None and (part.writer, part.note) == (entry.writer, entry.note)
 
     def _put_files(
         self, batch: Batch, kind: Literal["write", "rewrite"], writer: _Writer, note: str | None
@@ -265,7 +281,11 @@ class Parquet:
             for table, arrow in self._arrow(part).items():
                 number = 0
                 if table in relations:
-                    shape = shape_of(table, *relations[table], shapes)
+                    if kind == "rewrite":
+                        is_last = self._is_last(table, last)
+                        shape = shape_of_letter(table, *relations[table], shapes, is_last=is_last)
+                    else:
+                        shape = shape_of(table, *relations[table], shapes)
                     number = shape.number
                     if shape not in shapes.setdefault(table, []):
                         shapes[table].append(shape)
@@ -282,6 +302,11 @@ class Parquet:
         entry = msgspec.structs.replace(entry, add=added, shapes=new, part=writer.part, note=note)
         self._pending[writer.part] = _Pending(given, entry, time.monotonic())
         return entry
+
+    def _is_last(self, table: str, position: Position) -> bool:
+        return all(
+            Position.parse(file.last) < position for file in self._manifest.files.values() if file.table == table
+        )
 
     def _arrow(self, batch: Batch) -> dict[str, ArrowTable]:
         try:

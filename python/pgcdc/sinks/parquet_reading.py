@@ -354,17 +354,26 @@ def _pieces(
     found = _files_of(known.of(_key(table)), table)
     pieces: list[_Piece] = []
     names: dict[str, str | None] = {}
-    last = max(file.shape for file in found)
-    for shape in reversed([one for one in known.shapes[_key(table)] if one.number <= last]):
+    shapes = known.shapes[_key(table)]
+    aside = {shape.number: shape.beside for shape in shapes if shape.beside is not None}
+    last = max(aside.get(file.shape, file.shape) for file in found)
+    for shape in reversed([one for one in shapes if one.beside is None and one.number <= last]):
         if not pieces and not names:
             names = {name: name for name in shape.names}
-        paths = [f"{objects.url}/{file.path}" for file in found if file.shape == shape.number]
-        if paths:
-            pieces.append(_Piece(shape, paths, dict(names)))
+        for one in (shape, *(other for other in shapes if other.beside == shape.number)):
+            paths = [f"{objects.url}/{file.path}" for file in found if file.shape == one.number]
+            if paths:
+                pieces.append(_Piece(one, paths, dict(names) if one is shape else _aside(one, names)))
         # What the columns are called in the shape before.
         before = {column.name: column.name if column.before is None else column.before for column in shape.columns}
         names = {now: (before.get(then) or None) if then is not None else None for now, then in names.items()}
     return pieces[::-1]
+
+
+def _aside(shape: Shape, names: Mapping[str, str | None]) -> dict[str, str | None]:
+    """What the columns are called in a shape that only dead letters had."""
+    own = {column.name if column.before is None else column.before: column.name for column in shape.columns}
+    return {now: own.get(then) if then else None for now, then in names.items()}
 
 
 def _keys(pieces: list[_Piece], table: str | Table, key: Collection[str] | None) -> list[str]:
