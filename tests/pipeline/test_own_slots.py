@@ -6,8 +6,10 @@ import contextlib
 import json
 import sqlite3
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -207,6 +209,41 @@ def test_a_stop_before_the_run_stops_both(new_orders: Database) -> None:
     assert {one.phase for one in (pipeline.statistics().source, *pipeline.statistics().own_slots.values())} == {
         "stopped"
     }
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["both kinds", "own slots only"])
+@pytest.mark.parametrize("moments", [0, 1, 3, 10, 40])
+def test_a_stop_at_any_moment_of_a_second_run_ends_it(new_orders: Database, shared: bool, moments: int) -> None:
+    pipeline = two(new_orders, Recorder(), Recorder() if shared else None)
+    with running(pipeline) as run:
+        both_stream(run)
+    begun = threading.Event()
+    arun = pipeline._arun_together
+
+    async def noted(beside: Any) -> None:
+        begun.set()
+        await arun(beside)
+
+    with mock.patch.object(pipeline, "_arun_together", noted):
+        again = Running(pipeline)
+        assert begun.wait(DEADLINE)
+        for _ in range(moments):
+            pipeline.statistics()
+            threading.Event().wait(0.01)
+        again.stop()
+    assert again.error is None
+
+
+def test_a_standby_that_is_stopped_ends_in_a_second_run_too(new_orders: Database) -> None:
+    waiting = two(new_orders, Recorder(), Recorder(), standby=True)
+    with running(waiting) as run:
+        both_stream(run)
+    with running(two(new_orders, Recorder(), Recorder())) as other:
+        both_stream(other)
+        again = Running(waiting)
+        until(lambda: waiting.statistics().source.phase == "standby", "it waits")
+        again.stop()
+        assert again.error is None
 
 
 def test_played_it_is_one_of_them() -> None:

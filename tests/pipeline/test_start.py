@@ -489,3 +489,23 @@ def test_the_pipelines_own_writes_do_not_come_back(new_orders: Database) -> None
         saves(4)
         assert database.execute(written) == before
     assert [change.new.id for change in sink.changes] == [1, 2]
+
+
+def test_a_copy_of_the_database_leaves_the_slot_of_the_original(new_orders: Database) -> None:
+    """Names of slots are a server's, and the copy has the positions that go with one."""
+    run_once(new_orders, shop(new_orders))
+    name = f"{new_orders.name}_copy"
+    with new_orders.server.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{new_orders.name}"')
+    try:
+        copy = shop(type(new_orders)(new_orders.server, name))
+        with pytest.raises(pgcdc.Error):
+            copy.run()
+        [step] = [one for one in copy.plan_destroy().steps if one.kind == "slot"]
+        assert (step.state, new_orders.name in step.says) == ("stays", True)
+        copy.destroy()
+    finally:
+        with new_orders.server.connect() as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    assert slots(new_orders) == ["pgcdc_shop"]
+    run_once(new_orders, shop(new_orders))

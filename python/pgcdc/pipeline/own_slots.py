@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from pgcdc.errors import ConfigError, Error
@@ -13,7 +13,7 @@ from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.statistics import PipelineStatistics
 from pgcdc.pipeline.subscription import Subscription
 
-__all__ = ["beside_of", "joined", "shared", "store_beside", "together"]
+__all__ = ["Start", "joined", "shared", "store_beside", "together"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
@@ -87,22 +87,54 @@ async def together(runs: Collection[Coroutine[Any, Any, None]]) -> None:
         raise first from first.__cause__
 
 
-async def beside_of(consumer: str, run: Coroutine[Any, Any, None]) -> None:
-    """Run the pipeline of a consumer; a way out that its errors name is the consumer's alone.
+class Start:
+    """Lets what has a slot of its own begin when the pipeline has: not while it waits, nor when it was stopped."""
 
-    Args:
-        consumer: The consumer.
-        run: What runs its pipeline.
+    def __init__(self) -> None:
+        self._decided = asyncio.Event()
+        self._begun = False
 
-    Raises:
-        Error: When that cannot go on.
-    """
-    try:
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known."""
+        return self._decided.is_set()
+
+    def begun(self) -> None:
+        """The pipeline's has."""
+        self._begun = True
+        self._decided.set()
+
+    async def by(self, run: Coroutine[Any, Any, None]) -> None:
+        """Run the pipeline's; when that ends well before it has begun, it was stopped, and the others begin no more.
+
+        Args:
+            run: What runs it.
+
+        Raises:
+            Error: When that cannot go on.
+        """
         await run
-    except Error as error:
-        if error.hint:
-            error.hint = error.hint.replace("Pipeline.destroy()", f"Pipeline.forget({consumer!r})")
-        raise
+        self._decided.set()
+
+    async def behind(self, consumer: str, run: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """Run the pipeline of a consumer then; a way out that its errors name is the consumer's alone.
+
+        Args:
+            consumer: The consumer.
+            run: What runs its pipeline.
+
+        Raises:
+            Error: When that cannot go on.
+        """
+        await self._decided.wait()
+        if not self._begun:
+            return
+        try:
+            await run(source="")
+        except Error as error:
+            if error.hint:
+                error.hint = error.hint.replace("Pipeline.destroy()", f"Pipeline.forget({consumer!r})")
+            raise
 
 
 def joined(

@@ -11,7 +11,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from os import PathLike
@@ -30,7 +30,7 @@ from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
 from pgcdc.pipeline.kafka_run import KafkaRun
 from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
-from pgcdc.pipeline.own_slots import beside_of, joined, shared, store_beside, together
+from pgcdc.pipeline.own_slots import Start, joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, own_slots_in
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -216,33 +216,34 @@ class Pipeline(Registration):
 
     async def _arun_together(self, beside: Mapping[str, Pipeline]) -> None:
         own, theirs = self._migrations.split(beside)
-        runs = []
-        begun = asyncio.Event()
-        if len(beside) < len(self._subscriptions):
-            parts = (Source, self._store, self._schemas, self._own_letters)
-            runs = [self._watched(begun), _then(begun, self._arun_from(*parts, but=beside, migrations=own))]
-        else:
-            begun.set()
-            own.check({})  # those of the pipeline run before what comes from its slot
-            await asyncio.to_thread(self._check_alone)
-        for name, one in beside.items():
-            one._migrations = theirs[name]
-            one._around = self._around
-            runs.append(_behind(begun, name, one))
-            if self._stop_early:
-                one.stop()
+        shared_one, start = len(beside) < len(self._subscriptions), Start()
         self._joint = self._closed = True
         try:
+            runs = []
+            if shared_one:
+                parts = (Source, self._store, self._schemas, self._own_letters)
+                runs = [self._watched(start), start.by(self._arun_from(*parts, but=beside, migrations=own))]
+            else:
+                own.check({})  # those of the pipeline run before what comes from its slot
+                await asyncio.to_thread(self._check_alone)
+                start.begun()
+            for name, one in beside.items():
+                one._migrations = theirs[name]
+                one._around = self._around
+                one._stop_early = one._stop_early or self._stop_early
+                runs.append(start.behind(name, one.arun))
             await together(runs)
         finally:
-            self._joint = self._closed = self._stop_early = False
+            self._joint = self._closed = False
+            for one in (self, *beside.values()):
+                one._stop_early = False
 
-    async def _watched(self, begun: asyncio.Event) -> None:
+    async def _watched(self, start: Start) -> None:
         """Tell when the half on the pipeline's slot has begun: while that waits, or is refused, none beside begins."""
-        while not begun.is_set():
+        while not start.is_decided:
             run = self._run
             if run is not None and run.statistics().source.phase in ("snapshot", "streaming"):
-                begun.set()
+                start.begun()
             else:
                 await asyncio.sleep(_LOOK_EVERY)
 
@@ -350,10 +351,11 @@ class Pipeline(Registration):
         From any thread, or a signal handler.
         """
         for one in list(self._beside.values()):
+            one._stop_early = self._joint and one._run is None  # it is about to begin, or does not
             one.stop()
         loop, run = self._loop, self._run
         if run is None or loop is None:
-            self._stop_early = self._last is None
+            self._stop_early = self._stop_early or self._joint or self._last is None
             return
         with contextlib.suppress(RuntimeError):  # The loop has ended in this moment.
             loop.call_soon_threadsafe(run.stop)
@@ -520,7 +522,8 @@ class Pipeline(Registration):
     def destroy(self, *, tables: bool = False) -> None:
         """Drop the slot, the publication if a pipeline made it, spools, stored positions and dead letters.
 
-        What is missing is no error. What consumers have that have slots of their own goes with it.
+        What is missing is no error; a slot of this name that another database has stays. What consumers have that have
+        slots of their own goes with it.
 
         Args:
             tables: Drop also the tables of pipelines in PostgreSQL, where no other pipeline uses them, and their schema
@@ -533,7 +536,10 @@ class Pipeline(Registration):
         plan = self.plan_destroy() if tables else None
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
-            connection.drop_slot(self._settings.slot, if_exists=True)
+            slot = connection.slot(self._settings.slot)
+            # Names of slots are a server's: in a copy of a database this is the one of the original.
+            if slot is not None and slot.database == connection.database:
+                connection.drop_slot(self._settings.slot, if_exists=True)
             publishing.drop(connection, self._settings)
             self._own_letters.forget(self.name)
             for directory in self._spools():
@@ -703,18 +709,6 @@ def _schemas_beside(positions: PositionStore, dsn: str) -> SchemaStore:
     """Where versions are kept: where the positions are, when that says where; else in the source database."""
     beside = getattr(positions, "schemas", None)
     return PostgresSchemas(dsn) if beside is None else beside()
-
-
-async def _behind(begun: asyncio.Event, consumer: str, beside: Pipeline) -> None:
-    """Run the pipeline of a consumer when the one that it is beside has begun."""
-    await begun.wait()
-    await beside_of(consumer, beside.arun(source=""))
-
-
-async def _then(begun: asyncio.Event, run: Coroutine[Any, Any, None]) -> None:
-    """Run something, and let go of what waits for it to begin when it has ended well: it was stopped."""
-    await run
-    begun.set()
 
 
 async def _undisturbed(run: Run | KafkaRun) -> None:

@@ -270,6 +270,8 @@ def _slot_of_destroy(connection: Connection, settings: Settings, warnings: list[
     slot = connection.slot(settings.slot)
     if slot is None:
         return _step("slot", settings.slot, "absent", "does not exist")
+    if slot.database != connection.database:
+        return _step("slot", settings.slot, "stays", f"is that of database {slot.database}")
     if slot.active:
         warnings.append(f"process {slot.active_pid} streams from slot {settings.slot}: stop it before")
     frees = "" if slot.held_bytes is None else f"; it keeps {size(slot.held_bytes)} of WAL"
