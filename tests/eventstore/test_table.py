@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgcdc.eventstore import Table
+from pgcdc.eventstore import EventStoreError, Table
 from pgcdc.eventstore.table import MemoryTable, Writer
 
 if TYPE_CHECKING:
@@ -47,15 +48,20 @@ def meant(rows: dict[Any, dict[str, Any]], word: str, key: dict[str, Any], value
     return None
 
 
+@pytest.mark.parametrize("constraint", ["", "CHECK (n > -1000)"], ids=["by INSERT", "by UPDATE and INSERT"])
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches=st.lists(st.lists(WORDS, max_size=12), max_size=4))
-def test_batches_mean_what_their_words_mean(newest_database: Database, batches: list[list[Any]]) -> None:
+def test_batches_mean_what_their_words_mean(
+    newest_database: Database, constraint: str, batches: list[list[Any]]
+) -> None:
     rows: dict[Any, dict[str, Any]] = {}
     memory = MemoryTable(COUNTS)
     with newest_database.connect() as connection:
         if connection.execute("SELECT to_regclass('counts') IS NULL").fetchone() == (True,):
             for statement in COUNTS.create("public"):
                 connection.execute(statement)
+            if constraint:
+                connection.execute(f"ALTER TABLE counts ADD {constraint}")
         connection.execute("DELETE FROM counts")
         writer = Writer(connection, "public", [COUNTS])
         bound = writer.bound["counts"]
@@ -107,6 +113,68 @@ def test_values_of_many_types(newest_database: Database) -> None:
         assert row is not None
         assert (row["price"], row["took"]) == (values["price"] + 1, timedelta(hours=2, microseconds=5))
         assert writer.bound["many"].get(id=2) is None
+
+
+NEEDED = Table("id text, status text NOT NULL, note text, number bigserial", key=["id"], name="needed")
+CHECKED = Table("id text, qty integer NOT NULL CHECK (qty >= 0), at text", key=["id"], name="checked")
+ALONE = Table("a integer, b integer, c integer GENERATED ALWAYS AS (a + b) STORED", key=["a", "b"], name="alone")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 100])
+def test_how_it_is_cut_makes_no_difference(database: Database, cut: int) -> None:
+    """What INSERT would refuse of a row that is not there, is right for one that is."""
+    said: list[tuple[str, str, dict[str, Any]]] = [
+        ("needed", "put", {"id": "1", "status": "new"}),
+        ("checked", "add", {"id": "a", "qty": 10}),
+        ("needed", "put", {"id": "1", "note": "call first"}),
+        ("checked", "add", {"id": "a", "qty": -4}),
+        ("needed", "put", {"id": "1"}),
+        ("alone", "put", {"a": 1, "b": 2}),
+        ("alone", "put", {"a": 1, "b": 2}),
+        ("checked", "put", {"id": "a", "at": "there"}),
+        ("needed", "delete", {"id": "1"}),
+        ("needed", "put", {"id": "1", "status": "again"}),
+        ("needed", "put", {"id": "1", "note": "!"}),
+    ]
+    with database.connect() as connection:
+        tables = [NEEDED, CHECKED, ALONE]
+        for table in tables:
+            for statement in table.create("public"):
+                connection.execute(statement)
+        writer = Writer(connection, "public", tables)
+        for begin in range(0, len(said), cut):
+            for name, word, values in said[begin : begin + cut]:
+                getattr(writer.bound[name], word)(**values)
+            writer.write()
+        assert connection.execute("SELECT id, status, note FROM needed").fetchall() == [("1", "again", "!")]
+        assert connection.execute("SELECT * FROM checked").fetchall() == [("a", 6, "there")]
+        assert connection.execute("SELECT * FROM alone").fetchall() == [(1, 2, 3)]
+
+
+def test_what_is_wrong_stays_refused(newest_database: Database) -> None:
+    with newest_database.connect() as connection:
+        for table in (NEEDED, CHECKED):
+            for statement in table.create("public"):
+                connection.execute(statement)
+        writer = Writer(connection, "public", [NEEDED, CHECKED])
+        writer.bound["needed"].put(id="1", note="of nothing")
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            writer.write()
+        writer.bound["checked"].put(id="a", qty=3)
+        writer.write()
+        writer.bound["checked"].add(id="a", qty=-4)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            writer.write()
+        assert connection.execute("SELECT * FROM checked").fetchall() == [("a", 3, None)]
+        # One row in the server, two in Python: nothing that was said of one of them is lost without a word.
+        connection.execute("CREATE TABLE many (id numeric PRIMARY KEY, n integer CHECK (n > 0))")
+        both = Writer(connection, "public", [Table("", key=["id"], name="many")])
+        both.bound["many"].put(id=1, n=1)
+        both.write()
+        both.bound["many"].add(id=1, n=1)
+        both.bound["many"].add(id="1.0", n=1)
+        with pytest.raises(EventStoreError, match="not each row of the table many could be written"):
+            both.write()
 
 
 def test_what_cannot_be(newest_database: Database) -> None:
