@@ -1,4 +1,4 @@
-"""Names that differ in case only, in files that take them for one: DuckDB's and SQLite's."""
+"""Names that would be one in a file, DuckDB's or SQLite's: they differ in case only, or one is the sink's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from pgcdc.errors import ConfigError
 from pgcdc.schema import change_of
-from pgcdc.testing import Table, insert
+from pgcdc.sinks.table_file import quoted
+from pgcdc.testing import Table, insert, truncate
 from tests.sinks.batches import batch_of
 
 if TYPE_CHECKING:
@@ -72,3 +73,36 @@ def test_a_rename_that_changes_the_case_only(tmp_path: Path, kind: Any) -> None:
     sink.rewrite(after)
     assert read(path, 'SELECT * FROM "Items" ORDER BY 1') == [(1, "x"), (2, "y")]
     sink.close()
+
+
+@pytest.mark.parametrize("name", ["pgcdc_positions", "PGCDC_Positions"])
+def test_a_table_of_the_name_of_the_own_one(tmp_path: Path, kind: Any, name: str) -> None:
+    """It is refused, and what the sink keeps stays as it is; in another schema it is any table."""
+    path = tmp_path / "copy"
+    columns = {"name": "text", "epoch": "int"}
+    own, other = (Table(one, columns, key=("name",)) for one in (name, f"sales.{name}"))
+    sink = kind(path)
+    sink.open()
+    sink.write(batch_of([insert(other, {"name": "a", "epoch": 1})]))
+    for change in (insert(own, {"name": "pgcdc", "epoch": 77}), truncate(own)):
+        with pytest.raises(ConfigError, match=f"{name} would be .*pgcdc_positions") as caught:
+            sink.rewrite(batch_of([change]))
+        assert caught.value.hint is not None
+    sink.close()
+    assert read(path, "SELECT name, epoch FROM pgcdc_positions") == [("pgcdc", 1)]
+
+
+def test_a_full_stop_in_a_name(tmp_path: Path, kind: Any) -> None:
+    """Tables whose names look the same with their schema are not the same."""
+    names = [("public", "a.b"), ("a", "b"), ("public", '"a.b"'), ('"a', 'b"'), ("a.b", "c"), ("a", "b.c")]
+    tables = [Table(name, {"id": "int", "n": "int"}, key=("id",)) for name in names]  # type: ignore[arg-type]
+    path = tmp_path / "copy"
+    sink = kind(path)
+    sink.open()
+    sink.write(batch_of([insert(table, {"id": 1, "n": number}) for number, table in enumerate(tables)]))
+    sink.close()
+    if kind.__name__ == "DuckDB":
+        of = [f"{quoted('main' if schema == 'public' else schema)}.{quoted(table)}" for schema, table in names]
+    else:
+        of = list(map(quoted, ['"a.b"', "a.b", '"""a.b"""', '"""a"."b"""', '"a.b".c', 'a."b.c"']))
+    assert [read(path, f"SELECT id, n FROM {name}") for name in of] == [[(1, number)] for number in range(6)]

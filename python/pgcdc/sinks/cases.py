@@ -1,4 +1,4 @@
-"""Names that are two in PostgreSQL and one in SQLite and DuckDB, which take no notice of the case of a to z."""
+"""Names that are two in PostgreSQL and one in SQLite and DuckDB, where the case of a to z is nothing; and their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pgcdc.events import Relation
 
 __all__ = ["refuse_columns", "refuse_table", "same"]
 
+POSITIONS = "pgcdc_positions"
+"""The table of positions in such a file."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -27,10 +29,16 @@ def refuse_table(relation: Relation, name: str, there: str) -> None:
         there: What the table is called that is there.
 
     Raises:
-        ConfigError: When they differ in case only.
+        ConfigError: When they differ in case only, or it is the table of positions.
     """
+    table = f"{relation.schema}.{relation.name}"
+    if there in (POSITIONS, f"main.{POSITIONS}"):
+        raise ConfigError(
+            f"the table {table} would be {POSITIONS} in the file, where the sink keeps its position",
+            hint="leave it out of the pipeline's tables, or rename it at the source",
+            table=table,
+        )
     if name != there:
-        table = f"{relation.schema}.{relation.name}"
         raise ConfigError(
             f"the table {table} would be one with {there} in the file, where the case of names makes no difference",
             hint="rename one of them at the source, give each a file of its own, or rename the one in the file",

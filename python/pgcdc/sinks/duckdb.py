@@ -18,6 +18,7 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import ArrowTable, Batch, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
+from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.stretches import Keyed, stretches
 from pgcdc.sinks.table_file import Kept, TableFile, quoted
 
@@ -401,12 +402,15 @@ class DuckDB(TableFile):
         if self._mode == "state":
             wanted = {column.name: described[column.name] for column in relation.columns}
         refuse_columns(relation, wanted, columns)
-        if not columns:
+        missing = [name for name in wanted if name not in columns]
+        if columns:
+            refuse_former(self._letter, relation, set(missing) - set(front))
+        else:
             if _schema(relation) != "main":
                 self._run(f"CREATE SCHEMA IF NOT EXISTS {quoted(_schema(relation))}")
             definitions = ", ".join(f"{quoted(name)} {kind}" for name, kind in wanted.items())
             self._run(f"CREATE TABLE {_table(relation)} ({definitions})")
-        for name in [name for name in wanted if name not in columns] if columns else ():
+        for name in missing if columns else ():
             self._run(f"ALTER TABLE {_table(relation)} ADD COLUMN {quoted(name)} {wanted[name]}")
         self._followed[relation.oid] = keyed
 

@@ -17,6 +17,7 @@ from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
+from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.postgres_rows import RowTable, What
 from pgcdc.sinks.postgres_session import CREATE_LOCK, Kept, Move, Session
 from pgcdc.sinks.postgres_tables import Connection, Target, add_missing, alter, create, load
@@ -100,6 +101,7 @@ class Postgres:
         self._rows: dict[tuple[int, tuple[bool, ...]], tuple[Keyed, RowTable]] = {}
         self._unused: list[RowTable] = []
         self._made = 0
+        self._letter: Batch | None = None
 
     def __repr__(self) -> str:
         return f"<Postgres {self._name!r}>"
@@ -180,8 +182,13 @@ class Postgres:
         self._rewrite(self._kept, batch)
 
     def _rewrite(self, kept: Kept, batch: Batch) -> None:
-        if not self._session.was_applied(kept, batch):
+        if self._session.was_applied(kept, batch):
+            return
+        self._letter = batch
+        try:
             self._apply(batch, Move(kept, kept.position, kept.note))
+        finally:
+            self._letter = None
 
     def _apply(self, batch: Batch, move: Move) -> None:
         first, last = batch.first_position, batch.last_position
@@ -386,8 +393,10 @@ class Postgres:
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
                     create(connection, place[0], relation, key)
                 target = load(connection, *place)
-            elif add_missing(connection, target, relation):
-                target = load(connection, *place)
+            else:
+                refuse_former(self._letter, relation, {one.name for one in relation.columns} - target.columns.keys())
+                if add_missing(connection, target, relation):
+                    target = load(connection, *place)
         if target is None:
             raise ConfigError(f"the target's {name} is no table", table=name, hint="a view cannot be written to")
         if key and frozenset(key) not in target.unique:

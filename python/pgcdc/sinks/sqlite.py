@@ -21,6 +21,7 @@ from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
+from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.sqlite_values import declared, plain, stored
 from pgcdc.sinks.stretches import Keyed, stretches
 from pgcdc.sinks.table_file import Kept, TableFile, quoted
@@ -325,14 +326,17 @@ class SQLite(TableFile):
         front = _LOG if self._mode == "log" else ()
         refuse_columns(relation, [*front, *(column.name for column in relation.columns)], names)
         definitions = {column.name: f"{quoted(column.name)} {declared(column)}" for column in relation.columns}
-        if not names:
+        missing = definitions.keys() - set(names)
+        if names:
+            refuse_former(self._letter, relation, missing)
+        else:
             parts = list(definitions.values())
             if self._mode == "log":
                 parts = [f"{quoted(name)} {kind}" for name, kind in _LOG.items()] + parts
             elif key:
                 parts.append(f"PRIMARY KEY ({', '.join(map(quoted, key))})")
             self._file.execute(f"CREATE TABLE {quoted(table)} ({', '.join(parts)}) STRICT")
-        for name in definitions.keys() - set(names) if names else ():
+        for name in missing if names else ():
             self._file.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {definitions[name]}")
         self._followed[relation.oid] = keyed
 
@@ -432,9 +436,12 @@ def table_name(relation: Relation) -> str:
         relation: The table.
 
     Returns:
-        Its name; with its schema where that is not public.
+        Its name; with its schema where that is not public; one with a full stop or a quote in it quoted as in SQL.
     """
-    return relation.name if relation.schema == "public" else f"{relation.schema}.{relation.name}"
+    parts = [relation.name] if relation.schema == "public" else [relation.schema, relation.name]
+    # `sales.orders` is the table orders of the schema sales, and no other's.
+    quoting = [quoted(part) if "." in part or '"' in part else part for part in parts]
+    return ".".join(quoting)
 
 
 def _insert(table: str, names: Sequence[str]) -> str:

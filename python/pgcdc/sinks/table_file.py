@@ -56,6 +56,7 @@ class TableFile(ABC):
         self._mode = mode
         self._kept = Kept(name)
         self._has_parts = False
+        self._letter: Batch | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.path)!r} {self._name!r}>"
@@ -131,7 +132,14 @@ class TableFile(ABC):
             SinkUnavailable: As `write`.
             SinkRejected: As `write`.
         """
-        self._write(batch, self._kept, self._kept.position, self._kept.note)
+        self._rewrite(batch, self._kept)
+
+    def _rewrite(self, batch: Batch, kept: Kept) -> None:
+        self._letter = batch
+        try:
+            self._write(batch, kept, kept.position, kept.note)
+        finally:
+            self._letter = None
 
     def _write(self, batch: Batch, kept: Kept, position: Position | None, note: str | None = None) -> None:
         try:
@@ -209,7 +217,7 @@ class FilePart:
             SinkRejected: As `write`.
             PositionError: As `write`.
         """
-        self._file._write(batch, self._kept, self._kept.position, self._kept.note)
+        self._file._rewrite(batch, self._kept)
 
     def close(self) -> None:
         """The file stays open for the others."""
