@@ -411,6 +411,34 @@ def test_a_partition_whose_entry_is_known_to_be_written_long_after(
     assert sorted(key for _, _, key in log(tmp_path)) == [1, 2, *([3] if between else []), 4]
 
 
+class Away(LocalFolder):
+    """Writes no entry of the manifest while it is away."""
+
+    away = False
+
+    def put(self, path: str, data: bytes | memoryview, *, create: bool = False) -> bool:
+        if create and self.away:
+            raise SinkUnavailable("away")
+        return super().put(path, data, create=create)
+
+
+def test_pieces_of_a_batch_with_one_note_are_all_written(tmp_path: Path) -> None:
+    """A batch that is taken apart has one note for all of its pieces: it says of none whether it is there."""
+    objects, sink = Away(tmp_path), Parquet(tmp_path)
+    sink._objects = objects
+    sink.open()
+    part = sink.part("shop.orders/0")
+    part.open()
+    part.write(batch_of(insert(TABLE, row(1))), "one note")
+    objects.away = True
+    second = batch_of(insert(TABLE, row(2)))
+    with pytest.raises(SinkUnavailable):
+        part.write(second, "one note")
+    objects.away = False
+    part.write(second, "one note")
+    assert sorted(key for _, _, key in log(tmp_path)) == [1, 2]
+
+
 def test_a_partition_that_was_taken_over_while_another_wrote(tmp_path: Path) -> None:
     """What another part of the process has met on its way is not lost on this one."""
     late, sink = Parquet(tmp_path), Parquet(tmp_path)

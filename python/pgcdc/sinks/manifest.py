@@ -161,10 +161,12 @@ class Part(msgspec.Struct, omit_defaults=True):
     Attributes:
         writer: The writer that it was opened by last.
         note: What is kept of it.
+        token: That of the last entry that was written of it.
     """
 
     writer: str = ""
     note: str | None = None
+    token: str = ""
 
 
 class Manifest(msgspec.Struct, omit_defaults=True):
@@ -232,7 +234,7 @@ class Manifest(msgspec.Struct, omit_defaults=True):
             if entry.kind == "open":
                 part.writer = entry.writer
             elif entry.kind == "write":
-                part.note = entry.note
+                part.note, part.token = entry.note, entry.token
         elif entry.kind == "open":
             self.writer = entry.writer
         if entry.kind == "rewrite" and entry.position is not None:
