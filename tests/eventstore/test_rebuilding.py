@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import pgcdc
-from pgcdc.eventstore import EventStoreError, RebuildProgress, plan_rebuild, rebuild, rollback
+from pgcdc.eventstore import EventStore, EventStoreError, RebuildProgress, plan_rebuild, rebuild, rebuilding, rollback
 from tests.eventstore.revenue import (
     RIGHT,
     Closed,
@@ -18,6 +18,7 @@ from tests.eventstore.revenue import (
     Revenue,
     Sold,
     faults,
+    registry,
     revenue,
     right_revenue,
     store_of,
@@ -173,6 +174,84 @@ def test_killed_it_goes_on_where_it_was(newest_database: Database, tmp_path: Pat
         done = rebuild(store, "journal")
         assert done.done == 7500
         assert faults(newest_database) == RIGHT
+
+
+def test_what_others_have_stays(newest_database: Database) -> None:
+    """Schemas of a user, and of a store whose name begins in the same way, have names that it would take."""
+    database = newest_database
+    database.execute("CREATE SCHEMA es_revenue_1", "CREATE TABLE es_revenue_1.revenue AS SELECT 1 AS mine")
+    database.execute("CREATE SCHEMA es_revenue_2")
+    with store_of(database, ("revenue", Revenue)) as store:
+        write(store, 1, 5)
+        with running(store.pipeline()):
+            caught_up(store)
+        assert plan_rebuild(store, "revenue").schema == "es_revenue_2_2"
+        rebuild(store, "revenue")
+        assert generations(database) == [(1, 1, "retired", "es_revenue_1_2"), (2, 1, "live", "public")]
+        database.execute("CREATE TABLE es_revenue_1_2.theirs AS SELECT 2 AS theirs")
+        rebuild(store, "revenue")
+        assert generations(database) == [(2, 1, "retired", "es_revenue_2_2"), (3, 1, "live", "public")]
+        rollback(store, "revenue")
+        assert generations(database) == [(2, 1, "live", "public"), (3, 1, "retired", "es_revenue_3")]
+        assert revenue(database) == right_revenue(database)
+    kept = "SELECT schemaname, tablename FROM pg_tables WHERE schemaname LIKE 'es_revenue%' ORDER BY 1"
+    assert database.execute(kept) == [
+        ("es_revenue_1", "revenue"),
+        ("es_revenue_1_2", "theirs"),
+        ("es_revenue_3", "revenue"),
+    ]
+    assert database.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'es_revenue_2%'") == [(1,)]
+
+
+def test_stores_whose_names_begin_in_the_same_way(newest_database: Database) -> None:
+    stores = []
+    for schema in ("shop_events_eu", "shop_events_us"):
+        store = EventStore(newest_database.dsn, schema=schema, registry=registry)
+        store.init(profile="lean")
+        store.projection("revenue", schema=schema[-2:])(Revenue)
+        stores.append(store)
+    for store in stores:
+        with store, running(store.pipeline()):
+            store.append("till-1", [Sold("toys", 1)])
+            caught_up(store, "revenue")
+            rebuild(store, "revenue")
+    for store in stores:
+        rebuild(store, "revenue")
+        rollback(store, "revenue")
+    for schema in ("eu", "us"):
+        assert newest_database.execute(f"SELECT * FROM {schema}.revenue") == [("toys", 1, 1)]
+
+
+def test_on_a_quiet_server_it_is_brought_up_to_date(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event comes behind the change of places, and still what came before it is applied."""
+    change_places = rebuilding._change_places
+    with store_of(newest_database, ("revenue", Revenue)) as store, running(store.pipeline()):
+        store.append("till-1", [Sold("toys", 1)])
+        caught_up(store)
+
+        def meanwhile(*arguments: Any) -> None:
+            store.append("till-1", [Sold("toys", 2)])
+            change_places(*arguments)
+
+        monkeypatch.setattr(rebuilding, "_change_places", meanwhile)
+        rebuild(store, "revenue")
+        store.wait_for("revenue", "till-1", 2, timeout=30)
+        assert revenue(newest_database) == [("toys", 3, 2)]
+        monkeypatch.undo()
+        rollback(store, "revenue")
+        store.wait_for("revenue", "till-1", 2, timeout=30)
+        assert revenue(newest_database) == [("toys", 3, 2)]
+
+
+def test_one_that_was_never_live_in_a_schema_that_is_not_there(newest_database: Database) -> None:
+    with store_of(newest_database, ("revenue", Revenue)) as store:
+        write(store, 1, 5)
+        with running(store.pipeline()):
+            caught_up(store)
+        store.projection("journal", schema="reporting")(Journal)
+        rebuild(store, "journal")
+    assert faults(newest_database, "reporting.journal") == RIGHT
+    assert generations(newest_database, "journal") == [(1, 1, "live", "reporting")]
 
 
 def test_before_any_pipeline_was_run(newest_database: Database) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import psycopg
-from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConfigError, EventStoreError
@@ -128,8 +127,10 @@ def adopt(store: EventStore | AsyncEventStore, *, pipeline: str | None = None) -
             connection.execute(f"DELETE FROM {es}.commits".encode())
             connection.execute(f"DELETE FROM {es}.epochs".encode())
             connection.execute(f"UPDATE {es}.archive_segments SET is_ordered = false".encode())
-            for schema in plan.dropped:
-                connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+            generations = Generations(statements)
+            for one in generations.all(connection):
+                if one.status != "live":
+                    generations.drop_tables(connection, one)
             connection.execute(f"DELETE FROM {es}.projections WHERE status <> 'live'".encode())
             # No class has this version: it takes nothing until another generation is in its place.
             connection.execute(

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from typing import Any, Literal, LiteralString
 
 import msgspec
 import psycopg
+from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConfigError
@@ -16,6 +19,8 @@ from pgcdc.eventstore.statements import Statements
 from pgcdc.lsn import format_lsn
 
 __all__ = ["Generation", "Generations", "Status"]
+
+logger = logging.getLogger("pgcdc.eventstore")
 
 Status = Literal["building", "live", "retired"]
 
@@ -160,11 +165,11 @@ class Generations:
         """
         known = self.of(connection, projection.name)
         number = max((one.generation for one in known), default=0) + 1
-        schema = self.schema_of(projection.name, number) if beside else projection.schema
+        schema = self.free_schema(connection, projection.name, number) if beside else projection.schema
         status: Status = "building" if beside else "live"
         tables = [table.name for table in projection.tables]
         row = (projection.name, number, projection.version, status, schema, tables, format_lsn(passed_lsn))
-        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+        connection.execute(f'CREATE SCHEMA {"" if beside else "IF NOT EXISTS "}"{schema}"'.encode())
         try:
             for table in projection.tables:
                 for statement in table.create(f'"{schema}"'):
@@ -189,17 +194,47 @@ class Generations:
             error=None,
         )
 
-    def schema_of(self, name: str, number: int) -> str:
-        """Where a generation's tables are while it is not live.
+    def free_schema(self, connection: psycopg.Connection[Any], name: str, number: int) -> str:
+        """A schema that is not there, for a generation's tables while it is not live.
+
+        One that is there is somebody's: a user's, or another store's whose name begins in the same way.
 
         Args:
+            connection: On which.
             name: The projection's name.
             number: The generation's.
 
         Returns:
-            The schema's name.
+            The schema's name. It is stored with the generation, and made without IF NOT EXISTS.
         """
-        return f"{self.store_schema[:12]}_{name}_{number}"
+        first = f"{self.store_schema[:12]}_{name}_{number}"
+        candidates = itertools.chain([first], (f"{first}_{another}" for another in itertools.count(2)))
+        there = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)"
+        return next(schema for schema in candidates if connection.execute(there, (schema,)).fetchone() == (False,))
+
+    def drop_tables(self, connection: psycopg.Connection[Any], at: Generation) -> None:
+        """Drop the tables of a generation that is not live, views on them too, and its schema if nothing else is in it.
+
+        Args:
+            connection: On which, in a transaction.
+            at: The generation.
+        """
+        for table in at.tables:
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(at.schema, table)))
+        self.drop_schema(connection, at.schema)
+
+    def drop_schema(self, connection: psycopg.Connection[Any], schema: str) -> None:
+        """Drop a schema that was made for a generation's tables, unless somebody else has put something into it.
+
+        Args:
+            connection: On which, in a transaction.
+            schema: Its name.
+        """
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} RESTRICT").format(sql.Identifier(schema)))
+        except psycopg.errors.DependentObjectsStillExist:
+            logger.warning("the schema %s stays: there is something in it that no projection has made", schema)
 
     def advance(
         self, connection: psycopg.Connection[Any], at: Generation, place: Place, passed_lsn: int, events: int

@@ -5,6 +5,8 @@ its place in the same transactions, so that whoever is killed goes on where he w
 one, that one is locked for a moment; the rest is applied, and the tables change places, in one transaction. The old
 tables stay, in a schema of their own, so that it can be undone.
 
+Over 400 lines because building beside, changing places and undoing it are one state machine.
+
 Source: PostgreSQL manual, "ALTER TABLE" (SET SCHEMA: indexes, constraints and owned sequences move, too).
 """
 # ruff: noqa: S608  (what is put in are names that were looked at)
@@ -28,6 +30,7 @@ from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projecting import connect, reason_of, steps_of
 from pgcdc.eventstore.projection import Projection
 from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.statements import WAITING
 from pgcdc.eventstore.table import Writer
 
 if TYPE_CHECKING:
@@ -176,6 +179,7 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
         live, begun = building.known()
         resumes = begun is not None and begun.version == building.projection.version
         number = max((one.generation for one in building.generations.of(connection, name)), default=0) + 1
+        schema = building.generations.free_schema(connection, name, number)
         return RebuildPlan(
             name=name,
             live_version=None if live is None else live.version,
@@ -183,7 +187,7 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
             resumes=resumes,
             done=begun.events if begun is not None and resumes else 0,
             events=building.count(),
-            schema=begun.schema if begun is not None and resumes else building.generations.schema_of(name, number),
+            schema=begun.schema if begun is not None and resumes else schema,
             tables=[table.name for table in building.projection.tables],
         )
 
@@ -336,7 +340,7 @@ def _begin(building: _Building, restart: bool) -> Generation:
 
 
 def _drop(building: _Building, at: Generation) -> None:
-    building.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(at.schema)))
+    building.generations.drop_tables(building.connection, at)
     building.generations.forget(building.connection, at)
 
 
@@ -350,9 +354,7 @@ def _replace(building: _Building, at: Generation) -> Generation:
         for stretch in building.commits.after(connection, at.place, through_lsn):
             at = building.apply(at, stretch)
         if live is None:
-            _move(building, at.tables, at.schema, building.projection.schema)
-            generations.become(connection, at, "live", building.projection.schema)
-            connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(at.schema)))
+            _settle(building, at, building.projection.schema)
         else:
             retired = [one for one in generations.of(connection, at.name) if one.status == "retired"]
             for one in retired:
@@ -363,15 +365,22 @@ def _replace(building: _Building, at: Generation) -> Generation:
 
 def _change_places(building: _Building, live: Generation, other: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
-    away = generations.schema_of(live.name, live.generation)
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(away)))
+    away = generations.free_schema(connection, live.name, live.generation)
+    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(away)))
     _grant(connection, live, other)
     _move(building, live.tables, live.schema, away)
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
-    _move(building, other.tables, other.schema, home)
     generations.become(connection, live, "retired", away)
-    generations.become(connection, other, "live", home)
-    connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(other.schema)))
+    _settle(building, other, home)
+
+
+def _settle(building: _Building, at: Generation, home: str) -> None:
+    connection, generations = building.connection, building.generations
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
+    _move(building, at.tables, at.schema, home)
+    generations.become(connection, at, "live", home)
+    generations.drop_schema(connection, at.schema)
+    # What the pipeline has followed meanwhile the new one does not have. On a quiet server nothing would tell it so.
+    connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (WAITING,))
 
 
 def _move(building: _Building, tables: Sequence[str], here: str, there: str) -> None:
