@@ -36,6 +36,12 @@ class TestAddresses:
         assert address.topic(("public", "orders")) == "shop.public.orders"
         assert address.topic(("public", "Größe m")) == "shop.public.Gr__e_m"
         assert parse_address("kafka://one", "pipeline").messages_topic == "pipeline.message"
+        both = {("public", "käse"), ("public", "köse")}
+        assert address.topics([("public", "käse")]) == {"shop.public.k_se": ("public", "käse")}
+        with pytest.raises(
+            ConfigError, match=r"public\.käse and public\.köse would both come from the topic shop\.public"
+        ):
+            address.topics(both)
 
     def test_login(self) -> None:
         address = parse_address("kafka+ssl://me:se%40cret@one/shop?sasl.mechanism=SCRAM-SHA-512", "")

@@ -445,6 +445,31 @@ def test_keys_can_be_chosen_and_topics_named(kafka: KafkaServer) -> None:
     assert [key_of(one) for one in consumed(kafka.bootstrap, f"{prefix}-plain-_")] == [{"name": "a"}] * 2
 
 
+def test_two_tables_do_not_share_a_topic_by_its_letters(kafka: KafkaServer) -> None:
+    """Which they would when letters are replaced; a table that was renamed goes on, and templates may say one topic."""
+    prefix = fresh()
+    columns = {"id": "bigint", "name": "text"}
+    one, other = (Table(name, columns, key=("id",)) for name in ("käse", "köse"))
+    first, both = insert(one, {"id": 1, "name": "a"}), insert(other, {"id": 1, "name": "b"})
+    sink = opened(kafka, prefix)
+    sink.write(batch_of(first))
+    with pytest.raises(ConfigError, match=rf"public\.köse would be {prefix}\.public\.k_se, which is that of .*käse"):
+        sink.write(batch_of(first, both))
+    sink.close()
+    assert len(consumed(kafka.bootstrap, f"{prefix}.public.k_se")) == 1
+    sink = opened(kafka, prefix, topic="{prefix}.all", name=uuid.uuid4().hex)
+    sink.write(batch_of(first, both))
+    sink.close()
+    assert len(consumed(kafka.bootstrap, f"{prefix}.all")) == 2
+    sink = opened(kafka, prefix, topic="{prefix}.{table}", name=uuid.uuid4().hex)
+    with pytest.raises(ConfigError, match="pgcdc_positions"):
+        sink.write(batch_of(insert(Table("pgcdc_positions", columns, key=("id",)), {"id": 1, "name": "c"})))
+    before = batch_of(insert(one, {"id": 1, "name": "a"})).relations[0]
+    renamed = msgspec.structs.replace(before, name="köse")
+    sink.schema_changed(change_of(before, renamed, old_version=1, version=2, position=Position(77, 3)))
+    sink.close()
+
+
 def test_what_is_asked_for_is_checked() -> None:
     """In one sentence, when it is made or opened."""
     with pytest.raises(ConfigError, match="format='xml'"):

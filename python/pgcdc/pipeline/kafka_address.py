@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -50,6 +51,31 @@ class KafkaAddress:
             table: Schema and name.
         """
         return f"{self.prefix}.{'.'.join(_NOT_IN_NAMES.sub('_', part) for part in table)}"
+
+    def topics(self, tables: Iterable[Table]) -> dict[str, Table]:
+        """The topics of several tables.
+
+        Args:
+            tables: Schemas and names.
+
+        Returns:
+            The tables by topic.
+
+        Raises:
+            ConfigError: When two of them would have one topic.
+        """
+        topics: dict[str, Table] = {}
+        for table in sorted(tables):
+            topic = self.topic(table)
+            if topic in topics:
+                name = ".".join(table)
+                raise ConfigError(
+                    f"the tables {'.'.join(topics[topic])} and {name} would both come from the topic {topic}",
+                    hint="names of topics have only letters, digits, '.', '_' and '-': rename a table at the source",
+                    table=name,
+                )
+            topics[topic] = table
+        return topics
 
     @property
     def messages_topic(self) -> str:

@@ -177,7 +177,7 @@ class KafkaRun:
             await self._check_letters(self._desk)
         format = RowFormat(catalog=self._database.catalog)
         for name, subscription in self._subscriptions.items():
-            topics = {self._address.topic(table): table for table in sorted(subscription.tables)}
+            topics = self._address.topics(subscription.tables)
             names = [*topics, *([self._address.messages_topic] if subscription.messages else [])]
             self._members[name] = Member(
                 subscription,

@@ -80,6 +80,8 @@ class Topics:
         self._client: AdminClient | None = None
         self._known: dict[str, Topic] = {}
         self._of: dict[tuple[str, str], Topic] = {}
+        # What legal names were made of, and the OID of the table that each is of.
+        self._named: dict[str, tuple[str, int]] = {self.positions: (f"{prefix}.pgcdc_positions", 0)}
 
     @property
     def client(self) -> AdminClient:
@@ -96,6 +98,7 @@ class Topics:
 
         Raises:
             SinkUnavailable: When no broker answers, or it cannot be made for now.
+            ConfigError: When another table's topic becomes the same by what a topic's name may have in it.
         """
         topic = self._of.get((relation.schema, relation.name))
         if topic is None:
@@ -103,8 +106,22 @@ class Topics:
                 name = self._name(relation)
             else:
                 name = self._name.format(prefix=self._prefix, schema=relation.schema, table=relation.name)
+            self._refuse_twin(relation, name)
             topic = self._of[relation.schema, relation.name] = self._there(legal_name(name))
         return topic
+
+    def _refuse_twin(self, relation: Relation, name: str) -> None:
+        """See that no other table's topic has another name, and is the same: templates can have two in one topic."""
+        legal = legal_name(name)
+        other, oid = self._named.setdefault(legal, (name, relation.oid))
+        # A table that was renamed goes on in its topic.
+        if oid != relation.oid and (other != name or not oid):
+            table = f"{relation.schema}.{relation.name}"
+            raise ConfigError(
+                f"the topic of {table} would be {legal}, which is that of {other}",
+                hint="topic=… can be a function that gives each table a topic of its own",
+                table=table,
+            )
 
     @property
     def messages(self) -> Topic:
