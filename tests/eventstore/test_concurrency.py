@@ -7,9 +7,10 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
-from pgcdc.eventstore import Append, ConcurrencyConflict, Event, EventStore
+from pgcdc.eventstore import Append, ConcurrencyConflict, Event, EventStore, EventStoreError
 from tests.eventstore.contract import Counted, Total
 
 if TYPE_CHECKING:
@@ -110,3 +111,45 @@ def test_one_append_that_is_tried_by_many_is_done_once(store: EventStore) -> Non
     with ThreadPoolExecutor(WRITERS) as threads:
         assert list(threads.map(write, range(WRITERS))) == [list(range(2, 21, 2))] * WRITERS
     assert [recorded.event_id for recorded in store.read("count-1")] == [one for ids in rounds for one in ids]
+
+
+def test_one_append_that_many_repeat_behind_its_events_is_done_once(store: EventStore) -> None:
+    """Its answer was lost: each has read the stream, some before and some behind it, and expects what it has seen."""
+    ids = [uuid.UUID(int=7)]
+    barrier = threading.Barrier(WRITERS)
+
+    def write(writer: int) -> list[int]:
+        barrier.wait(120)
+        return [
+            store.append("count-1", [Counted(0, 1)], expected=expected, event_ids=ids)
+            for expected in ((0, 1) if writer % 2 else (0, "any", 1))
+        ]
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        assert {version for versions in threads.map(write, range(WRITERS)) for version in versions} == {1}
+    assert len(store.read("count-1")) == 1
+
+
+def test_who_gives_way_in_a_deadlock_is_told_so(store: EventStore) -> None:
+    """Two transactions of one's own that append to the same streams, one forward and one backward."""
+    for name in ("count-1", "count-2"):
+        store.append(name, [Counted(0, 0)])
+    barrier = threading.Barrier(2)
+
+    def write(names: tuple[str, str]) -> list[tuple[str | None, str | None]]:
+        with psycopg.connect(store._dsn) as connection:
+            store.append(names[0], [Counted(0, 1)], connection=connection)
+            barrier.wait(120)
+            try:
+                store.append(names[1], [Counted(0, 1)], connection=connection)
+            except EventStoreError as error:
+                connection.rollback()
+                return [(error.sqlstate, error.hint)]
+        return []
+
+    with ThreadPoolExecutor(2) as threads:
+        both = threads.map(write, [("count-1", "count-2"), ("count-2", "count-1")])
+        [(sqlstate, hint)] = [one for told in both for one in told]
+    assert sqlstate == "40P01"
+    assert hint is not None
+    assert "do it again" in hint

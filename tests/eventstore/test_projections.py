@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 import pgcdc
 from pgcdc.eventstore import Append, EventStore, EventStoreError, Recorded, Table, following
+from pgcdc.eventstore.projecting import Projecting
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, revenue, right_revenue, store_of
 from tests.pipeline.running import Running, confirmed, running, until
 
@@ -319,3 +321,26 @@ def test_a_transaction_that_is_too_large_waits_for_a_larger_limit(newest_databas
         with running(store.pipeline(transactions=40)):
             caught_up(store)
         assert faults(newest_database) == RIGHT
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_again(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline gives the batch again: what is behind the place that is stored is applied, and nothing else."""
+    apply, lost = Projecting._apply, list[str]()
+
+    def losing(self: Projecting, steps: Any, commits: Any, *, again: bool = False) -> bool:
+        is_applied = apply(self, steps, commits, again=again)
+        if self.name == "revenue" and commits and len(lost) < 3:
+            lost.append(self.name)
+            raise psycopg.OperationalError("the connection is closed")
+        return is_applied
+
+    monkeypatch.setattr(Projecting, "_apply", losing)
+    with store_of(newest_database) as store, running(store.pipeline(rows=5)):
+        caught_up(store)
+        write(store, 1, 40)
+        caught_up(store)
+    assert len(lost) == 3
+    assert revenue(newest_database) == right_revenue(newest_database)
+    assert faults(newest_database) == RIGHT

@@ -54,6 +54,12 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint="take it out, or store the document elsewhere and a reference in the event",
             sqlstate=sqlstate,
         )
+    if sqlstate == "40P01":
+        return EventStoreError(
+            "the transaction met another one that waited for it, and was chosen to give way: deadlock detected",
+            hint="roll it back and do it again; of several append_many none has to give way: they lock in one order",
+            sqlstate=sqlstate,
+        )
     if sqlstate == "55000" and constraint in ("streams_state", "streams_no_hole"):
         return EventStoreError(
             f"the stream {stream} did not take the event: {primary(error)}",

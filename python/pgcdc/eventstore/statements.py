@@ -146,7 +146,7 @@ def expected_number(expected: int | str) -> int:
     Raises:
         ConfigError: When it is something else.
     """
-    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+    if isinstance(expected, int) and not isinstance(expected, bool) and 0 <= expected < 2**63:
         return expected
     if isinstance(expected, str) and expected in EXPECTED:
         return EXPECTED[expected]
