@@ -119,6 +119,7 @@ def test_alone_it_is_all_that_runs(new_orders: Database) -> None:
         run.catch_up(new_orders)
         assert slots(new_orders) == ["pgcdc_shop__search"] == pipeline.outline().slots
         assert pipeline.statistics().source.phase == "streaming"
+    pipeline.stop()  # after the last run it does nothing
     with running(pipeline) as run:  # an earlier stop does not end a later run
         both_stream(run)
     assert ids(own) == [1]

@@ -160,6 +160,7 @@ class Pipeline(Registration):
         self._stop_early = False
         self._apart = False
         self._joint = False
+        self._ran_beside = False
         self._around: Around | None = None
 
     @property
@@ -235,6 +236,7 @@ class Pipeline(Registration):
             await together(runs)
         finally:
             self._joint = self._closed = False
+            self._ran_beside = True
             for one in (self, *beside.values()):
                 one._stop_early = False
 
@@ -355,7 +357,7 @@ class Pipeline(Registration):
             one.stop()
         loop, run = self._loop, self._run
         if run is None or loop is None:
-            self._stop_early = self._stop_early or self._joint or self._last is None
+            self._stop_early = self._stop_early or self._joint or not (self._last or self._ran_beside)
             return
         with contextlib.suppress(RuntimeError):  # The loop has ended in this moment.
             loop.call_soon_threadsafe(run.stop)
