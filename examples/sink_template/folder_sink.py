@@ -143,10 +143,13 @@ def _read(file: Path) -> Stored | None:
 
 def _put(folder: Path, file: Path, new: Stored) -> None:
     """Write a file, unless a later change of the row is in it, or the table was emptied later."""
-    for guard in (_read(file), _read(folder / "floor")):
-        # Positions as text have a fixed width, and compare as positions do.
-        if guard is not None and guard.position >= new.position:
-            return
+    # Positions as text have a fixed width, and compare as positions do.
+    there, floor = _read(file), _read(folder / "floor")
+    if there is not None and there.position >= new.position:
+        return
+    # A copy begins with a TRUNCATE that has the position of its rows: these are not below it.
+    if floor is not None and floor.position > new.position:
+        return
     beside = file.with_suffix(".new")
     with beside.open("wb") as handle:
         handle.write(msgspec.json.encode(new))
