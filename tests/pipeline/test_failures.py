@@ -1,4 +1,7 @@
-"""Targets that are away, refuse or are slow; handlers that raise; changes that cannot be decoded."""
+"""Targets that are away, refuse or are slow; handlers that raise; changes that cannot be decoded.
+
+Over 400 lines because each way to fail is told apart from the others here.
+"""
 
 from __future__ import annotations
 

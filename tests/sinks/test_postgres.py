@@ -1,4 +1,7 @@
-"""Another PostgreSQL as a target: the contract of sinks, and what is special to it."""
+"""Another PostgreSQL as a target: the contract of sinks, and what is special to it.
+
+Over 400 lines because two servers, all types and both ways to write are one sink.
+"""
 
 from __future__ import annotations
 
