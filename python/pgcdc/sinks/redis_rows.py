@@ -1,6 +1,6 @@
 """What the Redis sink keeps a position of for each row: values, hashes, and rows that are counted.
 
-Over 400 lines because the three forms share their guards, and the functions on the server are beside those who call them.
+Over 400 lines because the three forms share their guards, and the server's functions stand beside those who call them.
 """
 
 from __future__ import annotations
