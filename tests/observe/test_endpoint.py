@@ -380,7 +380,7 @@ def test_a_consumer_with_a_slot_of_its_own(newest_database: Database) -> None:
             late = [one for one in unready(endpoint, "late").json["reasons"] if one["kind"] == "late"]
             assert [one["consumer"] for one in late] == ["alone"]
             found = samples(endpoint)
-            for slot in ("pgcdc_shop", "pgcdc_shop_alone"):
+            for slot in ("pgcdc_shop", "pgcdc_shop__alone"):
                 assert value(found, "pgcdc_phase", slot=slot, phase="streaming") == 1.0
                 # The server is asked once a second at most.
                 until(lambda slot=slot: active(endpoint, slot), "it is seen that it is streamed from")  # type: ignore[misc]

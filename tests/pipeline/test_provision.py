@@ -201,7 +201,7 @@ def test_consumers_with_slots_of_their_own(newest_orders: Database) -> None:
     pipeline, _ = shop(newest_orders.dsn, snapshot="never")
     pipeline.add(Recorder(), name="apart", own_slot=True)
     made = states(pipeline.init())
-    assert made["slot pgcdc_shop"] == made["slot pgcdc_shop_apart"] == made["publication pgcdc_shop_apart"] == "made"
+    assert made["slot pgcdc_shop"] == made["slot pgcdc_shop__apart"] == made["publication pgcdc_shop__apart"] == "made"
     removed = states(pipeline.plan_destroy())
     assert set(removed.values()) == {"removed"} and made.keys() == removed.keys()
     pipeline.destroy(tables=True)
