@@ -27,7 +27,7 @@ from pgcdc.sinks import Parquet
 from pgcdc.sinks import manifest as manifest_module
 from pgcdc.sinks import parquet as parquet_module
 from pgcdc.sinks.manifest import read_manifest
-from pgcdc.sinks.objects import LocalFolder, Objects, open_objects
+from pgcdc.sinks.objects import Found, LocalFolder, Objects, open_objects
 from pgcdc.sinks.parquet import (
     change_log_sql,
     clean,
@@ -451,6 +451,56 @@ def test_a_partition_that_was_taken_over_while_another_wrote(tmp_path: Path) -> 
     with pytest.raises(PositionError, match="another process writes"):
         first.write(batch_of(insert(TABLE, row(2))), "late")
     assert [key for _, _, key in log(tmp_path)] == [1]
+
+
+class Listed(LocalFolder):
+    """Counts how often it is listed."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.lists = 0
+
+    def list(self, folder: str, after: str = "") -> list[Found]:
+        self.lists += 1
+        return super().list(folder, after)
+
+
+def test_two_processes_that_write_in_turns_list_nothing(tmp_path: Path) -> None:
+    """A day of small writes makes a folder that takes half a second to list: what came since is asked for by number."""
+    folders, parts = [], []
+    for number in range(2):
+        sink = Parquet(tmp_path)
+        sink._objects = folder = Listed(tmp_path)
+        sink.open()
+        part = sink.part(f"shop.orders/{number}")
+        part.open()
+        folder.lists = 0
+        folders.append(folder)
+        parts.append(part)
+    for key in range(6):
+        parts[key % 2].write(batch_of(insert(TABLE, row(key))), "here")
+    assert sorted(key for _, _, key in log(tmp_path)) == list(range(6))
+    assert [folder.lists for folder in folders] == [0, 0]
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_who_sleeps_while_old_entries_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
+    """The number after its own is free then, and what is written under it is in no reading."""
+    monkeypatch.setattr(manifest_module, "_EVERY", 10)
+    sleeper, sink = Parquet(tmp_path), Parquet(tmp_path)
+    sleeper.open()
+    sink.open()
+    mine, other = sleeper.part("shop.orders/0"), sink.part("shop.orders/1")
+    assert [mine.open(), other.open()] == [None, None]
+    for key in range(25):
+        other.write(batch_of(insert(TABLE, row(key))), "there")
+    assert _clean(LocalFolder(tmp_path), -1).entries > 10
+    sleeper._looked -= 601
+    if opens:
+        assert mine.open() is None
+    mine.write(batch_of(insert(TABLE, row(25))), "here")
+    assert sorted(key for _, _, key in log(tmp_path)) == list(range(26))
+    assert read_manifest(LocalFolder(tmp_path)).parts["shop.orders/0"].note == "here"
 
 
 def test_partitions_have_notes_and_writers_of_their_own(tmp_path: Path) -> None:

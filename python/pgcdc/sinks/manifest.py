@@ -36,6 +36,7 @@ __all__ = [
     "follow",
     "new_entry",
     "read_manifest",
+    "refreshed",
     "shape_of",
     "shape_of_letter",
     "table_key",
@@ -281,12 +282,18 @@ def read_manifest(objects: Objects) -> Manifest:
         if data is not None:
             manifest = _decoded(_whole, data, found.path)
             break
+    listed = _entries(objects, entry_path(manifest.number))
     follow(objects, manifest)
+    if listed and listed[-1] > entry_path(manifest.number):
+        raise SinkError(
+            f"the manifest at {objects.url} lacks entry {manifest.number + 1}",
+            hint="files of it were removed; bring them back, or begin with an empty folder",
+        )
     return manifest
 
 
 def follow(objects: Objects, manifest: Manifest) -> list[Entry]:
-    """Read the entries that have come since.
+    """Read the entries that have come since, asking for one after the other: a folder of many takes long to list.
 
     Args:
         objects: Where they are.
@@ -297,20 +304,35 @@ def follow(objects: Objects, manifest: Manifest) -> list[Entry]:
 
     Raises:
         SinkUnavailable: When they cannot be read.
-        SinkError: When one is damaged, or missing.
+        SinkError: When one is damaged.
     """
     entries = []
-    for path in _entries(objects, entry_path(manifest.number)):
-        data = objects.get(path)
-        if data is None or path != entry_path(manifest.number + 1):
-            raise SinkError(
-                f"the manifest at {objects.url} lacks entry {manifest.number + 1}",
-                hint="files of it were removed; bring them back, or begin with an empty folder",
-            )
+    while (data := objects.get(path := entry_path(manifest.number + 1))) is not None:
         entry = _decoded(_entry, data, path)
         manifest.apply(entry)
         entries.append(entry)
     return entries
+
+
+def refreshed(objects: Objects, manifest: Manifest) -> Manifest:
+    """What a manifest has become that was not looked at for long: what came next may have been removed since.
+
+    Args:
+        objects: Where it is.
+        manifest: What was known; it knows what has come since, if that is there.
+
+    Returns:
+        The same, or another one.
+
+    Raises:
+        SinkUnavailable: When it cannot be read.
+        SinkError: When it is damaged.
+    """
+    if not follow(objects, manifest):
+        checkpoints = objects.list(_CHECKPOINTS)
+        if checkpoints and _number(checkpoints[-1].path) > manifest.number:
+            return read_manifest(objects)
+    return manifest
 
 
 def append(objects: Objects, manifest: Manifest, entry: Entry) -> list[Entry]:
@@ -333,7 +355,7 @@ def append(objects: Objects, manifest: Manifest, entry: Entry) -> list[Entry]:
     if not objects.put(entry_path(entry.number), msgspec.json.encode(entry), create=True):
         found = follow(objects, manifest)
         if not found:
-            raise SinkUnavailable(f"entry {entry.number} of the manifest at {objects.url} exists and cannot be listed")
+            raise SinkUnavailable(f"entry {entry.number} of the manifest at {objects.url} exists and cannot be read")
         return found
     manifest.apply(entry)
     if manifest.number - manifest.checkpoint >= max(_EVERY, len(manifest.files) // 10):
@@ -342,6 +364,10 @@ def append(objects: Objects, manifest: Manifest, entry: Entry) -> list[Entry]:
             objects.put(f"{_CHECKPOINTS}/{manifest.number:020}.json", msgspec.json.encode(whole))
             manifest.checkpoint = manifest.number
     return []
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("/")[2].partition(".")[0])
 
 
 def _entries(objects: Objects, after: str = "") -> list[str]:
@@ -363,7 +389,7 @@ def covered(objects: Objects, before: datetime) -> list[str]:
     if not checkpoints:
         return []
     last = checkpoints[-1]
-    through = entry_path(int(last.path.rpartition("/")[2].partition(".")[0]))
+    through = entry_path(_number(last.path))
     return [found.path for found in checkpoints[:-1]] + [path for path in _entries(objects) if path <= through]
 
 

@@ -141,6 +141,8 @@ class Parquet:
         self._writer = _Writer("")
         # Of each partition, whose files are written and whose entry is not, as far as is known.
         self._pending: dict[str, _Pending] = {}
+        # When the last entry of the manifest was known for sure.
+        self._looked = 0.0
 
     def __repr__(self) -> str:
         return f"Parquet({self._objects.url!r})"
@@ -154,15 +156,18 @@ class Parquet:
         """
         self._objects.open()
         self._manifest = manifest.read_manifest(self._objects)
+        self._looked = time.time()
         self._pending.clear()
         self._writer = self._take_over("")
 
     def _take_over(self, part: str) -> _Writer:
+        self._look()
         writer = _Writer(secrets.token_hex(8), part)
         entry = msgspec.structs.replace(manifest.new_entry("open", writer.name), part=part)
         while found := manifest.append(self._objects, self._manifest, entry):
             if any(one.token == entry.token for one in found):
                 break
+        self._looked = time.time()
         return writer
 
     def part(self, name: str) -> ParquetPart:
@@ -224,6 +229,7 @@ class Parquet:
                 return
             if is_same and time.monotonic() - pending.written <= _KEPT and self._numbers_are_free(pending.entry):
                 entry = pending.entry
+        self._look()
         self._check(writer)  # what others wrote may be known already
         entry = entry or self._put_files(batch, kind, writer, note)
         if entry is None:
@@ -238,7 +244,14 @@ class Parquet:
                 anew = self._put_files(batch, kind, writer, note)
                 assert anew is not None
                 entry = anew
+        self._looked = time.time()
         self._pending.pop(writer.part, None)
+
+    def _look(self) -> None:
+        """Whoever slept for long may find the number free that the next entry had: `clean` removes old ones."""
+        if abs(time.time() - self._looked) > _KEPT:
+            self._manifest = manifest.refreshed(self._objects, self._manifest)
+            self._looked = time.time()
 
     def _check(self, writer: _Writer) -> None:
         if self._manifest.owner(writer.part) != writer.name:
