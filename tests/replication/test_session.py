@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
+import pgcdc.replication.session as session_module
 from pgcdc.replication.session import Session, StatementTimeout
 from tests.replication.reading import until
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +60,20 @@ def test_a_timeout_cancels(session: Session) -> None:
         session.execute("SELECT pg_sleep(60)", timeout=0.2)
     assert time.monotonic() - began < 5
     assert session.execute("SELECT 1") == [("1",)]
+
+
+@pytest.mark.timeout(60, method="thread")
+def test_a_cancel_that_nobody_answers_ends(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits without the interpreter's lock: the proxy that swallows it is a thread of this process."""
+    monkeypatch.setattr(session_module, "_CANCEL_SECONDS", 0.5)
+    with (
+        Proxy(newest_database.server.port) as proxy,
+        Session.connect(proxy.dsn(newest_database.dsn), replication=False) as session,
+    ):
+        proxy.hole = True
+        with pytest.raises(StatementTimeout, match=r"did not end within 0\.2 s"):
+            session.execute("SELECT pg_sleep(60)", timeout=0.2)
+        assert session.closed
 
 
 def test_ctrl_c_comes_out_at_once_and_cancels(session: Session, database: Database) -> None:

@@ -14,7 +14,7 @@ Source: PostgreSQL manual, "libpq: Asynchronous Command Processing" and "Functio
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from time import monotonic
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from pgcdc.replication.libpq import pq, psycopg, take, waiting
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.pq.abc import PGcancelConn, PGconn, PGresult
 
     from pgcdc.protocol import Frames
 
@@ -34,6 +34,7 @@ __all__ = [
     "Lock",
     "Waiting",
     "at_once",
+    "cancel",
     "collect",
     "connect",
     "flush",
@@ -77,14 +78,35 @@ def connect(pgconn: PGconn, deadline: float) -> Connecting[bool]:
     Source:
         libpq: PQconnectStart, PQconnectPoll.
     """
-    state = int(pq.PollingStatus.WRITING)  # as the manual says: begin as if PQconnectPoll had said so
-    while pgconn.status != pq.ConnStatus.BAD and state not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+    return (yield from _polled(pgconn, pgconn.connect_poll, deadline))
+
+
+def cancel(request: PGcancelConn, deadline: float) -> Connecting[bool]:
+    """Ask the server over a connection of its own to stop what another one is running.
+
+    Args:
+        request: Made for the other connection; it is begun here.
+        deadline: When to give up, in seconds of `time.monotonic`.
+
+    Returns:
+        False when the deadline passed; True when it was asked or could not be, which `request.status` tells.
+
+    Source:
+        libpq 17: PQcancelStart, PQcancelPoll.
+    """
+    request.start()
+    return (yield from _polled(request, request.poll, deadline))
+
+
+def _polled(connection: PGconn | PGcancelConn, poll: Callable[[], int], deadline: float) -> Connecting[bool]:
+    state = int(pq.PollingStatus.WRITING)  # as the manual says: begin as if the first poll had said so
+    while connection.status != pq.ConnStatus.BAD and state not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
         # libpq tries one host after the other and may change the socket, so it is asked again each time.
         wait = READ if state == pq.PollingStatus.READING else WRITE
-        while not (yield pgconn.socket, wait):
+        while not (yield connection.socket, wait):
             if monotonic() >= deadline:
                 return False
-        state = pgconn.connect_poll()
+        state = poll()
     return True
 
 

@@ -296,6 +296,10 @@ class AsyncSession:
         """Ask the server to stop what this session is running; the session itself then gets an error, or has ended."""
         with suppress(psycopg.Error):
             if psycopg.capabilities.has_cancel_safe():
-                await waits.blocking(self.pgconn.cancel_conn().blocking)
+                request = self.pgconn.cancel_conn()
+                try:
+                    await waits.connecting(generators.cancel(request, monotonic() + _CANCEL_SECONDS), _SLICE_SECONDS)
+                finally:
+                    request.finish()
             else:
                 await waits.blocking(self.pgconn.get_cancel().cancel)
