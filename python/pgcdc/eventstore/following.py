@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any, LiteralString
 
 import psycopg
 
-from pgcdc.errors import ConfigError
+from pgcdc.errors import ConfigError, SlotLost, SlotNotFound
 from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.commits import Commits
+from pgcdc.eventstore.gaps import Gaps
 from pgcdc.eventstore.generations import Generations
 from pgcdc.eventstore.projecting import Noting, Projecting, rows_of
 from pgcdc.eventstore.projecting import connect as connect_store
@@ -23,9 +25,12 @@ from pgcdc.eventstore.statements import WAITING, Statements
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import Pipeline
 from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.replication import connect
 
 __all__ = ["COMMITS", "LARGEST_TRANSACTION", "EventPipeline"]
+
+logger = logging.getLogger("pgcdc.eventstore")
 
 COMMITS = "commits"
 """The name of the consumer that notes commits."""
@@ -35,6 +40,10 @@ LARGEST_TRANSACTION = 100_000
 """So many events may be appended in one transaction, where no other number is said."""
 LARGEST_BYTES = 64 * 1024 * 1024
 """So many bytes of the stream these may take, likewise."""
+_ANEW = (
+    "no event is lost: call pipeline.destroy() once (pgcdc destroy), and run it again; what was committed meanwhile"
+    " projections and reactors are given from the table of events"
+)
 
 
 class EventPipeline(Pipeline):
@@ -96,8 +105,11 @@ class EventPipeline(Pipeline):
         for projection in projections:
             sink = Projecting(projection, dsn, self._commits, generations, format)
             self.add(sink, name=projection.name, max_rows=rows, max_wait=wait, **whole)
-        for reactor in reactors:
-            self.on(table, "insert", row=ReactorRow, **reactor.options)(reactor.handler())
+        bound = [reactor.bound() for reactor in reactors]
+        for one in bound:
+            self.on(table, "insert", row=ReactorRow, **one.options)(one.handler())
+        self._prepares = False
+        self._gaps = Gaps(name, statements, self._commits, bound)
 
     async def arun(self, *, source: str | None = None) -> None:
         """As `run`, on the running event loop; signals are the caller's. Cancelling it drains in the same way.
@@ -112,16 +124,81 @@ class EventPipeline(Pipeline):
         """
         if source is not None:
             raise ConfigError("the pipeline of an event store follows its database", hint="leave source= out")
-        await asyncio.to_thread(self._prepare)
-        await super().arun()
+        preparing = asyncio.create_task(asyncio.to_thread(self._prepare, asyncio.get_running_loop()))
+        self._prepares = True
+        try:
+            await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            self._stop_early = True
+            await asyncio.wait([preparing])
+            self._stop_early = False  # there is no run that it could be for
+            raise
+        finally:
+            self._prepares = False
+        try:
+            await super().arun()
+        except SlotNotFound as error:
+            error.hint = _ANEW
+            raise
+        except SlotLost as error:
+            error.hint = f"{_ANEW}; raise max_slot_wal_keep_size against the next time"
+            raise
 
-    def _prepare(self) -> None:
+    def stop(self) -> None:
+        """As `Pipeline.stop`, also while reactors are given what they have missed."""
+        if self._prepares:
+            self._stop_early = True
+        else:
+            super().stop()
+
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._make_slot()
             with connect_store(self._dsn) as connection:
                 self._commits.start_lsn = self._commits.through(connection)
+                positioned = self._positions()
+                self._gaps.fill(connection, positioned, self._commits.start_lsn, loop, lambda: self._stop_early)
         except psycopg.Error as error:
             raise refused(error, self._statements) from error
+
+    def destroy(self, *, tables: bool = False) -> None:
+        """As `Pipeline.destroy`; the events, projections and the order of commits stay.
+
+        The next run begins with what is in the table: projections where they were, and reactors, too, so that they miss
+        nothing that was committed while there was no slot. For one that is to begin with what is appended from then on,
+        call `forget` in between.
+
+        Args:
+            tables: As for `Pipeline.destroy`.
+
+        Raises:
+            SlotInUse: When it runs, here or elsewhere.
+            Error: When the server cannot be reached or refuses.
+        """
+        try:
+            with connect_store(self._dsn) as connection:
+                self._gaps.keep(connection, self._positions())
+        except psycopg.errors.UndefinedTable:
+            logger.debug("there is no event store in the schema %s", self._statements.schema)
+        except psycopg.Error as error:
+            raise refused(error, self._statements) from error
+        super().destroy(tables=tables)
+
+    def forget(self, consumer: str) -> None:
+        """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot.
+
+        Args:
+            consumer: Its name.
+
+        Raises:
+            PositionError: When there is no such position.
+            SlotInUse: When the pipeline runs, here or elsewhere.
+        """
+        with connect_store(self._dsn) as connection:
+            was_kept = self._gaps.forget(connection, [consumer])
+        if was_kept and consumer not in self._positions():
+            return
+        super().forget(consumer)
 
     def _make_slot(self) -> None:
         """Make the slot, and note what was committed before it: the stream begins exactly behind that."""
@@ -176,8 +253,16 @@ class EventPipeline(Pipeline):
                 )
             time.sleep(0.02)
 
+    def _positions(self) -> dict[str, StoredPosition]:
+        """What is stored, of reactors with slots of their own, too."""
+        found: dict[str, StoredPosition] = {}
+        for one in (self, *self._own_slots().values()):
+            with contextlib.closing(one._store) as store:
+                store.open()
+                found |= store.load(one.name)
+        return found
+
     def _has_positions(self) -> bool:
-        store = self._store
-        with contextlib.closing(store):
+        with contextlib.closing(self._store) as store:
             store.open()
             return bool(store.load(self.name))

@@ -21,7 +21,7 @@ from pgcdc.eventstore.projection import Handlers
 from pgcdc.lsn import Position
 from pgcdc.pipeline.options import ConsumerOptions
 
-__all__ = ["Reactor", "ReactorRow"]
+__all__ = ["BoundReactor", "Reactor", "ReactorRow"]
 
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -69,21 +69,60 @@ class Reactor:
     def __repr__(self) -> str:
         return f"Reactor({self.name!r})"
 
+    def bound(self) -> BoundReactor:
+        """The same with an instance of its class, for one pipeline."""
+        return BoundReactor(self, self._codec)
+
+
+class BoundReactor:
+    """A reactor that is called.
+
+    Args:
+        reactor: What was declared.
+        codec: What makes events of payloads.
+
+    Attributes:
+        name: Its name.
+        options: Of its consumer.
+        is_async: Whether one of its methods is a coroutine function.
+    """
+
+    def __init__(self, reactor: Reactor, codec: Codec) -> None:
+        self.name = reactor.name
+        self.options = reactor.options
+        self.is_async = reactor.handlers.is_async
+        self._handlers = reactor.handlers
+        self._codec = codec
+        self._instance = reactor.owner()
+
+    def react(self, row: EventRow, position: Position) -> Any:
+        """Call the method for an event, if there is one.
+
+        Args:
+            row: The event's row.
+            position: Its place.
+
+        Returns:
+            What the method returned.
+        """
+        found = self._handlers.of(row.event_type)
+        if found is None:
+            return None
+        method, takes_envelope = found
+        recorded = recorded_of(row, position, self._codec)
+        if takes_envelope:
+            return method(self._instance, recorded.event, recorded)
+        return method(self._instance, recorded.event)
+
     def handler(self) -> Callable[[Any], Awaitable[None] | None]:
         """What a pipeline calls with each change.
 
         Returns:
             A function, or a coroutine function when one of the methods is.
         """
-        instance = self.owner()
 
         def call(change: Insert[ReactorRow]) -> Any:
             row = change.new
-            found = self.handlers.of(row.event_type)
-            if found is None:
-                return None
-            method, takes_envelope = found
-            position = Position(*change.position)  # type: ignore[misc]
             whole = EventRow(
                 id=row.id,
                 stream_id=row.stream_id,
@@ -96,12 +135,11 @@ class Reactor:
                 sequence=row.sequence,
                 event_id=row.event_id,
             )
-            recorded = recorded_of(whole, position, self._codec)
-            return method(instance, recorded.event, recorded) if takes_envelope else method(instance, recorded.event)
+            return self.react(whole, Position(*change.position))  # type: ignore[misc]
 
         async def acall(change: Insert[ReactorRow]) -> None:
             result = call(change)
             if result is not None:
                 await result
 
-        return acall if self.handlers.is_async else call
+        return acall if self.is_async else call
