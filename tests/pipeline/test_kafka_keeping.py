@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +13,8 @@ import pytest
 
 from pgcdc.errors import PositionError, SinkRejected
 from pgcdc.lsn import Position
+from pgcdc.pipeline.deadletter import Which
+from pgcdc.pipeline.deadletter_sqlite import SqliteDeadLetters
 from pgcdc.pipeline.items import Appointment, Begin
 from pgcdc.pipeline.kafka_barriers import Barriers
 from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Note, Notes
@@ -18,6 +22,7 @@ from pgcdc.pipeline.kafka_lane import PartitionConsumer, PartitionLane
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.kafka_sharing import SharedSink
 from pgcdc.pipeline.options import Options, check_options
+from pgcdc.pipeline.parking import Desk
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import SinkSubscription
@@ -109,7 +114,14 @@ class Part:
 class Member:
     """A partition in a process, from an offset of the group's on."""
 
-    def __init__(self, target: Target, start: int = 0, mark: Mark | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        target: Target,
+        start: int = 0,
+        mark: Mark | None = None,
+        letters: SqliteDeadLetters | None = None,
+        **options: Any,
+    ) -> None:
         self.sink = Sink(target)
         chosen = check_options("copy", options) if options else Options()
         self.subscription = subscription = SinkSubscription("copy", TABLE, None, True, chosen, sink=self.sink)
@@ -122,7 +134,10 @@ class Member:
         self.whole = SharedSink(subscription)
         part = KeepingPart(self.whole, "shop.orders/0", self.notes, self.ours)
         own = SinkSubscription("copy", TABLE, None, True, chosen, sink=part)
-        self.consumer = PartitionConsumer(own, KeepingTarget(own, RowFormats(), self.notes), self.lane)
+        self.desk = None if letters is None else Desk("shop", letters)
+        formats = RowFormats()
+        keeping = KeepingTarget(own, formats, self.notes)
+        self.consumer = PartitionConsumer(own, keeping, self.lane, desk=self.desk, formats=formats)
         self.consumer.notes = self.notes
         stored = StoredPosition(
             consumer="copy",
@@ -152,6 +167,8 @@ class Member:
             pass
         finally:
             await self.whole.close(1)
+            if self.desk is not None:
+                await self.desk.close(1)
 
 
 async def test_what_the_target_has_is_left_out_after_a_kill() -> None:
@@ -185,25 +202,32 @@ async def test_pieces_of_what_came_at_once_are_known_one_by_one(dies_after: int)
     assert target.rows == [1, 2, 3, 4, 21, 22, 23, 20, 30, 31]
 
 
-async def test_what_is_left_without_dead_letters() -> None:
+@pytest.mark.parametrize("dies_after", range(1, 7))
+async def test_what_is_left_without_dead_letters(tmp_path: Path, dies_after: int) -> None:
+    """Also of one batch with copied rows, with what is newer, and with what was a dead letter of the writer's."""
+    target, old = Target(), changes(20, 21)
+    mixed = Batch.concat([copied(1, 2, 3, 4), old.take([1]), old.take([0]), changes(30, 31, 32)])
+    letters = SqliteDeadLetters(tmp_path / "letters.db")
+    for dies in (dies_after, 10**9):
+        member = Member(target, letters=letters, on_failure="park")
+        member.sink.dies_after = dies
+        member.sink.refused = {2, 31}
+        member.offer(mixed, 10, step=2)
+        await member.run()
+    assert target.rows == [1, 3, 4, 21, 20, 30, 32]
+    assert target.offsets() == {"shop.orders/0": 27}
+    found = letters.find(Which(pipelines=frozenset({"shop"})))
+    assert sorted(json.loads(letter.key or "")["id"] for letter in found) == ["2", "31"]
+    letters.close()
+
+
+async def test_a_note_is_of_the_first_change_that_is_not_done() -> None:
     member, batch = Member(Target()), changes(1, 2, 3, 4)
     last = batch.take([2]).last_position
     assert last is not None
     member.offer(batch, 10, step=2)
-    member.notes.pass_on(member.notes.come_to(batch, None))
-    rest = batch.take([0, 2])  # 2 is a dead letter
-    assert member.notes.next(rest, 2, last).offset == 16
-    # Where positions do not tell which ones are done, nothing is said to be.
-    for mixed in ([copied(1, 2), changes(3)], [changes(1, 2, 3).take([2]), changes(1, 2, 3).take([0, 1])]):
-        member = Member(Target())
-        for number, one in enumerate(mixed):
-            member.offer(one, 10 + 5 * number)
-        whole = Batch.concat(mixed)
-        member.notes.pass_on(member.notes.come_to(whole, None))
-        part, position = whole.take([0, 1]), whole.take([1]).last_position
-        assert position is not None
-        assert member.notes.next(part, 2, position).offset == 10
-        assert member.notes.next(whole, 2, position).offset > 10
+    member.notes.pass_on(member.notes.come_to(batch, None), lambda: [0, 2])  # 2 is a dead letter
+    assert [member.notes.next(done, last).offset for done in (0, 1, 2)] == [10, 14, 16]
 
 
 async def test_a_barrier_that_the_target_has_is_passed() -> None:

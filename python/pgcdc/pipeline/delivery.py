@@ -48,6 +48,7 @@ class Delivery:
         last_error: The last thing that went wrong.
         breaker: Its circuit breaker.
         parking: Its dead letters; None when the pipeline has none.
+        numbers: Of what a sink is given now: those of its changes among those of the batch.
     """
 
     def __init__(self, subscription: Subscription, target: Target, lane: Lane) -> None:
@@ -55,6 +56,7 @@ class Delivery:
         self.state: ConsumerState = "starting"
         self.last_error: str | None = None
         self.parking: Parking | None = None
+        self.numbers: Sequence[int] = ()
         self.breaker = Breaker(subscription.name, subscription.options.retry)
         self._policy = self._own_policy = subscription.options.retry
         self._parks = subscription.options.on_failure != "stop"
@@ -120,6 +122,7 @@ class Delivery:
             batch = part.batch
             if not batch.changes_count:
                 continue
+            self.numbers = part.numbers
             try:
                 await self.persist(lambda batch=batch: self._target.write(batch, self._lane.reach))  # type: ignore[misc]
             except GaveUp:

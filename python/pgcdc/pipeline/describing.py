@@ -50,11 +50,13 @@ class Described:
     Args:
         batch: The batch.
         seen: What is known of each change already.
+        numbers: Those of its changes among those of what it is a part of; None when it is all of that.
     """
 
-    def __init__(self, batch: Batch, seen: Sequence[Seen] | None = None) -> None:
+    def __init__(self, batch: Batch, seen: Sequence[Seen] | None = None, numbers: Sequence[int] | None = None) -> None:
         self.batch = batch
         self.seen = seen
+        self.numbers = range(batch.changes_count) if numbers is None else numbers
 
     def take(self, numbers: Collection[int]) -> Described:
         """Some of the changes, in order.
@@ -62,8 +64,9 @@ class Described:
         Args:
             numbers: Which: the first has 0.
         """
-        seen = None if self.seen is None else [self.seen[number] for number in sorted(numbers)]
-        return Described(self.batch.take(numbers), seen)
+        ordered = sorted(numbers)
+        seen = None if self.seen is None else [self.seen[number] for number in ordered]
+        return Described(self.batch.take(numbers), seen, [self.numbers[number] for number in ordered])
 
 
 def describe(batch: Batch, keys: Mapping[int, Sequence[str]] | None = None, by: HeldBy = _BY_KEY) -> list[Seen]:

@@ -6,7 +6,7 @@ sink, which from then on takes nothing more from whoever had it before, and leav
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -64,9 +64,8 @@ class Notes:
         self._barrier: Barrier | None = None
         # What was come to and is not passed on yet: the offset of each change. And what is passed on now.
         self._offsets: list[int] = []
-        self._ascending = True
-        self._batch: Batch | None = None
         self._of_batch: list[int] = []
+        self._numbers: Callable[[], Sequence[int]] = tuple
 
     def begin(self, text: str | None) -> None:
         """Go on behind what the sink has.
@@ -111,7 +110,7 @@ class Notes:
             The rest.
         """
         self._barrier = None
-        offsets, self._ascending = self._lane.come_to(batch.changes_count)
+        offsets, ascending = self._lane.come_to(batch.changes_count)
         if offsets and offsets[0] < self._lane.begins:
             wanted = [number for number, offset in enumerate(offsets) if offset >= self._lane.begins]
             batch, offsets = batch.take(wanted), [offsets[number] for number in wanted]
@@ -120,19 +119,21 @@ class Notes:
             rest = batch.after(skip)
             left = rest.changes_count
             # Where old ones stand between new ones, which of them are left is not known: all that counts is the end.
-            offsets = offsets[len(offsets) - left :] if self._ascending else [offsets[0]] * (left - 1) + offsets[-1:]
+            offsets = offsets[len(offsets) - left :] if ascending else [offsets[0]] * (left - 1) + offsets[-1:]
             batch = rest
         self._offsets = offsets
         return batch
 
-    def pass_on(self, batch: Batch) -> None:
+    def pass_on(self, batch: Batch, numbers: Callable[[], Sequence[int]]) -> None:
         """Some of what was come to is given to the sink now.
 
         Args:
             batch: The next of it.
+            numbers: Gives the numbers, among those of its changes, of what is being written: one part after the other,
+                where there are dead letters.
         """
         count = batch.changes_count
-        self._batch, self._of_batch = batch, self._offsets[:count]
+        self._of_batch, self._numbers = self._offsets[:count], numbers
         self._offsets = self._offsets[count:]
 
     def at(self, barrier: Barrier) -> None:
@@ -143,26 +144,19 @@ class Notes:
         """
         self._barrier = barrier
 
-    def next(self, part: Batch, done: int, last: Position) -> Note:
+    def next(self, done: int, last: Position) -> Note:
         """What is to be kept when changes up to some one are in the sink.
 
         Args:
-            part: What was to be written: what was passed on, or what is left of it without dead letters.
-            done: How many changes of that are done.
+            done: How many changes are done then of what is being written.
             last: The position of the last of them.
         """
         if self._barrier is not None:
             offset, mark = self._barrier.offset + 1, self._lane.mark.after(self._barrier.position, self._barrier)
             return Note(self._topic, offset, mark)
-        batch, offsets = self._batch, self._of_batch
-        count = 0
-        if part is batch:
-            count = done
-        elif batch is not None and self._ascending:
-            count = batch.up_to(last).changes_count
-        if count == 0:
-            # It is not known which ones: what is kept stays, and after a kill they come again.
-            return Note(self._topic, max(self._offset, offsets[0]), self._lane.mark)
+        offsets, numbers = self._of_batch, self._numbers()
+        # What lies between two of them is among the dead letters.
+        count = numbers[done] if done < len(numbers) else numbers[-1] + 1
         offset = offsets[count] if count < len(offsets) else offsets[-1] + 1
         return Note(self._topic, max(self._offset, offset), self._lane.mark.after(str(last)))
 
@@ -287,14 +281,13 @@ class KeepingTarget(SinkTarget):
             await super().rewrite(batch)
 
     def _give(self, piece: Progress) -> Awaitable[None] | None:
-        part, sink = self._batch, self._sink
-        assert part is not None
+        sink = self._sink
         assert isinstance(sink, KeepingPart)
         whole = piece.failed is None
         done = self._base + self._left[0].changes_count if whole else piece.numbers[piece.failed.number]  # type: ignore[union-attr]
         last = piece.source.last_position if piece.failed is None else piece.failed.reached
         assert last is not None
-        sink.coming = self._notes.next(part, done, last)
+        sink.coming = self._notes.next(done, last)
         return super()._give(piece)
 
 

@@ -253,5 +253,5 @@ class PartitionConsumer(Consumer):
 
     async def _write(self, batch: Batch) -> None:
         if self.notes is not None:
-            self.notes.pass_on(batch)
+            self.notes.pass_on(batch, lambda: self.delivery.numbers)
         await super()._write(batch)
