@@ -339,6 +339,22 @@ def test_a_row_without_a_key(place: Place) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "hash"])
+def test_a_part_of_the_primary_key(place: Place, form: Any) -> None:
+    """Rows that differ in the rest of it would overwrite each other, and a delete would take another's away."""
+    table = Table("places", {"a": "int", "b": "int", "c": "text"}, key=("a", "b"))
+    batch = batch_of([insert(table, {"a": 1, "b": 1, "c": "x"}), insert(table, {"a": 1, "b": 2, "c": "y"})])
+    for template, rest in (("{a}", "b"), ("{table}", "a, b")):
+        with pytest.raises(ConfigError, match=rf"rows of the table public\.places that differ in {rest} would have"):
+            place.sink(template, form=form).write(batch)
+    assert place.keys() == []
+    place.sink("{b}:{a}", form=form).write(batch)
+    place.sink("{c}", form=form).write(batch)  # it may be unique, too
+    place.sink("of:{a}", form="count").write(batch)
+    place.sink("{a}", form="delete").write(batch)
+    assert len(place.keys()) == 5
+
+
+@pytest.mark.parametrize("form", ["json", "hash"])
 def test_two_tables_with_the_same_keys(place: Place, form: Any) -> None:
     """They would overwrite and delete each other's rows."""
     sales, items = Table("sales.orders", TABLE.columns, key=("id",)), Table("items", TABLE.columns, key=("id",))

@@ -421,7 +421,10 @@ def _run(file: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[A
 
 
 def _schema(relation: Relation) -> str:
-    return "main" if relation.schema == "public" else relation.schema
+    if relation.schema == "public":
+        return "main"
+    # A schema that is called main is another one, and quoted as in SQL.
+    return quoted(relation.schema) if relation.schema == "main" or '"' in relation.schema else relation.schema
 
 
 def _table(relation: Relation) -> str:

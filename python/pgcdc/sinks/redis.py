@@ -116,7 +116,8 @@ class Redis:
         Raises:
             SinkUnavailable: When the server cannot take it now.
             SinkRejected: When a row has no key, makes too large a value, or its key holds something else.
-            ConfigError: When rows of two tables would have the same keys (forms `"json"` and `"hash"`).
+            ConfigError: When rows of two tables, or two rows of one, would have the same key (forms `"json"` and
+                `"hash"`).
         """
         self._form.write(batch)
 

@@ -97,7 +97,7 @@ class Tables:
             columns: Those whose values the template will be given.
 
         Raises:
-            ConfigError: When another table's rows would have the same keys.
+            ConfigError: When another table's rows, or others of this one, would have the same keys.
         """
         key = batch.key_columns(relation)
         names = tuple(column.name for column in relation.columns)
@@ -105,6 +105,7 @@ class Tables:
         if known not in self._known:
             if self._apart:
                 self._tell_apart(relation)
+                self._refuse_part(relation, key)
             name = f"{relation.schema}.{relation.name}"
             kept = f"{self._prefix}:{name}"
             fill = self._template.filler(relation.schema, relation.name, columns, key)
@@ -122,6 +123,17 @@ class Tables:
                 f"rows of the tables {other.schema}.{other.name} and {relation.schema}.{relation.name} would have the"
                 f" same keys, {self._template.text}",
                 hint='write what is different into them, as in key="{schema}:{table}:{key}", or one sink for each',
+            )
+
+    def _refuse_part(self, relation: Relation, key: Sequence[str]) -> None:
+        """Rows that differ in the rest of the primary key would be one."""
+        columns = set(self._template.key(key))
+        if columns < set(key):
+            table, rest = f"{relation.schema}.{relation.name}", ", ".join(one for one in key if one not in columns)
+            raise ConfigError(
+                f"rows of the table {table} that differ in {rest} would have the same key, {self._template.text}",
+                hint="write all columns of the primary key into it, or {key}",
+                table=table,
             )
 
 
