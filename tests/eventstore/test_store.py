@@ -310,3 +310,28 @@ def test_it_appends_after_a_rollback(newest_database: Database) -> None:
             connection.execute("BEGIN")
             connection.execute("ROLLBACK")
         assert store.append("order-1", [PAID]) == 2
+
+
+def test_one_event_behind_a_known_version(database: Database) -> None:
+    """It goes by a statement of its own, which stores and leaves behind what the function does."""
+    with EventStore(database.dsn, max_connections=1) as store:
+        store.init(profile="lean")
+        store.append("order-1", [CREATED], metadata={"actor": "anna"})
+        assert store.append("order-1", [CREATED], expected=1, metadata={"actor": "anna"}) == 2
+        columns = "stream_id, stream_type, event_type, event_version, payload, metadata, retention_class, sequence"
+        first, second = database.execute(f"SELECT {columns} FROM es.events ORDER BY id")
+        assert first[:-1] == second[:-1]
+        assert [first[-1], second[-1]] == [1, 2]
+        assert store.insert("order-1", [PAID], after=2) == 3  # its trigger advances the stream again
+        assert store.append("order-1", [PAID], expected=3, stream_type="order") == 4
+        with pytest.raises(ConcurrencyConflict) as raised:
+            store.append("order-1", [PAID], expected=3)
+        assert raised.value.version == 4
+        with pytest.raises(ConcurrencyConflict):
+            store.append("order-2", [PAID], expected=1)
+        with pytest.raises(EventStoreError, match="another stream_type"):
+            store.append("order-1", [PAID], expected=4, stream_type="cart")
+        database.execute("UPDATE es.streams SET state = 'closed'")
+        with pytest.raises(EventStoreError, match="closed"):
+            store.append("order-1", [PAID], expected=4)
+        assert [one.sequence for one in store.read("order-1")] == [1, 2, 3, 4]

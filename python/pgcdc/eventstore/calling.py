@@ -10,7 +10,7 @@ Source: PostgreSQL manual, "libpq: Asynchronous Command Processing" and "Functio
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import generators, pq, waiting
@@ -19,9 +19,11 @@ from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections import OwnConnection
 
-__all__ = ["ask", "copied", "elsewhere"]
+__all__ = ["ask", "ask_whether", "copied", "elsewhere"]
 
 Result = TypeVar("Result")
+_SOON: Final = 50.0
+"""Milliseconds in which an answer comes as a rule; who waits for longer waits as psycopg does."""
 
 
 def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]) -> tuple[str, int]:
@@ -35,24 +37,58 @@ def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int
     Returns:
         The row.
     """
+    row = ask_whether(connection, query, values)
+    assert row is not None, "the function returns a row"
+    return row
+
+
+def ask_whether(
+    connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]
+) -> tuple[str, int] | None:
+    """Run a statement that returns a word and a number, or no row.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+        values: The values.
+
+    Returns:
+        The row, or None.
+    """
     if not isinstance(connection, OwnConnection):
         row = connection.cursor(row_factory=tuple_row).execute(query, values).fetchone()
-        assert row is not None, "the function returns a row"
-        return row[0], row[1]
+        return None if row is None else (row[0], row[1])
     pgconn = connection.pgconn
     name = connection.prepared.get(query) or _prepare(connection, query)
     pgconn.send_query_prepared(name, [None if value is None else str(value).encode() for value in values])
-    result = connection.wait(generators.execute(pgconn))[-1]
+    result = _answer(connection)
     if result.status != pq.ExecStatus.TUPLES_OK:
         error = error_from_result(result)
         if isinstance(error, psycopg.errors.InvalidSqlStatementName) and connection.prepared:
             # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit.
             connection.prepared.clear()
-            return ask(connection, query, values)
+            return ask_whether(connection, query, values)
         raise error
+    if not result.ntuples:
+        return None
     word, number = result.get_value(0, 0), result.get_value(0, 1)
     assert word is not None and number is not None, "the function returns both"
     return word.decode(), int(number)
+
+
+def _answer(connection: OwnConnection) -> pq.abc.PGresult:
+    """Wait for the result of what was sent: without psycopg's generators, where it comes soon."""
+    pgconn = connection.pgconn
+    results: list[pq.abc.PGresult] = []
+    if not pgconn.flush() and connection.readable.poll(_SOON):
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                return results[-1]
+            results.append(result)
+    results += connection.wait(generators.execute(pgconn))
+    return results[-1]
 
 
 def _prepare(connection: OwnConnection, query: str) -> bytes:

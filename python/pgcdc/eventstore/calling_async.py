@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["ask", "copied", "elsewhere"]
+__all__ = ["ask", "ask_whether", "copied", "elsewhere"]
 
 Result = TypeVar("Result")
 
@@ -30,11 +30,28 @@ async def ask(
     Returns:
         The row.
     """
+    row = await ask_whether(connection, query, values)
+    assert row is not None, "the function returns a row"
+    return row
+
+
+async def ask_whether(
+    connection: psycopg.AsyncConnection[Any], query: str, values: tuple[str | int | None, ...]
+) -> tuple[str, int] | None:
+    """Run a statement that returns a word and a number, or no row.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+        values: The values.
+
+    Returns:
+        The row, or None.
+    """
     cursor = connection.cursor(row_factory=tuple_row)
     await cursor.execute(query, values)
     row = await cursor.fetchone()
-    assert row is not None, "the function returns a row"
-    return row[0], row[1]
+    return None if row is None else (row[0], row[1])
 
 
 async def copied(

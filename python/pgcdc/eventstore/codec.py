@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,16 @@ __all__ = ["Codec", "Decode", "reason"]
 Decode = Callable[[str | bytes], Event | UnknownEvent]
 _encoder: Final = msgspec.json.Encoder()
 _any: Final = msgspec.json.Decoder()
+
+
+class _Writer(NamedTuple):
+    """How events of one class are written."""
+
+    name: str
+    version: int
+    begin: bytes  # of the function's item, up to the payload's brace
+    skipped: int  # so many bytes of a struct's JSON are its name
+    decode: Callable[[bytes], Any]
 
 
 class Codec:
@@ -34,7 +44,7 @@ class Codec:
         self.registry = registry
         self.max_payload_bytes = max_payload_bytes
         self._own: dict[str, type[Event]] = {}
-        self._writers: dict[type[Event], tuple[bytes, int, Callable[[bytes], Any]]] = {}
+        self._writers: dict[type[Event], _Writer] = {}
         self._readers: dict[tuple[str, int], Decode] = {}
         self._generation = registry.generation
         for given in events:
@@ -57,13 +67,32 @@ class Codec:
             InvalidEvent: When it is no event, or its values are not those of its fields.
             PayloadTooLarge: When the payload is.
         """
+        writer, body = self._body(event)
+        extra = "".join(f',"{key}":{value}' for key, value in about.items() if value is not None)
+        return b"".join((writer.begin, body, extra.encode(), b"}"))
+
+    def written(self, event: Event) -> tuple[str, int, str]:
+        """Make the columns of an event, and see that it can be read again.
+
+        Args:
+            event: The event.
+
+        Returns:
+            Its name, its version, and its payload as JSON.
+
+        Raises:
+            InvalidEvent: As for `encode`.
+            PayloadTooLarge: As for `encode`.
+        """
+        writer, body = self._body(event)
+        return writer.name, writer.version, f"{{{body.decode()}"
+
+    def _body(self, event: Event) -> tuple[_Writer, bytes]:
+        """The payload of an event, without the brace that it begins with."""
+        writer = self._writers.get(type(event)) or self._writer(type(event))
         try:
-            begin, skipped, decode = self._writers[type(event)]
-        except KeyError:
-            begin, skipped, decode = self._writer(type(event))
-        try:
-            written = _encoder.encode(event)
-            decode(written)  # a struct takes any value: what could not be read again must not be stored
+            encoded = _encoder.encode(event)
+            writer.decode(encoded)  # a struct takes any value: what could not be read again must not be stored
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise InvalidEvent(
                 f"the event {event.__event_type__} cannot be stored: {reason(error)}",
@@ -71,7 +100,8 @@ class Codec:
                 event_type=event.__event_type__,
             ) from None
         # The name is in a column of its own, so it is cut off: {"event_type":"OrderPaid","amount":5}
-        size = len(written) - skipped
+        skipped = writer.skipped
+        size = len(encoded) - skipped
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(
                 f"the payload of the event {event.__event_type__} has {size:,} bytes, the limit is"
@@ -80,11 +110,9 @@ class Codec:
                 event_type=event.__event_type__,
                 payload_bytes=size,
             )
-        body = written[skipped + 1 :] if written[skipped : skipped + 1] == b"," else written[skipped:]
-        extra = "".join(f',"{key}":{value}' for key, value in about.items() if value is not None)
-        return b"".join((begin, body, extra.encode(), b"}"))
+        return writer, encoded[skipped + 1 :] if encoded[skipped : skipped + 1] == b"," else encoded[skipped:]
 
-    def _writer(self, event_type: type[Event]) -> tuple[bytes, int, Callable[[bytes], Any]]:
+    def _writer(self, event_type: type[Event]) -> _Writer:
         name: str | None = getattr(event_type, "__event_type__", None)
         if name is None:
             raise InvalidEvent(
@@ -97,8 +125,9 @@ class Codec:
             self._readers.clear()
         field = event_type.__struct_config__.tag_field
         skipped = len(_encoder.encode({field: name})) - 1
-        begin = b'{"t":%b,"v":%d,"p":{' % (_encoder.encode(name), event_type.__event_version__)
-        writer = begin, skipped, msgspec.json.Decoder(event_type).decode
+        version = event_type.__event_version__
+        begin = b'{"t":%b,"v":%d,"p":{' % (_encoder.encode(name), version)
+        writer = _Writer(name, version, begin, skipped, msgspec.json.Decoder(event_type).decode)
         self._writers[event_type] = writer
         return writer
 

@@ -5,6 +5,7 @@ Written by hand beside connections_async.py: the two wait by different means.
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from pgcdc.eventstore.connecting import PREPARE, is_quiet, options_of
+from pgcdc.eventstore.connecting import PREPARE, options_of
 
 __all__ = ["Connections", "OwnConnection"]
 
@@ -22,11 +23,14 @@ class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         prepared: The names of statements that were prepared on it around psycopg.
+        readable: Waits until the server has said something.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.prepared: dict[str, bytes] = {}
+        self.readable = select.poll()
+        self.readable.register(self.pgconn.socket, select.POLLIN)
 
 
 class Connections:
@@ -74,7 +78,7 @@ class Connections:
                 connection = self._idle.pop()  # another thread may have taken the last one
             except IndexError:
                 break
-            if not connection.closed and is_quiet(connection.fileno()):
+            if not connection.closed and not connection.readable.poll(0):
                 return connection
             connection.close()  # the server has said something meanwhile: that it ends
         connection = OwnConnection.connect(autocommit=True, **options_of(self._dsn))

@@ -177,10 +177,17 @@ class AsyncEventStore(Declarations):
             PostgreSQL manual, "Explicit Locking" (Row-Level Locks).
         """
         number = expected_number(expected)
-        encoded = encode_events(self._codec, events, event_ids)
-        if encoded == "[]":
+        given = list(events)
+        if not given:
             return await self._look(stream, expected, connection)
         about = self._codec.metadata(current_metadata(metadata))
+        if number > 0 and len(given) == 1 and event_ids is None and connection is None:
+            one = (stream, number, stream_type, *self._codec.written(given[0]), about)
+            async with self._doing(stream, expected) as used:
+                done = await calling.ask_whether(used, self._statements.append_one, one)
+            if done is not None:
+                return done[1]
+        encoded = encode_events(self._codec, given, event_ids)
         async with self._doing(stream, expected, connection) as used:
             values = (stream, stream_type, number, encoded, about)
             status, version = await calling.ask(used, self._statements.append, values)
