@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ from pgcdc.pipeline.target_sink import SinkTarget
 from tests.protocol import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 RELATION = wire.relation(1, "t", [("id", 23)])
 
@@ -60,10 +62,12 @@ class Writes:
 class Stand:
     """A consumer that waits at its lane, without a source."""
 
-    def __init__(self, sink: Writes, position: Position | None = None, through_lsn: int = 1) -> None:
+    def __init__(
+        self, sink: Writes, position: Position | None = None, through_lsn: int = 1, around: Any = None
+    ) -> None:
         pipeline = Pipeline("shop", "", tables=["t"])
         pipeline.add(sink, name="sink", retry=Retry(first=0.001, longest=0.001))
-        subscription = pipeline._subscriptions["sink"]
+        subscription = replace(pipeline._subscriptions["sink"], around=around)
         assert isinstance(subscription, SinkSubscription)
         self.target = SinkTarget(subscription)
         self.lane = Lane("sink", threading.Condition(), 100, 1 << 30, asyncio.get_running_loop(), lambda: None)
@@ -126,6 +130,29 @@ async def test_what_comes_is_written_once_in_the_sinks_thread(monkeypatch: pytes
     assert len(sink.threads) == 1 and sink.closed
     # Of the first it is not known yet whether it is to be skipped.
     assert [one.batch.last_position for one in begun if one is not None] == [(200, 0), (300, 0)]
+
+
+async def test_what_is_entered_around_a_write_is_entered_before_it() -> None:
+    came: list[object] = []
+
+    class Tells(Writes):
+        def write(self, batch: Batch) -> None:
+            super().write(batch)
+            came.append(self.attempts[-1][0])
+
+    @contextlib.contextmanager
+    def around(consumer: str, batch: Batch) -> Iterator[None]:
+        came.append("entered")
+        yield
+        came.append("left")
+
+    stand = Stand(Tells(), around=around)
+    for number in range(1, 4):
+        batch = transaction(100 * number, number)
+        assert stand.lane.offer(Rows(batch, 100 * number + 8, batch.nbytes))
+        await stand.until(lambda reached=100 * number + 8: stand.lane.through_lsn == reached)  # type: ignore[misc]
+    await stand.end()
+    assert came == ["entered", 1, "left", "entered", 2, "left", "entered", 3, "left"]
 
 
 async def test_an_attempt_that_has_failed_is_the_first_of_several() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -246,6 +247,28 @@ def test_a_row_is_held_by_its_primary_key_under_any_identity(newest_database: Da
         pipeline.dead_letters.retry()
         until(lambda: pipeline.dead_letters.list() == [], "delivered")
     assert came == ["insert", "delete", "insert"]
+    pipeline.dead_letters.close()
+
+
+@pytest.mark.parametrize("name", ['a"b', "back\\slash", "tab\tulator", "größe", "c0"])
+def test_a_key_holds_whatever_its_column_is_called(newest_database: Database, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    newest_database.execute(f"CREATE TABLE a ({quoted} int PRIMARY KEY, c1 int)")
+    sink = Refusing("c1")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["a"])
+    pipeline.add(sink, name="sink", on_failure="hold")
+    with running(pipeline) as run:
+        run.streaming()
+        newest_database.execute(
+            "INSERT INTO a VALUES (7, 1)", "INSERT INTO a VALUES (8, 2)", f"UPDATE a SET c1 = 3 WHERE {quoted} = 7"
+        )
+        run.catch_up(newest_database)
+        assert sink.numbers == [2]
+        assert [json.loads(one.key or "") for one in pipeline.dead_letters.list()] == [{name: "7"}, {name: "7"}]
+        sink.cured = True
+        pipeline.dead_letters.retry()
+        until(lambda: pipeline.dead_letters.list() == [], "delivered")
+    assert sink.numbers == [2, 1, 3]
     pipeline.dead_letters.close()
 
 

@@ -396,6 +396,39 @@ def test_what_becomes_of_the_directories(empty_orders: Database, tmp_path: Path)
     assert list(above.iterdir()) == []
 
 
+@pytest.mark.parametrize("own_slot", [False, True])
+def test_a_copy_of_the_database_leaves_the_spool_of_the_original(
+    empty_orders: Database, tmp_path: Path, own_slot: bool
+) -> None:
+    """What is in it may be nowhere else; the copy has the same slot's name, and the same stored positions."""
+
+    def shop_of(database: Database) -> pgcdc.Pipeline:
+        pipeline = shop(database, persistent(tmp_path), confirm_spooled=True)
+        pipeline.add(Recorder(), name="sink", own_slot=own_slot)
+        return pipeline
+
+    run_once(empty_orders, shop_of(empty_orders))
+    [kept] = tmp_path.glob("*/sink")
+    name = f"{empty_orders.name}_copy"
+    with empty_orders.server.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{empty_orders.name}"')
+    try:
+        copy = type(empty_orders)(empty_orders.server, name)
+        with pytest.raises(pgcdc.Error):
+            shop_of(copy).run()
+        shop_of(copy).rename("sink", "other") if not own_slot else None
+        shop_of(copy).forget("other" if not own_slot else "sink")
+        shop_of(copy).destroy()
+    finally:
+        with empty_orders.server.connect() as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    assert sorted(path.name for path in kept.iterdir()) != []
+    empty_orders.execute("INSERT INTO orders VALUES (1, 'x')")
+    run_once(empty_orders, shop_of(empty_orders))
+    shop_of(empty_orders).destroy()
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize("knows", ["old", "new"])
 def test_a_directory_of_its_own_goes_with_the_consumers_name(
     empty_orders: Database, tmp_path: Path, knows: str

@@ -235,6 +235,23 @@ def test_a_stop_at_any_moment_of_a_second_run_ends_it(new_orders: Database, shar
     assert again.error is None
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["both kinds", "own slots only"])
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "stopped"])
+def test_who_waits_for_what_does_not_begin_is_told(new_orders: Database, shared: bool, refused: bool) -> None:
+    pipeline = two(new_orders, Recorder(), Recorder() if shared else None)
+    if refused:
+        new_orders.execute("DROP TABLE orders")
+    else:
+        pipeline.stop()
+    futures = pipeline._reaching(flushed(new_orders))
+    assert len(futures) == 1 + shared
+    with pytest.raises(ConfigError, match="orders") if refused else contextlib.nullcontext():
+        pipeline.run()
+    for future in futures:
+        with pytest.raises(pgcdc.Error, match="orders" if refused else "was stopped before it was so far"):
+            future.result(0)
+
+
 def test_a_standby_that_is_stopped_ends_in_a_second_run_too(new_orders: Database) -> None:
     waiting = two(new_orders, Recorder(), Recorder(), standby=True)
     with running(waiting) as run:

@@ -69,6 +69,8 @@ class Consumer:
             self.delivery.parking = Parking(self.name, subscription.options, desk, self._letters_away, self._formats)
         options = subscription.options
         alone = self.has_target_alone and subscription.gets_rows and not (options.max_wait or options.transactions)
+        # What is entered around a write is entered here, on the event loop, and before it.
+        alone = alone and subscription.around is None
         self._ahead = target if alone and isinstance(target, AheadTarget) and target.goes_ahead else None
         self._opened = False
         self._own: Position | None = None

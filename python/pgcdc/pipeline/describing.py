@@ -151,9 +151,7 @@ class _Table:
         # Only these columns' values are read: rows can be long.
         names = dict.fromkeys((*self.columns, *(by.key or ()), *(self._outbox or ())))
         self._named = {f"c{place}": name for place, name in enumerate(names)}
-        row = msgspec.defstruct(
-            "Row", [(field, msgspec.Raw | UnsetType, UNSET) for field in self._named], rename=self._named
-        )
+        row = _row_type(self._named)
         line = msgspec.defstruct("Line", [("new", row | UnsetType, UNSET), ("old", row | UnsetType, UNSET)])
         self._decoder = msgspec.json.Decoder(line)
 
@@ -164,11 +162,14 @@ class _Table:
             line: The change as JSON.
         """
         decoded: Any = self._decoder.decode(line)
-        return [
-            {name: _value(value) for field, name in self._named.items() if (value := getattr(row, field)) is not UNSET}
-            for row in (decoded.new, decoded.old)
-            if row is not UNSET
-        ]
+        return [self._values(row) for row in (decoded.new, decoded.old) if row is not UNSET]
+
+    def _values(self, row: Any) -> dict[str, Any]:
+        if isinstance(row, dict):
+            return {name: _value(row[name]) for name in self._named.values() if name in row}
+        return {
+            name: _value(value) for field, name in self._named.items() if (value := getattr(row, field)) is not UNSET
+        }
 
     def holds(
         self, change: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[Mapping[str, Any]]
@@ -196,6 +197,16 @@ class _Table:
         if names not in self._forms:
             self._forms[names] = _form(self._relation, names, chosen=self._by.key is not None)
         return self._forms[names]
+
+
+def _row_type(named: Mapping[str, str]) -> Any:
+    """What reads these columns of a row, each into its field, and passes over the others."""
+    try:
+        return msgspec.defstruct(
+            "Row", [(field, msgspec.Raw | UnsetType, UNSET) for field in named], rename=dict(named)
+        )
+    except ValueError:  # a name with a quotation mark or a backslash cannot be that of a field
+        return dict[str, msgspec.Raw]
 
 
 def _value(raw: msgspec.Raw) -> Any:

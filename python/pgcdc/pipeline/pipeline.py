@@ -204,7 +204,19 @@ class Pipeline(Registration):
             Error: When it cannot start or cannot go on.
             CancelledError: After the drain, when it was cancelled.
         """
-        url = self._settings.source if source is None else source
+        error: BaseException | None = None
+        try:
+            await self._arun(self._settings.source if source is None else source)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            # Also where nothing has begun.
+            for one in () if self._joint else (self, *self._beside.values()):
+                if one._run is None:
+                    one._fail_waiters(error)
+
+    async def _arun(self, url: str | None) -> None:
         if url:
             address = parse_address(url, self.name)
             await self._arun_from(Source, self._store, self._schemas, self._own_letters, address)
@@ -216,6 +228,9 @@ class Pipeline(Registration):
             await self._arun_from(Source, self._store, self._schemas, self._own_letters)
 
     async def _arun_together(self, beside: Mapping[str, Pipeline]) -> None:
+        with self._lock:
+            if self._joint or self._run is not None:
+                raise self._runs_already()
         own, theirs = self._migrations.split(beside)
         shared_one, start = len(beside) < len(self._subscriptions), Start()
         self._joint = self._closed = True
@@ -309,7 +324,7 @@ class Pipeline(Registration):
         migrations.check(subscriptions)
         with self._lock:
             if self._run is not None:
-                raise ConfigError(f"pipeline {self.name!r} runs already in this process")
+                raise self._runs_already()
             parks = any(one.options.on_failure != "stop" for one in subscriptions.values())
             parts = (
                 self._beside_settings() if but else self._settings,
@@ -345,7 +360,14 @@ class Pipeline(Registration):
                 self._run = self._loop = self._pulse = None
                 self._closed = self._joint
                 self._stop_early = False
-            self._waiters.fail(error or Error(f"pipeline {self.name!r} was stopped before it was so far"))
+            self._fail_waiters(error)
+
+    def _runs_already(self) -> ConfigError:
+        return ConfigError(f"pipeline {self.name!r} runs already in this process")
+
+    def _fail_waiters(self, error: BaseException | None) -> None:
+        stopped = Error(f"pipeline {self.name!r} was stopped before it was so far")
+        self._waiters.fail(error if isinstance(error, Exception) else stopped)
 
     def stop(self) -> None:
         """Stop the running pipeline; before its first run, that run. After the last run it does nothing.

@@ -144,12 +144,15 @@ def directory_of(spool: SpoolOptions, slot: str, consumer: str) -> Path:
 
 
 def source_of(connection: Connection) -> str:
-    """Where a spool's changes come from, for its file `owner`: the name of a slot is one of a cluster.
+    """Where a spool's changes come from, for its file `owner`.
+
+    The name of a slot is one of a cluster, and a copy of a database beside it has the same positions.
 
     Args:
         connection: To the server.
     """
-    return f"cluster {connection.system_identifier}"
+    asking = "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+    return f"database {connection.execute(asking)[0][0]} of cluster {connection.system_identifier}"
 
 
 def remove_spool(directory: Path, slot: str, source: str, consumer: str | None = None) -> None:
@@ -270,7 +273,7 @@ class Place:
         """Make sure that the directory is not that of another consumer, and note whose it is.
 
         Args:
-            source: Which cluster the changes come from, by `source_of`.
+            source: Which database the changes come from, by `source_of`.
 
         Raises:
             ConfigError: When it is: a start may empty it, and what is in it may be nowhere else.
@@ -398,7 +401,7 @@ class Backlog:
 
         Args:
             format: How rows of what is read are given.
-            source: Which cluster changes come from, by `source_of`: what is in it came from there.
+            source: Which database changes come from, by `source_of`: what is in it came from there.
 
         Raises:
             ConfigError: When it is to be relied on, and its directory does not stay; when it is another consumer's.
