@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -11,8 +12,10 @@ import pgcdc
 from pgcdc import PositionError, SinkRejected, transforms
 from pgcdc.pipeline import PostgresPositions
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
+from pgcdc.sinks import DuckDB, Postgres, SQLite
 from tests.pipeline.running import running, until
 from tests.pipeline.shop import ORDERS
+from tests.sinks.test_cases import read as read_file
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -129,6 +132,53 @@ def test_a_letter_of_a_table_that_was_renamed_is_masked(new_orders: Database) ->
         pipeline.dead_letters.retry()
         until(lambda: not pipeline.dead_letters.list(), "it is delivered")
     assert [value for _, value in sink.taken] == ["***"]
+
+
+@pytest.mark.parametrize("kind", [SQLite, DuckDB, Postgres])
+def test_a_letter_of_a_column_that_was_renamed_comes_under_its_name_of_now(
+    new_orders: Database, tmp_path: Path, kind: Any
+) -> None:
+    """In targets whose columns are renamed, too; a column that was dropped stays there, and has its value."""
+    place = {"dsn": new_orders.dsn, "schema": "copy"} if kind is Postgres else {"path": tmp_path / "copy"}
+    failing = True
+
+    class Picky(kind):  # type: ignore[misc]
+        """Refuses a row as long as it is said to."""
+
+        def write(self, batch: pgcdc.Batch) -> None:
+            if failing and any(change.new.id == 2 for change in batch.changes()):  # type: ignore[union-attr]
+                raise SinkRejected("not this one")
+            super().write(batch)
+
+    def read() -> list[Any]:
+        columns = "id, state, more, note"
+        if kind is Postgres:
+            return new_orders.execute(f"SELECT {columns} FROM copy.orders ORDER BY id")
+        return read_file(tmp_path / "copy", f"SELECT {columns} FROM orders ORDER BY id")
+
+    new_orders.execute("ALTER TABLE orders ADD COLUMN note text")
+    if kind is Postgres:
+        new_orders.execute("CREATE SCHEMA copy")
+    pipeline = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+    pipeline.add(Picky(**place), name="copy", on_failure="park", max_rows=1)
+    with running(pipeline) as run:
+        run.streaming()
+        new_orders.execute("INSERT INTO orders VALUES (2, 'two', 'x')", "ALTER TABLE orders RENAME status TO former")
+        new_orders.execute("INSERT INTO orders VALUES (3, 'three', 'x')", "ALTER TABLE orders DROP COLUMN note")
+        new_orders.execute("ALTER TABLE orders ADD COLUMN more int", "INSERT INTO orders VALUES (4, 'four', 4)")
+        new_orders.execute("ALTER TABLE orders RENAME former TO state", "INSERT INTO orders VALUES (5, 'five', 5)")
+        run.catch_up(new_orders)
+        failing = False
+        pipeline.dead_letters.retry()
+        until(lambda: not pipeline.dead_letters.list(), "it is delivered")
+    assert read() == [
+        (1, "old", None, None),
+        (2, "two", None, "x"),
+        (3, "three", None, "x"),
+        (4, "four", 4, None),
+        (5, "five", 5, None),
+    ]
+    pipeline.dead_letters.close()
 
 
 @pytest.mark.parametrize(

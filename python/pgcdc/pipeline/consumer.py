@@ -194,10 +194,10 @@ class Consumer:
             self.delivery.state = "stopped"
 
     def _read(self, message: bytes) -> Batch:
-        """A dead letter's change, with the version that its table had there."""
+        """A dead letter's change, with the version that its table had there; under the names of now, for some sinks."""
         batch = Batch.from_bytes(message, self._formats.context().format)
         self._formats.meet(batch)
-        return batch if self._reshaping is None else self._reshaping.versioned(batch)
+        return batch if self._reshaping is None else self._reshaping.as_now(self._reshaping.versioned(batch))
 
     # Where to go on.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from pgcdc.errors import ConfigError, ConnectionLost, Error, MigrationFailed, SchemaError, SinkRejected, SinkUnavailable
@@ -19,13 +19,13 @@ from pgcdc.pipeline.foreign import awaited
 from pgcdc.pipeline.migrations import Migration, Migrations
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.schemas import WHOLE_PIPELINE, Step, StepState
-from pgcdc.pipeline.subscription import HandlerSubscription, Subscription, Table, is_async
+from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription, Subscription, Table, is_async
 from pgcdc.pipeline.target import GaveUp, Target
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch
 from pgcdc.protocol.rows import row_plan
-from pgcdc.schema import SchemaChange, change_of, reaction_to
+from pgcdc.schema import SchemaChange, change_of, named_as_now, reaction_to
 
 __all__ = ["NewShape", "Reshaping", "Together"]
 
@@ -140,6 +140,34 @@ class Reshaping:
             batch: The batch.
         """
         return batch.with_versions(self._versioning.versions)
+
+    def as_now(self, letter: Batch) -> Batch:
+        """Give a dead letter the names that its table and columns have by now, where its sink has renamed them, too.
+
+        Args:
+            letter: The letter's batch, with versions.
+
+        Returns:
+            The same, or with other names. A column that was dropped keeps its own.
+        """
+        sink = self._subscription.sink if isinstance(self._subscription, SinkSubscription) else None
+        if not getattr(sink, "renames_columns", False):
+            return letter
+        versions = {relation.oid: version for _, relation, _, version in letter.shape_runs()}
+
+        def plan(relation: Relation) -> tuple[Relation, Sequence[int]] | None:
+            oid, first = relation.oid, versions.get(relation.oid)
+            reached = self._reached.get(oid, 0)
+            if first is None or first >= reached:
+                return None
+            path = [self._versioning.get(oid, number) for number in range(first, reached + 1)]
+            shapes = [version.relation for version in path if version is not None]
+            if len(shapes) < len(path):
+                return None
+            named = named_as_now(relation, shapes)
+            return None if named is None else (named, range(len(named.columns)))
+
+        return letter.reshaped(plan).with_versions(self._versioning.versions)
 
     def _name(self, oid: int) -> Table | None:
         """What the consumer calls a table; None when it is none of its tables."""

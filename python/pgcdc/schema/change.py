@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -11,7 +12,7 @@ from pgcdc.event_text import relation_text
 from pgcdc.events import Column, Relation
 from pgcdc.lsn import Position
 
-__all__ = ["ChangeKind", "SchemaChange", "change_of"]
+__all__ = ["ChangeKind", "SchemaChange", "change_of", "named_as_now"]
 
 ChangeKind: TypeAlias = Literal["add", "drop", "rename", "retype", "key", "rename_table"]
 """Columns were added, dropped, renamed, given another type; the replica identity has other columns; the table, or its
@@ -134,6 +135,29 @@ def change_of(
         retyped=tuple(after.name for before, after in both if _type(before) != _type(after)),
         rekeyed=tuple(after.name for before, after in both if before.is_key != after.is_key),
     )
+
+
+def named_as_now(relation: Relation, shapes: Sequence[Relation]) -> Relation | None:
+    """Give a row's shape the names that its table and columns have got since.
+
+    Args:
+        relation: The shape that the row has.
+        shapes: Those that its table had, from that one to the last.
+
+    Returns:
+        The shape under the names of the last; a column that was dropped keeps its own. None where nothing has another
+        name, or two columns would have one.
+    """
+    names = {column.name: column.name for column in relation.columns}
+    for old, new in pairwise(shapes):
+        change = change_of(old, new)
+        renamed = dict(change.renamed)
+        gone = {one for one, name in names.items() if name in change.dropped}
+        names.update({one: renamed.get(name, name) for one, name in names.items() if one not in gone})
+    columns = [msgspec.structs.replace(column, name=names[column.name]) for column in relation.columns]
+    last = shapes[-1]
+    named = msgspec.structs.replace(relation, schema=last.schema, name=last.name, columns=columns)
+    return None if named == relation or len(set(names.values())) < len(columns) else named
 
 
 Pair: TypeAlias = tuple[Column | None, Column | None]

@@ -6,7 +6,7 @@ Over 400 lines because it is what one transaction is made of, whoever it is for:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import psycopg
 from psycopg import sql
@@ -76,6 +76,8 @@ class Postgres:
         ConfigError: When a table cannot be made or written to, from `open` and `write`.
         PositionError: When somebody else writes under this name, from `write`.
     """
+
+    renames_columns: ClassVar = True
 
     def __init__(
         self,

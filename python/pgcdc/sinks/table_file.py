@@ -47,6 +47,7 @@ class TableFile(ABC):
 
     refusals: ClassVar[tuple[type[Exception], ...]]
     """What is raised for a change that it never takes."""
+    renames_columns: ClassVar = True
 
     def __init__(self, path: str | Path, name: str, mode: str) -> None:
         if mode not in ("state", "log"):
