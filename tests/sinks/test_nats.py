@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import nats
 import pytest
+from nats.js.api import DiscardPolicy, StreamConfig
 
 import pgcdc
 from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
@@ -199,6 +200,38 @@ def test_a_stream_that_does_not_take_the_subject(nats_server: NatsServer, tmp_pa
         send(
             Nats(nats_server.url, stream=name, subject=name + ".other", timeout=5), batch_of([insert(TABLE, {"id": 1})])
         )
+
+
+def test_a_stream_that_is_full(nats_server: NatsServer, tmp_path: Path) -> None:
+    """It says so, and what follows a message that it refuses waits: rows are in order when there is room again."""
+    name = name_of(tmp_path)
+    values = ("a" * 3000, "b" * 4000, "c", "d" * 3000, "e", "f" * 4000, "g" * 4000)
+    whole = batch_of([insert(TABLE, {"id": 1, "status": value}) for value in values])
+    follow = whole.take(range(1, 5))
+
+    async def work() -> None:
+        connection = await nats.connect(nats_server.url)
+        jetstream = connection.jetstream()
+        config = StreamConfig(name=name, subjects=[f"{name}.>"], max_bytes=6000, discard=DiscardPolicy.NEW)
+        await jetstream.add_stream(config)
+        sink = Nats(nats_server.url, stream=name, subject=name + ".{table}.{id}", timeout=10)
+        await sink.open()
+        await sink.write(whole.take([0]))
+        for _ in range(2):
+            with pytest.raises(SinkUnavailable, match="the stream is full, and refuses what is new"):
+                await sink.write(follow)
+        await jetstream.update_stream(config.evolve(max_bytes=60_000))
+        await sink.write(follow)
+        sink._refuses = False  # somebody else has filled it, after it was asked
+        await jetstream.update_stream(config.evolve(max_bytes=17_000))
+        with pytest.raises(SinkUnavailable, match="the stream is full, and refuses what is new"):
+            await sink.write(whole.take([5, 6]))
+        await sink.close()
+        await connection.close()
+
+    asyncio.run(work())
+    got = [line["new"]["status"][0] for _, _, line in read(nats_server, name)]
+    assert got == ["a", "b", "c", "d", "e", "f"]
 
 
 def test_no_server(nats_server: NatsServer) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 import nats
 from nats.errors import AuthorizationError, Error, MaxPayloadError
-from nats.js.api import StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
@@ -46,8 +46,9 @@ class Nats:
     behind it.
 
     Messages are stored in the order of the changes. When a connection breaks, what follows is sent only after the batch
-    was begun again. A row that is larger than the server or the stream takes is `SinkRejected`, before anything of its
-    batch is sent.
+    was begun again. A stream that refuses what is new when it is full, and has no room for a batch, gets its messages
+    one by one, up to the first that it refuses. A row that is larger than the server or the stream takes is
+    `SinkRejected`, before anything of its batch is sent.
 
     Args:
         servers: `nats://user:password@host:4222`, or several of a cluster.
@@ -95,6 +96,8 @@ class Nats:
         self._connection: Any = None
         self._jetstream: Any = None
         self._largest = 0
+        self._refuses = False
+        self._refused: asyncio.Future[Exception] | None = None
         self._opening = asyncio.Lock()
 
     def _pattern(self) -> str:
@@ -111,9 +114,17 @@ class Nats:
         """
         # No reconnection behind our back: what was not acknowledged would come behind what is sent after it.
         options = {"connect_timeout": self._timeout, **self._options, "allow_reconnect": False}
+        self._refused = refused = asyncio.get_running_loop().create_future()
+
+        async def note(error: Exception) -> None:
+            # Errors are raised where they matter, and nats prints them otherwise; but a refusal by JetStream gets lost
+            # on the way to whoever waits for an acknowledgement.
+            if isinstance(error, APIError) and not refused.done():
+                refused.set_result(error)
+
         try:
             connection = await asyncio.wait_for(
-                nats.connect(self._servers, error_cb=_say_nothing, **options), self._timeout * 2
+                nats.connect(self._servers, error_cb=note, **options), self._timeout * 2
             )
             self._connection = connection
             self._jetstream = connection.jetstream(timeout=self._timeout)
@@ -126,6 +137,8 @@ class Nats:
             raise _unavailable(error) from error
         limits = [connection.max_payload - _HEADERS, (config.max_msg_size or 0) - _HEADERS]
         self._largest = min(limit for limit in limits if limit > 0)
+        limited = (config.max_bytes or 0) > 0 or (config.max_msgs or 0) > 0 or config.discard_new_per_subject
+        self._refuses = config.discard == DiscardPolicy.NEW and limited
 
     def _config(self) -> StreamConfig:
         return StreamConfig(
@@ -148,25 +161,50 @@ class Nats:
                 await self.close()
                 await self.open()
         messages = self._messages(batch)
+        try:
+            if self._refuses and not await self._has_room(messages):
+                for subject, line in messages:
+                    await self._jetstream.publish(subject, line.body, stream=self._stream, headers=_id(subject, line))
+            else:
+                await self._publish(messages)
+        except MaxPayloadError as error:
+            raise SinkRejected("a change is larger than the server takes") from error
+        except (Error, OSError, TimeoutError) as error:
+            # What was sent and not acknowledged is not to come behind what is sent next.
+            await self.close()
+            raise _unavailable(error) from error
+
+    async def _has_room(self, messages: Sequence[tuple[str, Line]]) -> bool:
+        """Whether a stream that refuses what is new has room for all, whatever its server keeps of each besides."""
+        info = await self._jetstream.stream_info(self._stream)
+        config, state = info.config, info.state
+        if config.discard_new_per_subject and config.max_msgs_per_subject > 0:
+            return False
+        size = sum(len(line.body) + len(subject) + _HEADERS for subject, line in messages)
+        room = [(config.max_bytes or 0, state.bytes + size), (config.max_msgs or 0, state.messages + len(messages))]
+        return all(limit <= 0 or needed <= limit for limit, needed in room)
+
+    async def _publish(self, messages: Sequence[tuple[str, Line]]) -> None:
+        """Publish messages without waiting for one before the next is sent."""
+        assert self._refused is not None
         acknowledgements: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(self._timeout):
                 for subject, line in messages:
-                    # Two sinks may fill one stream: the same change under two subjects is two messages.
-                    headers = {"Nats-Msg-Id": f"{line.name}.{_digest(subject)}"}
+                    headers = _id(subject, line)
                     acknowledgements.append(
                         await self._jetstream.publish_async(subject, line.body, stream=self._stream, headers=headers)
                     )
                 await self._connection.flush()
-                await asyncio.gather(*acknowledgements)
-        except MaxPayloadError as error:
-            raise SinkRejected("a change is larger than the server takes") from error
-        except (Error, OSError, TimeoutError) as error:
+                taken = asyncio.gather(*acknowledgements)
+                taken.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever was first
+                await asyncio.wait((taken, self._refused), return_when=asyncio.FIRST_COMPLETED)
+                if self._refused.done():
+                    raise self._refused.result()
+                await taken
+        finally:
             for future in acknowledgements:
                 future.cancel()
-            # What was sent and not acknowledged is not to come behind what is sent next.
-            await self.close()
-            raise _unavailable(error) from error
 
     def _messages(self, batch: Batch) -> list[tuple[str, Line]]:
         def key(relation: Relation) -> Sequence[str]:
@@ -213,8 +251,9 @@ class Nats:
             await connection.close()
 
 
-async def _say_nothing(_error: Exception) -> None:
-    """Errors are raised where they matter; nats prints them otherwise."""
+def _id(subject: str, line: Line) -> dict[str, str]:
+    """The header by which a stream knows a message. Two sinks may fill one: a change under two subjects is two."""
+    return {"Nats-Msg-Id": f"{line.name}.{_digest(subject)}"}
 
 
 def _safe(value: str) -> str:
@@ -233,6 +272,10 @@ def _unavailable(error: Exception) -> SinkUnavailable:
         return SinkUnavailable("NATS refuses the user or the password", hint="see servers= and options=")
     if isinstance(error, NoStreamResponseError):
         return SinkUnavailable("no stream takes the subject of a change", hint="nats stream edit --subjects=…")
+    if isinstance(error, APIError) and (error.description or "").startswith("maximum "):
+        return SinkUnavailable(
+            "the stream is full, and refuses what is new", hint="nats stream edit: --max-bytes, --max-msgs, --discard"
+        )
     if isinstance(error, APIError):
         return SinkUnavailable(f"JetStream refuses messages now (error {error.err_code})", hint="nats stream info")
     return SinkUnavailable(f"NATS cannot be reached or does not acknowledge ({type(error).__name__})")
