@@ -12,7 +12,8 @@ import pytest
 
 import pgcdc
 from pgcdc.eventstore import adopt, archive, plan_adopt, rebuild
-from tests.eventstore.revenue import Sold, revenue
+from tests.eventstore.revenue import RIGHT, Sold, faults, revenue, right_revenue
+from tests.eventstore.revenue import store_of as store_in
 from tests.eventstore.test_archive import LATER
 from tests.eventstore.test_archive_and_others import assert_journal, right, store_of
 from tests.eventstore.test_projections import caught_up, write
@@ -83,3 +84,50 @@ def test_what_was_restored_is_refused_until_it_is_adopted(database: Database, tm
         assert store.check()[6].status == "ok"
         assert archive(store, now=LATER).done
         store.append("till-1", [Sold("toys", 1)])
+
+
+def test_a_copy_in_the_same_server_gets_a_slot_of_its_own(newest_database: Database) -> None:
+    """The hints lead there; whatever is tried on the way, the original keeps its slot, and misses nothing."""
+    original = newest_database
+    with store_in(original) as store:
+        write(store, 1, 20)
+        with running(store.pipeline()):
+            caught_up(store)
+            write(store, 2, 10)
+            caught_up(store)
+    name = f"{original.name}_copy"
+    original.execute(f'CREATE DATABASE "{name}" TEMPLATE "{original.name}"')
+    copy = type(original)(original.server, name)
+    try:
+        with store_in(copy) as store:
+            write(store, 3, 10)
+            with pytest.raises(pgcdc.ConfigError, match=f"is a copy of that of the database {original.name}") as raised:
+                store.pipeline().run()
+            assert raised.value.hint is not None
+            assert "pgcdc events adopt" in raised.value.hint
+            assert "store.pipeline(slot='pgcdc_es_2')" in raised.value.hint
+            finding = store.check()[6]
+            assert (finding.number, finding.status) == (7, "failed")
+            assert finding.hint is not None and "pgcdc events adopt" in finding.hint
+            assert adopt(store).copied_from == original.name
+            store.pipeline().destroy()
+            with pytest.raises(pgcdc.ConfigError, match="has database"):
+                store.pipeline().run()
+            with running(store.pipeline(slot="pgcdc_es_2")):
+                caught_up(store)
+                write(store, 4, 10)
+                caught_up(store)
+                rebuild(store, "revenue")
+                write(store, 5, 10)
+                caught_up(store)
+            assert revenue(copy) == right_revenue(copy)
+            assert faults(copy) == RIGHT
+            assert store.check()[6].status == "ok"
+            store.pipeline(slot="pgcdc_es_2").destroy()
+        with store_in(original) as store, running(store.pipeline()):
+            write(store, 6, 10)
+            caught_up(store)
+            assert revenue(original) == right_revenue(original)
+            assert faults(original) == RIGHT
+    finally:
+        original.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -9,7 +9,11 @@ import pytest
 
 from pgcdc.eventstore import EventStore, Every, inspecting
 from tests.eventstore.contract import CREATED, PAID, Counted
+from tests.eventstore.revenue import store_of
+from tests.eventstore.test_projections import caught_up, write
 from tests.eventstore.test_snapshots import Sum
+from tests.pipeline.running import running
+from tests.servers.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,10 +130,63 @@ def test_a_parked_projection(newest_database: Database, store: EventStore) -> No
         "INSERT INTO es.projections (name, generation, version, status, tables_schema, tables)"
         " VALUES ('revenue', 1, 1, 'live', 'public', '{}'), ('journal', 1, 1, 'live', 'public', '{}')"
     )
-    assert _status(store.check()) == {6: "nothing"}
+    assert _status(store.check()) == {6: "nothing", 7: "warning"}
     newest_database.execute("UPDATE es.projections SET error = 'ValueError at event 3' WHERE name = 'journal'")
     assert _status(store.check())[3] == "warning"
     assert "1 of 2 are parked: journal (ValueError at event 3)" in "\n".join(map(str, store.check()))
+
+
+def test_what_projections_were_given_is_compared(newest_database: Database) -> None:
+    """With what there is up to their places: from before the slot and of the stream, not what nobody has noted yet."""
+    with store_of(newest_database) as store:
+        write(store, 1, 20)
+        with running(store.pipeline()):
+            caught_up(store)
+            write(store, 2, 20)
+            caught_up(store)
+        write(store, 3, 5)
+        found = store.check(deep=True)[2]
+        assert (found.status, "events before it" in found.found) == ("ok", False), "what no pipeline has noted"
+        newest_database.execute("UPDATE es.projections SET events = events + 1 WHERE name = 'journal'")
+        found = store.check(deep=True)[2]
+        [(given,)] = newest_database.execute("SELECT events FROM es.projections WHERE name = 'journal'")
+        assert (found.status, found.found) == ("failed", f"journal was given {given} events of {given - 1}")
+        newest_database.execute("UPDATE es.projections SET events = events - 1 WHERE name = 'journal'")
+        assert store.check(deep=True)[2].status == "ok"
+        _maintain(newest_database, "DELETE FROM es.events WHERE id = 30")
+        assert store.check(deep=True)[2].status == "failed"
+        newest_database.execute("UPDATE es.projections SET commit_lsn = commit_lsn + 1000000000 WHERE name = 'journal'")
+        found = store.check()[2]
+        assert found.status == "failed"
+        assert "where journal is, the WAL of this server has never been" in found.found
+
+
+def test_a_slot_that_is_gone(newest_database: Database) -> None:
+    with store_of(newest_database) as store:
+        write(store, 1, 3)
+        with running(store.pipeline()):
+            caught_up(store)
+        assert _status(store.check()) == {}
+        newest_database.execute("SELECT pg_drop_replication_slot('pgcdc_es')")
+        found = store.check()[6]
+        assert (found.status, found.hint) == ("failed", "no event is lost: pgcdc destroy, then run the pipeline again")
+        assert "the slot pgcdc_es does not exist any more" in found.found
+        store.pipeline().destroy()
+        assert _status(store.check()) == {7: "warning"}, "nobody follows it"
+        with running(store.pipeline()):
+            caught_up(store)
+            assert _status(store.check()) == {}
+
+
+def test_a_server_without_logical_decoding(newest_database: Database) -> None:
+    with (
+        PostgresServer(newest_database.server.version, {"wal_level": "replica"}) as server,
+        EventStore(server.dsn("postgres")) as store,
+    ):
+        store.init()
+        found = store.check()[6]
+        assert found.status == "failed"
+        assert "wal_level is replica" in found.found
 
 
 def test_a_transaction_is_not_left_open(newest_database: Database, store: EventStore) -> None:

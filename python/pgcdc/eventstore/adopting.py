@@ -1,4 +1,4 @@
-"""A store that was restored from a dump on another server: its transaction ids and LSNs mean nothing there.
+"""A store that was restored from a dump on another server, where its transaction ids and LSNs mean nothing; or copied.
 
 What is stored of the order of commits is another server's, and its ids may be in the future of this one. So the events
 are written with an id of this server, all of them with one: they are what was committed before the first slot, in the
@@ -20,6 +20,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConfigError, EventStoreError
+from pgcdc.eventstore.commits import Commits
 from pgcdc.eventstore.generations import Generations
 from pgcdc.eventstore.projecting import connect
 from pgcdc.eventstore.refusals import refused
@@ -46,6 +47,7 @@ class AdoptPlan(msgspec.Struct, frozen=True, kw_only=True):
         segments: How many files of the archive are read in the order of writing from then on.
         waiting: Projections that wait for their rebuild.
         dropped: Schemas of generations that are dropped: those that are being built, and that were replaced.
+        copied_from: The database that this one is a copy of, in the same server: only its slot is forgotten then.
     """
 
     schema: str
@@ -56,9 +58,17 @@ class AdoptPlan(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     waiting: list[str]
     dropped: list[str]
+    copied_from: str | None = None
 
     def __str__(self) -> str:
         """Some lines."""
+        if self.copied_from is not None and not self.is_foreign:
+            return (
+                f"the event store in the schema {self.schema} is a copy of that of the database {self.copied_from}\n"
+                f"  the positions of the pipeline {self.pipeline} and the slots of the original are forgotten\n"
+                "  the order of commits is that of this server, and stays; so do projections\n"
+                "  the pipeline needs a slot of another name than the original's: store.pipeline(slot=…)"
+            )
         if not self.is_foreign:
             return f"the order of commits in the schema {self.schema} is that of this server: there is nothing to do"
         lines = [
@@ -92,8 +102,12 @@ def plan_adopt(store: EventStore | AsyncEventStore, *, pipeline: str | None = No
 def adopt(store: EventStore | AsyncEventStore, *, pipeline: str | None = None) -> AdoptPlan:
     """Make a store that was restored from a dump one of this server; then run its pipeline, and rebuild projections.
 
-    It is one transaction; appends wait for it. Every event is written again, so the table is twice as large until it
-    is vacuumed. Restored from a copy of the server's files, or after pg_upgrade, there is nothing to do.
+    A copy in the same server (`CREATE DATABASE … TEMPLATE`, or a dump restored beside the original) has the right order
+    of commits, and the name of a slot that is the original's: that is forgotten, and its pipeline is run with a slot of
+    another name. Reactors begin with what is appended from then on: what they had not done yet the original does.
+
+    Otherwise it is one transaction; appends wait for it. Every event is written again, so the table is twice as large
+    until it is vacuumed. Restored from a copy of the server's files, or after pg_upgrade, there is nothing to do.
 
     Args:
         store: The store.
@@ -113,7 +127,7 @@ def adopt(store: EventStore | AsyncEventStore, *, pipeline: str | None = None) -
             connection.execute(f"SET LOCAL lock_timeout = '{int(_LOCK_WITHIN * 1000)}ms'".encode())
             connection.execute(f"LOCK TABLE {es}.events IN SHARE ROW EXCLUSIVE MODE".encode())
             plan = _plan(connection, store, pipeline)
-            if not plan.is_foreign:
+            if not plan.is_foreign and plan.copied_from is None:
                 raise ConfigError(
                     f"the order of commits in the schema {plan.schema} is that of this server",
                     hint="nothing has to be done",
@@ -122,6 +136,10 @@ def adopt(store: EventStore | AsyncEventStore, *, pipeline: str | None = None) -
             with contextlib.closing(positions):
                 positions.open()
                 positions.forget(plan.pipeline)  # first: without the slot they are of no use in any case
+            connection.execute(f"DELETE FROM {es}.reactors".encode())
+            if not plan.is_foreign:
+                connection.execute(f"UPDATE {es}.epochs SET slot = NULL".encode())
+                return plan
             connection.execute("SET LOCAL pgcdc.maintenance = on")  # the trigger that refuses UPDATE gives way
             connection.execute(f"UPDATE {es}.events SET xid = pg_current_xact_id()".encode())
             connection.execute(f"DELETE FROM {es}.commits".encode())
@@ -158,6 +176,7 @@ def _plan(connection: psycopg.Connection[Any], store: EventStore | AsyncEventSto
     )
     [(events, commits, segments)] = cursor.fetchall()
     generations = Generations(statements).all(connection)
+    elsewhere = Commits(statements).slot_elsewhere(connection)
     return AdoptPlan(
         schema=statements.schema,
         pipeline=pipeline or statements.schema,
@@ -167,6 +186,7 @@ def _plan(connection: psycopg.Connection[Any], store: EventStore | AsyncEventSto
         segments=segments,
         waiting=[one.name for one in generations if one.status == "live"],
         dropped=[one.schema for one in generations if one.status != "live"],
+        copied_from=None if elsewhere is None else elsewhere[1],
     )
 
 

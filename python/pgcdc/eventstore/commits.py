@@ -170,7 +170,12 @@ class Commits:
         )
         self._others: LiteralString = (
             f"SELECT s.slot_name::text FROM {es}.epochs AS e JOIN pg_replication_slots AS s ON s.slot_name = e.slot"
-            " WHERE e.slot <> %s ORDER BY 1"
+            " WHERE e.slot <> %s AND s.database = current_database() ORDER BY 1"
+        )
+        # Names of slots are a server's: in a copy of a database they are those of the original.
+        self._elsewhere: LiteralString = (
+            f"SELECT s.slot_name::text, s.database::text FROM {es}.epochs AS e JOIN pg_replication_slots AS s"
+            " ON s.slot_name = e.slot WHERE s.database <> current_database() ORDER BY 1 LIMIT 1"
         )
         self._epochs: LiteralString = (
             f"SELECT (commit_lsn - '0/0'::pg_lsn)::bigint, snapshot::text FROM {es}.epochs"
@@ -275,6 +280,17 @@ class Commits:
             Their names.
         """
         return [name for (name,) in connection.cursor(row_factory=tuple_row).execute(self._others, (slot,))]
+
+    def slot_elsewhere(self, connection: psycopg.Connection[Any]) -> tuple[str, str] | None:
+        """Find a slot that this store has known, and that is another database's: then this one is a copy of that.
+
+        Args:
+            connection: On which.
+
+        Returns:
+            The slot's name and the database's; None when there is none.
+        """
+        return connection.cursor(row_factory=tuple_row).execute(self._elsewhere).fetchone()
 
     def _await_visible(self, connection: psycopg.Connection[Any], snapshot: str) -> None:
         """The WAL knows of a commit before others see it: with a synchronous standby for a while."""

@@ -26,6 +26,7 @@ from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import Pipeline
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.start import check_slot, look_at
 from pgcdc.replication import connect
 
 __all__ = ["COMMITS", "LARGEST_TRANSACTION", "EventPipeline"]
@@ -183,6 +184,8 @@ class EventPipeline(Pipeline):
         except psycopg.Error as error:
             raise refused(error, self._statements) from error
         super().destroy(tables=tables)
+        with contextlib.suppress(psycopg.Error), connect_store(self._dsn) as connection:
+            self._commits.unmake_epoch(connection, self._settings.slot)
 
     def forget(self, consumer: str) -> None:
         """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot.
@@ -205,6 +208,14 @@ class EventPipeline(Pipeline):
         slot = self._settings.slot
         with connect(self._dsn) as replication, connect_store(self._dsn) as connection:
             self._refuse_foreign(connection, self._statements.is_foreign)
+            if (elsewhere := self._commits.slot_elsewhere(connection)) is not None:
+                raise ConfigError(
+                    f"the event store in the schema {self._statements.schema} is a copy of that of the database"
+                    f" {elsewhere[1]}, whose slot {elsewhere[0]} is",
+                    hint="pgcdc events adopt --store MODULE:STORE; then run its pipeline with a slot of another name:"
+                    f" store.pipeline(slot={elsewhere[0] + '_2'!r})",
+                    slot=elsewhere[0],
+                )
             if self._has_positions():
                 return  # the pipeline knows what to do, also when the slot is gone
             # One after the other: the second one has to know of the first.
@@ -212,6 +223,8 @@ class EventPipeline(Pipeline):
                 "SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"pgcdc slots of {self._statements.schema}",)
             )
             found = own(replication, slot, time.sleep)
+            if found is not None:
+                check_slot(found, look_at(replication, {}))
             if found is not None and self._commits.has_epoch(connection, slot):
                 return
             if found is not None:

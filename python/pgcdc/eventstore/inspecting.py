@@ -95,7 +95,8 @@ def check(
         connection: To the database, in no transaction.
         statements: Of the store.
         archive: Where events are that have left the table.
-        deep: Whether all streams are looked at for holes, not only those of the last events, and all files are read.
+        deep: Whether all streams are looked at for holes, not only those of the last events, all events are counted
+            that projections were given, and all files are read.
 
     Returns:
         A finding for each point.
@@ -103,7 +104,7 @@ def check(
     return [
         _unique(connection, statements, deep),
         _conflicts(connection, statements),
-        _projections(connection, statements, 3, "projections are idempotent"),
+        _idempotent(connection, statements, deep),
         _snapshots(connection, statements),
         _small(connection, statements),
         _retention(connection, statements, archive, deep),
@@ -177,6 +178,29 @@ def _conflicts(connection: psycopg.Connection[Any], statements: Statements) -> F
     )
 
 
+def _idempotent(connection: psycopg.Connection[Any], statements: Statements, deep: bool) -> Finding:
+    what = "projections are idempotent"
+    rows = _all(connection, statements.behind)
+    if not rows:
+        return _projections(connection, statements, 3, what)
+    if ahead := [name for name, _, is_ahead in rows if is_ahead]:
+        found = f"where {', '.join(ahead)} is, the WAL of this server has never been"
+        hint = "were the tables restored from another server? pgcdc events rebuild builds it anew"
+        return Finding(number=3, what=what, status="failed", found=found, hint=hint)
+    # A writer that commits meanwhile is in one part of a statement and in the other: it is one snapshot. But the WAL
+    # knows of a commit a moment before others see it.
+    if deep and _all(connection, statements.given) and (wrong := _all(connection, statements.given)):
+        found = ", ".join(f"{name} was given {given:,} events of {there:,}" for name, given, there in wrong)
+        hint = "was its row, or the table of events, changed by hand? pgcdc events rebuild builds it anew"
+        return Finding(number=3, what=what, status="failed", found=found, hint=hint)
+    finding = _projections(connection, statements, 3, what)
+    if finding.status != "ok":
+        return finding
+    behind = ", ".join(f"{name} has {count:,} events before it" for name, count, _ in rows if count)
+    compared = "each was given as many events as there are up to its place" if deep else "--deep counts, too"
+    return msgspec.structs.replace(finding, found=f"{finding.found}; {behind or 'none is behind'}; {compared}")
+
+
 def _projections(connection: psycopg.Connection[Any], statements: Statements, number: int, what: str) -> Finding:
     ((count, parked, which),) = _all(
         connection,
@@ -196,11 +220,30 @@ def _projections(connection: psycopg.Connection[Any], statements: Statements, nu
 def _rebuilds(connection: psycopg.Connection[Any], statements: Statements, deep: bool) -> Finding:
     what = "any projection is rebuilt by one command"
     ((is_foreign,),) = _all(connection, statements.is_foreign_deep if deep else statements.is_foreign)
-    if not is_foreign:
-        return _projections(connection, statements, 7, what)
-    hint = "pgcdc events adopt --store MODULE:STORE, then run the pipeline, then pgcdc events rebuild --all"
-    found = "the order of commits is that of another server: the store was restored from a dump"
-    return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+    if is_foreign:
+        hint = "pgcdc events adopt --store MODULE:STORE, then run the pipeline, then pgcdc events rebuild --all"
+        found = "the order of commits is that of another server: the store was restored from a dump"
+        return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+    ((wal_level,),) = _all(connection, "SELECT current_setting('wal_level')")
+    if wal_level != "logical":
+        found = f"wal_level is {wal_level}, so nobody can follow the order of commits"
+        hint = "ALTER SYSTEM SET wal_level = logical; and restart the server"
+        return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+    followers = _all(connection, statements.followers)
+    for slot, database, is_here, is_lost in followers:
+        if database is not None and not is_here:
+            found = f"the slot {slot} is that of the database {database}, which this one is a copy of"
+            hint = f"pgcdc events adopt --store MODULE:STORE, then store.pipeline(slot={slot + '_2'!r})"
+            return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+        if database is None or is_lost:
+            found = f"the slot {slot} {'has lost WAL' if is_lost else 'does not exist any more'}: nothing is followed"
+            hint = "no event is lost: pgcdc destroy, then run the pipeline again"
+            return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+    finding = _projections(connection, statements, 7, what)
+    if finding.status == "ok" and not followers:
+        found, hint = f"{finding.found}; no slot follows the store", "run its pipeline"
+        return msgspec.structs.replace(finding, status="warning", found=found, hint=hint)
+    return finding
 
 
 def _snapshots(connection: psycopg.Connection[Any], statements: Statements) -> Finding:

@@ -109,6 +109,34 @@ class Statements:
         self.is_foreign_deep: LiteralString = (
             f"{moment} SELECT {future} OR EXISTS (SELECT FROM {es}.events AS e, now WHERE e.xid >= now.xmax)"
         )
+        # The slots that follow it. Names of slots are a server's: in a copy of a database they are the original's.
+        self.followers: LiteralString = (
+            "SELECT e.slot, s.database::text, s.database = current_database(), coalesce(s.wal_status = 'lost', false)"
+            f" FROM {es}.epochs AS e LEFT JOIN pg_replication_slots AS s ON s.slot_name = e.slot"
+            " WHERE e.slot IS NOT NULL ORDER BY 1"
+        )
+        # For each projection that is live: what it has been given, and what there is up to its place. All events but
+        # those whose commit comes later, or is not noted yet; those that are archived count by their segments.
+        self.given: LiteralString = (
+            "WITH later AS (SELECT p.name, p.generation, coalesce((SELECT sum(c.events)"
+            f" FROM {es}.commits AS c WHERE c.commit_lsn > p.commit_lsn), 0) AS events FROM {es}.projections AS p),"
+            f" whole AS (SELECT (SELECT coalesce(sum(events), 0) FROM {es}.archive_segments)"
+            f" + (SELECT count(*) FROM {es}.events) - (SELECT count(*) FROM {es}.events AS e WHERE NOT EXISTS"
+            f" (SELECT FROM {es}.commits AS c WHERE c.xid = e.xid) AND NOT EXISTS (SELECT FROM (SELECT snapshot FROM"
+            f" {es}.epochs WHERE snapshot IS NOT NULL ORDER BY commit_lsn LIMIT 1) AS x"
+            " WHERE pg_visible_in_snapshot(e.xid, x.snapshot))) AS events)"
+            " SELECT p.name, p.events, (w.events - l.events)::bigint"
+            f" FROM {es}.projections AS p JOIN later AS l USING (name, generation) CROSS JOIN whole AS w"
+            f" WHERE p.status = 'live' AND p.version > 0 AND p.base_id = 0 AND p.commit_lsn >="
+            f" (SELECT min(commit_lsn) - 1 FROM {es}.epochs WHERE snapshot IS NOT NULL)"
+            " AND p.events <> w.events - l.events ORDER BY 1"
+        )
+        # What each that is live still has to take, and whether it is where the WAL has never been.
+        self.behind: LiteralString = (
+            f"{moment} SELECT p.name, coalesce((SELECT sum(c.events) FROM {es}.commits AS c"
+            " WHERE c.commit_lsn > p.commit_lsn), 0)::bigint, p.commit_lsn > now.lsn"
+            f" FROM {es}.projections AS p, now WHERE p.status = 'live' AND p.version > 0 ORDER BY 1"
+        )
         # What an archiver waits for: those who read the segments and then the table in two statements.
         self.reading_all: LiteralString = (
             f"SELECT pg_advisory_xact_lock_shared(hashtextextended('pgcdc moves of {schema}', 0))"
