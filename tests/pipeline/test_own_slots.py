@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sqlite3
@@ -248,8 +249,44 @@ def test_who_waits_for_what_does_not_begin_is_told(new_orders: Database, shared:
     with pytest.raises(ConfigError, match="orders") if refused else contextlib.nullcontext():
         pipeline.run()
     for future in futures:
-        with pytest.raises(pgcdc.Error, match="orders" if refused else "was stopped before it was so far"):
+        # One that had begun is stopped by the refusal of the other.
+        with pytest.raises(pgcdc.Error, match="was stopped before it was so far" + "|orders" * refused):
             future.result(0)
+
+
+@pytest.mark.parametrize("how", ["stopped", "cancelled"])
+def test_a_stop_is_heard_while_the_store_does_not_answer(newest_database: Database, how: str) -> None:
+    """Where all have slots of their own, what is stored of the pipeline's is looked at first."""
+    newest_database.execute(ORDERS)
+    looks, answers, ended = threading.Event(), threading.Event(), threading.Event()
+    pipeline = two(newest_database, Recorder())
+
+    def hangs() -> None:
+        looks.set()
+        answers.wait(DEADLINE)
+        ended.set()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(pipeline.arun())
+        assert await asyncio.to_thread(looks.wait, DEADLINE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    try:
+        with mock.patch.object(pipeline, "_check_alone", hangs):
+            if how == "cancelled":
+                asyncio.run(cancel())
+            else:
+                run = Running(pipeline)
+                assert looks.wait(DEADLINE)
+                run.stop()
+                assert run.error is None
+            assert not ended.is_set()
+    finally:
+        answers.set()
+    assert ended.wait(DEADLINE)
+    assert slots(newest_database) == []
 
 
 def test_a_standby_that_is_stopped_ends_in_a_second_run_too(new_orders: Database) -> None:

@@ -12,10 +12,14 @@ from pgcdc.errors import ConfigError, Error
 from pgcdc.pipeline.positions import PositionStore
 from pgcdc.pipeline.statistics import PipelineStatistics
 from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.worker import Worker
 
-__all__ = ["Start", "joined", "shared", "store_beside", "together"]
+__all__ = ["LOOK_EVERY", "Start", "checked", "joined", "shared", "store_beside", "together"]
 
 logger = logging.getLogger("pgcdc.pipeline")
+
+LOOK_EVERY = 0.02
+"""Seconds after which it is looked again whether the pipeline has begun, or was stopped."""
 
 
 def shared(subscription: Subscription) -> Subscription:
@@ -85,6 +89,33 @@ async def together(runs: Collection[Coroutine[Any, Any, None]]) -> None:
     except BaseExceptionGroup:
         assert first is not None  # a group is raised when one of them was
         raise first from first.__cause__
+
+
+async def checked(check: Callable[[], None], is_stopped: Callable[[], bool]) -> bool:
+    """Make a check that blocks, in a thread that is left behind when nobody wants to know any more.
+
+    Args:
+        check: The check.
+        is_stopped: Whether nobody does.
+
+    Returns:
+        Whether it was made, and all is well.
+
+    Raises:
+        Error: What it found.
+    """
+    worker = Worker("pgcdc-check")
+    call = asyncio.ensure_future(worker.call(check))
+    try:
+        while not call.done():
+            if is_stopped():
+                return False
+            await asyncio.wait({call}, timeout=LOOK_EVERY)
+        call.result()
+        return True
+    finally:
+        call.cancel()
+        await worker.stop(0)
 
 
 class Start:

@@ -30,7 +30,7 @@ from pgcdc.pipeline.kafka_address import KafkaAddress, parse_address
 from pgcdc.pipeline.kafka_run import KafkaRun
 from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
-from pgcdc.pipeline.own_slots import Start, joined, shared, store_beside, together
+from pgcdc.pipeline.own_slots import LOOK_EVERY, Start, checked, joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
 from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, own_slots_in
 from pgcdc.pipeline.positions_postgres import PostgresPositions
@@ -59,9 +59,6 @@ from pgcdc.replication import Connection, Reconnect, connect
 from pgcdc.schema import History, SchemaVersion
 
 __all__ = ["Pipeline"]
-
-_LOOK_EVERY = 0.02
-"""Seconds."""
 
 
 class Pipeline(Registration):
@@ -241,7 +238,8 @@ class Pipeline(Registration):
                 runs = [self._watched(start), start.by(self._arun_from(*parts, but=beside, migrations=own))]
             else:
                 own.check({})  # those of the pipeline run before what comes from its slot
-                await asyncio.to_thread(self._check_alone)
+                if not await checked(self._check_alone, lambda: self._stop_early):
+                    return
                 start.begun()
             for name, one in beside.items():
                 one._migrations = theirs[name]
@@ -262,7 +260,7 @@ class Pipeline(Registration):
             if run is not None and run.statistics().source.phase in ("snapshot", "streaming"):
                 start.begun()
             else:
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(LOOK_EVERY)
 
     def _check_alone(self) -> None:
         """Nothing runs on the pipeline's slot, so nothing else would see what is stored of it."""
