@@ -204,6 +204,26 @@ def test_what_is_right_in_its_own_order_is_written(newest_database: Database) ->
     assert names(newest_database) == ["b", "a"]
 
 
+def test_all_that_is_refused_is_found_at_once(newest_database: Database) -> None:
+    """A change that is right only behind one that is refused is refused, too; nothing is left of the search."""
+    newest_database.execute(
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text UNIQUE, price numeric CHECK (price > 0))"
+    )
+    bad = {7, 8, 300, 599}
+    changes = [insert(ITEMS, ROW | {"id": id, "name": str(id), "price": Decimal(id not in bad)}) for id in range(600)]
+    whole = batch_of(*changes, insert(ITEMS, ROW | {"id": 600, "name": "5"}))
+    with opened(newest_database) as sink:
+        for _ in range(3):
+            with pytest.raises(SinkRejected, match=r"refuses 5 changes of public\.items: .*items_price_check") as caught:
+                sink.write(whole)
+        positions = [change.position for change in whole.changes()]
+        assert caught.value.positions == {positions[number] for number in (*bad, 600)}
+        sink.write(whole.take(set(range(600)) - bad))
+        found = sink._session.connection().execute("SELECT count(*) FROM pg_class WHERE relname ~ '^pgcdc_rows'")
+        assert found.fetchall() == [(1,)]
+    assert newest_database.execute("SELECT count(*) FROM items") == [(596,)]
+
+
 def test_rows_go_both_ways_in_one_transaction(newest_database: Database) -> None:
     """A row whose key has changed is copied, what stands beside it is a parameter; one refuses both."""
     notes = Table("notes", {"id": "int", "text": "text"}, key=("id",))

@@ -151,8 +151,7 @@ class Postgres:
         self._targets.clear()
         self._followed.clear()
         self._keys.clear()
-        self._unused += [table for _, table in self._rows.values()]
-        self._rows.clear()
+        self._forget_rows()
 
     # Batches.
 
@@ -207,7 +206,7 @@ class Postgres:
         except Refusal as refusal:
             if copied or (batch.changes_count == 1 and refusal.sqlstate not in _ORDER):
                 raise _rejected(refusal, batch) from None
-            self._one_by_one(batch, move)
+            self._in_parts(batch, move)
         except ConfigError:
             self._forget()  # somebody may have altered a table
             raise
@@ -223,29 +222,52 @@ class Postgres:
             self._session.run([*begin, *steps, Step(b"COMMIT")], move, commits=True)
         self._session.committed(move)
 
-    def _one_by_one(self, batch: Batch, move: Move) -> None:
-        """Apply a batch change by change: what was refused may have been right in its own order."""
+    def _in_parts(self, batch: Batch, move: Move) -> None:
+        """Apply a batch in ever smaller parts: what was refused may have been right in its own order; else it is found.
+
+        All that is refused is found at once: to look for one after the other, in a large batch, takes long.
+        """
         self._connection()
-        suspect = batch
+        guilty: list[tuple[Refusal, Batch]] = []
         with self._session.told("it cannot be written to"):
             try:
                 self._session.run(self._session.begin(move), move)
-                for number in range(batch.changes_count):
-                    suspect = batch.take([number])
-                    if steps := self._steps(suspect):
-                        self._session.run(steps, move)
-                suspect = batch  # constraints that were deferred say no at the end
-                self._session.run([Step(b"COMMIT")], move, commits=True)
-            except Refusal as refusal:
-                self._rows.clear()  # what was made in this transaction is no more
-                raise _rejected(refusal, suspect) from None
+                parts = [batch]
+                while parts:
+                    part = parts.pop()
+                    refusal = None
+                    # The whole was refused just now.
+                    if (part is not batch or batch.changes_count == 1) and (steps := self._steps(part)):
+                        refusal = self._session.attempt(steps, move)
+                        if refusal is None:
+                            continue
+                    if part.changes_count > 1:
+                        half = part.changes_count // 2
+                        parts += [part.take(range(half, part.changes_count)), part.take(range(half))]
+                    elif refusal is not None:
+                        guilty.append((refusal, part))
+                if guilty:
+                    self._session.roll_back(move.kept)
+                else:  # constraints that were deferred say no at the end
+                    self._session.run([Step(b"COMMIT")], move, commits=True)
+            except Refusal as at_the_end:
+                self._forget_rows()
+                raise _rejected(at_the_end, batch) from None
             except psycopg.Error:
                 raise
             except BaseException:
                 self._rows.clear()
                 self._session.close()
                 raise
+        if guilty:
+            self._forget_rows()
+            raise _rejected(guilty[0][0], Batch.concat([part for _, part in guilty]), is_guilty=True)
         self._session.committed(move)
+
+    def _forget_rows(self) -> None:
+        """What was made in a transaction that was rolled back is no more."""
+        self._unused += [table for _, table in self._rows.values()]
+        self._rows.clear()
 
     # Steps.
 
@@ -465,13 +487,19 @@ def _of(batch: Batch, tables: Sequence[Keyed]) -> Batch:
     return batch.select(tables=[(relation.schema, relation.name) for relation, _ in tables])
 
 
-def _rejected(refusal: Refusal, batch: Batch) -> SinkRejected:
+def _rejected(refusal: Refusal, batch: Batch, *, is_guilty: bool = False) -> SinkRejected:
     # The message of a wrong value has the value in it.
     what = psycopg.errors.lookup(refusal.sqlstate).__name__ if refusal.sqlstate[:2] == "22" else refusal.primary
-    positions = [batch.first_position] if batch.changes_count == 1 and batch.first_position is not None else []
+    is_guilty = is_guilty or batch.changes_count == 1
+    positions = [change.position for change in batch.changes()] if is_guilty else []
     tables = {f"{relation.schema}.{relation.name}" for relation in batch.relations}
     table = tables.pop() if len(tables) == 1 else None
-    where = "a change" if table is None else f"a change of {table}"
+    count = batch.changes_count if is_guilty else 1
+    changes = "a change" if count == 1 else f"{count} changes"
+    where = changes if table is None else f"{changes} of {table}"
     return SinkRejected(
-        f"the target refuses {where}: {what}", positions=positions, table=table, sqlstate=refusal.sqlstate
+        f"the target refuses {where}: {what}",
+        positions=[position for position in positions if isinstance(position, Position)],
+        table=table,
+        sqlstate=refusal.sqlstate,
     )

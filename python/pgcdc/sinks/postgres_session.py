@@ -288,6 +288,33 @@ class Session:
             self._judge(refusal, steps, kept)
             raise
 
+    def attempt(self, steps: Sequence[Step], move: Move) -> Refusal | None:
+        """Run steps within a transaction that goes on without them when the server refuses something for its rows.
+
+        Args:
+            steps: What to run.
+            move: What the transaction moves.
+
+        Returns:
+            The refusal; None when they took effect.
+
+        Raises:
+            SinkUnavailable: As `run`; the transaction was rolled back then, as for the others.
+            ConfigError: Likewise.
+        """
+        connection = self.connection()
+        try:
+            run(connection, [Step(b"SAVEPOINT pgcdc"), *steps, Step(b"RELEASE pgcdc")])
+        except Refusal as refusal:
+            try:
+                self._judge(refusal, steps, move.kept)
+            except BaseException:
+                self.roll_back(move.kept)
+                raise
+            connection.execute("ROLLBACK TO pgcdc; RELEASE pgcdc")
+            return refusal
+        return None
+
     def committed(self, move: Move) -> None:
         """Take note that a transaction was committed.
 
