@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
+import msgspec
 import pytest
 import typer
 
 import pgcdc
 from pgcdc import cli
 from pgcdc.cli import verbs
+from pgcdc.cli.redaction import Redactor
 from pgcdc.observe import exporting, serving
 from pgcdc.pipeline import MemoryPositions
 
@@ -123,6 +125,34 @@ def test_no_verb_prints_it(
         assert code in (0, 1, 2), path
         assert path[0] == "config" or code != 0, path
     assert shown(caplog.text) == []
+
+
+@pytest.mark.parametrize(("dsn", "as_json"), [(DSNS["not escaped"], False), (DSNS["pairs"], True)])
+def test_none_prints_it_where_it_does_not_belong(
+    dsn: str, as_json: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a target or a number, as one word too many, after an option that does not exist."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setenv("PGHOST", str(tmp_path))  # nobody listens where no DSN is taken
+    for path in sorted(CALLS.keys() | SERVERS):
+        for wrong in ([dsn], ["1", "2", "3", dsn], [f"--nonsense={dsn}"]):
+            if path in {("console",), ("tail",), ("snapshot",), ("top",)} and wrong == [dsn]:
+                continue  # there it belongs
+            code = cli.main([*path, *wrong, *(["--json"] if as_json else [])])
+            printed = capfd.readouterr()
+            assert shown(printed.out + printed.err) == [], (path, wrong)
+            assert code in (1, 2) and printed.err, (path, wrong)
+            if as_json:
+                assert msgspec.json.decode(printed.err), (path, wrong)
+
+
+@pytest.mark.parametrize("dsn", DSNS.values(), ids=DSNS.keys())
+def test_any_word_of_the_command_line_may_have_it(dsn: str) -> None:
+    redactor = Redactor({})
+    redactor.learn_arguments(["run", f"--where={dsn}", dsn])
+    for text in (dsn, repr(dsn), json.dumps(dsn), f"No such option: --where={dsn}", quote(dsn)):
+        assert shown(redactor(text)) == []
 
 
 def fetched(url: str) -> str:

@@ -15,6 +15,7 @@ import pgcdc
 from pgcdc.observe import Finding, examine, role_sql
 from pgcdc.observe.access_checks import ACCESS_CHECKS
 from pgcdc.observe.facts import Asked, Facts, PublicationFacts, RoleFacts, TableFacts
+from pgcdc.observe.overview import overview_of
 from pgcdc.observe.server_checks import SERVER_CHECKS
 from pgcdc.observe.slot_checks import SLOT_CHECKS
 from pgcdc.pipeline import MemoryPositions
@@ -100,7 +101,7 @@ def statements(mend: str) -> list[str]:
 def test_the_script_of_a_role_is_enough_and_no_more(database: Database, role: str) -> None:
     database.execute(ORDERS, "CREATE TABLE secrets (id int PRIMARY KEY)", "INSERT INTO orders VALUES (1, 'new')")
     script = role_sql(role, database.name, [("public", "orders")], "pgcdc_shop")
-    database.execute(*statements(script))
+    database.execute(script)
     sink = Recorder()
     pipeline = pgcdc.Pipeline("shop", of(database, role), tables=["orders"])
     pipeline.add(sink, name="sink")
@@ -114,6 +115,31 @@ def test_the_script_of_a_role_is_enough_and_no_more(database: Database, role: st
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(refused)
     pipeline.destroy()
+
+
+def test_the_script_is_enough_after_the_admin_has_made_it_all(newest_database: Database, role: str) -> None:
+    """Two roles: `pgcdc init` is the admin's, the pipeline runs as another; until the script was run, that is said."""
+    database = newest_database
+    database.execute(ORDERS, f"CREATE ROLE {role} LOGIN", "INSERT INTO orders VALUES (1, 'new')")
+    admin = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    admin.add(Recorder(), name="sink")
+    admin.init()
+    sink = Recorder()
+    pipeline = pgcdc.Pipeline("shop", of(database, role), tables=["orders"])
+    pipeline.add(sink, name="sink")
+    with psycopg.connect(of(database, role), autocommit=True) as connection:
+        assert overview_of(connection).consumers is None
+    before = by_name(examine(of(database, role), pipeline.outline()))
+    assert before["own_tables"].status == before["replication_role"].status == "failed"
+    script = role_sql(role, database.name, [("public", "orders")], "pgcdc_shop")
+    database.execute(script.replace("CREATE ROLE", "ALTER ROLE"))
+    after = examine(of(database, role), pipeline.outline())
+    assert statuses(after, "failed") == set(), after
+    run_once(database, pipeline)
+    assert [change.new.id for change in sink.changes] == [1]
+    database.execute(script.replace("CREATE ROLE", "ALTER ROLE"))  # a second time it changes nothing
+    run_once(database, pipeline)
+    admin.destroy()
 
 
 def test_a_partitioned_table_is_published_as_its_partitions(newest_database: Database) -> None:

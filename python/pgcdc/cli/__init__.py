@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         from pgcdc.cli.verbs import run
+    except KeyboardInterrupt:
+        _complain("interrupted", None)
+        return EXIT_INTERRUPTED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"typer", "click", "rich"}:
             raise
@@ -57,16 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the command pgcdc needs the package {error.name}, which is not installed", "pip install 'pgcdc[cli]'"
         )
         return EXIT_ERROR
+    from pgcdc.cli import complaint
+
+    before = complaint.given.set(given)
     try:
         return run(given)
     except Error as error:
-        from pgcdc.cli.complaint import complain, exit_code
-
-        complain(error, arguments=given, json="--json" in given)
-        return exit_code(error)
+        complaint.complain(error, json="--json" in given)
+        return complaint.exit_code(error)
     except KeyboardInterrupt:
         _complain("interrupted", None)
         return EXIT_INTERRUPTED
+    finally:
+        complaint.given.reset(before)
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -6,14 +6,27 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
 
 from pgcdc.errors import ConfigError, Error, SlotInUse
 
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
 
-__all__ = ["complain", "complaining", "exit_code"]
+__all__ = ["complain", "complain_of_usage", "complaining", "exit_code", "given", "knowing"]
+
+given: Final[ContextVar[Sequence[str]]] = ContextVar("given", default=())
+"""The command line, whose secrets no verb prints, wherever in it they stand."""
+
+
+def knowing() -> Redactor:
+    """What takes the secrets of the environment and of the command line out of texts."""
+    from pgcdc.cli.redaction import Redactor
+
+    redactor = Redactor(os.environ)
+    redactor.learn_arguments(given.get())
+    return redactor
 
 
 @contextlib.contextmanager
@@ -31,9 +44,7 @@ def complaining(*, json: bool = False) -> Iterator[Redactor]:
     """
     import typer
 
-    from pgcdc.cli.redaction import Redactor
-
-    redactor = Redactor(os.environ)
+    redactor = knowing()
     try:
         yield redactor
     except Error as error:
@@ -57,21 +68,15 @@ def exit_code(error: Error) -> int:
     return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR
 
 
-def complain(
-    error: Error, redactor: Redactor | None = None, *, arguments: Sequence[str] = (), json: bool = False
-) -> None:
+def complain(error: Error, redactor: Redactor | None = None, *, json: bool = False) -> None:
     """Print an error.
 
     Args:
         error: The error.
-        redactor: Takes secrets out. None: one that knows those of the environment.
-        arguments: Of the command line; their connection strings' passwords are secrets, too.
+        redactor: Takes secrets out. None: one that knows those of the environment and of the command line.
         json: As a line of JSON.
     """
-    from pgcdc.cli.redaction import Redactor
-
-    redactor = redactor or Redactor(os.environ)
-    redactor.learn_options(list(arguments))
+    redactor = redactor or knowing()
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if json:
         lines = [_as_json(error, f"{error}{notes}", redactor)]
@@ -79,6 +84,30 @@ def complain(
         lines = [redactor(f"error: {error}{notes}"), *([redactor(f"hint: {error.hint}")] if error.hint else ())]
     for line in lines:
         print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
+
+
+def complain_of_usage(error: Any, *, json: bool = False) -> None:
+    """Print what is wrong with a command line, as typer words it.
+
+    Args:
+        error: Typer's.
+        json: As a line of JSON.
+    """
+    import io
+    import json as json_module
+
+    redactor = knowing()
+    verb = error.ctx.command_path if getattr(error, "ctx", None) is not None else "pgcdc"
+    if json:
+        told = {"error": error.format_message(), "hint": f"{verb} --help", "kind": "UsageError"}
+        text = json_module.dumps(redactor.everywhere(told))
+    else:
+        words = io.StringIO()
+        error.show(file=words)
+        text = redactor(words.getvalue().rstrip())
+        if "unexpected extra argument" in text and any("://" in one or "=" in one for one in given.get()):
+            text += "\nhint: a connection string follows --dsn, where a command has that option"
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
 
 
 def _as_json(error: Error, text: str, redactor: Redactor) -> str:

@@ -36,6 +36,10 @@ def import_attribute(path: str, where: str) -> Any:
     """
     module, _, attribute = path.partition(":")
     parts = attribute.split(".")
+    if "://" in path:
+        raise ConfigError(
+            "a connection string is not module:attribute", hint="--dsn, where the command has it, takes one"
+        )
     if not all(part.isidentifier() for part in (*module.split("."), *parts)):
         raise ConfigError(f"{where}: {path!r} is not module:attribute", hint=_instead(module))
     found: Any = _import(module, where)

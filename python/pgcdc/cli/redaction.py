@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
@@ -25,6 +25,7 @@ _SHORTEST_GUESSED: Final = 6
 # Up to the first "@" and up to the last: a password that was not escaped may have one.
 _IN_URL: Final = re.compile(r"://[^/?#\s:@]*:(?=([^@\s]*)@)(?=(\S*)@)")
 _PAIR: Final = re.compile(r"([A-Za-z_]+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&']+)", re.DOTALL)
+_CONNECTION: Final = re.compile(r"://|\b(?:host|hostaddr|port|user|dbname|service|\w*passw\w*)\s*=")
 _SECRET_PARAMETERS: Final = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 
@@ -71,6 +72,17 @@ class Redactor:
             self.learn(dsn)
             return
         self.learn(*(str(parameters[name]) for name in _SECRET_PARAMETERS if parameters.get(name)))
+
+    def learn_arguments(self, arguments: Sequence[str]) -> None:
+        """Replace the secrets of a command line from now on, wherever in it they stand.
+
+        Args:
+            arguments: What stands after `pgcdc`: also a connection string that is given where none belongs.
+        """
+        for argument in arguments:
+            value = argument.partition("=")[2] if argument.startswith("-") else argument
+            if _CONNECTION.search(value) or any(_in_text(value)):
+                self.learn_dsn(value)
 
     def learn_options(self, value: Any) -> None:
         """Replace the passwords of all URLs and connection strings in options from now on.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import time
 import traceback
@@ -75,14 +74,14 @@ def run(
     """
     from pgcdc.cli import EXIT_CONFIGURATION
     from pgcdc.cli.building import build_watched
+    from pgcdc.cli.complaint import knowing
     from pgcdc.cli.importing import as_python_does
     from pgcdc.cli.logs import log_to_stderr
-    from pgcdc.cli.redaction import Redactor
     from pgcdc.errors import Error
     from pgcdc.observe import endpoint
     from pgcdc.pipeline.kafka_address import parse_address as check_source
 
-    redactor = Redactor(os.environ)
+    redactor = knowing()
     log_to_stderr(log_level, json, redactor)
     as_python_does()
     teller = _Teller(redactor, json)

@@ -299,7 +299,12 @@ def _refuse_slot_of_pipeline(connection: Connection, slot: str) -> None:
     from pgcdc.errors import ConfigError
     from pgcdc.replication.quoting import literal
 
-    if connection.execute("SELECT pg_catalog.to_regclass('pgcdc.positions')") == [(None,)]:
+    # By the catalog: a role that may not use the schema may not even ask to_regclass for what is in it.
+    readable = """
+        SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'pgcdc' AND c.relname = 'positions' AND has_schema_privilege(n.oid, 'USAGE')
+            AND has_table_privilege(c.oid, 'SELECT')"""
+    if not connection.execute(readable):
         return
     query = f"SELECT pipeline FROM pgcdc.positions WHERE slot = {literal(slot)} LIMIT 1"  # noqa: S608 (quoted)
     for (pipeline,) in connection.execute(query):

@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from pgcdc import __version__
+from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
+from pgcdc.cli.complaint import complain_of_usage
 from pgcdc.cli.config import application as config
 from pgcdc.cli.console import console
 from pgcdc.cli.consumer import application as consumer
@@ -26,6 +28,9 @@ from pgcdc.cli.tail import tail
 from pgcdc.cli.top import top
 
 __all__ = ["run"]
+
+_UsageError: Final[Any] = typer.BadParameter.__base__
+"""Of click, or of what typer has in its place."""
 
 _LOOK: Final = "See it work"
 _RUN: Final = "Run a pipeline"
@@ -117,7 +122,13 @@ def run(arguments: Sequence[str]) -> int:
         The exit code: of the verb, or 2 when the arguments are wrong.
     """
     try:
-        _application(list(arguments), prog_name="pgcdc")
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return 0
+        ended = _application(list(arguments), prog_name="pgcdc", standalone_mode=False)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except _UsageError as error:
+        complain_of_usage(error, json="--json" in arguments)
+        return EXIT_CONFIGURATION
+    except typer.Abort:
+        typer.echo("Aborted!", err=True)
+        return EXIT_ERROR
+    return ended if isinstance(ended, int) else 0

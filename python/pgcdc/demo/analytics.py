@@ -53,7 +53,7 @@ class AnalyticsTables:
     def __init__(self, path: Path, key: str = "id") -> None:
         try:
             import duckdb
-        except ImportError:
+        except ModuleNotFoundError:
             raise ConfigError(
                 "the analytics tables need the package duckdb, which is not installed",
                 hint="pip install 'pgcdc[duckdb]'",

@@ -23,8 +23,9 @@ _SERVER: Final = """
     SELECT current_setting('server_version'), current_database(), clock_timestamp(),
         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
             ELSE pg_catalog.pg_current_wal_insert_lsn() END::text,
-        COALESCE(has_table_privilege(pg_catalog.to_regclass('pgcdc.positions'), 'SELECT'), false),
-        COALESCE(has_table_privilege(pg_catalog.to_regclass('pgcdc.dead_letters'), 'SELECT'), false)"""
+        COALESCE((SELECT array_agg(c.relname::text) FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgcdc'
+            AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), '{}')"""
 _POSITIONS: Final = """
     SELECT pipeline, consumer, slot, snapshot, through_lsn::text, updated_at FROM pgcdc.positions ORDER BY 1, 2"""
 _LETTERS: Final = """
@@ -92,7 +93,8 @@ def overview_of(connection: psycopg.Connection[tuple[Any, ...]]) -> Overview:
     """
     row = connection.execute(_SERVER).fetchone()
     assert row is not None
-    version, database, at, end, positions, letters = row
+    version, database, at, end, readable = row
+    positions, letters = "positions" in readable, "dead_letters" in readable
     wal_lsn = parse_lsn(end or "0/0")
     found: dict[tuple[str, str], StoredConsumer] = {}
     if positions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from pgcdc.replication.quoting import identifier, qualified
+from pgcdc.replication.quoting import identifier, literal, qualified
 
 __all__ = ["role_sql"]
 
@@ -21,6 +21,7 @@ def role_sql(
 
     It is run by a superuser, or by the admin of a managed server, in the database that is followed. The role can then
     run a pipeline of these tables, look at it with `pgcdc doctor`, and neither write to the tables nor read others.
+    What `pgcdc init` has made there already, as the admin, stays; pgcdc's own tables become the role's.
 
     Args:
         role: The role's name; it is made without a password.
@@ -40,14 +41,29 @@ def role_sql(
         "-- Amazon RDS: CREATE ROLE … LOGIN; GRANT rds_replication TO …",
         f"GRANT CONNECT ON DATABASE {identifier(database)} TO {name};",
         f"CREATE SCHEMA IF NOT EXISTS pgcdc AUTHORIZATION {name}; -- positions, dead letters, versions of tables",
+        f"ALTER SCHEMA pgcdc OWNER TO {name}; -- where pgcdc init has made it, with its tables:",
+        "DO $$ DECLARE own regclass; BEGIN",
+        "  FOR own IN SELECT oid FROM pg_class WHERE relnamespace = 'pgcdc'::regnamespace AND relkind = 'r' LOOP",
+        f"    EXECUTE format('ALTER TABLE %s OWNER TO %I', own, {literal(role)});",
+        "  END LOOP;",
+        "END $$;",
         *(f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {name};" for schema in schemas),
         f"GRANT SELECT ON {listed} TO {name}; -- for the first copy",
-        f"CREATE PUBLICATION {identifier(publication)} FOR TABLE {listed};",
+        _published(publication, listed),
         *(
-            f"CREATE PUBLICATION {identifier(one)} FOR TABLE {', '.join(qualified(*table) for table in theirs)};"
+            _published(one, ", ".join(qualified(*table) for table in theirs))
             for one, theirs in more.items()
             if one != publication
         ),
         f"GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO {name}; -- how many seconds a slot is behind",
     ]
     return "\n".join(lines)
+
+
+def _published(publication: str, listed: str) -> str:
+    """One that is there stays as it is."""
+    name = identifier(publication)
+    return (
+        f"DO $$ BEGIN CREATE PUBLICATION {name} FOR TABLE {listed};\n"
+        "EXCEPTION WHEN duplicate_object THEN RAISE NOTICE 'the publication is there already'; END $$;"
+    )
