@@ -16,7 +16,7 @@ import pgcdc
 from examples.order import Order, OrderCancelled, OrderShipped
 from pgcdc.eventstore import AsyncEventStore, ConcurrencyConflict, EventStore, EventStoreError, PayloadTooLarge
 from pgcdc.eventstore.memory import MemoryEventStore
-from tests.eventstore.contract import CREATED, PAID, StoreContract
+from tests.eventstore.contract import CREATED, PAID, Counted, StoreContract, Total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -335,3 +335,36 @@ def test_one_event_behind_a_known_version(database: Database) -> None:
         with pytest.raises(EventStoreError, match="closed"):
             store.append("order-1", [PAID], expected=4)
         assert [one.sequence for one in store.read("order-1")] == [1, 2, 3, 4]
+
+
+def test_a_long_stream_comes_in_pieces(newest_database: Database) -> None:
+    """A state that raises in the middle of it leaves a connection that can be used, as does a rollback on it."""
+    with EventStore(newest_database.dsn, max_connections=1) as store:
+        store.init()
+        store.append("count-1", [Counted(0, number) for number in range(1700)])
+        total, version = store.load("count-1", Total)
+        assert (total.seen, version) == (list(range(1700)), 1700)
+
+        class Stops(Total):
+            def on_test_counted(self, event: Counted) -> None:
+                super().on_test_counted(event)
+                if event.number == 3:
+                    raise ValueError("enough")
+
+        with store._doing() as connection:
+            process = connection.info.backend_pid
+        with pytest.raises(ValueError, match="enough"):
+            store.load("count-1", Stops)
+        with store._doing() as connection:
+            assert connection.info.backend_pid == process
+            connection.execute("BEGIN")
+            connection.execute("ROLLBACK")  # psycopg drops all that is prepared
+        assert store.load("count-1", Total)[1] == 1700
+        assert store.state("count-1", Total, at=600)[0].seen == list(range(600))
+        with store._doing() as connection:
+            connection.execute("ALTER TABLE es.events RENAME TO elsewhere")
+        with pytest.raises(pgcdc.ConfigError, match="not there"):
+            store.load("count-1", Total)
+        with store._doing() as connection:
+            connection.execute("ALTER TABLE es.elsewhere RENAME TO events")
+        assert store.load("count-1", Total)[1] == 1700

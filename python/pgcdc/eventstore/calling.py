@@ -1,10 +1,11 @@
-"""What a store asks most: one row of a function, and the rows of a COPY.
+"""What a store asks most: one row of a function, the rows of a stream, and those of a COPY.
 
 On a store's own connection it goes around psycopg's cursors, which take twice the time of everything else together; on
 a caller's it goes through them, because they begin a transaction where that is wanted. Written by hand beside
 calling_async.py.
 
-Source: PostgreSQL manual, "libpq: Asynchronous Command Processing" and "Functions Associated with the COPY Command".
+Source: PostgreSQL manual, "libpq: Asynchronous Command Processing", "Retrieving Query Results in Chunks" and "Functions
+Associated with the COPY Command".
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import generators, pq, waiting
+from psycopg import capabilities, generators, pq, waiting
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections import OwnConnection
 
-__all__ = ["ask", "ask_whether", "copied", "elsewhere"]
+__all__ = ["ask", "ask_whether", "copied", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 _SOON: Final = 50.0
 """Milliseconds in which an answer comes as a rule; who waits for longer waits as psycopg does."""
+_CHUNK: Final = 500
+"""Rows that are taken at once, while the server makes the next ones."""
 
 
 def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]) -> tuple[str, int]:
@@ -58,22 +62,75 @@ def ask_whether(
     if not isinstance(connection, OwnConnection):
         row = connection.cursor(row_factory=tuple_row).execute(query, values).fetchone()
         return None if row is None else (row[0], row[1])
-    pgconn = connection.pgconn
-    name = connection.prepared.get(query) or _prepare(connection, query)
-    pgconn.send_query_prepared(name, [None if value is None else str(value).encode() for value in values])
+    _send(connection, query, values, pq.Format.TEXT)
     result = _answer(connection)
     if result.status != pq.ExecStatus.TUPLES_OK:
-        error = error_from_result(result)
-        if isinstance(error, psycopg.errors.InvalidSqlStatementName) and connection.prepared:
-            # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit.
-            connection.prepared.clear()
-            return ask_whether(connection, query, values)
-        raise error
+        _refuse_or_forget(connection, result)
+        return ask_whether(connection, query, values)
     if not result.ntuples:
         return None
     word, number = result.get_value(0, 0), result.get_value(0, 1)
     assert word is not None and number is not None, "the function returns both"
     return word.decode(), int(number)
+
+
+def rows(
+    connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]
+) -> Generator[list[tuple[Any, ...]], None, None]:
+    """Read rows, in binary.
+
+    On a store's own connection they come in pieces, so that the server makes the next ones while these are used.
+    Whoever leaves off in the middle closes the generator, which takes the rest: the connection can be used again.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+        values: The values.
+
+    Yields:
+        Some rows.
+    """
+    if not isinstance(connection, OwnConnection) or not capabilities.has_stream_chunked():
+        yield connection.cursor(binary=True, row_factory=tuple_row).execute(query, values).fetchall()
+        return
+    pgconn = connection.pgconn
+    _send(connection, query, values, pq.Format.BINARY)
+    pgconn.set_chunked_rows_mode(_CHUNK)
+    if pgconn.flush():
+        connection.wait(generators.send(pgconn))
+    pieces = Transformer(connection)
+    is_first = True
+    try:
+        while (result := connection.wait(generators.fetch(pgconn))) is not None:
+            if result.status not in (pq.ExecStatus.TUPLES_CHUNK, pq.ExecStatus.TUPLES_OK):
+                connection.wait(generators.fetch_many(pgconn))
+                _refuse_or_forget(connection, result)
+                yield from rows(connection, query, values)
+                return
+            pieces.set_pgresult(result, set_loaders=is_first)
+            is_first = False
+            yield pieces.load_rows(0, result.ntuples, tuple)
+    finally:
+        if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            connection.wait(generators.fetch_many(pgconn))
+
+
+def _send(
+    connection: OwnConnection, query: str, values: tuple[str | int | None, ...], result_format: pq.Format
+) -> None:
+    """Send a statement that is prepared at its first use."""
+    name = connection.prepared.get(query) or _prepare(connection, query)
+    texts = [None if value is None else str(value).encode() for value in values]
+    connection.pgconn.send_query_prepared(name, texts, result_format=result_format)
+
+
+def _refuse_or_forget(connection: OwnConnection, result: pq.abc.PGresult) -> None:
+    """Raise what the server says, unless it is that what was prepared is not there: then it can be sent again."""
+    error = error_from_result(result)
+    if not isinstance(error, psycopg.errors.InvalidSqlStatementName) or not connection.prepared:
+        raise error
+    # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit.
+    connection.prepared.clear()
 
 
 def _answer(connection: OwnConnection) -> pq.abc.PGresult:

@@ -1,4 +1,4 @@
-"""What an asynchronous store asks most: one row of a function, and the rows of a COPY, by psycopg's cursors.
+"""What an asynchronous store asks most: one row of a function, rows of a stream and of a COPY, by psycopg's cursors.
 
 Written by hand beside calling.py, which goes around them.
 """
@@ -6,13 +6,13 @@ Written by hand beside calling.py, which goes around them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["ask", "ask_whether", "copied", "elsewhere"]
+__all__ = ["ask", "ask_whether", "copied", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 
@@ -52,6 +52,24 @@ async def ask_whether(
     await cursor.execute(query, values)
     row = await cursor.fetchone()
     return None if row is None else (row[0], row[1])
+
+
+async def rows(
+    connection: psycopg.AsyncConnection[Any], query: str, values: tuple[str | int | None, ...]
+) -> AsyncGenerator[list[tuple[Any, ...]], None]:
+    """Read rows, in binary.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+        values: The values.
+
+    Yields:
+        All of them.
+    """
+    cursor = connection.cursor(binary=True, row_factory=tuple_row)
+    await cursor.execute(query, values)
+    yield await cursor.fetchall()
 
 
 async def copied(

@@ -12,7 +12,7 @@ import os
 import random
 import time as clock
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -648,19 +648,25 @@ class AsyncEventStore(Declarations):
         until: int,
     ) -> tuple[State, int]:
         """Fold the events behind a version."""
-        cursor = used.cursor(binary=True, row_factory=tuple_row)
+        statement = self._statements.load_timed if fold.is_timed else self._statements.load
         while True:
-            statement = self._statements.load_timed if fold.is_timed else self._statements.load
-            await cursor.execute(statement, (stream, version, until, _ROWS))
-            rows = await cursor.fetchall()
-            last = rows[0][0] - 1 if rows else until
-            if last > version:  # the table does not begin there
+            count = 0
+            late: list[Any] = []
+            async with aclosing(calling.rows(used, statement, (stream, version, until, _ROWS))) as pieces:
+                async for rows in pieces:
+                    count += len(rows)
+                    if late or (rows and rows[0][0] > version + 1):
+                        late += rows  # the table does not begin there: the archive is asked first, by this connection
+                    else:
+                        state, version = fold.over(rows, state, version, self._codec, stream)
+            last = late[0][0] - 1 if late else until
+            if last > version and (late or not count):
                 given = used, self._statements, self._archive, stream, version, last
                 async for part in archived.beginning(*given):
                     events = [(e.sequence, e.event_type, e.event_version, e.payload, e.occurred_at) for e in part]
                     state, version = fold.over(events, state, version, self._codec, stream)
-            state, version = fold.over(rows, state, version, self._codec, stream)
-            if len(rows) < _ROWS:
+                state, version = fold.over(late, state, version, self._codec, stream)
+            if count < _ROWS:
                 return state, version
 
     async def _read(
