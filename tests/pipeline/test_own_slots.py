@@ -204,6 +204,25 @@ def test_from_the_pipelines_slot_to_its_own_and_back(new_orders: Database) -> No
     assert (slots(new_orders), publications(new_orders)) == (["pgcdc_shop"], ["pgcdc_shop"])
 
 
+def test_with_the_last_one_its_slot_goes(new_orders: Database) -> None:
+    """There and back; a slot that nobody has a position for would keep WAL for nobody, and a start would refuse it."""
+
+    def shop(own_slot: bool) -> tuple[pgcdc.Pipeline, Recorder]:
+        sink = Recorder()
+        pipeline = pgcdc.Pipeline("shop", new_orders.dsn, tables=["orders"])
+        pipeline.add(sink, name="search", own_slot=own_slot)
+        return pipeline, sink
+
+    for own_slot, slot in ((False, "pgcdc_shop"), (True, "pgcdc_shop__search"), (False, "pgcdc_shop")):
+        pipeline, sink = shop(own_slot)
+        with running(pipeline) as run:
+            until(lambda sink=sink: len(sink.changes) == 1, "copied")  # type: ignore[misc]
+            run.catch_up(new_orders)
+        assert (slots(new_orders), publications(new_orders)) == ([slot], [slot])
+        pipeline.forget("search")
+        assert (slots(new_orders), publications(new_orders)) == ([], [])
+
+
 def test_a_stop_before_the_run_stops_both(new_orders: Database) -> None:
     pipeline = two(new_orders, Recorder(), Recorder())
     pipeline.stop()

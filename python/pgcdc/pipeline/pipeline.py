@@ -558,11 +558,7 @@ class Pipeline(Registration):
         plan = self.plan_destroy() if tables else None
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
-            slot = connection.slot(self._settings.slot)
-            # Names of slots are a server's: in a copy of a database this is the one of the original.
-            if slot is not None and slot.database == connection.database:
-                connection.drop_slot(self._settings.slot, if_exists=True)
-            publishing.drop(connection, self._settings)
+            self._drop_slot(connection)
             self._own_letters.forget(self.name)
             for directory in self._spools():
                 remove_spool(directory, self._settings.slot, source_of(connection))
@@ -574,13 +570,21 @@ class Pipeline(Registration):
             with connect(self._settings.dsn) as connection:
                 provision.remove_tables(connection, plan, self._stores())
 
+    def _drop_slot(self, connection: Connection) -> None:
+        slot = connection.slot(self._settings.slot)
+        # Names of slots are a server's: in a copy of a database this is the one of the original.
+        if slot is not None and slot.database == connection.database:
+            connection.drop_slot(self._settings.slot, if_exists=True)
+        publishing.drop(connection, self._settings)
+
     # Stored positions, while it does not run.
 
     def forget(self, consumer: str) -> None:
         """Remove the stored position of a consumer that is not wanted any more, and its spool in the pipeline's.
 
         Of one that has a slot of its own, that goes, too; but what it has left on the pipeline's slot goes first, and
-        alone.
+        alone. With the last one on a slot that slot goes, which would keep WAL for nobody, and the publication if a
+        pipeline made it.
 
         Args:
             consumer: Its name.
@@ -598,11 +602,14 @@ class Pipeline(Registration):
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             self._stored(consumer)
+            is_last = len(self._store.load(self.name)) == 1
+            if is_last:
+                self._drop_slot(connection)
             self._own_letters.forget(self.name, [consumer])
             for directory in self._spools(consumer):
                 remove_spool(directory, self._settings.slot, source_of(connection), consumer)
             self._store.forget(self.name, [consumer])
-            self._schemas.forget(self.name, [consumer])
+            self._schemas.forget(self.name, None if is_last else [consumer])
 
     def rename(self, consumer: str, new: str) -> None:
         """Let a consumer go on under another name.
