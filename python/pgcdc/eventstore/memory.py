@@ -23,7 +23,7 @@ from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.plan import Plan
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict, known_already
-from pgcdc.eventstore.request import Append, Expected, encode_events, encode_many
+from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events, encode_many
 from pgcdc.eventstore.statements import EXPECTED, expected_number
 
 __all__ = ["MemoryEventStore"]
@@ -109,6 +109,7 @@ class MemoryEventStore:
         expected: Expected = "any",
         metadata: Mapping[str, Any] | None = None,
         event_ids: Sequence[UUID | str] | None = None,
+        retention_class: RetentionClass | None = None,
     ) -> int:
         """Append events to a stream, as `EventStore.append`.
 
@@ -119,6 +120,7 @@ class MemoryEventStore:
             expected: What it has to be.
             metadata: What is said about the events.
             event_ids: Ids of the events.
+            retention_class: Of no effect here, where nothing leaves.
 
         Returns:
             The stream's version after it.
@@ -127,7 +129,7 @@ class MemoryEventStore:
             ConcurrencyConflict: When the stream is not as expected.
             EventStoreError: As for `EventStore.append`.
         """
-        items = _items(encode_events(self._codec, events, event_ids))
+        items = _items(encode_events(self._codec, events, event_ids, retention_class))
         about = _plain(self._codec, metadata)
         with self._lock:
             if not items:
@@ -176,6 +178,7 @@ class MemoryEventStore:
         stream_type: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         event_ids: Sequence[UUID | str] | None = None,
+        retention_class: RetentionClass | None = None,
     ) -> int:
         """Append behind a version, as `EventStore.insert`.
 
@@ -186,6 +189,7 @@ class MemoryEventStore:
             stream_type: Its type.
             metadata: What is said about the events.
             event_ids: Ids of the events.
+            retention_class: Of no effect here, where nothing leaves.
 
         Returns:
             The stream's version after it.
@@ -194,7 +198,7 @@ class MemoryEventStore:
             ConcurrencyConflict: When one of the numbers is taken.
             EventStoreError: When there would be a hole.
         """
-        items = _items(encode_events(self._codec, events, event_ids))
+        items = _items(encode_events(self._codec, events, event_ids, retention_class))
         about = _plain(self._codec, metadata)
         with self._lock:
             version = self._version(stream)

@@ -5,7 +5,7 @@ Source: PostgreSQL manual, "PostgreSQL Error Codes".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from pgcdc.eventstore.statements import Statements
 
 __all__ = ["answered", "conflict", "known_already", "refused"]
+
+_UNREADABLE: Final = {
+    "events_payload_object": "a payload that is no JSON object",
+    "events_metadata_object": "metadata that are no JSON object",
+    "events_occurred_finite": "an occurred_at that is no moment",
+}
+"""The constraints of a row, and what they refuse."""
 
 
 def refused(error: psycopg.Error, statements: Statements, stream: str = "", expected: int | str | None = None) -> Error:
@@ -46,6 +53,12 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             "the payload of an event is larger than the database takes",
             hint="store the document elsewhere, and a reference and a hash of it in the event; the limit is that of"
             " store.init(max_payload_bytes=…)",
+            sqlstate=sqlstate,
+        )
+    if sqlstate == "23514" and constraint in _UNREADABLE:
+        return InvalidEvent(
+            f"an event has {_UNREADABLE[constraint]}, so no program could read it again",
+            hint="payload and metadata are JSON objects, and occurred_at is a moment of the years 1 to 9999",
             sqlstate=sqlstate,
         )
     if sqlstate == "22P05":
@@ -79,7 +92,8 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             f"the event store may not be used: {primary(error)}",
             hint=f"GRANT USAGE ON SCHEMA {statements.quoted} TO …;"
             f" GRANT SELECT, INSERT ON {statements.quoted}.events TO …;"
-            f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;",
+            f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;"
+            f" GRANT USAGE ON SEQUENCE {statements.quoted}.events_id_seq TO …;",
             sqlstate=sqlstate,
         )
     if (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -13,9 +13,10 @@ from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.event import Event
 from pgcdc.eventstore.statements import expected_number
 
-__all__ = ["Append", "Expected", "encode_events", "encode_many", "looked_through", "uuids"]
+__all__ = ["Append", "Expected", "RetentionClass", "encode_events", "encode_many", "looked_through", "uuids"]
 
 Expected = int | Literal["any", "none", "exists"]
+RetentionClass = Literal["hot", "warm", "cold"]
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
         stream_type: The stream's type, for one that is new.
         metadata: Metadata of these events, over that of the context.
         event_ids: Ids of the events, with which the append can be repeated.
+        retention_class: How soon they leave the table, as for `EventStore.append`.
     """
 
     stream: str
@@ -36,15 +38,22 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     stream_type: str | None = None
     metadata: Mapping[str, Any] | None = None
     event_ids: Sequence[UUID | str] | None = None
+    retention_class: RetentionClass | None = None
 
 
-def encode_events(codec: Codec, events: Iterable[Event], event_ids: Sequence[UUID | str] | None) -> str:
+def encode_events(
+    codec: Codec,
+    events: Iterable[Event],
+    event_ids: Sequence[UUID | str] | None,
+    retention_class: RetentionClass | None = None,
+) -> str:
     """The events as the function takes them.
 
     Args:
         codec: Of the store.
         events: The events.
         event_ids: Their ids, or None for new ones.
+        retention_class: Of all of them; None: hot.
 
     Returns:
         A JSON array.
@@ -52,10 +61,15 @@ def encode_events(codec: Codec, events: Iterable[Event], event_ids: Sequence[UUI
     Raises:
         InvalidEvent: When one is none, or its values are not of its fields' types.
         PayloadTooLarge: When a payload is.
-        ConfigError: When there are not as many ids as events.
+        ConfigError: When there are not as many ids as events, or there is no such class.
     """
+    about = {}
+    if retention_class is not None:
+        if retention_class not in get_args(RetentionClass):
+            raise ConfigError(f"there is no retention_class {retention_class!r}", hint="hot, warm or cold")
+        about = {"r": f'"{retention_class}"'}
     if event_ids is None:
-        return b"".join((b"[", b",".join([codec.encode(event) for event in events]), b"]")).decode()
+        return b"".join((b"[", b",".join([codec.encode(event, **about) for event in events]), b"]")).decode()
     given = list(events)
     if len(given) != len(event_ids) or len({str(event_id) for event_id in event_ids}) != len(given):
         raise ConfigError("event_ids has an id of its own for each event", hint="[uuid4() for _ in events]")
@@ -63,7 +77,7 @@ def encode_events(codec: Codec, events: Iterable[Event], event_ids: Sequence[UUI
         ids = [f'"{event_id if isinstance(event_id, UUID) else UUID(event_id)}"' for event_id in event_ids]
     except ValueError:
         raise ConfigError("an event id is a UUID", hint="uuid.uuid4(), or uuid.uuid5 of what is repeated") from None
-    return f"[{','.join(codec.encode(event, id=ids[place]).decode() for place, event in enumerate(given))}]"
+    return f"[{','.join(codec.encode(event, id=ids[place], **about).decode() for place, event in enumerate(given))}]"
 
 
 def looked_through(events: str, version: int | None) -> str:
@@ -113,7 +127,7 @@ def encode_many(
     for append in appends:
         if append.stream in expected:
             raise ConfigError(f"the stream {append.stream} is there twice", hint="put its events together")
-        events = encode_events(codec, append.events, append.event_ids)
+        events = encode_events(codec, append.events, append.event_ids, append.retention_class)
         if events == "[]":
             raise ConfigError(f"no event is given for the stream {append.stream}", hint="leave it out")
         events = looked_through(events, (looked or {}).get(append.stream))

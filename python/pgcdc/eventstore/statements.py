@@ -52,11 +52,13 @@ class Statements:
         self.append_many: LiteralString = f"SELECT stream, status, version FROM {es}.append_many(%s::jsonb)"
         self.insert: LiteralString = (
             f"INSERT INTO {es}.events"
-            " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence, event_id)"
+            " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence, event_id,"
+            " retention_class)"
             f" SELECT %(stream)s, coalesce(%(type)s, (SELECT s.stream_type FROM {es}.streams AS s WHERE"
             " s.stream_id = %(stream)s), split_part(%(stream)s, '-', 1)), e ->> 't', (e ->> 'v')::integer, e -> 'p',"
-            " %(metadata)s::jsonb, %(after)s::bigint + o, coalesce((e ->> 'id')::uuid, gen_random_uuid())"
-            " FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS u (e, o) ORDER BY o"
+            " %(metadata)s::jsonb, %(after)s::bigint + o, coalesce((e ->> 'id')::uuid, gen_random_uuid()),"
+            " coalesce(e ->> 'r', 'hot') FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS u (e, o)"
+            " ORDER BY o"
         )
         rows: LiteralString = (
             f"FROM {es}.events WHERE stream_id = %s AND sequence > %s AND sequence <= %s ORDER BY sequence LIMIT %s"

@@ -40,7 +40,7 @@ from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
 from pgcdc.eventstore.refusals import answered, conflict, refused
-from pgcdc.eventstore.request import Append, Expected, encode_events
+from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events
 from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
 from pgcdc.eventstore.statements import Statements, expected_number
@@ -143,6 +143,7 @@ class EventStore(Declarations):
         expected: Expected = "any",
         metadata: Mapping[str, Any] | None = None,
         event_ids: Sequence[UUID | str] | None = None,
+        retention_class: RetentionClass | None = None,
         connection: psycopg.Connection[Any] | None = None,
     ) -> int:
         """Append events to a stream: all of them or none, in one round trip.
@@ -156,6 +157,8 @@ class EventStore(Declarations):
             metadata: What is said about these events, over what the `context` says.
             event_ids: Ids of the events. An append that was done before with the same ids is not done again, whatever
                 is expected now. They are looked for among all of the stream's events, those in the archive too.
+            retention_class: `"warm"` or `"cold"` for events that leave the table sooner than their age says; see
+                `retention`.
             connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
                 The stream stays locked until that ends. Without it the append is its own transaction.
 
@@ -177,13 +180,13 @@ class EventStore(Declarations):
         if not given:
             return self._look(stream, expected, connection)
         about = self._codec.metadata(current_metadata(metadata))
-        if number > 0 and len(given) == 1 and event_ids is None and connection is None:
+        if number > 0 and len(given) == 1 and event_ids is None and retention_class is None and connection is None:
             one = (stream, number, stream_type, *self._codec.written(given[0]), about)
             with self._doing(stream, expected) as used:
                 done = calling.ask_whether(used, self._statements.append_one, one)
             if done is not None:
                 return done[1]
-        encoded = encode_events(self._codec, given, event_ids)
+        encoded = encode_events(self._codec, given, event_ids, retention_class)
         with self._doing(stream, expected, connection) as used:
             values = (stream, stream_type, number, encoded, about)
             status, version = calling.ask(used, self._statements.append, values)
@@ -219,6 +222,7 @@ class EventStore(Declarations):
         stream_type: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         event_ids: Sequence[UUID | str] | None = None,
+        retention_class: RetentionClass | None = None,
         connection: psycopg.Connection[Any] | None = None,
     ) -> int:
         """Append by a plain INSERT, for which the unique index says who was first (SQLSTATE 23505).
@@ -233,6 +237,7 @@ class EventStore(Declarations):
             stream_type: As for `append`.
             metadata: As for `append`.
             event_ids: Ids of the events. Unlike `append`, events that are there already are refused.
+            retention_class: As for `append`.
             connection: Your own connection, as for `append`.
 
         Returns:
@@ -247,7 +252,7 @@ class EventStore(Declarations):
             "stream": stream,
             "type": stream_type,
             "after": after,
-            "events": encode_events(self._codec, given, event_ids),
+            "events": encode_events(self._codec, given, event_ids, retention_class),
             "metadata": self._codec.metadata(current_metadata(metadata)),
         }
         with self._doing(stream, after, connection) as used:

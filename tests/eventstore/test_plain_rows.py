@@ -1,0 +1,135 @@
+"""What a plain INSERT may not say of a row, and what no program could read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+import pgcdc
+from pgcdc.eventstore import Append, EventStore, rebuild
+from pgcdc.eventstore.migrations import migrations
+from tests.eventstore.contract import CREATED, PAID
+from tests.eventstore.revenue import RIGHT, Sold, faults, revenue, right_revenue, store_of
+from tests.eventstore.test_projections import caught_up
+from tests.pipeline.running import running
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+ROW = (
+    "INSERT INTO es.events (stream_id, stream_type, event_type, payload, sequence{columns}) VALUES"
+    " ('till-8', 'till', 'Sold', '{payload}', {sequence}{values})"
+)
+
+
+def row(sequence: int, columns: str = "", values: str = "", payload: str = '{"category": "a", "amount": 10}') -> str:
+    return ROW.format(sequence=sequence, columns=columns, values=values, payload=payload)
+
+
+def test_rows_that_were_those_of_another_store(database: Database) -> None:
+    """Brought along whole, with their ids and transactions: live and rebuilt they are what they are here."""
+    with store_of(database) as store:
+        store.append("till-1", [Sold("a", 1)])
+        with running(store.pipeline()):
+            caught_up(store)
+            [(xid,)] = database.execute("SELECT xid::text FROM es.events")
+            database.execute(
+                row(1, ", id, xid", f", 9000000000, '{xid}'"), row(2, ", id, xid", f", 8000000000, '{xid}'")
+            )
+            store.append("till-8", [Sold("a", 3)])
+            database.execute(row(4, ", xid", ", '1'"))
+            caught_up(store)
+            live = revenue(database)
+            assert live == right_revenue(database)
+            for name in ("revenue", "journal"):
+                assert rebuild(store, name).done == 5
+            assert revenue(database) == live
+            assert faults(database) == RIGHT
+        assert [finding.status for finding in store.check(deep=True)] == ["ok"] * 8
+        assert [one.sequence for some in store.replay() for one in some if one.stream_id == "till-8"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "payload", "why"),
+    [
+        ("", "", "null", "payload"),
+        ("", "", "[1]", "payload"),
+        ("", "", '"a"', "payload"),
+        (", metadata", ", '[]'", "{}", "metadata"),
+        (", occurred_at", ", 'infinity'", "{}", "occurred_at"),
+        (", occurred_at", ", '-infinity'", "{}", "occurred_at"),
+        (", occurred_at", ", '4000-01-01 BC'", "{}", "occurred_at"),
+        (", occurred_at", ", '12000-01-01'", "{}", "occurred_at"),
+    ],
+)
+def test_what_nobody_could_read_is_refused(
+    newest_database: Database, columns: str, values: str, payload: str, why: str
+) -> None:
+    with store_of(newest_database) as store:
+        with pytest.raises(psycopg.errors.CheckViolation, match=f"events_{why[:7]}"):
+            newest_database.execute(row(1, columns, values, payload))
+        # In the store's words, where it is the store that is refused.
+        with pytest.raises(pgcdc.InvalidEvent, match=why), store._doing("till-8") as connection:
+            connection.execute(row(1, columns, values, payload).encode())
+        assert list(store.replay()) == []
+
+
+def test_rows_that_are_there_already_stay(newest_database: Database) -> None:
+    with store_of(newest_database) as store:
+        newest_database.execute(
+            "DELETE FROM es.migrations WHERE number >= 7",
+            "ALTER TABLE es.events DROP CONSTRAINT events_payload_object, DROP CONSTRAINT events_metadata_object,"
+            " DROP CONSTRAINT events_occurred_finite",
+            row(1, payload="[1]"),
+        )
+        assert [step.what.partition(":")[0] for step in store.init().steps] == [
+            f"migration {one.number}" for one in migrations() if one.number >= 7
+        ]
+        with pytest.raises(psycopg.errors.CheckViolation):
+            newest_database.execute(row(2, payload="[1]"))
+        newest_database.execute(row(2))
+        assert store.append("till-8", [Sold("a", 1)]) == 3
+
+
+def test_a_role_that_may_no_more_than_it_has_to(newest_database: Database) -> None:
+    """What the hint says is enough, for appends and for plain INSERTs."""
+    role = f"writer_{newest_database.name}"
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+    newest_database.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        with EventStore(f"{newest_database.dsn} user={role}") as writer:
+            with pytest.raises(pgcdc.ConfigError) as refused:
+                writer.append("order-1", [CREATED])
+            assert refused.value.hint is not None
+            newest_database.execute(*refused.value.hint.replace("…", role).strip(";").split("; "))
+            assert writer.append("order-1", [CREATED]) == 1
+            assert writer.insert("order-1", [PAID], after=1) == 2
+            assert writer.insert("order-2", [CREATED], after=0) == 1
+            assert writer.append("order-2", [PAID], expected=1) == 2
+    finally:
+        newest_database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_events_that_leave_sooner(newest_database: Database) -> None:
+    """Appended as warm or cold, by whichever way; what there is not, is refused."""
+    with EventStore(newest_database.dsn) as store:
+        store.init()
+        store.append("order-1", [CREATED], retention_class="cold", event_ids=["00000000-0000-0000-0000-000000000001"])
+        store.append("order-1", [PAID], expected=1)
+        store.append("order-1", [PAID], expected=2, retention_class="warm")
+        store.append_many([Append(stream="order-2", events=[CREATED, PAID], retention_class="warm")])
+        store.insert("order-3", [CREATED], after=0, retention_class="cold")
+        wrong: Any = "frozen"
+        with pytest.raises(pgcdc.ConfigError, match="no retention_class 'frozen'"):
+            store.append("order-1", [PAID], retention_class=wrong)
+    assert newest_database.execute("SELECT retention_class FROM es.events ORDER BY stream_id, sequence") == [
+        ("cold",),
+        ("hot",),
+        ("warm",),
+        ("warm",),
+        ("warm",),
+        ("cold",),
+    ]
