@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pgcdc.cli.run import _summary
+from pgcdc.pipeline.statistics import PipelineStatistics, SourceStatistics
 from tests.demo.running import environment
 from tests.pipeline.running import confirmed, slots, until
 from tests.pipeline.test_kill import Writers, catch_up, copied_positions, judge
@@ -163,6 +165,12 @@ def test_signals_under_load_end_it_and_nothing_is_lost(newest_database: Database
     judge(database, place, writers)
     handled = (place / "handled.log").read_text().splitlines()
     assert not in_time or len(handled) == len(set(handled)), "nothing was delivered twice after a stop"
+
+
+def test_what_is_said_at_the_end_of_a_run_on_kafka() -> None:
+    for lsn, said in ((0, "no offsets stored"), (256, "offsets stored up to 0/100")):
+        source = SourceStatistics("stopped", lsn, lsn, None, 0, kind="kafka")
+        assert _summary(PipelineStatistics("shop", source, {})) == f"; {said}"
 
 
 def test_a_second_process_says_who_has_the_slot(orders: Database, place: Path) -> None:

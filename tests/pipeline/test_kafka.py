@@ -6,6 +6,10 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
+import pgcdc
+from pgcdc import ConfigError
 from tests.pipeline.kafka_load import Load
 from tests.pipeline.kafka_reading import ORDERS, in_step, judge, reading, writing
 from tests.pipeline.kafka_worker import TABLES
@@ -33,9 +37,22 @@ def test_a_pipeline_reads_what_the_sink_of_another_wrote(newest_database: Databa
             in_step(database, read)
             database.execute("TRUNCATE orders", "INSERT INTO orders VALUES (1, 1, 'again', false)")
             in_step(database, read)
+        assert read.pipeline.statistics().source.confirmed_lsn > 0, "it is said at the end, too"
         assert database.execute("SELECT old, new FROM migrated") == [(3, 4)]
         assert len(database.execute("SELECT DISTINCT position FROM handled WHERE action = 'truncate'")) == 1
     judge(database)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"), [("nonsense=1", '"nonsense"'), ("session.timeout.ms=soon", "whole number")]
+)
+def test_a_setting_of_the_address_that_makes_no_sense(newest_database: Database, setting: str, why: str) -> None:
+    newest_database.execute(ORDERS)
+    source = f"kafka://127.0.0.1:1/shop?{setting}"
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["orders"], source=source)
+    pipeline.on("orders", name="handler")(print)
+    with pytest.raises(ConfigError, match=why):
+        pipeline.run()
 
 
 def test_workers_are_killed_and_added(newest_database: Database, kafka: KafkaServer, tmp_path: Path) -> None:

@@ -445,6 +445,21 @@ def test_keys_can_be_chosen_and_topics_named(kafka: KafkaServer) -> None:
     assert [key_of(one) for one in consumed(kafka.bootstrap, f"{prefix}-plain-_")] == [{"name": "a"}] * 2
 
 
+def test_topics_that_cannot_be_made(kafka: KafkaServer) -> None:
+    """What becomes no other by waiting ends the run; a broker that is missing may come."""
+    batch = batch_of(insert(PLAIN, {"id": 1, "name": "a"}))
+    sink = opened(kafka, fresh(), topic_settings={"nonsense": "1"})
+    with pytest.raises(ConfigError, match="cannot be made") as caught:
+        sink.write(batch)
+    assert "topic_settings=" in str(caught.value.hint)
+    sink.close()
+    sink = Kafka(kafka.bootstrap, prefix=fresh(), replication_factor=3)
+    with pytest.raises(SinkUnavailable, match="cannot be made") as away:
+        sink.open()
+    assert "too few brokers" in str(away.value.hint)
+    sink.close()
+
+
 def test_two_tables_do_not_share_a_topic_by_its_letters(kafka: KafkaServer) -> None:
     """Which they would when letters are replaced; a table that was renamed goes on, and templates may say one topic."""
     prefix = fresh()
@@ -476,6 +491,10 @@ def test_what_is_asked_for_is_checked() -> None:
         Kafka("127.0.0.1:1", format="xml")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no template"):
         Kafka("127.0.0.1:1", topic="{nobody}")
+    with pytest.raises(ConfigError, match="partitions is 1 at least"):
+        Kafka("127.0.0.1:1", partitions=0)
+    with pytest.raises(ConfigError, match="replication_factor is 1 at least"):
+        Kafka("127.0.0.1:1", replication_factor=0)
     with pytest.raises(ConfigError, match="does not take a setting"):
         Kafka("127.0.0.1:1", settings={"no.such.thing": 1}).open()
     with pytest.raises(SinkUnavailable):

@@ -214,7 +214,9 @@ def test_all_that_is_refused_is_found_at_once(newest_database: Database) -> None
     whole = batch_of(*changes, insert(ITEMS, ROW | {"id": 600, "name": "5"}))
     with opened(newest_database) as sink:
         for _ in range(3):
-            with pytest.raises(SinkRejected, match=r"refuses 5 changes of public\.items: .*items_price_check") as caught:
+            with pytest.raises(
+                SinkRejected, match=r"refuses 5 changes of public\.items: .*items_price_check"
+            ) as caught:
                 sink.write(whole)
         positions = [change.position for change in whole.changes()]
         assert caught.value.positions == {positions[number] for number in (*bad, 600)}

@@ -179,7 +179,10 @@ def _summary(statistics: PipelineStatistics) -> str:
 
     confirmed = statistics.source.confirmed_lsn
     consumers = (f"{name} {consumer.delivered:,} changes" for name, consumer in statistics.consumers.items())
-    return f"{', '.join(consumers)}; {f'confirmed up to {format_lsn(confirmed)}' if confirmed else 'nothing confirmed'}"
+    done, nothing = ("confirmed", "nothing confirmed")
+    if statistics.source.kind == "kafka":
+        done, nothing = ("offsets stored", "no offsets stored")
+    return f"{', '.join(consumers)}; {f'{done} up to {format_lsn(confirmed)}' if confirmed else nothing}"
 
 
 class _Teller:

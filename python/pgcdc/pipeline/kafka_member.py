@@ -175,7 +175,10 @@ class Member:
             "on_commit": self._stored,
             "log_level": 2,  # to stderr, and only what is grave: what is to be known comes by error_cb
         }
-        self._session = int(self._config["session.timeout.ms"]) / 1000
+        session = self._config["session.timeout.ms"]
+        if not session.isdecimal():
+            raise ConfigError("session.timeout.ms in the address of Kafka is a whole number of milliseconds")
+        self._session = int(session) / 1000
         self._admin_config = {**address.settings, "bootstrap.servers": address.brokers, "log_level": 2}
         self._admin: Any = None
         self._client: Any = None
@@ -272,8 +275,7 @@ class Member:
     def _work(self) -> None:
         reason: BaseException | None = None
         try:
-            self._admin = self._kafka.admin.AdminClient(self._admin_config)
-            self._client = self._kafka.Consumer(self._config)
+            self._connect()
             try:
                 self._read()
             finally:
@@ -284,6 +286,19 @@ class Member:
             reason = error
         finally:
             self._ended(reason)
+
+    def _connect(self) -> None:
+        try:
+            self._admin = self._kafka.admin.AdminClient(self._admin_config)
+            self._client = self._kafka.Consumer(self._config)
+        except self._kafka.KafkaException as error:
+            said = error.args[0]
+            if said.code() != self._kafka.KafkaError._INVALID_ARG:
+                raise
+            raise ConfigError(
+                f"the client of Kafka does not take a setting of the address: {said.str()}",
+                hint="behind the question mark are librdkafka's names: kafka://broker/PREFIX?client.rack=one",
+            ) from None
 
     def _lost(self, error: Exception) -> Error:
         return ConnectionLost(f"consumer {self._subscription.name!r} has lost Kafka: {error}")

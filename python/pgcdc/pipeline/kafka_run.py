@@ -125,6 +125,8 @@ class KafkaRun:
         self._members: dict[str, Member] = {}
         self._parts: dict[str, list[_Part]] = {name: [] for name in subscriptions}
         self._delivered = dict.fromkeys(subscriptions, 0)
+        # Those that were given back at the end: what is stored of them is what is said then.
+        self._former: list[PartitionLane] = []
         self._phase = "starting"
 
     async def run(self) -> None:
@@ -377,6 +379,8 @@ class KafkaRun:
         for name, parts in self._parts.items():
             self._delivered[name] += sum(part.lane.delivered for part in parts if part.lane in lanes)
             self._parts[name] = [part for part in parts if part.lane not in lanes]
+        if self._ending.is_set():
+            self._former += lanes
 
     async def _watch_letters(self) -> None:
         desk = self._desk
@@ -400,7 +404,7 @@ class KafkaRun:
     def statistics(self) -> PipelineStatistics:
         """What can be said now; from any thread."""
         consumers = {name: self._statistics(name, list(parts)) for name, parts in self._parts.items()}
-        done = [_lsn(part.lane.stored) for part in self._all()]
+        done = [_lsn(lane.stored) for lane in [*(part.lane for part in self._all()), *self._former]]
         confirmed = min((lsn for lsn in done if lsn), default=0)
         received = max((part.lane.position.commit_lsn for part in self._all() if part.lane.position), default=0)
         source = SourceStatistics(

@@ -19,6 +19,10 @@ __all__ = ["Topic", "Topics", "legal_name", "stored_position"]
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST: Final = 249
 
+_NEVER: Final = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.POLICY_VIOLATION})
+"""What becomes no other by waiting, when a topic is made."""
+_TOO_FEW: Final = KafkaError.INVALID_REPLICATION_FACTOR
+
 _OF_POSITIONS: Final = {
     "cleanup.policy": "compact",
     # Small, so that little is read at a start: only closed segments are compacted.
@@ -73,6 +77,9 @@ class Topics:
         self._settings = settings
         self._prefix = prefix
         self._name = name
+        for what, count in (("partitions", partitions), ("replication_factor", replication_factor)):
+            if count is not None and count < 1:
+                raise ConfigError(f"{what} is 1 at least, or None for what the broker says")
         self._partitions = -1 if partitions is None else partitions
         self._copies = -1 if replication_factor is None else replication_factor
         self._topic_settings = topic_settings
@@ -162,8 +169,16 @@ class Topics:
         try:
             made.result(self._timeout)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise SinkUnavailable(f"topic {topic.topic} cannot be made: {error.args[0].str()}") from error
+            said = error.args[0]
+            if said.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return
+            if said.code() in _NEVER:
+                raise ConfigError(
+                    f"topic {topic.topic} cannot be made: {said.str()}",
+                    hint="see partitions=, replication_factor= and topic_settings=, or make the topic yourself",
+                ) from error
+            hint = "there are too few brokers, now or always" if said.code() == _TOO_FEW else None
+            raise SinkUnavailable(f"topic {topic.topic} cannot be made: {said.str()}", hint=hint) from error
 
     def _made(self, name: str) -> int:
         """How many partitions a new topic has, once all brokers may know."""
