@@ -254,6 +254,40 @@ async def test_a_barrier_that_the_target_has_is_passed() -> None:
     await member.whole.close(1)
 
 
+class Stored:
+    """What the group has of the other partitions."""
+
+    def __init__(self, *others: Mark) -> None:
+        self.others = others
+
+    async def commit(self, lane: PartitionLane) -> bool:
+        return True
+
+    async def marks(self, topic: str, count: int, *, again: bool) -> dict[int, Mark]:
+        return dict(enumerate(self.others))
+
+    async def changed(self, seconds: float) -> None:
+        raise AssertionError("everybody is there")
+
+
+@pytest.mark.parametrize("passed", [False, True])
+async def test_a_barrier_that_another_partition_has_passed_was_done(passed: bool) -> None:
+    """The first partition does it, unless somebody is past it: this one was set back since then."""
+    target, truncate = Target(), changes(1)
+    position = str(truncate.last_position)
+    barrier = Barrier("truncate", position, 5, 2, batch=truncate)
+    stands = Mark(at=barrier.id, partitions=2, epoch=1)
+    stored = Stored(stands, stands.after(position, barrier) if passed else stands)
+    member = Member(target)
+    await member.consumer._open()
+    nothing: Any = None  # it has no other shape
+    barriers = Barriers(member.subscription, None, member.lane, member.consumer, nothing, stored, nothing, nothing)
+    await barriers.keep(barrier)
+    assert target.rows == ([] if passed else [1])
+    assert member.lane.mark.has_passed(barrier)
+    await member.whole.close(1)
+
+
 async def test_who_is_late_writes_nothing_and_waits_for_the_group() -> None:
     target = Target()
     late = Member(target)
