@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from pgcdc.eventstore import Event, EventStore, InvalidEvent, Registry, UnknownEvent, upcast
@@ -51,6 +52,13 @@ class Money:
 
     def on_paid(self, event: NewPaid) -> None:
         self.paid.append((event.amount, event.currency))
+
+
+@pytest.fixture(params=["pieces", "copy"], autouse=True)
+def libpq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With libpq's rows in pieces, and with a libpq that is older than that."""
+    if request.param == "copy":
+        monkeypatch.setattr(psycopg.capabilities, "has_stream_chunked", lambda: False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["ask", "ask_whether", "copied", "elsewhere", "rows"]
+__all__ = ["all_rows", "ask", "ask_whether", "comes_in_pieces", "copied", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 
@@ -70,6 +70,36 @@ async def rows(
     cursor = connection.cursor(binary=True, row_factory=tuple_row)
     await cursor.execute(query, values)
     yield await cursor.fetchall()
+
+
+def comes_in_pieces(_connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether `all_rows` can read on a connection: psycopg's cursors take rows in pieces one by one, which is slow.
+
+    Args:
+        _connection: The connection.
+
+    Returns:
+        Whether: no.
+    """
+    return False
+
+
+async def all_rows(
+    connection: psycopg.AsyncConnection[Any], query: str, after_id: int, batch: int
+) -> AsyncIterator[list[tuple[Any, ...]]]:
+    """Read any number of rows, in binary; where `comes_in_pieces`.
+
+    Args:
+        connection: On which.
+        query: With %s for a number.
+        after_id: The number.
+        batch: How many rows at a time.
+
+    Yields:
+        So many rows.
+    """
+    async for row in connection.cursor(binary=True, row_factory=tuple_row).stream(query, (after_id,), size=batch):
+        yield [row]
 
 
 async def copied(

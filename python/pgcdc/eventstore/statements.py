@@ -171,6 +171,14 @@ class Statements:
             f"FROM {es}.events WHERE id > %s ORDER BY id) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
         )
         self.scan: LiteralString = f"COPY (SELECT {place} {source}"
+        self.scan_rows: LiteralString = (
+            f"SELECT event_type, event_version, payload::text, stream_id, sequence FROM {es}.events WHERE id > %s"
+            " ORDER BY id"
+        )
+        self.replay_rows: LiteralString = (
+            "SELECT event_type, event_version, payload::text, stream_id, sequence, stream_type, event_id, occurred_at,"
+            f" metadata::text, id FROM {es}.events WHERE id > %s ORDER BY id"
+        )
         self.replay: LiteralString = (
             f"COPY (SELECT {place}, to_json(stream_type), to_json(event_id), to_json(occurred_at), metadata, id"
             f" {source}"

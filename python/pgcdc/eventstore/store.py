@@ -32,6 +32,7 @@ from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.declaring import Declarations
+from pgcdc.eventstore.envelopes import placed_of, recorded_of_all
 from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
@@ -457,6 +458,10 @@ class EventStore(Declarations):
                 given = used, self._statements, self._archive, self._codec, segments, after_id, batch
                 yield from archived.replayed(*given)
                 return
+            if calling.comes_in_pieces(used):
+                for fetched in calling.all_rows(used, self._statements.replay_rows, after_id, batch):
+                    yield recorded_of_all(fetched, self._codec)
+                return
             for rows in calling.copied(used, self._statements.replay, after_id, batch):
                 yield lines.decode(rows)
 
@@ -487,6 +492,10 @@ class EventStore(Declarations):
                 given = used, self._statements, self._archive, self._codec, segments, after_id, batch
                 for events in archived.replayed(*given):
                     yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in events]
+                return
+            if calling.comes_in_pieces(used):
+                for fetched in calling.all_rows(used, self._statements.scan_rows, after_id, batch):
+                    yield placed_of(fetched, self._codec)
                 return
             for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)

@@ -36,6 +36,7 @@ from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections_async import AsyncConnections
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.declaring import Declarations
+from pgcdc.eventstore.envelopes import placed_of, recorded_of_all
 from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.findings import Finding, StoreStatistics
 from pgcdc.eventstore.folding import Fold, fold_of
@@ -462,6 +463,10 @@ class AsyncEventStore(Declarations):
                 async for events in archived.replayed(*given):
                     yield events
                 return
+            if calling.comes_in_pieces(used):
+                async for fetched in calling.all_rows(used, self._statements.replay_rows, after_id, batch):
+                    yield recorded_of_all(fetched, self._codec)
+                return
             async for rows in calling.copied(used, self._statements.replay, after_id, batch):
                 yield lines.decode(rows)
 
@@ -492,6 +497,10 @@ class AsyncEventStore(Declarations):
                 given = used, self._statements, self._archive, self._codec, segments, after_id, batch
                 async for events in archived.replayed(*given):
                     yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in events]
+                return
+            if calling.comes_in_pieces(used):
+                async for fetched in calling.all_rows(used, self._statements.scan_rows, after_id, batch):
+                    yield placed_of(fetched, self._codec)
                 return
             async for rows in calling.copied(used, self._statements.scan, after_id, batch):
                 yield lines.decode(rows)
