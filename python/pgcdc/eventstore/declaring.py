@@ -52,8 +52,10 @@ class Declarations:
                 until it was built beside it: `pgcdc events rebuild`.
             schema: The schema of its tables while they are live; made where it is missing.
             on_failure: What happens when a method raises or the database refuses a row. `"park"`: the projection stays
-                where it is, everything else goes on, no WAL is held; the next start tries again from there. `"stop"`:
-                the pipeline stops.
+                where it is, everything else goes on, no WAL is held; the next start tries again from there.
+                `"dead_letter"`: the event is skipped alone, and is a dead letter, which `pgcdc deadletter retry`
+                applies later than others: for projections whose rows do not depend on the order. `"stop"`: the pipeline
+                stops.
 
         Returns:
             A decorator that returns the class unchanged.

@@ -21,6 +21,7 @@ from pgcdc.eventstore.projecting import connect as connect_store
 from pgcdc.eventstore.projection import Projection
 from pgcdc.eventstore.reacting import Reactor, ReactorRow
 from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.statements import WAITING, Statements
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import Pipeline
@@ -102,10 +103,14 @@ class EventPipeline(Pipeline):
         }
         self.add(Noting(dsn, statements.schema, self._commits), name=COMMITS, max_rows=rows, **whole)
         generations = Generations(statements)
+        self._skipped = Skipped(statements)
         format = rows_of(statements.schema)
         for projection in projections:
-            sink = Projecting(projection, dsn, self._commits, generations, format)
-            self.add(sink, name=projection.name, max_rows=rows, max_wait=wait, **whole)
+            sink = Projecting(
+                *(projection, dsn, self._commits, generations, format, self._skipped, name), lambda: self._letters
+            )
+            parks: Any = {"on_failure": "park"} if projection.on_failure == "dead_letter" else {}
+            self.add(sink, name=projection.name, max_rows=rows, max_wait=wait, **whole, **parks)
         bound = [reactor.bound() for reactor in reactors]
         for one in bound:
             self.on(table, "insert", row=ReactorRow, **one.options)(one.handler())
@@ -186,6 +191,7 @@ class EventPipeline(Pipeline):
         super().destroy(tables=tables)
         with contextlib.suppress(psycopg.Error), connect_store(self._dsn) as connection:
             self._commits.unmake_epoch(connection, self._settings.slot)
+            self._skipped.unlist(connection, list(self._subscriptions))  # dead letters have gone with the pipeline
 
     def forget(self, consumer: str) -> None:
         """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot.

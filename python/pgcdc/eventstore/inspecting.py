@@ -214,6 +214,15 @@ def _projections(connection: psycopg.Connection[Any], statements: Statements, nu
         return Finding(
             number=number, what=what, status="warning", found=f"{parked} of {count} are parked: {which}", hint=hint
         )
+    skipped = _all(
+        connection,
+        "SELECT s.name, count(*) FROM {es}.skipped AS s JOIN {es}.projections AS p USING (name, generation)"
+        " WHERE p.status = 'live' GROUP BY 1 ORDER BY 1".replace("{es}", statements.quoted),
+    )
+    if skipped:
+        found = ", ".join(f"{name} has skipped {events:,} events" for name, events in skipped)
+        hint = "pgcdc deadletter list says why; mend the class, then pgcdc deadletter retry"
+        return Finding(number=number, what=what, status="warning", found=f"of {count}, {found}", hint=hint)
     return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
 
 

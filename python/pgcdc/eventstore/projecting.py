@@ -8,7 +8,7 @@ that was left behind (it is new, or was parked, or rolled back to) is brought up
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -16,15 +16,17 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import psycopg
 
-from pgcdc.errors import DecodeError, EventStoreError, SinkRejected, SinkUnavailable
+from pgcdc.errors import ConnectionLost, DecodeError, EventStoreError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.events import Insert
 from pgcdc.eventstore.commits import Commits, Committed, EventRow, Place, Stretch
 from pgcdc.eventstore.connecting import PREPARE, options_of
 from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projection import Projection
 from pgcdc.eventstore.refusals import primary
+from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.table import Writer
 from pgcdc.lsn import Position
+from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.protocol import Batch, RowFormat
 
 __all__ = ["Noting", "Projecting", "Step", "connect", "reason_of", "rows_of", "steps_of"]
@@ -121,6 +123,7 @@ class _Following:
         self._dsn = dsn
         self._commits = commits
         self._format = format
+        self._refusal: type[SinkError] = SinkRejected
         self._open: psycopg.Connection[Any] | None = None
 
     def __repr__(self) -> str:
@@ -141,7 +144,7 @@ class _Following:
                 self._open.close()
             raise SinkUnavailable(f"the event store's server is away: {primary(error)}") from error
         except psycopg.Error as error:
-            raise SinkRejected(f"the event store's server refused: {primary(error)}") from error
+            raise self._refusal(f"the event store's server refused: {primary(error)}") from error
 
     def _steps(self, batch: Batch) -> tuple[list[Step], list[Committed]]:
         steps: list[Step] = []
@@ -150,7 +153,9 @@ class _Following:
         rows: list[tuple[Position, EventRow]] = []
         for change in changes:
             if isinstance(change, DecodeError):
-                raise change
+                if self._refusal is SinkRejected:
+                    raise change
+                raise self._refusal(f"an event cannot be decoded: {change}") from change
             position = change.position
             assert isinstance(position, tuple), "a pipeline's changes have positions"
             if not steps or steps[-1].place.lsn != position[0]:
@@ -214,12 +219,30 @@ class Projecting(_Following):
         commits: The order of commits.
         generations: What is stored of projections.
         format: How the rows of events are made; of `rows_of`, and shared by all projections, so that they share them.
+        skipped: The events that were skipped.
+        pipeline: The name of the pipeline.
+        letters: Where dead letters are kept.
     """
 
     def __init__(
-        self, projection: Projection, dsn: str, commits: Commits, generations: Generations, format: RowFormat[EventRow]
+        self,
+        projection: Projection,
+        dsn: str,
+        commits: Commits,
+        generations: Generations,
+        format: RowFormat[EventRow],
+        skipped: Skipped,
+        pipeline: str,
+        letters: Callable[[], DeadLetterStore],
     ) -> None:
         super().__init__(dsn, commits, format)
+        if projection.on_failure == "dead_letter":
+            # What the pipeline takes apart, and makes a dead letter, it does not apply: here that is done whole.
+            self._refusal = SinkError
+        self._skipped = skipped
+        self._pipeline = pipeline
+        self._letters = letters
+        self._listed: int | None = None
         self._projection = projection
         self._generations = generations
         self._passed = 0
@@ -244,6 +267,7 @@ class Projecting(_Following):
                     self._generations.begin(connection, self._projection, beside=False, passed_lsn=through)
             self._passed = through
             self._catch_up(again=True)
+            self._list()
 
     def position(self) -> Position | None:
         """How far the stream was followed: what is behind that is in the table."""
@@ -264,8 +288,46 @@ class Projecting(_Following):
                 with self._connection.transaction():
                     self._note(self._connection, commits)
                     self._generations.passed(self._connection, self._projection.name, through)
+            self._list()
         self._passed = max(self._passed, through)
         self._has_noted(self._passed)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Apply an event that was a dead letter, in its own transaction, which takes it out of what was skipped."""
+        steps, _ = self._steps(batch)
+        for step in steps:
+            for _, row in step.rows:
+                try:
+                    with self._speaking():
+                        self._apply_again(row)
+                except (SinkUnavailable, SinkRejected):
+                    raise
+                except Exception as error:
+                    raise SinkRejected(reason_of(error)) from error
+
+    def _apply_again(self, row: EventRow) -> None:
+        with self._connection.transaction():
+            live = self._generations.live(self._connection, self._projection.name, lock=True)
+            if live is None:
+                raise SinkRejected(f"the projection {self._projection.name} has been removed")
+            if live.version != self._projection.version:
+                raise SinkRejected(f"the projection {live.name} is live in version {live.version}, not in the class's")
+            position = self._skipped.take(self._connection, live, row.stream_id, row.sequence)
+            if position is not None:
+                self._apply_to(live, [(position, row)])
+
+    def _list(self) -> None:
+        """See to the dead letters of what is live: at the start, when something was skipped, and of another one."""
+        if self._projection.on_failure != "dead_letter":
+            return
+        live = self._generations.live(self._connection, self._projection.name)
+        if live is None or live.generation == self._listed:
+            return
+        try:
+            self._skipped.see_to_letters(self._connection, live, self._pipeline, self._letters())
+        except ConnectionLost as error:
+            raise SinkUnavailable(f"where dead letters are kept: {error}") from error
+        self._listed = live.generation
 
     def _live(self, *, lock: bool = False) -> Generation | None:
         """The generation that is to be written to; None when it is parked, or of another version."""
@@ -308,13 +370,48 @@ class Projecting(_Following):
         if live.error is not None:
             self._generations.park(self._connection, live, None)
 
-    def _apply(self, steps: Sequence[Step], commits: Sequence[Committed] | None, *, again: bool = False) -> bool:
+    def _apply_to(self, live: Generation, *several: Sequence[tuple[Position, EventRow]]) -> None:
+        """Give events to a new instance, and write what it says of them."""
+        writer = self._writer_to(live)
+        writer.forget()
+        instance = self._projection.owner()
+        writer.bind(instance)
+        for rows in several:
+            self._projection.apply(instance, rows)
+        writer.write()
+
+    def _apply_each(self, live: Generation, rows: Sequence[tuple[Position, EventRow]]) -> None:
+        """Apply events one after the other, and skip what cannot be applied."""
+        for position, row in rows:
+            try:
+                with self._connection.transaction():
+                    self._apply_to(live, [(position, row)])
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                raise
+            except Exception as error:
+                why = type(error).__name__
+                self._skipped.add(self._connection, live, position, row, why, str(error))
+                logger.warning(
+                    "the projection %s skips event %d of the stream %s, which is a dead letter: %s",
+                    *(live.name, row.sequence, row.stream_id, reason_of(error)),
+                )
+                self._listed = None
+
+    def _apply(
+        self,
+        steps: Sequence[Step],
+        commits: Sequence[Committed] | None,
+        *,
+        again: bool = False,
+        one_by_one: bool = False,
+    ) -> bool:
         """Apply steps in one transaction, or in several when one of them fails; whether all are applied.
 
         Args:
             steps: What is applied.
             commits: The transactions that are to be noted with them; None: they come from what was noted.
             again: Whether a parked one is tried again.
+            one_by_one: Whether what cannot be applied is skipped.
         """
         try:
             with self._connection.transaction():
@@ -322,13 +419,11 @@ class Projecting(_Following):
                 if live is None or live.version != self._projection.version or (live.error and not again):
                     return False
                 fresh = [step for step in steps if step.place > live.place]
-                writer = self._writer_to(live)
-                writer.forget()
-                instance = self._projection.owner()
-                writer.bind(instance)
-                for step in fresh:
-                    self._projection.apply(instance, step.rows)
-                writer.write()
+                if one_by_one:
+                    for step in fresh:
+                        self._apply_each(live, step.rows)
+                else:
+                    self._apply_to(live, *[step.rows for step in fresh])
                 if commits:
                     self._note(self._connection, commits)  # last, so that others who note them wait for a moment only
                 place = max(steps[-1].place, live.place)
@@ -346,6 +441,8 @@ class Projecting(_Following):
                     split = [one for one in commits if one.commit_lsn <= first[-1].place.lsn]
                     rest = commits[len(split) :]
                 return self._apply(first, split, again=again) and self._apply(second, rest, again=again)
+            if self._projection.on_failure == "dead_letter" and not one_by_one:
+                return self._apply(steps, commits, again=again, one_by_one=True)
             self._park(error)
             return False
 

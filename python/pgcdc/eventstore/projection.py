@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pgcdc.errors import ConfigError
 from pgcdc.eventstore.codec import Codec
@@ -25,7 +25,7 @@ from pgcdc.lsn import Position
 
 __all__ = ["Handlers", "OnFailure", "Projection"]
 
-OnFailure = Literal["park", "stop"]
+OnFailure = Literal["park", "dead_letter", "stop"]
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 
@@ -116,8 +116,10 @@ class Projection:
             )
         if isinstance(version, bool) or version < 1:
             raise ConfigError(f"the version of the projection {name} is a whole number from 1 on", hint="version=1")
-        if on_failure not in ("park", "stop"):
-            raise ConfigError(f"on_failure of the projection {name} is park or stop", hint='on_failure="park"')
+        if on_failure not in get_args(OnFailure):
+            raise ConfigError(
+                f"on_failure of the projection {name} is park, dead_letter or stop", hint='on_failure="park"'
+            )
         if '"' in schema or not schema:
             raise ConfigError(f"the schema of the projection {name} cannot be", hint='schema="public"')
         codec.adopt(owner.__module__)

@@ -27,11 +27,14 @@ from psycopg.rows import tuple_row
 from pgcdc.errors import ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore.commits import Commits, Stretch
 from pgcdc.eventstore.generations import Generation, Generations
-from pgcdc.eventstore.projecting import connect, reason_of, steps_of
+from pgcdc.eventstore.projecting import connect, reason_of
 from pgcdc.eventstore.projection import Projection
+from pgcdc.eventstore.recorded import EventRow
 from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.statements import WAITING
 from pgcdc.eventstore.table import Writer
+from pgcdc.lsn import Position
 
 if TYPE_CHECKING:
     from pgcdc.eventstore.store import EventStore
@@ -115,6 +118,7 @@ class _Building:
         self.statements = store._statements
         self.commits = Commits(self.statements, store._archive)
         self.generations = Generations(self.statements)
+        self.skipped = Skipped(self.statements)
         self.connection = connection
         self._began = time.monotonic()
         self._first = 0
@@ -137,18 +141,41 @@ class _Building:
 
     def apply(self, at: Generation, stretch: Stretch) -> Generation:
         """Apply a stretch, in the transaction that is open."""
-        if self._writer is None:
-            self._writer = Writer(self.connection, at.schema, self.projection.tables)
-        instance = self.projection.owner()
-        self._writer.bind(instance)
-        for step in steps_of(stretch):
-            self.projection.apply(instance, step.rows)
-        self._writer.write()
+        if self.projection.on_failure != "dead_letter":
+            self._write(at, stretch.rows)
+        else:
+            try:
+                with self.connection.transaction():
+                    self._write(at, stretch.rows)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                raise
+            except Exception:
+                for position, row in stretch.rows:
+                    self._write_or_skip(at, position, row)
         if not self.generations.advance(self.connection, at, stretch.place, 0, len(stretch.rows)):
             raise EventStoreError(
                 f"the projection {at.name} is being rebuilt by somebody else", hint="let that one end, or stop it"
             )
         return msgspec.structs.replace(at, place=stretch.place, events=at.events + len(stretch.rows))
+
+    def _write(self, at: Generation, rows: Sequence[tuple[Position, EventRow]]) -> None:
+        if self._writer is None:
+            self._writer = Writer(self.connection, at.schema, self.projection.tables)
+        self._writer.forget()
+        instance = self.projection.owner()
+        self._writer.bind(instance)
+        self.projection.apply(instance, rows)
+        self._writer.write()
+
+    def _write_or_skip(self, at: Generation, position: Position, row: EventRow) -> None:
+        """What cannot be applied is skipped, and will be a dead letter when this generation is live."""
+        try:
+            with self.connection.transaction():
+                self._write(at, [(position, row)])
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except Exception as error:
+            self.skipped.add(self.connection, at, position, row, type(error).__name__, str(error))
 
     def progress(self, at: Generation, total: int) -> RebuildProgress:
         """How far it is."""

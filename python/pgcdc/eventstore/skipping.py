@@ -1,0 +1,191 @@
+"""Events that a projection went past: written down in the transaction of its place, and listed as dead letters.
+
+An event that a handler raises on, or that makes rows the database refuses, is skipped alone: the others of its
+transaction are applied. What is skipped is a row beside the projection's place: no crash can be in between. The dead
+letter is made of that row afterwards, wherever dead letters are kept. `pgcdc deadletter retry` takes the row out in the
+transaction in which the event is applied: once, however often it is asked for.
+"""
+# ruff: noqa: S608  (what is put in is a name that was looked at)
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final, LiteralString
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgcdc.errors import EventStoreError
+from pgcdc.events import Begin, Column, Commit, Event, Insert, Relation
+from pgcdc.eventstore.generations import Generation
+from pgcdc.eventstore.recorded import EventRow
+from pgcdc.eventstore.statements import Statements
+from pgcdc.lsn import Position, format_lsn
+from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore, Which
+from pgcdc.protocol import Batch, encode_message
+
+__all__ = ["MOST", "Skipped"]
+
+MOST: Final = 1000
+"""So many events one generation may have skipped: a handler that takes nothing at all is parked then."""
+_ANY_OWNER: Final = 2**62
+"""Epochs guard letters against a process that is not the owner any more. These are made of rows that are guarded."""
+_COLUMNS: Final = (
+    *(("id", 20), ("stream_id", 25), ("stream_type", 25), ("event_type", 25), ("event_version", 23), ("payload", 3802)),
+    *(("metadata", 3802), ("occurred_at", 1184), ("sequence", 20), ("event_id", 2950)),
+)
+_KEY: Final = ("stream_id", "sequence")
+
+
+class Skipped:
+    """What is skipped in one store.
+
+    Args:
+        statements: Of the store.
+    """
+
+    def __init__(self, statements: Statements) -> None:
+        es: LiteralString = statements.quoted
+        self._schema = statements.schema
+        self._relation: Relation | None = None
+        self._oid: LiteralString = f"SELECT '{es}.events'::regclass::oid::bigint"
+        self._add: LiteralString = (
+            f"INSERT INTO {es}.skipped (name, generation, stream_id, sequence, event_id, commit_lsn, change_index,"
+            " message, error_type, error_text) VALUES (%s, %s, %s, %s, %s, %s::pg_lsn, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING"
+        )
+        self._count: LiteralString = f"SELECT count(*) FROM {es}.skipped WHERE name = %s AND generation = %s"
+        self._take: LiteralString = (
+            f"DELETE FROM {es}.skipped WHERE name = %s AND generation = %s AND stream_id = %s AND sequence = %s"
+            " RETURNING (commit_lsn - '0/0'::pg_lsn)::bigint, change_index"
+        )
+        self._of: LiteralString = (
+            "SELECT stream_id, sequence, event_id, (commit_lsn - '0/0'::pg_lsn)::bigint, change_index, message,"
+            f" error_type, error_text, skipped_at, is_listed FROM {es}.skipped WHERE name = %s AND generation = %s"
+        )
+        self._listed: LiteralString = (
+            f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND NOT is_listed"
+        )
+        self._unlist: LiteralString = f"UPDATE {es}.skipped SET is_listed = false WHERE name = ANY (%s)"
+
+    def add(
+        self,
+        connection: psycopg.Connection[Any],
+        at: Generation,
+        position: Position,
+        row: EventRow,
+        why: str,
+        text: str,
+    ) -> None:
+        """Write down an event that was skipped, in the caller's transaction.
+
+        Args:
+            connection: On which.
+            at: The generation.
+            position: The event's.
+            row: The event.
+            why: The class of what was raised.
+            text: Its text.
+
+        Raises:
+            EventStoreError: When the generation has skipped as many as it may.
+        """
+        found = connection.execute(self._count, (at.name, at.generation)).fetchone()
+        if found is not None and found[0] >= MOST:
+            error = EventStoreError(f"the projection {at.name} has skipped {MOST:,} events")
+            error.add_note(f"it has skipped {MOST:,} events: pgcdc deadletter list says why")
+            raise error
+        place = (at.name, at.generation, row.stream_id, row.sequence, row.event_id, format_lsn(position.commit_lsn))
+        values = (*place, position.index, self._message(connection, position, row), why, text.replace("\0", "\\u0000"))
+        connection.execute(self._add, values)
+
+    def take(self, connection: psycopg.Connection[Any], at: Generation, stream: str, sequence: int) -> Position | None:
+        """Take an event out, in the transaction in which it is applied.
+
+        Args:
+            connection: On which.
+            at: The generation.
+            stream: Its stream.
+            sequence: Its number.
+
+        Returns:
+            Its position; None when this generation has not skipped it, or has it by now.
+        """
+        row = (
+            connection.cursor(row_factory=tuple_row)
+            .execute(self._take, (at.name, at.generation, stream, sequence))
+            .fetchone()
+        )
+        return None if row is None else Position(*row)
+
+    def unlist(self, connection: psycopg.Connection[Any], names: list[str]) -> None:
+        """Note that the dead letters of projections are gone, and are to be made again.
+
+        Args:
+            connection: On which.
+            names: The projections.
+        """
+        connection.execute(self._unlist, (names,))
+
+    def see_to_letters(
+        self, connection: psycopg.Connection[Any], at: Generation, pipeline: str, letters: DeadLetterStore
+    ) -> None:
+        """Make the dead letters that are missing, and remove those that are of another generation.
+
+        Args:
+            connection: On which, in autocommit mode.
+            at: The generation that is live.
+            pipeline: The pipeline's name.
+            letters: Where they are kept.
+
+        Raises:
+            ConnectionLost: When that cannot be used now.
+        """
+        rows = connection.cursor(row_factory=tuple_row).execute(self._of, (at.name, at.generation)).fetchall()
+        known = {str(row[2]) for row in rows}
+        there = letters.find(Which(pipelines=frozenset({pipeline}), consumer=at.name))
+        if gone := [letter.id for letter in there if letter.digest not in known]:
+            letters.remove(gone)
+        if new := [self._letter(pipeline, at.name, row) for row in rows if not row[-1]]:
+            letters.add(new, _ANY_OWNER)
+            connection.execute(self._listed, (at.name, at.generation))
+
+    def _letter(self, pipeline: str, name: str, row: tuple[Any, ...]) -> DeadLetter:
+        stream, sequence, event_id, lsn, index, message, why, text, skipped_at, _ = row
+        return DeadLetter(
+            pipeline=pipeline,
+            consumer=name,
+            position=Position(lsn, index),
+            digest=str(event_id),
+            state="failed",
+            table=f"{self._schema}.events",
+            action="insert",
+            key=msgspec.json.encode({"stream_id": stream, "sequence": sequence}).decode(),
+            values=Batch.from_bytes(message).to_json().decode().rstrip("\n"),
+            message=bytes(message),
+            error_type=why,
+            error_text=text,
+            attempts=1,
+            first_at=skipped_at,
+            last_at=datetime.now(UTC),
+        )
+
+    def _message(self, connection: psycopg.Connection[Any], position: Position, row: EventRow) -> bytes:
+        if self._relation is None:
+            found = connection.execute(self._oid).fetchone()
+            columns = [Column(name, oid, -1, name in _KEY) for name, oid in _COLUMNS]
+            self._relation = Relation(0 if found is None else found[0], self._schema, "events", "i", columns)
+        values = tuple(_text(getattr(row, name)) for name, _ in _COLUMNS)
+        time = row.occurred_at
+        messages: tuple[Event[Any], ...] = (
+            Begin(position.commit_lsn, time, row.xid % 2**32),
+            self._relation,
+            Insert(self._relation, values),
+            Commit(0, position.commit_lsn, position.commit_lsn + 1, time),
+        )
+        return Batch.of([encode_message(one) for one in messages]).take({0}).to_bytes()
+
+
+def _text(value: object) -> str:
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)
