@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pgcdc
 from pgcdc import cli
 from tests.demo.running import environment, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SINK = '[consumers.lines]\nsink = "duckdb"\noptions = { path = "x.duckdb" }\n'
 
 
 def test_version() -> None:
@@ -47,6 +55,41 @@ def test_wrong_command_line(arguments: list[str]) -> None:
     assert ended.code == 2
     assert ended.stdout == ""
     assert "Usage: " in ended.stderr
+
+
+@pytest.mark.parametrize("group", ["config", "deadletter", "consumer", "schema", "events"])
+def test_what_verbs_do_is_not_cut_off(group: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([group, "--help"]) == 0
+    listed = capfd.readouterr().out.partition("Commands:")[2]
+    assert listed and "..." not in listed
+
+
+@pytest.mark.parametrize("arguments", [["slots", "--json", "too-much"], ["tail", "a", "--count", "x", "--json"]])
+def test_a_wrong_command_line_is_told_as_json(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    shown = capfd.readouterr()
+    told = json.loads(shown.err)
+    assert shown.out == "" and told["kind"] == "UsageError" and told["hint"] == f"pgcdc {arguments[0]} --help"
+
+
+def test_a_reader_that_has_gone(tmp_path: Path) -> None:
+    """Nobody reads what is printed: neither a trace nor the exit code of a check that has failed."""
+    (tmp_path / "shop.toml").write_text('[pipeline]\nname = "shop"\ntables = ["orders"]\n' + SINK)
+    for arguments in (["config", "show", "shop.toml"], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", "pgcdc", *arguments],
+                env=environment(),
+                cwd=tmp_path,
+                stdout=writer,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        finally:
+            os.close(writer)
+        assert (ended.stderr, ended.returncode) == (b"", cli.EXIT_READER_GONE)
 
 
 def _imported(*arguments: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
+from pgcdc import cli
 from tests.demo.running import run
 from tests.pipeline.running import running
 from tests.pipeline.targets import Recorder
@@ -83,3 +84,9 @@ def test_mistakes(newest_database: Database, arguments: list[str], message: str)
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.startswith(message), ended.stderr
     assert "hint: " in ended.stderr
+
+
+def test_who_looks_makes_nothing(newest_database: Database, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema", "history", "--pipeline", "shop", "--dsn", newest_database.dsn]) == 2
+    assert capfd.readouterr().err.startswith("error: nothing is known of the pipeline")
+    assert newest_database.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgcdc'") == [(0,)]

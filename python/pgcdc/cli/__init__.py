@@ -2,7 +2,8 @@
 
 Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr, or a check that has failed · 2 the command
 line or a configuration is wrong, a server's included · 3 the demo's targets are not equal to the source · 4 another
-process has the pipeline or slot · 5 dead letters are left that were to be delivered · 130 interrupted.
+process has the pipeline or slot · 5 dead letters are left that were to be delivered · 130 interrupted · 141 who
+read the output is gone.
 
 Stdout is data; everything else goes to stderr. What is not an `pgcdc.Error` is a defect of pgcdc and comes with its
 trace.
@@ -23,6 +24,7 @@ __all__ = [
     "EXIT_ERROR",
     "EXIT_INTERRUPTED",
     "EXIT_NOT_EQUAL",
+    "EXIT_READER_GONE",
     "EXIT_SLOT_IN_USE",
     "main",
 ]
@@ -33,6 +35,7 @@ EXIT_NOT_EQUAL: Final = 3
 EXIT_SLOT_IN_USE: Final = 4
 EXIT_DEAD_LETTERS: Final = 5
 EXIT_INTERRUPTED: Final = 130
+EXIT_READER_GONE: Final = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(given)
     except Error as error:
-        complaint.complain(error, json="--json" in given)
-        return complaint.exit_code(error)
+        told = complaint.of_connecting(error)
+        complaint.complain(told, json="--json" in given)
+        return complaint.exit_code(told)
     except KeyboardInterrupt:
         _complain("interrupted", None)
         return EXIT_INTERRUPTED

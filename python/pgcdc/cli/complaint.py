@@ -14,7 +14,7 @@ from pgcdc.errors import ConfigError, Error, SlotInUse
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
 
-__all__ = ["complain", "complain_of_usage", "complaining", "exit_code", "given", "knowing"]
+__all__ = ["complain", "complain_of_usage", "complaining", "exit_code", "given", "knowing", "of_connecting"]
 
 given: Final[ContextVar[Sequence[str]]] = ContextVar("given", default=())
 """The command line, whose secrets no verb prints, wherever in it they stand."""
@@ -48,8 +48,35 @@ def complaining(*, json: bool = False) -> Iterator[Redactor]:
     try:
         yield redactor
     except Error as error:
-        complain(error, redactor, json=json)
-        raise typer.Exit(exit_code(error)) from None
+        told = of_connecting(error)
+        complain(told, redactor, json=json)
+        raise typer.Exit(exit_code(told)) from None
+
+
+def of_connecting(error: Error) -> Error:
+    """What to do about a connection that could not be made, whichever part of pgcdc has tried.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The same sentence, with the class and the hint that `pgcdc.connect` would have; else the error itself.
+    """
+    cause: Any = error.__cause__
+    if not type(cause).__module__.startswith("psycopg") or cause.sqlstate is not None:
+        return error
+    said = str(cause)
+    if said.startswith("failed to resolve host"):
+        sentence = str(error).replace("OperationalError", said.partition("\n")[0])
+        return type(error)(sentence, hint="check the host's name in the DSN or PGHOST")
+    if not said.startswith(("connection failed:", "connection is bad:")):
+        return error
+    from pgcdc.replication import dsn, sqlstate
+
+    pgconn = cause.pgconn
+    known = {} if pgconn is None else {"needs_password": bool(pgconn.needs_password), "who": dsn.who(pgconn)}
+    refused = sqlstate.connect_error("", said, **({"needs_password": False} | known))
+    return type(refused)(str(error), hint=refused.hint, sqlstate=refused.sqlstate)
 
 
 def exit_code(error: Error) -> int:

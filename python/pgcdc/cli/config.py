@@ -27,7 +27,7 @@ def _config() -> None:
     """Configuration files."""
 
 
-@application.command()
+@application.command("validate", short_help="Check a file: keys, variables, sinks, handlers.")
 def validate(file: _File = "pgcdc.toml", json: _Json = False) -> None:
     """Check a file: every key, the variables that it takes, sinks and handlers; nothing is connected to."""
     with complaining(json=json) as redactor:
@@ -39,7 +39,7 @@ def validate(file: _File = "pgcdc.toml", json: _Json = False) -> None:
     typer.echo(f"{file}: pipeline {pipeline.name!r} is in order; its consumers: {consumers}")
 
 
-@application.command()
+@application.command("show", short_help="Print what a file means, with what is not said in it.")
 def show(file: _File = "pgcdc.toml", json: _Json = False) -> None:
     """Print what a file means: names that were not said, tables and policies of each consumer; no secrets."""
     import msgspec

@@ -32,7 +32,7 @@ def _consumer() -> None:
     """Rename and forget consumers."""
 
 
-@application.command()
+@application.command("rename", short_help="Let a consumer go on under another name.")
 def rename(
     target: _Target,
     consumer: Annotated[str, typer.Argument(metavar="OLD", help="The name that its position is stored under.")],
@@ -49,7 +49,7 @@ def rename(
     _say({"pipeline": pipeline.name, "renamed": consumer, "to": new}, f"{consumer} is {new} now", json=json)
 
 
-@application.command()
+@application.command("forget", short_help="Remove what is stored of a consumer.")
 def forget(
     target: _Target,
     consumer: Annotated[str, typer.Argument(metavar="CONSUMER", help="Its name.")],

@@ -70,7 +70,7 @@ def list_(
         _say(_as_json(letter) if json else _as_line(letter))
 
 
-@application.command()
+@application.command("show", short_help="Show one, with the values of its row.")
 def show(
     id: Annotated[int, typer.Argument(help="Its number, as list prints it.")],
     target: Target = None,
@@ -90,7 +90,7 @@ def show(
     _say(f"  message: {len(letter.message)} bytes (--json prints them)")
 
 
-@application.command()
+@application.command("retry", short_help="Ask for them to be delivered again.")
 def retry(
     ids: Ids = None,
     target: Target = None,
@@ -136,7 +136,7 @@ def retry(
         raise typer.Exit(EXIT_DEAD_LETTERS)
 
 
-@application.command()
+@application.command("drop", short_help="Remove them for good.")
 def drop(
     ids: Ids = None,
     target: Target = None,

@@ -72,7 +72,7 @@ def init(
         typer.echo(str(plan))
 
 
-@application.command()
+@application.command("history", short_help="Tell how a stream got where it is.")
 def history(
     stream: Annotated[str, typer.Argument(help="The stream, as in order-123.")],
     dsn: _Dsn = "",
@@ -111,7 +111,7 @@ def history(
         typer.echo(_text(entry))
 
 
-@application.command()
+@application.command("stats", short_help="Count and measure.")
 def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
     """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay."""
     import msgspec
@@ -121,7 +121,7 @@ def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
     typer.echo(msgspec.json.encode(found).decode() if json else str(found))
 
 
-@application.command()
+@application.command("check", short_help="Go through the checklist of event sourcing, live.")
 def check(
     dsn: _Dsn = "",
     schema: _Schema = "es",
@@ -141,7 +141,7 @@ def check(
         raise typer.Exit(1)
 
 
-@application.command()
+@application.command("rebuild", short_help="Build a projection anew beside the one that is live.")
 def rebuild(
     name: Annotated[str | None, typer.Argument(help="The projection.", show_default=False)] = None,
     store: _StorePath = "",
@@ -180,7 +180,7 @@ def rebuild(
             typer.echo(msgspec.json.encode(done).decode() if json else f"{one}: {took}")
 
 
-@application.command()
+@application.command("archive", short_help="Move old events out of the table.")
 def archive(
     store: _StorePath = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would leave, and change nothing.")] = False,
@@ -216,7 +216,7 @@ def archive(
         typer.echo("nothing leaves")
 
 
-@application.command()
+@application.command("adopt", short_help="Make a restored store one of this server.")
 def adopt(
     store: _StorePath = "",
     pipeline: Annotated[str | None, typer.Option(help="The name of its pipeline; the schema's without it.")] = None,

@@ -26,7 +26,7 @@ def _schema() -> None:
     """Versions of tables."""
 
 
-@application.command("history")
+@application.command("history", short_help="Print the versions that tables have had.")
 def history(
     table: Annotated[
         str | None,

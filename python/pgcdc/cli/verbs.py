@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgcdc import __version__
-from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR
+from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR, EXIT_READER_GONE
 from pgcdc.cli.complaint import complain_of_usage
 from pgcdc.cli.config import application as config
 from pgcdc.cli.console import console
@@ -29,6 +29,7 @@ from pgcdc.cli.top import top
 
 __all__ = ["run"]
 
+_UNTIL_STOPPED: Final = ("run", "tail", "top")
 _UsageError: Final[Any] = typer.BadParameter.__base__
 """Of click, or of what typer has in its place."""
 
@@ -124,6 +125,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         ended = _application(list(arguments), prog_name="pgcdc", standalone_mode=False)
     except SystemExit as exit:
+        if isinstance(exit.__context__, BrokenPipeError):  # whoever reads has enough
+            return 0 if arguments[0] in _UNTIL_STOPPED else EXIT_READER_GONE
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except _UsageError as error:
         complain_of_usage(error, json="--json" in arguments)

@@ -87,6 +87,12 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint=f"store.init(), or pgcdc events init --schema {statements.schema}",
             sqlstate=sqlstate,
         )
+    if sqlstate == "42501" and "for database" in primary(error):
+        return ConfigError(
+            f"the event store cannot be made: {primary(error)}",
+            hint=f"GRANT CREATE ON DATABASE … TO …; or, as who may: CREATE SCHEMA {statements.quoted} AUTHORIZATION …;",
+            sqlstate=sqlstate,
+        )
     if sqlstate == "42501":
         return ConfigError(
             f"the event store may not be used: {primary(error)}",

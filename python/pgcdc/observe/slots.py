@@ -49,11 +49,13 @@ def reaching(dsn: Dsn, **patience: str) -> Iterator[_Connection]:
             yield connection
     except psycopg.OperationalError as error:
         text = error.diag.message_primary or str(error).partition("\n")[0]
+        # What libpq cannot read it quotes, and that may be a part of a password that was not escaped.
+        quoted = "invalid" in text and not text.startswith("failed to resolve host")
         raise ConnectionLost(
-            f"the server cannot be asked: {'its address is invalid' if 'invalid' in text else text}",
+            f"the server cannot be asked: {'its address is invalid' if quoted else text}",
             hint="the DSN has to lead to the database that is to be followed, and the role needs CONNECT on it",
             sqlstate=error.sqlstate,
-        ) from None
+        ) from (None if quoted else error)
 
 
 def slots(dsn: Dsn = "") -> list[SlotState]:

@@ -6,7 +6,7 @@ Beside the positions, by default in the source database itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -67,6 +67,32 @@ class PostgresSchemas:
             ConfigError: When the tables cannot be made or used.
         """
         self.close()
+        connection = self._connect()
+        try:
+            connection.execute(pin(connection.info.server_version))
+            connection.execute(DURABLE)
+            if not self._is_made(connection):
+                with connection.transaction():
+                    create(connection, self.own_tables())
+        except psycopg.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
+        self._opened = connection
+
+    def is_there(self) -> bool:
+        """Whether there is anything to read; nothing is made for that.
+
+        Raises:
+            ConnectionLost: When the server cannot be reached.
+            ConfigError: When the role may not look.
+        """
+        with closing(self._connect()) as connection:
+            try:
+                return self._is_made(connection)
+            except psycopg.Error as error:
+                raise self._unusable(error) from error
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         try:
             connection = psycopg.connect(
                 autocommit=True,
@@ -76,18 +102,12 @@ class PostgresSchemas:
         except psycopg.Error as error:
             raise _lost(error) from error
         self._who = (connection.info.user, connection.info.dbname)
-        try:
-            connection.execute(pin(connection.info.server_version))
-            connection.execute(DURABLE)
-            query = "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL"
-            names = [table.as_string(connection) for table in (self._versions, self._steps)]
-            if connection.execute(query, names).fetchone() != (True,):
-                with connection.transaction():
-                    create(connection, self.own_tables())
-        except psycopg.Error as error:
-            connection.close()
-            raise self._unusable(error) from error
-        self._opened = connection
+        return connection
+
+    def _is_made(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        query = "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL"
+        names = [table.as_string(connection) for table in (self._versions, self._steps)]
+        return connection.execute(query, names).fetchone() == (True,)
 
     def _unusable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "53", "57"):

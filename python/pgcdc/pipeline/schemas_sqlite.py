@@ -92,6 +92,10 @@ class SqliteSchemas:
             ) from error
         self._opened = connection
 
+    def is_there(self) -> bool:
+        """Whether there is anything to read; nothing is made for that."""
+        return self._path.exists()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection
