@@ -74,8 +74,12 @@ def of_connecting(error: Error) -> Error:
     from pgcdc.replication import dsn, sqlstate
 
     pgconn = cause.pgconn
-    known = {} if pgconn is None else {"needs_password": bool(pgconn.needs_password), "who": dsn.who(pgconn)}
-    refused = sqlstate.connect_error("", said, **({"needs_password": False} | known))
+    refused = sqlstate.connect_error(
+        "",
+        said,
+        needs_password=pgconn is not None and bool(pgconn.needs_password),
+        who=sqlstate.NOBODY if pgconn is None else dsn.who(pgconn),
+    )
     return type(refused)(str(error), hint=refused.hint, sqlstate=refused.sqlstate)
 
 
