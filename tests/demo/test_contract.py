@@ -20,6 +20,8 @@ duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: pip inst
 
 
 class TestAnalyticsTables(SinkContract):
+    letters = False  # it keeps its position, and has no rewrite
+
     def make_sink(self, place: Path) -> AnalyticsTables:
         return AnalyticsTables(place / "analytics.duckdb")
 
@@ -32,6 +34,8 @@ class TestAnalyticsTables(SinkContract):
 
 
 class TestRedisCounts(OfCounts):
+    letters = False
+
     @pytest.fixture(autouse=True)
     def url(self, redis_url: str) -> None:
         self._url = redis_url

@@ -55,6 +55,7 @@ class Impatient(DuckDB):
 
 
 class TestDuckDB(SinkContract):
+    renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
     refused: ClassVar = {"id": 9, "name": None, "amount": Decimal("NaN"), "note": None}
 
     def make_sink(self, place: Path) -> DuckDB:

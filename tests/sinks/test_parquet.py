@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 
 class _Contract(SinkContract):
+    renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "x", "amount": Decimal("NaN"), "note": None}
 
     def _pipeline(self, sink: Sink) -> Pipeline:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class OfPostgres(SinkContract):
     """On a database whose name the fixture says; each place is a schema."""
 
+    renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
+
     @pytest.fixture(autouse=True)
     def _database(self, target: Database) -> None:
         self._target = target

@@ -38,6 +38,8 @@ def batch_of(*changes: Any) -> pgcdc.Batch:
 
 
 class TestSQLite(SinkContract):
+    renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
+
     def make_sink(self, place: Path) -> SQLite:
         return SQLite(place / "copy.sqlite", timeout=0.1)
 

@@ -28,6 +28,7 @@ class OfOrders(SinkContract):
 
     table = ORDERS
     toast: ClassVar[str | None] = "shipping_address"
+    dropped: ClassVar[str | None] = "shipping_address"
 
     def row(self, key: int, variant: int) -> dict[str, Any]:
         row = super().row(key, variant)

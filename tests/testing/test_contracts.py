@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 class TestSearchIndex(OfOrders):
+    dropped = None  # a document has all fields
+    letters = False
+
     def make_sink(self, place: Path) -> SearchIndex:
         return SearchIndex(place / "index.sqlite")
 
@@ -128,6 +131,8 @@ class Upserts:
                 self._file.execute("DELETE FROM rows WHERE id = ?", (change.old["id"],))
             return
         new = change.new
+        if self.mistake == "keeps rows that have fewer columns" and "note" not in new:
+            return
         if new["id"] == 4040:
             raise pgcdc.SinkRejected("there is no such row")
         before: dict[str, Any] = {}
@@ -155,7 +160,23 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
+class Rewrites(Upserts):
+    """That tells the position, and takes a dead letter behind what is newer."""
+
+    def position(self) -> pgcdc.Position | None:
+        last = self._file.execute("SELECT position FROM last").fetchone()
+        return None if last is None else pgcdc.Position.parse(last[0])
+
+    def rewrite(self, batch: pgcdc.Batch) -> None:
+        for change in batch.changes(pgcdc.RowFormat("dict")):
+            if self.mistake != "loses dead letters":
+                self._apply(change)
+        if self.mistake == "goes back for a dead letter":
+            self._file.execute("INSERT OR REPLACE INTO last VALUES (1, ?)", (str(batch.last_position),))
+
+
 class TestUpserts(SinkContract):
+    letters = False
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 4040, "name": "x", "amount": None, "note": None}
 
     def make_sink(self, place: Path) -> Any:
@@ -178,6 +199,13 @@ class TestUpserts(SinkContract):
     down = busy
 
 
+class OfRewrites(TestUpserts):
+    letters = True
+
+    def make_sink(self, place: Path) -> Any:
+        return Rewrites(place / "rows.db")
+
+
 @pytest.mark.parametrize(
     ("mistake", "noticed"),
     [
@@ -194,10 +222,13 @@ class TestUpserts(SinkContract):
         ("takes the first", "test_applies_inserts_updates_and_deletes"),
         ("takes the first", "test_applies_several_changes_of_a_key_in_one_transaction"),
         ("keeps half of a batch", "test_a_row_that_is_refused_is_refused_with_its_whole_batch"),
+        ("loses dead letters", "test_a_dead_letter_is_written_later"),
+        ("goes back for a dead letter", "test_a_dead_letter_is_written_later"),
+        ("keeps rows that have fewer columns", "test_goes_on_without_a_column_that_is_dropped"),
     ],
 )
 def test_a_mistake_is_noticed(mistake: str, noticed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    contract = TestUpserts()
+    contract = OfRewrites() if "letter" in noticed else TestUpserts()
     for made in (mistake, ""):
         monkeypatch.setattr(Upserts, "mistake", made)
         with tempfile.TemporaryDirectory() as folder:
@@ -212,12 +243,15 @@ def test_what_a_target_does_not_have_is_not_tested() -> None:
     def tests(contract: type) -> set[str]:
         return {name for name in dir(contract) if name.startswith("test_") and getattr(contract, name) is not None}
 
-    everything = tests(TestUpserts)
+    everything = tests(OfRewrites)
+    assert everything - tests(TestUpserts) == {letters := "test_a_dead_letter_is_written_later"}
     optional = {"test_keeps_what_an_update_did_not_send", "test_follows_a_column_that_is_added"}
     held = {"test_goes_on_when_the_target_is_back", "test_waits_for_a_target_that_is_slow"}
     refused = "test_a_row_that_is_refused_is_refused_with_its_whole_batch"
     assert everything - tests(TestMemoryCounts) == optional | held | {refused}
-    assert everything - tests(TestSearchIndex) == {"test_goes_on_when_the_target_is_back", refused}
+    dropped = "test_goes_on_without_a_column_that_is_dropped"
+    assert everything - tests(TestSearchIndex) == {"test_goes_on_when_the_target_is_back", refused, dropped, letters}
+    assert "test_follows_a_column_that_is_renamed" not in everything
 
 
 def test_the_sink_of_the_page_holds_it(tmp_path: Path) -> None:
@@ -229,7 +263,7 @@ def test_the_sink_of_the_page_holds_it(tmp_path: Path) -> None:
             exec(compile(block, "docs/testing.md", "exec", dont_inherit=True), names)
     contract = names["TestNotes"]
     tests = [name for name in dir(contract) if name.startswith("test_") and getattr(contract, name) is not None]
-    assert len(tests) == 14
+    assert len(tests) == 16
     for test in tests:
         place = tmp_path / test
         place.mkdir()

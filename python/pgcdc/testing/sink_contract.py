@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -29,8 +30,9 @@ from msgspec.structs import replace
 from pgcdc.errors import Error, SinkRejected
 from pgcdc.lsn import Position
 from pgcdc.pipeline import MemoryPositions, Move, Pipeline, PositionStore, StoredPosition
-from pgcdc.protocol import Batch
-from pgcdc.sink import Sink
+from pgcdc.protocol import Batch, SchemaVersions
+from pgcdc.schema import change_of, named_as_now
+from pgcdc.sink import RewritingSink, Sink, TransactionalSink
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, table_name, transaction, truncate, update
 from pgcdc.testing.playing import play
@@ -47,6 +49,9 @@ _OPTIONAL: Final = {
     "down": "test_goes_on_when_the_target_is_back",
     "busy": "test_waits_for_a_target_that_is_slow",
     "refused": "test_a_row_that_is_refused_is_refused_with_its_whole_batch",
+    "letters": "test_a_dead_letter_is_written_later",
+    "dropped": "test_goes_on_without_a_column_that_is_dropped",
+    "renamed": "test_follows_a_column_that_is_renamed",
 }
 """Tests that exist only where a subclass has something."""
 
@@ -54,14 +59,20 @@ _OPTIONAL: Final = {
 class SinkContract:
     """What a sink does that keeps a copy of a table.
 
-    A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added` to None
-    for a target that does not keep such a thing. A test of `down`, `busy` or `refused` exists only where the subclass
-    has these. pytest's fixture `tmp_path` is used.
+    A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added` and
+    `dropped` to None for a target that does not keep such a thing, and `letters` to False for one that skips whatever
+    comes late. A test of `down`, `busy`, `refused` or `renamed` exists only where the subclass has these. pytest's
+    fixture `tmp_path` is used.
 
     Attributes:
         table: The table that changes are of.
         toast: A column whose value may be so long that an update does not send it again.
         added: A column that the table gets in the middle, and its type.
+        dropped: A column that the table loses.
+        renamed: A column that gets another name in the middle, and that name, for a target that gives rows from before
+            the new name, too. None for one whose rows keep the names that they were written with.
+        letters: Whether it takes a change that comes behind later ones, as a dead letter that is delivered again: one
+            that keeps its position has `rewrite` for that.
         durable: Whether a sink that is made again for the same place finds what the one before had written. When not,
             positions start anew with it.
         refused: A row that the target never takes; the sink raises SinkRejected for it.
@@ -73,6 +84,9 @@ class SinkContract:
     )
     toast: ClassVar[str | None] = "note"
     added: ClassVar[tuple[str, str] | None] = ("discount", "numeric(10,2)")
+    dropped: ClassVar[str | None] = "note"
+    renamed: ClassVar[tuple[str, str] | None] = None
+    letters: ClassVar[bool] = True
     durable: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, Any] | None] = None
     whole: ClassVar[bool] = True
@@ -81,10 +95,12 @@ class SinkContract:
         super().__init_subclass__()
         for attribute, test in _OPTIONAL.items():
             has = getattr(cls, attribute) not in (None, SinkContract.__dict__[attribute])
-            if attribute in ("toast", "added"):
-                has = getattr(cls, attribute) is not None
+            if attribute in ("toast", "added", "dropped", "letters"):
+                has = getattr(cls, attribute) not in (None, False)
             if test not in cls.__dict__:
-                setattr(cls, test, SinkContract.__dict__[test] if has else None)
+                ours = SinkContract.__dict__[test]
+                theirs = (base.__dict__.get(test) for base in cls.__mro__)
+                setattr(cls, test, next((one for one in theirs if one not in (None, ours)), ours) if has else None)
 
     # What a subclass says.
 
@@ -225,6 +241,84 @@ class SinkContract:
     def test_follows_a_column_that_is_added(self, tmp_path: Path) -> None:
         """In the middle of everything."""
         self._applies(tmp_path, self._widened())
+
+    def test_goes_on_without_a_column_that_is_dropped(self, tmp_path: Path) -> None:
+        """Whatever becomes of its values: all others are there, of rows from before, too."""
+        table, row, column = self.table, self.row, self.dropped
+        assert column is not None
+        narrow = Table(
+            table.name,
+            {name: kind for name, kind in table.columns.items() if name != column},
+            table.key,
+            table.replica_identity,
+        )
+
+        def less(key: int, variant: int) -> dict[str, Any]:
+            return _without(row(key, variant), column)
+
+        changes = [
+            insert(table, row(1, 0)),
+            insert(table, row(2, 0)),
+            insert(table, row(3, 0)),
+            insert(narrow, less(4, 0)),
+            update(narrow, less(2, 1)),
+            delete(narrow, less(3, 0)),
+        ]
+        self._play(tmp_path, Capture.of(changes), MemoryPositions())
+        kept = {1: row(1, 0), 2: row(2, 1), 4: row(4, 0)}
+        content, expected = self.content(tmp_path), self.expected(kept, list(table.columns))
+        assert _rows_without(content, column) == _rows_without(expected, column)
+
+    def test_follows_a_column_that_is_renamed(self, tmp_path: Path) -> None:
+        """In rows from before, too, also in one that was a dead letter meanwhile."""
+        assert self.renamed is not None
+        table, row = self.table, self.row
+        former, name = self.renamed
+
+        def now(key: int, variant: int) -> dict[str, Any]:
+            return {name if one == former else one: value for one, value in row(key, variant).items()}
+
+        columns = {name if one == former else one: kind for one, kind in table.columns.items()}
+        other = Table(table.name, columns, table.key, table.replica_identity)
+        changes = [
+            insert(table, row(1, 0)),
+            insert(table, row(2, 0)),
+            insert(table, row(3, 0)),
+            insert(other, now(4, 0)),
+            update(other, now(3, 1)),
+        ]
+        rows = {1: now(1, 0), 2: now(2, 0), 3: now(3, 1), 4: now(4, 0)}
+        expected = self.expected(rows, list(columns))
+        for place in (tmp_path / "played", tmp_path / "late"):
+            place.mkdir()
+        self._play(tmp_path / "played", Capture.of(changes), MemoryPositions())
+        assert self.content(tmp_path / "played") == expected
+        if self.letters:
+            self._write_later(tmp_path / "late", changes, 1)
+            assert self.content(tmp_path / "late") == expected
+
+    def test_a_dead_letter_is_written_later(self, tmp_path: Path) -> None:
+        """It comes behind later changes, with the position that it had, and twice after a crash; nothing moves by it.
+
+        So it does when its table has a column more by then.
+        """
+        table, row = self.table, self.row
+        changes: list[Change] = [
+            insert(table, row(1, 0)),
+            insert(table, row(2, 0)),
+            insert(table, row(3, 0)),
+            update(table, row(1, 1)),
+            delete(table, row(3, 0)),
+        ]
+        if self.added is not None:
+            name, kind = self.added
+            wide = Table(table.name, {**table.columns, name: kind}, table.key, table.replica_identity)
+            changes += [
+                insert(wide, row(4, 0) | {name: self.added_value(4)}),
+                update(wide, row(1, 2) | {name: self.added_value(1)}),
+            ]
+        self._write_later(tmp_path, changes, 1)
+        self._check(tmp_path, changes)
 
     def test_takes_the_rows_of_an_initial_copy(self, tmp_path: Path) -> None:
         """Before what the stream brings."""
@@ -464,6 +558,50 @@ class SinkContract:
             made.append(transaction(*several))
         return made
 
+    def _write_later(self, place: Path, changes: Sequence[Change], number: int) -> None:
+        """Write changes without one of them, and that at the end, as a pipeline gives a dead letter; and once more."""
+        capture = Capture.of(changes)
+        whole = Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+        runs = whole.shape_runs()
+        starts = [(position, version) for version, (_, _, position, _) in enumerate(runs, 1) if position is not None]
+        whole = whole.with_versions(SchemaVersions({runs[0][1].oid: starts}))
+        shapes = [relation for _, relation, _, _ in runs]
+        letter, rest = whole.take([number]), whole.take(set(range(len(changes))) - {number})
+        cuts = [at for at, _, _, _ in rest.shape_runs()][1:]
+
+        async def write() -> None:
+            sink = self.make_sink(place)
+            named = letter
+            if getattr(sink, "renames_columns", False):
+                renamed = named_as_now(shapes[0], shapes)
+                if renamed is not None:
+                    named = letter.reshaped(lambda _: (renamed, range(len(renamed.columns))))
+                    named = named.with_versions(whole.versions)  # type: ignore[arg-type]  # it has some
+            await _done(sink.open())
+            left, done = rest, 0
+            for version, cut in enumerate(cuts, 1):
+                part, left = left.split_at(cut - done)
+                done = cut
+                await _done(sink.write(part))
+                if hasattr(sink, "schema_changed"):
+                    old, new = shapes[version - 1 : version + 1]
+                    position = starts[version][0]
+                    of = change_of(old, new, old_version=version, version=version + 1, position=position)
+                    await _done(sink.schema_changed(of))
+            await _done(sink.write(left))
+            for again in range(2):
+                if again and self.durable:
+                    await _done(sink.close())
+                    sink = self.make_sink(place)
+                    await _done(sink.open())
+                before = await _position(sink)
+                give = sink.rewrite if isinstance(sink, RewritingSink) else sink.write
+                await _done(give(named))
+                assert await _position(sink) == before, "it does not go back, nor on"
+            await _done(sink.close())
+
+        asyncio.run(write())
+
     def _positions_at(self, stored: StoredPosition | None) -> MemoryPositions:
         """Positions that say so, and nothing else."""
         positions = MemoryPositions()
@@ -577,6 +715,24 @@ def _applied(changes: Iterable[Transaction | Change]) -> tuple[dict[Any, dict[st
                 new = {name: before[name] if value is UNSET else value for name, value in change.new.items()}
                 rows[new[key]] = new
     return rows, list(columns)
+
+
+def _without(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != column}
+
+
+def _rows_without(content: Any, column: str) -> Any:
+    """What a target has or should have, without a column where its rows are dicts."""
+    if not isinstance(content, dict):
+        return content
+    return {key: _without(row, column) if isinstance(row, dict) else row for key, row in content.items()}
+
+
+async def _position(sink: Sink) -> Position | None:
+    if not isinstance(sink, TransactionalSink):
+        return None
+    found: Any = sink.position()
+    return await found if isawaitable(found) else found  # type: ignore[no-any-return]
 
 
 async def _done(result: Awaitable[None] | None) -> None:
