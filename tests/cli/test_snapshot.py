@@ -112,6 +112,30 @@ def test_a_file_is_there_when_it_is_whole(items: Database, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_each_table_has_a_file_of_its_own(newest_database: Database, tmp_path: Path) -> None:
+    """Whatever is in names: none is the file of another one, or in another folder."""
+    tables = ['"x/y"', '"x_y"', '"x%2Fy"', '"..\\x"', '"we"."ird.t"', '"we.ird"."t"']
+    newest_database.execute(
+        'CREATE SCHEMA "we"',
+        'CREATE SCHEMA "we.ird"',
+        *(f"CREATE TABLE {name} AS SELECT {number} AS id" for number, name in enumerate(tables)),
+    )
+    ended = run("snapshot", newest_database.dsn, "--format", "csv", "--output", str(tmp_path / "out"), "--json")
+    assert ended.code == 0, ended
+    found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert found == {
+        "public.x%2Fy.csv": "id\n0\n",
+        "public.x_y.csv": "id\n1\n",
+        "public.x%252Fy.csv": "id\n2\n",
+        "public.%2E%2E%5Cx.csv": "id\n3\n",
+        "we.ird%2Et.csv": "id\n4\n",
+        "we%2Eird.t.csv": "id\n5\n",
+    }
+    assert {json.loads(line)["file"] for line in ended.stdout.splitlines()} == {
+        str(tmp_path / "out" / name) for name in found
+    }
+
+
 def test_a_role_that_may_only_read(items: Database, tmp_path: Path) -> None:
     role = f"reader_{items.name}"
     items.execute(f"CREATE ROLE {role} LOGIN REPLICATION", f"GRANT SELECT ON items TO {role}")

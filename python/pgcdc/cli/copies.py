@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Copied", "Copies"]
 
 Format = Literal["jsonl", "csv", "parquet", "arrow"]
+_UNFIT = re.compile(r'[%./\\:*?"<>|\x00-\x1f]')
+"""What a file's name has not, on any system, and the full stop between the two."""
 _rows = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -151,9 +154,9 @@ class Copies:
             return None
         if count == 1 and self._output.suffix == f".{self._format}" and not self._output.is_dir():
             return self._output
-        # A name may have anything in it; a file's may not.
-        name = f"{table.schema}.{table.name}".replace("/", "_").replace("\0", "_")
-        return self._output / f"{name}.{self._format}"
+        # A name may have anything in it; a file's may not, and two tables' names are two names.
+        schema, name = (_UNFIT.sub(lambda one: f"%{ord(one[0]):02X}", part) for part in (table.schema, table.name))
+        return self._output / f"{schema}.{name}.{self._format}"
 
     def _writer(self, file: Path | None, relation: Relation, lsn: int, catalog: TypeCatalog) -> _Writer:
         if file is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import typer
 
+from pgcdc.cli.arguments import Dsn, Tables
 from pgcdc.cli.complaint import complaining
 
 if TYPE_CHECKING:
@@ -31,12 +32,8 @@ _FORMATS: Final[dict[str, Format]] = {".jsonl": "jsonl", ".csv": "csv", ".parque
 
 
 def snapshot(
-    dsn: Annotated[
-        str, typer.Argument(metavar="DSN", help="The database; PG* variables are used for what is not in it.")
-    ] = "",
-    table: Annotated[
-        list[str] | None, typer.Option(help="Only this table; several times. Else all.", show_default=False)
-    ] = None,
+    dsn: Dsn = "",
+    table: Tables = None,
     format: Annotated[
         Format | None, typer.Option(help="What rows become; as the output's name says, else jsonl.", show_default=False)
     ] = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pgcdc.cli.arguments import Dsn, Tables
 from pgcdc.cli.complaint import complaining
 from pgcdc.cli.stopping import Stopping
 
@@ -34,12 +35,8 @@ _ACTIONS: Final = ("insert", "update", "delete", "truncate", "message")
 
 
 def tail(
-    dsn: Annotated[
-        str, typer.Argument(metavar="DSN", help="The database; PG* variables are used for what is not in it.")
-    ] = "",
-    table: Annotated[
-        list[str] | None, typer.Option(help="Only this table; several times. Else all.", show_default=False)
-    ] = None,
+    dsn: Dsn = "",
+    table: Tables = None,
     action: Annotated[
         list[str] | None,
         typer.Option(help="Only insert, update, delete, truncate or message; several times.", show_default=False),
