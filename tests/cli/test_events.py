@@ -10,7 +10,7 @@ import pytest
 
 from examples.order import Item, OrderCreated, OrderPaid, OrderShipped
 from pgcdc import cli
-from pgcdc.eventstore import EventStore, context
+from pgcdc.eventstore import AsyncEventStore, EventStore, context
 from tests.eventstore import revenue
 from tests.eventstore.revenue import store_of
 from tests.pipeline.running import running
@@ -72,6 +72,21 @@ def test_history(call: Call, store: EventStore) -> None:
     assert "by nobody that is known" in call("history", "order-1")
     assert "shipped" not in call("history", "order-1", "--state", "examples.order:Order", "--at", "2")
     assert call("history", "order-2", code=1) == "the stream order-2 has no events\n"
+
+
+def test_history_of_a_store_that_is_declared(
+    store: EventStore,
+    newest_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It knows where it is, its archive and its classes, and may be an asynchronous one."""
+    command = ["events", "history", "order-1", "--json", "--store"]
+    for declared in (EventStore(newest_database.dsn), AsyncEventStore(newest_database.dsn)):
+        monkeypatch.setattr(revenue, "declared", declared, raising=False)
+        assert cli.main([*command, "tests.eventstore.revenue:declared"]) == 0
+        assert [json.loads(line)["sequence"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]
+    assert cli.main([*command, "tests.eventstore.revenue:registry"]) == 2
 
 
 def test_history_for_programs(call: Call, store: EventStore) -> None:

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 import pgcdc
 from examples.order import Order, OrderCancelled, OrderShipped
-from pgcdc.eventstore import AsyncEventStore, ConcurrencyConflict, EventStore, EventStoreError, PayloadTooLarge
+from pgcdc.eventstore import Append, AsyncEventStore, ConcurrencyConflict, EventStore, EventStoreError, PayloadTooLarge
 from pgcdc.eventstore.memory import MemoryEventStore
 from tests.eventstore.contract import CREATED, PAID, Counted, StoreContract, Total
 
@@ -229,6 +229,36 @@ def test_the_database_has_a_limit_of_its_own(newest_database: Database, store: E
 def test_u0000_is_refused_in_a_sentence(store: EventStore) -> None:
     with pytest.raises(pgcdc.InvalidEvent, match=r"U\+0000"):
         store.append("order-1", [OrderShipped("a\0b")])
+
+
+def test_a_stream_is_not_cut_at_u0000(newest_database: Database, store: EventStore) -> None:
+    """To libpq it would be the end of the text: the events of another stream."""
+    store.append("order-1", [CREATED])
+    calls: list[Callable[[], Any]] = [
+        lambda: store.append("order-1\0x", [PAID]),
+        lambda: store.append("order-1\0x", [PAID], expected=1),
+        lambda: store.append("order-2", [PAID], stream_type="order\0x"),
+        lambda: store.append_many([Append(stream="order-1\0x", events=[PAID])]),
+        lambda: store.insert("order-1\0x", [PAID], after=1),
+        lambda: store.read("order-1\0x"),
+        lambda: store.load("order-1\0x", Order),
+    ]
+    for call in calls:
+        with pytest.raises((pgcdc.ConfigError, pgcdc.InvalidEvent), match=r"U\+0000"):
+            call()
+    assert newest_database.execute("SELECT stream_id, version FROM es.streams") == [("order-1", 1)]
+    with pytest.raises(pgcdc.ConfigError, match="a version"):
+        store.insert("order-1", [PAID], after=2**70)
+
+
+def test_a_server_that_is_away_is_told_so() -> None:
+    with EventStore("host=127.0.0.1 port=1") as store:
+        with pytest.raises(pgcdc.ConnectionLost) as refused:
+            store.check()
+        assert refused.value.hint == "is it running, and do host and port name it? nothing was changed"
+        with pytest.raises(pgcdc.ConnectionLost, match="cannot be reached") as refused:
+            store.append("order-1", [CREATED])
+        assert refused.value.hint is not None and "whether the append was done" in refused.value.hint
 
 
 def test_many_threads_share_few_connections(newest_database: Database) -> None:

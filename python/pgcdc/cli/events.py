@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pgcdc.eventstore import ArchiveProgress, EventStore, HistoryEntry, RebuildProgress
+    from pgcdc.eventstore import ArchiveProgress, AsyncEventStore, EventStore, HistoryEntry, RebuildProgress
 
     Progress = RebuildProgress | ArchiveProgress
 
@@ -91,15 +92,20 @@ def history(
         typer.Option(metavar="SEQUENCE|TIME", help="Up to an event, or a time as 2026-11-27T12:00:00+01:00."),
     ] = None,
     archive: _Archive = None,
+    store: _StorePath = "",
     json: _Json = False,
 ) -> None:
     """Tell how a stream got where it is: each event, when, by whom, and what it has changed."""
     import msgspec
 
-    modules = [_module(name) for name in module or []]
     state_class = None if state is None else _class(state)
-    with _store(dsn, schema, events=modules, archive=archive) as store:
-        entries = store.history(stream, state_class, at=None if at is None else _moment(at))
+    moment = None if at is None else _moment(at)
+    if store and not dsn:
+        entries = _history(_declared(store), stream, state_class, moment)
+    else:
+        modules = [_module(name) for name in module or []]
+        with _store(dsn, schema, events=modules, archive=archive) as given:
+            entries = given.history(stream, state_class, at=moment)
     if json:
         for entry in entries:
             typer.echo(msgspec.json.encode(_flat(entry)).decode())
@@ -238,6 +244,22 @@ def _store(dsn: str, schema: str, **options: Any) -> EventStore:
     from pgcdc.eventstore import EventStore
 
     return EventStore(dsn, schema=schema, max_connections=1, **options)
+
+
+def _history(
+    store: EventStore | AsyncEventStore, stream: str, state: type | None, at: int | datetime | None
+) -> list[HistoryEntry]:
+    from pgcdc.eventstore import EventStore
+
+    if isinstance(store, EventStore):
+        with store:
+            return store.history(stream, state, at=at)
+
+    async def asked() -> list[HistoryEntry]:
+        async with store:
+            return await store.history(stream, state, at=at)
+
+    return asyncio.run(asked())
 
 
 def _module(name: str) -> ModuleType:

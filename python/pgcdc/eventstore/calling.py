@@ -169,6 +169,9 @@ def _send(
     """Send a statement that is prepared at its first use."""
     name = connection.prepared.get(query) or _prepare(connection, query)
     texts = [None if value is None else str(value).encode() for value in values]
+    for text in texts:
+        if text is not None and b"\0" in text:  # libpq would take it for the end
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     connection.pgconn.send_query_prepared(name, texts, result_format=result_format)
 
 

@@ -67,6 +67,20 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint="take it out, or store the document elsewhere and a reference in the event",
             sqlstate=sqlstate,
         )
+    if isinstance(error, psycopg.DataError) and not sqlstate:  # psycopg's own: nothing was sent, or all has come
+        if "NUL" in str(error):
+            return ConfigError(
+                "a stream's id or type has the character U+0000, which PostgreSQL cannot hold", hint="take it out"
+            )
+        return EventStoreError(
+            "an event has an occurred_at that Python cannot hold",
+            hint="infinity, or a year that is not one of 1 to 9999: pgcdc has not taken such since its seventh"
+            " migration; set it right under pgcdc.maintenance",
+        )
+    if sqlstate == "22003":
+        return ConfigError(
+            "a version is larger than a stream can have", hint="the version that load has returned", sqlstate=sqlstate
+        )
     if sqlstate == "40P01":
         return EventStoreError(
             "the transaction met another one that waited for it, and was chosen to give way: deadlock detected",
@@ -109,7 +123,9 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
     ):
         return ConnectionLost(
             f"the event store's server cannot be reached: {primary(error)}",
-            hint="whether an append that was under way was done is not known: with event_ids it can be repeated",
+            hint="whether the append was done is not known: with event_ids it can be repeated"
+            if expected is not None
+            else "is it running, and do host and port name it? nothing was changed",
             sqlstate=error.sqlstate,
         )
     return EventStoreError(f"the event store's server refused: {primary(error)}", sqlstate=error.sqlstate)
