@@ -24,9 +24,11 @@ from tests.demo.running import run
 from tests.pipeline.running import running
 from tests.pipeline.shop import ORDERS, run_once, shop
 from tests.pipeline.targets import Recorder
+from tests.program import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import Database
 
@@ -70,7 +72,7 @@ def test_a_server_that_is_ready_and_a_pipeline_that_has_run(database: Database) 
     assert statuses(after, "failed") == set(), after
     found = by_name(after)
     assert found["positions"].found == "PostgresPositions; 1 of 1 consumers have one"
-    assert found["schema_change_tried"].found == "1 changes of tables were followed"
+    assert found["schema_change_tried"].found == "1 change of tables followed"
     assert found["slot_lag"].found.startswith("pgcdc_shop ") and found["slot_lag"].status == "ok"
     assert found["slot"].found.startswith("no process streams from it")
     assert statuses(after, "warning") <= {"kept_wal", "slot", "schema_plan", "dead_letters", "free_slots"}
@@ -180,8 +182,84 @@ def test_tables_that_cannot_be_followed(newest_database: Database) -> None:
     assert found["replica_identity"].found == "whole rows of public.keyless"
 
 
+REFUSED = (
+    # The table, its publication, and what the doctor says of it; the server refuses the application's UPDATE.
+    ("CREATE TABLE t (id int PRIMARY KEY, n int)", "t (n)", "public.t is published without id"),
+    ("CREATE TABLE t (id int PRIMARY KEY, n int)", "t WHERE (n > 5)", "filter of public.t looks at n,"),
+    ("CREATE TABLE t (id int PRIMARY KEY, n int)", "t (n) WHERE (id > 0)", "published without id"),
+    ("CREATE TABLE t (id int, n int); ALTER TABLE t REPLICA IDENTITY FULL", "t (n)", "identity is FULL"),
+    ("CREATE TABLE t (id int, n int); ALTER TABLE t REPLICA IDENTITY FULL", "t (id, n)", "identity is FULL"),
+    ("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, n int)", "t", "no replica identity: public.t"),
+    (
+        "CREATE TABLE t (id int NOT NULL, n int); CREATE UNIQUE INDEX i ON t (id);"
+        " ALTER TABLE t REPLICA IDENTITY USING INDEX i; DROP INDEX i",
+        "t",
+        "no replica identity: public.t",
+    ),
+)
+
+
+@pytest.mark.parametrize(("table", "published", "says"), REFUSED)
+def test_what_the_application_may_not_do_with_a_published_table(
+    database: Database, table: str, published: str, says: str
+) -> None:
+    database.execute(*table.split("; "), "INSERT INTO t VALUES (1, 1)")
+    if database.server.version < 15 and published != "t":
+        with pytest.raises(psycopg.errors.SyntaxError):  # lists of columns and filters came with PostgreSQL 15
+            database.execute(f"CREATE PUBLICATION p FOR TABLE {published}")
+        return
+    database.execute(f"CREATE PUBLICATION p FOR TABLE {published}")
+    with pytest.raises(psycopg.Error):
+        database.execute("UPDATE t SET n = 7")
+    found = by_name(examine(database.dsn, publication="p", tables=["public.t"]))["replica_identity"]
+    assert found.status == "failed" and says in found.found
+    database.execute(*(one for one in statements(found.mend or "") if one.strip() not in ("BEGIN", "COMMIT")))
+    assert by_name(examine(database.dsn, publication="p", tables=["public.t"]))["replica_identity"].status == "ok"
+    database.execute("UPDATE t SET n = 7")
+
+
+@pytest.mark.parametrize("published", ["t (id)", "t WHERE (id > 1)", "t (id, n) WHERE (id > 1)"])
+def test_what_the_application_may_do_with_a_published_table(newest_database: Database, published: str) -> None:
+    newest_database.execute("CREATE TABLE t (id int PRIMARY KEY, n int)", f"CREATE PUBLICATION p FOR TABLE {published}")
+    found = by_name(examine(newest_database.dsn, publication="p", tables=["public.t"]))["replica_identity"]
+    assert (found.status, found.found) == ("ok", "by primary key or index")
+    newest_database.execute("UPDATE t SET n = 7")
+
+
+def test_rows_that_a_role_may_not_see(newest_database: Database, role: str, tmp_path: Path) -> None:
+    """Row-level security, and a schema and tables of pgcdc that the role may only look at; names with full stops."""
+    newest_database.execute(
+        'CREATE SCHEMA "we.ird"',
+        'CREATE TABLE "we.ird"."t.a" (id int PRIMARY KEY)',
+        'ALTER TABLE "we.ird"."t.a" ENABLE ROW LEVEL SECURITY',
+        f"CREATE ROLE {role} LOGIN REPLICATION",
+    )
+    admin = pgcdc.Pipeline("shop", newest_database.dsn, tables=[("we.ird", "t.a")])
+    admin.add(Recorder(), name="sink")
+    admin.init()
+    newest_database.execute(f"GRANT USAGE ON SCHEMA pgcdc TO {role}")
+    pipeline = pgcdc.Pipeline("shop", of(newest_database, role), tables=[("we.ird", "t.a")])
+    pipeline.add(Recorder(), name="sink")
+    for check, says in (
+        ("own_tables", "may not use the schema"),
+        ("tables", "not readable: we.ird.t.a; not all rows, by row-level security: we.ird.t.a"),
+    ):
+        found = by_name(examine(of(newest_database, role), pipeline.outline()))[check]
+        assert found.status == "failed" and says in found.found
+        newest_database.execute(*statements(found.mend or ""))
+    assert statuses(examine(of(newest_database, role), pipeline.outline()), "failed") == set()
+    run_once(newest_database, pipeline)
+    module = tmp_path / "follows.py"
+    module.write_text(
+        f"import pgcdc\npipeline = pgcdc.Pipeline('shop', {newest_database.dsn!r}, tables=[('we.ird', 't.a')])\n"
+        "pipeline.on(('we.ird', 't.a'))(print)\n"
+    )
+    ended = run("doctor", "--role", "reader", "follows:pipeline", PYTHONPATH=f"{tmp_path}:{REPOSITORY}/python")
+    assert ended.code == 0 and 'GRANT SELECT ON "we.ird"."t.a"' in ended.stdout
+
+
 FACTS = Facts(
-    asked=Asked(slot="shop", publication="shop"),
+    asked=Asked(slot="shop", publication="shop", slots=["shop"]),
     version=180004,
     database="shop",
     standby=False,
@@ -201,7 +279,9 @@ FACTS = Facts(
     publication=PublicationFacts(
         actions=frozenset({"insert", "update", "delete", "truncate"}), tables=frozenset({"public.orders"})
     ),
-    tables=[TableFacts(name="public.orders", identity="d", keyed=True, logged=True, readable=True, owned=True)],
+    tables=[
+        TableFacts(relation=("public", "orders"), identity="d", keyed=True, logged=True, readable=True, owned=True)
+    ],
     missing=[],
     store={},
 )
@@ -218,6 +298,14 @@ def settings(**changed: str) -> dict[str, Any]:
 
 def a_slot(**changed: Any) -> dict[str, Any]:
     return {"slots": [msgspec.structs.replace(SLOT, **changed)]}
+
+
+def asked(**changed: Any) -> dict[str, Any]:
+    return {"asked": msgspec.structs.replace(FACTS.asked, **changed)}
+
+
+def a_role(**changed: Any) -> dict[str, Any]:
+    return {"role": msgspec.structs.replace(FACTS.role, **changed)}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +328,14 @@ def a_slot(**changed: Any) -> dict[str, Any]:
         (a_slot(invalidation_reason="idle_timeout"), "slot", "failed", "when_needed"),
         (a_slot(wal_status="unreserved"), "slot", "warning", "max_slot_wal_keep_size"),
         (a_slot(safe_wal_size=1024), "slot", "warning", "max_slot_wal_keep_size"),
-        (a_slot(active=False), "slot", "warning", None),
+        (a_slot(active=False), "slot", "warning", "start the consumer; or"),
+        (a_slot(plugin="test_decoding"), "slot", "failed", "pg_drop_replication_slot('shop')"),
+        (a_slot(plugin=None, database=None), "slot", "failed", "choose another name"),
+        (a_slot(database="other"), "slot", "failed", "connect to that database"),
+        (asked(slots=["shop", "x"]) | a_slot() | settings(max_replication_slots="2"), "free_slots", "warning", "12"),
+        (asked(slots=["shop", "x"]) | a_slot() | settings(max_replication_slots="3"), "free_slots", "ok", None),
+        (a_role(own_schema=True, foreign=["positions"]), "own_tables", "failed", "ON ALL TABLES IN SCHEMA pgcdc"),
+        (a_role(own_schema=False), "own_tables", "failed", "GRANT CREATE, USAGE ON SCHEMA pgcdc"),
         (a_slot(), "slot", "ok", None),
         (a_slot(lag_seconds=601.0), "slot_lag", "failed", "start the consumer"),
         (a_slot(lag_seconds=None), "slot_lag", "warning", "pg_monitor"),

@@ -19,8 +19,9 @@ from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions, publishing
 from pgcdc.pipeline.pipeline import _Signals
 from pgcdc.replication.timeline import switch_point
 from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
-from tests.pipeline.shop import left_behind, publications, run_once, shop
+from tests.pipeline.shop import ORDERS, left_behind, publications, run_once, shop
 from tests.pipeline.targets import Recorder, SqliteMirror
+from tests.servers.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -509,3 +510,12 @@ def test_a_copy_of_the_database_leaves_the_slot_of_the_original(new_orders: Data
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     assert slots(new_orders) == ["pgcdc_shop"]
     run_once(new_orders, shop(new_orders))
+
+
+def test_a_server_without_logical_decoding_is_left_as_it_is(newest_database: Database) -> None:
+    with PostgresServer(newest_database.server.version, {"wal_level": "replica"}) as server:
+        database = type(newest_database)(server, "postgres")
+        database.execute(ORDERS)
+        with pytest.raises(ConfigError, match="wal_level is replica"):
+            shop(database).run()
+        assert database.execute("SELECT FROM pg_namespace WHERE nspname = 'pgcdc'") == []

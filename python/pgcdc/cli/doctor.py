@@ -45,13 +45,13 @@ def doctor(
     from pgcdc.cli import EXIT_ERROR
 
     with complaining(json=json) as redactor:
-        outline = None
+        outline, ours = None, list[tuple[str, str]]()
         if target is not None:
-            dsn, outline = _pipeline(target, dsn, redactor)
+            dsn, outline, ours = _pipeline(target, dsn, redactor)
         redactor.learn_dsn(dsn)
         tables = [".".join(_table(name)) for name in table or ()]
         if role is not None:
-            typer.echo(_script(role, dsn, outline, tables, publication))
+            typer.echo(_script(role, dsn, outline, ours or list(map(_table, table or ())), publication))
             return
         findings = _examine(dsn, outline, slot, publication, tables, lag)
     _print(findings, redactor, json=json)
@@ -59,13 +59,14 @@ def doctor(
         raise typer.Exit(EXIT_ERROR)
 
 
-def _pipeline(target: str, dsn: str, redactor: Any) -> tuple[str, PipelineOutline]:
+def _pipeline(target: str, dsn: str, redactor: Any) -> tuple[str, PipelineOutline, list[tuple[str, str]]]:
     from pgcdc.cli.building import build
     from pgcdc.cli.importing import as_python_does
 
     as_python_does()
     pipeline = build(target, redactor)
-    return dsn or pipeline._settings.dsn, pipeline.outline()  # nobody else is to have it: no part of the interface
+    settings = pipeline._settings  # nobody else is to have it: no part of the interface
+    return dsn or settings.dsn, pipeline.outline(), list(settings.tables)
 
 
 def _table(name: str) -> tuple[str, str]:
@@ -74,19 +75,23 @@ def _table(name: str) -> tuple[str, str]:
     return parse_table(name)
 
 
-def _script(role: str, dsn: str, outline: PipelineOutline | None, tables: list[str], publication: str | None) -> str:
+def _script(
+    role: str, dsn: str, outline: PipelineOutline | None, tables: list[tuple[str, str]], publication: str | None
+) -> str:
     from pgcdc.errors import ConfigError
     from pgcdc.observe import role_sql
     from pgcdc.replication.dsn import parameters_of
 
     if outline is not None:
-        tables, publication = outline.tables, outline.publication
+        publication = outline.publication
     if not tables:
         raise ConfigError("a role is for tables, and none is named", hint="name a pipeline, or give --table")
     database = parameters_of(dsn, replication=False).get("dbname") or os.environ.get("PGDATABASE") or "postgres"
     own = [] if outline is None else outline.own_slots
-    more = {one.publication: [_table(name) for name in one.tables or tables] for one in own}
-    return role_sql(role, str(database), [_table(name) for name in tables], publication or "pgcdc", more)
+    more = {
+        one.publication: [table for table in tables if not one.tables or ".".join(table) in one.tables] for one in own
+    }
+    return role_sql(role, str(database), tables, publication or "pgcdc", more)
 
 
 def _examine(

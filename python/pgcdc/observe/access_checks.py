@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pgcdc.observe.facts import Facts
+from pgcdc.observe.facts import Facts, Narrow
 from pgcdc.observe.finding import Finding
 from pgcdc.replication.quoting import identifier, qualified
 
@@ -37,13 +37,13 @@ def replication_role(facts: Facts) -> Finding:
 def own_tables(facts: Facts) -> Finding:
     """Positions are in the schema pgcdc, unless the pipeline has another store."""
     role = facts.role
-    enough = role.own_schema if role.own_schema is not None else role.create
+    enough = not role.foreign if role.own_schema else role.create and role.own_schema is None
     name, database = identifier(role.name), identifier(facts.database)
     return Finding(
         check="own_tables",
         title="positions can be kept in this database",
         status="ok" if enough else "failed",
-        found="the schema pgcdc is there"
+        found=("the schema pgcdc is there" if enough else f"the role may not read and write {', '.join(role.foreign)}")
         if role.own_schema
         else "the role may make the schema pgcdc"
         if enough
@@ -54,6 +54,7 @@ def own_tables(facts: Facts) -> Finding:
         mend=None
         if enough
         else f"GRANT CREATE, USAGE ON SCHEMA pgcdc TO {name};"
+        f"\nGRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgcdc TO {name};"
         if role.own_schema is not None
         else f"CREATE SCHEMA pgcdc AUTHORIZATION {name}; -- or GRANT CREATE ON DATABASE {database} TO {name};",
     )
@@ -62,26 +63,29 @@ def own_tables(facts: Facts) -> Finding:
 def tables_exist(facts: Facts) -> Finding:
     """The tables are there, in the WAL, and may be read for the first copy."""
     unlogged = [table.name for table in facts.tables if not table.logged]
-    unread = [table.name for table in facts.tables if not table.readable]
+    unread = [table for table in facts.tables if not table.readable]
+    secured = [table.name for table in facts.tables if table.secured]
     role = identifier(facts.role.name)
     mend = [
-        *(f"ALTER TABLE {qualified(*name.split('.', 1))} SET LOGGED;" for name in unlogged),
+        *(f"ALTER TABLE {qualified(*table.relation)} SET LOGGED;" for table in facts.tables if not table.logged),
         *(
-            f"GRANT USAGE ON SCHEMA {identifier(name.split('.', 1)[0])} TO {role};"
-            f" GRANT SELECT ON {qualified(*name.split('.', 1))} TO {role};"
-            for name in unread
+            f"GRANT USAGE ON SCHEMA {identifier(table.relation[0])} TO {role};"
+            f" GRANT SELECT ON {qualified(*table.relation)} TO {role};"
+            for table in unread
         ),
+        *([f"ALTER ROLE {role} BYPASSRLS; -- as a superuser"] if secured else []),
     ]
     said = [
         *([f"not there: {', '.join(facts.missing)}"] if facts.missing else []),
         *([f"not logged: {', '.join(unlogged)}"] if unlogged else []),
-        *([f"not readable: {', '.join(unread)}"] if unread else []),
+        *([f"not readable: {', '.join(table.name for table in unread)}"] if unread else []),
+        *([f"not all rows, by row-level security: {', '.join(secured)}"] if secured else []),
     ]
     return Finding(
         check="tables",
         title="the tables are there and can be copied",
         status="failed" if said else "ok" if facts.tables else "skipped",
-        found="; ".join(said) or (f"{len(facts.tables)} tables" if facts.tables else "no table was named"),
+        found="; ".join(said) or (_tables(len(facts.tables)) if facts.tables else "no table was named"),
         why="changes of a table that is not logged are not in the WAL; rows that were there before are read by SELECT",
         mend="\n".join(mend) or "correct the names" if said else None,
     )
@@ -93,23 +97,24 @@ def publication(facts: Facts) -> Finding:
     why = "the server sends what a publication names, and nothing else"
     if found is not None:
         # A root without publish_via_partition_root is published as its leaves.
-        lacking = sorted(
-            table.name
+        lacking = [
+            table
             for table in facts.tables
             if table.name not in found.tables and not (table.leaves and table.leaves <= found.tables)
-        )
+        ]
         actions = sorted({"insert", "update", "delete", "truncate"} - found.actions)
         name = identifier(facts.asked.publication or "")
         mend = [
-            *(f"ALTER PUBLICATION {name} ADD TABLE {qualified(*table.split('.', 1))};" for table in lacking),
+            *(f"ALTER PUBLICATION {name} ADD TABLE {qualified(*table.relation)};" for table in lacking),
             *([f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"] if actions else []),
         ]
-        said = [*([f"without {', '.join(lacking)}"] if lacking else []), *(f"no {action}" for action in actions)]
+        without = ", ".join(table.name for table in lacking)
+        said = [*([f"without {without}"] if lacking else []), *(f"no {action}" for action in actions)]
         return Finding(
             check="publication",
             title=title,
             status="failed" if lacking else "warning" if actions else "ok",
-            found="; ".join(said) or f"{len(found.tables)} tables",
+            found="; ".join(said) or _tables(len(found.tables)),
             why=why,
             mend="\n".join(mend) if mend else None,
         )
@@ -120,7 +125,7 @@ def publication(facts: Facts) -> Finding:
         return Finding(
             check="publication", title=title, status="ok", found="it is made when the pipeline starts first", why=why
         )
-    tables = ", ".join(qualified(*table.name.split(".", 1)) for table in facts.tables)
+    tables = ", ".join(qualified(*table.relation) for table in facts.tables)
     return Finding(
         check="publication",
         title=title,
@@ -134,30 +139,66 @@ def publication(facts: Facts) -> Finding:
 def replica_identity(facts: Facts) -> Finding:
     """Of an update or delete the server has to say which row it was; without that the application's UPDATE fails."""
     title = "updates and deletes say which row"
-    lacking = [table for table in facts.tables if table.identity == "n" or (table.identity == "d" and not table.keyed)]
+    lacking = [table for table in facts.tables if not table.is_identified]
     full = [table.name for table in facts.tables if table.identity == "f"]
-    actions = facts.publication.actions if facts.publication else {"update", "delete"}
+    published = facts.publication
+    narrow = [] if published is None else [one for one in published.narrow if one.is_incomplete or one.unknown]
+    actions = published.actions if published else {"update", "delete"}
+    said = [
+        *([f"no replica identity: {', '.join(table.name for table in lacking)}"] if lacking else []),
+        *(
+            f"{'.'.join(one.relation)} is published without {', '.join(one.unlisted)} of its replica identity"
+            if one.unlisted
+            else f"{'.'.join(one.relation)} is published with a list of columns, and its replica identity is FULL"
+            for one in narrow
+            if one.is_incomplete
+        ),
+        *(
+            f"the filter of {'.'.join(one.relation)} looks at {', '.join(one.unknown)}, not of its replica identity"
+            for one in narrow
+            if one.unknown
+        ),
+    ]
     if not facts.tables:
         found, status = "no table was named", "skipped"
-    elif lacking:
-        found = f"no replica identity: {', '.join(table.name for table in lacking)}"
-        status = "failed" if actions & {"update", "delete"} else "warning"
+    elif said:
+        found, status = "; ".join(said), "failed" if actions & {"update", "delete"} else "warning"
     else:
         found, status = (f"whole rows of {', '.join(full)}" if full else "by primary key or index"), "ok"
     mend = [
-        f"ALTER TABLE {qualified(*table.name.split('.', 1))}"
+        f"ALTER TABLE {qualified(*table.relation)}"
         f"{' REPLICA IDENTITY DEFAULT' if table.keyed else ' REPLICA IDENTITY FULL; -- or ADD PRIMARY KEY (…)'}"
         f"{';' if table.keyed else ''}"
         for table in lacking
     ]
+    mend += [_widened(facts.asked.publication or "", one) for one in narrow]
     return Finding(
         check="replica_identity",
         title=title,
         status=status,  # type: ignore[arg-type]
         found=found,
-        why="an UPDATE or DELETE of a published table without a replica identity is refused, in the application",
+        why="an UPDATE or DELETE of a table is refused, in the application, when what is published of it has no replica"
+        " identity, or not all of it",
         mend="\n".join(mend) or None,
     )
+
+
+def _widened(publication: str, narrow: Narrow) -> str:
+    """A table published with all columns of its replica identity; a filter takes an identity that has its columns."""
+    name, table = identifier(publication), qualified(*narrow.relation)
+    if not narrow.is_incomplete:
+        return f"ALTER TABLE {table} REPLICA IDENTITY FULL; -- or USING INDEX of one with {', '.join(narrow.unknown)}"
+    listed = ", ".join(identifier(column) for column in (*(narrow.columns or ()), *narrow.unlisted))
+    columns = "" if narrow.is_full else f" ({listed})"
+    condition = "" if narrow.filter is None else f" WHERE {narrow.filter}"
+    return (
+        f"BEGIN; ALTER PUBLICATION {name} DROP TABLE {table};"
+        f" ALTER PUBLICATION {name} ADD TABLE {table}{columns}{condition}; COMMIT;"
+    )
+
+
+def _tables(count: int) -> str:
+    return "1 table" if count == 1 else f"{count} tables"
 
 
 ACCESS_CHECKS: Final[Sequence[Callable[[Facts], Finding]]] = (

@@ -54,7 +54,14 @@ def examine(
         if own and pipeline.slot not in pipeline.slots:
             slot, publication, own = own[0].slot, own[0].publication, own[1:]
     name = None if pipeline is None else pipeline.name
-    asked = Asked(slot=slot, publication=publication, tables=tables, pipeline=name, lag_seconds=lag_seconds)
+    asked = Asked(
+        slot=slot,
+        publication=publication,
+        tables=tables,
+        pipeline=name,
+        slots=pipeline.slots if pipeline is not None else [] if slot is None else [slot],
+        lag_seconds=lag_seconds,
+    )
     facts = gather(dsn_of(dsn), asked)
     findings = [check(facts) for check in (*SERVER_CHECKS, *ACCESS_CHECKS, *SLOT_CHECKS)]
     for one in own:

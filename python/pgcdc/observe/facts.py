@@ -15,8 +15,9 @@ import psycopg
 from pgcdc.errors import Error
 from pgcdc.observe.slots import reaching, slots_of
 from pgcdc.replication import SlotState, connect
+from pgcdc.tables import Table
 
-__all__ = ["Asked", "Facts", "PublicationFacts", "RoleFacts", "TableFacts", "gather"]
+__all__ = ["Asked", "Facts", "Narrow", "PublicationFacts", "RoleFacts", "TableFacts", "gather"]
 
 _SETTINGS: Final = (
     "wal_level",
@@ -37,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         publication: The name of the publication; None: none in particular.
         tables: Tables, as `schema.name`.
         pipeline: The name of the pipeline of which pgcdc's own tables are asked.
+        slots: The names of all slots that the pipeline has, or is to have.
         lag_seconds: How far a slot may be behind, in seconds.
     """
 
@@ -44,6 +46,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     publication: str | None = None
     tables: Sequence[str] = ()
     pipeline: str | None = None
+    slots: Sequence[str] = ()
     lag_seconds: float = 600.0
 
 
@@ -56,6 +59,7 @@ class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
         replication: Whether it may start a walsender.
         create: Whether it may create schemas and publications in the database.
         own_schema: Whether there is a schema `pgcdc`, and the role may make tables there; None: there is none.
+        foreign: The tables of that schema which it may not read and write.
         refused: What a connection for replication ended with; None: it came about.
     """
 
@@ -65,6 +69,32 @@ class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
     create: bool
     own_schema: bool | None
     refused: str | None
+    foreign: Sequence[str] = ()
+
+
+class Narrow(msgspec.Struct, frozen=True, kw_only=True):
+    """A table in a publication with a list of columns, or a filter of rows.
+
+    Attributes:
+        relation: Schema and name.
+        columns: The columns that are listed; None: all are published.
+        is_full: Whether the replica identity is the whole row, which no list of columns may narrow.
+        unlisted: The columns of the replica identity that are not among them, where it has some only.
+        unknown: The columns that the filter looks at and that are not of the replica identity.
+        filter: The filter; None when there is none.
+    """
+
+    relation: Table
+    columns: Sequence[str] | None
+    is_full: bool
+    unlisted: Sequence[str]
+    unknown: Sequence[str]
+    filter: str | None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the list leaves something of the replica identity out."""
+        return bool(self.unlisted) or (self.is_full and self.columns is not None)
 
 
 class PublicationFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,32 +103,48 @@ class PublicationFacts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         actions: What it publishes of insert, update, delete, truncate.
         tables: Its tables, partitions as it publishes them.
+        narrow: The tables of whose rows it publishes some, or some columns only.
     """
 
     actions: frozenset[str]
     tables: frozenset[str]
+    narrow: Sequence[Narrow] = ()
 
 
 class TableFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A table that is published, or is to be.
 
     Attributes:
-        name: `schema.name`.
+        relation: Schema and name.
         identity: `relreplident`: d, n, f or i.
-        keyed: Whether it has a primary key.
+        keyed: Whether it has a primary key that says which row: a deferrable one does not.
+        indexed: Whether an index says which row, as `relreplident` i asks.
         logged: Whether its changes are in the WAL.
-        readable: Whether the role may read all of it.
+        readable: Whether the role may read it.
+        secured: Whether policies of row-level security keep rows from the role.
         owned: Whether the role owns it, or belongs to the role that does.
         leaves: The partitions that have its rows, when it is the root of some.
     """
 
-    name: str
+    relation: Table
     identity: str
     keyed: bool
     logged: bool
     readable: bool
     owned: bool
+    indexed: bool = False
+    secured: bool = False
     leaves: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """`schema.name`."""
+        return ".".join(self.relation)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether updates and deletes say which row it was."""
+        return self.identity == "f" or (self.keyed if self.identity == "d" else self.identity == "i" and self.indexed)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,11 +240,17 @@ def _facts(connection: _Connection, dsn: str, asked: Asked) -> Facts:
 def _role(connection: _Connection, dsn: str) -> RoleFacts:
     row = connection.execute(
         "SELECT rolname, rolsuper, rolreplication, has_database_privilege(current_database(), 'CREATE'),"
-        " (SELECT has_schema_privilege(oid, 'CREATE, USAGE') FROM pg_namespace WHERE nspname = 'pgcdc')"
+        # Of several privileges in one text any is enough.
+        " (SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE')"
+        "  FROM pg_namespace WHERE nspname = 'pgcdc'),"
+        " ARRAY(SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        "  WHERE n.nspname = 'pgcdc' AND c.relkind = 'r' AND NOT (has_table_privilege(c.oid, 'SELECT')"
+        "  AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')"
+        "  AND has_table_privilege(c.oid, 'DELETE')) ORDER BY 1)"
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     assert row is not None
-    name, superuser, replication, create, own_schema = row
+    name, superuser, replication, create, own_schema, foreign = row
     refused = None
     try:
         with connect(dsn):
@@ -212,6 +264,7 @@ def _role(connection: _Connection, dsn: str) -> RoleFacts:
         create=create,
         own_schema=own_schema,
         refused=refused,
+        foreign=foreign,
     )
 
 
@@ -228,32 +281,69 @@ def _publication(connection: _Connection, name: str | None) -> PublicationFacts 
     return PublicationFacts(
         actions=frozenset(action for action, published in actions if published),
         tables=frozenset(table for (table,) in published),
+        narrow=_narrow(connection, name) if connection.info.server_version >= 150000 else (),
     )
+
+
+_NARROW: Final = """SELECT n.nspname, c.relname,
+    CASE WHEN r.prattrs IS NOT NULL THEN ARRAY(SELECT a.attname::text FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum = ANY(r.prattrs) ORDER BY a.attnum) END, c.relreplident = 'f',
+    ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY(k.identity)
+        AND r.prattrs IS NOT NULL AND NOT a.attnum = ANY(r.prattrs) ORDER BY a.attnum),
+    ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND c.relreplident <> 'f'
+        AND a.attnum IN (SELECT m[1]::int FROM regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') m)
+        AND NOT a.attnum = ANY(k.identity) ORDER BY a.attnum),
+    pg_get_expr(r.prqual, r.prrelid)
+    FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (SELECT ARRAY(
+        SELECT unnest(i.indkey) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+    ) AS identity) k
+    WHERE p.pubname = %s AND (r.prattrs IS NOT NULL OR r.prqual IS NOT NULL) ORDER BY 1, 2"""
+"""Columns that a filter looks at stand in its tree of nodes by their numbers."""
+
+
+def _narrow(connection: _Connection, publication: str | None) -> list[Narrow]:
+    rows = connection.execute(_NARROW, (publication,)).fetchall()
+    return [
+        Narrow(
+            relation=(schema, table),
+            columns=columns,
+            is_full=is_full,
+            unlisted=unlisted,
+            unknown=unknown,
+            filter=condition,
+        )
+        for schema, table, columns, is_full, unlisted, unknown, condition in rows
+    ]
 
 
 def _tables(connection: _Connection, names: Sequence[str]) -> list[TableFacts]:
     rows = connection.execute(
-        "SELECT n.nspname || '.' || c.relname, c.relreplident::text,"
-        " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), c.relpersistence = 'p',"
-        " has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),"
+        "SELECT n.nspname, c.relname, c.relreplident::text, EXISTS (SELECT FROM pg_index i"
+        " WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid), c.relpersistence = 'p',"
+        " EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid),"
+        " has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), row_security_active(c.oid),"
         " pg_has_role(c.relowner, 'USAGE'), ARRAY(SELECT m.nspname || '.' || l.relname FROM pg_partition_tree(c.oid) t"
         " JOIN pg_class l ON l.oid = t.relid JOIN pg_namespace m ON m.oid = l.relnamespace"
         " WHERE t.isleaf AND c.relkind = 'p')"
         " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY(%s) ORDER BY 1",
+        " WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY(%s) ORDER BY 1, 2",
         (list(names),),
     ).fetchall()
     return [
         TableFacts(
-            name=name,
+            relation=(schema, name),
             identity=identity,
             keyed=keyed,
+            indexed=indexed,
             logged=logged,
             readable=readable,
+            secured=secured,
             owned=owned,
             leaves=frozenset(leaves),
         )
-        for name, identity, keyed, logged, readable, owned, leaves in rows
+        for schema, name, identity, keyed, logged, indexed, readable, secured, owned, leaves in rows
     ]
 
 

@@ -63,9 +63,13 @@ def dead_letters(outline: PipelineOutline, facts: Facts) -> Finding:
         status="warning" if stopping or waiting else "ok",
         found=said + (f"these stop instead: {', '.join(stopping)}" if stopping else "each consumer parks or holds"),
         why="one that stops loses nothing, and the server keeps its WAL until somebody has seen to it",
-        mend='on_failure="hold" where order within a key matters, else "park"; pgcdc deadletter list'
-        if stopping or waiting
-        else None,
+        mend="; ".join(
+            [
+                *(['on_failure="hold" where order within a key matters, else "park"'] if stopping else []),
+                *(["pgcdc deadletter list"] if waiting else []),
+            ]
+        )
+        or None,
     )
 
 
@@ -86,7 +90,7 @@ def schema_change_tried(outline: PipelineOutline, facts: Facts) -> Finding:
         check="schema_change_tried",
         title=title,
         status="ok" if count else "warning",
-        found=f"{count} changes of tables were followed" if count else "none was seen yet",
+        found=f"{count} change{'s' * (count > 1)} of tables followed" if count else "none was seen yet",
         why=why,
         mend=None
         if count

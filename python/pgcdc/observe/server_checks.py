@@ -14,6 +14,7 @@ from pgcdc.observe.finding import Finding, Status
 __all__ = ["SERVER_CHECKS"]
 
 _RESTART: Final = "-- then restart the server"
+_MANAGED: Final = "-- on a managed server: in its parameter group, or among its server parameters"
 
 
 def version(facts: Facts) -> Finding:
@@ -38,7 +39,11 @@ def wal_level(facts: Facts) -> Finding:
         status="ok" if level == "logical" else "failed",
         found=level,
         why="with less the WAL lacks what changes of rows are read from",
-        mend=None if level == "logical" else f"ALTER SYSTEM SET wal_level = logical;\n{_RESTART}",
+        mend=None
+        if level == "logical"
+        else f"ALTER SYSTEM SET wal_level = logical;\n{_RESTART}\n"
+        "-- Amazon RDS, Aurora: rds.logical_replication = 1 in the parameter group;"
+        " Cloud SQL: cloudsql.logical_decoding = on; Azure: the server parameter wal_level",
     )
 
 
@@ -72,15 +77,17 @@ def free_slots(facts: Facts) -> Finding:
     """A pipeline needs one slot, and another one for a moment when a consumer joins later."""
     limit, taken = int(facts.settings["max_replication_slots"]), len(facts.slots)
     free = limit - taken
-    needed = 1 if facts.slot(facts.asked.slot) else 2
+    needed = 1 + (sum(facts.slot(name) is None for name in facts.asked.slots) if facts.asked.slots else 1)
     status: Status = "ok" if free >= needed else "warning" if free == needed - 1 else "failed"
     return Finding(
         check="free_slots",
         title="replication slots are free",
         status=status,
-        found=f"{free} of {limit}",
+        found=f"{free} of {limit}, {needed} may be needed",
         why="a pipeline has one slot, and takes another one while it copies for consumers or tables that join later",
-        mend=None if status == "ok" else f"ALTER SYSTEM SET max_replication_slots = {limit + 10};\n{_RESTART}",
+        mend=None
+        if status == "ok"
+        else f"ALTER SYSTEM SET max_replication_slots = {limit + 10};\n{_RESTART}\n{_MANAGED}",
     )
 
 
@@ -95,7 +102,7 @@ def free_walsenders(facts: Facts) -> Finding:
         status=status,
         found=f"{free} of {limit}",
         why="the stream is sent by one, and a slot is made and a snapshot begun over another one",
-        mend=None if status == "ok" else f"ALTER SYSTEM SET max_wal_senders = {limit + 10};\n{_RESTART}",
+        mend=None if status == "ok" else f"ALTER SYSTEM SET max_wal_senders = {limit + 10};\n{_RESTART}\n{_MANAGED}",
     )
 
 

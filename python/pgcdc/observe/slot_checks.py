@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from pgcdc.errors import ConfigError
 from pgcdc.observe.facts import Facts
 from pgcdc.observe.finding import Finding
 from pgcdc.replication.quoting import identifier, literal
+from pgcdc.replication.slot import check_slot
 
 __all__ = ["SLOT_CHECKS", "slot", "slot_lag"]
 
@@ -27,6 +29,10 @@ def slot(facts: Facts) -> Finding:
         return Finding(
             check="slot", title=title, status="ok", found="it is made when the pipeline starts first", why=why
         )
+    try:
+        check_slot(found, facts.database)
+    except ConfigError as error:
+        return Finding(check="slot", title=title, status="failed", found=str(error), why=why, mend=error.hint)
     if found.lost:
         reason = found.invalidation_reason or found.wal_status or "lost"
         return Finding(
@@ -47,7 +53,11 @@ def slot(facts: Facts) -> Finding:
         status="warning" if close or not found.active else "ok",
         found=f"{active}{room}",
         why=why if close else "while nobody streams from a slot the server keeps all WAL since its last position",
-        mend="start the consumer, or raise max_slot_wal_keep_size" if close else None,
+        mend="start the consumer, or raise max_slot_wal_keep_size"
+        if close
+        else None
+        if found.active
+        else f"start the consumer; or, when nobody needs it: SELECT pg_drop_replication_slot({literal(found.name)});",
     )
 
 

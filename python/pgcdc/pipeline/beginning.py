@@ -140,6 +140,8 @@ class Beginning:
         """
         settings = self._settings
         slot, catalog = self._own(connection)
+        # Not before it is known that the server can: a start that is refused makes no tables.
+        check_server(connection, slot=None, need_new_slot=False)
         stored = self._ledger.open()  # not before everything is ours: the predecessor wrote until then
         check_own_slots(settings, self._ledger.own_slots)
         self._versioning.open()
