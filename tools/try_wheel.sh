@@ -7,6 +7,7 @@ python=${2:-python3}
 extra=${3:-}
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
+unset PYTHONPATH # the tree is not what is tried
 chmod 755 "$place" # as root the demo's server runs as another user
 "$python" -m venv "$place/venv"
 bin=$place/venv/bin

@@ -85,6 +85,9 @@ def test_the_workflows(workflow: str) -> None:
     jobs = yaml.safe_load(text)["jobs"]
     needed = {name for job in jobs.values() for name in job.get("needs", [])}
     assert needed <= set(jobs)
+    for step in (one for job in jobs.values() for one in job["steps"]):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     for path in re.findall(r"(?:\./dev|\.ci/run|tools/\w+\.sh)", "\n".join(commands)):
         assert (REPOSITORY / path).is_file(), path
