@@ -61,7 +61,7 @@ class Postgres:
       `drop_columns`.
     - Triggers and foreign keys of the target do not run (`session_replication_role = replica`) where the role may set
       that: superusers, and from PostgreSQL 15 on whom it was granted. Where it may not, they do, deferrable ones at the
-      end of the transaction; a batch that they refuse as a whole is applied change by change.
+      end of the transaction; a batch that they refuse as a whole is applied in smaller parts.
     - Rows of the initial copy are copied straight into the table, where it has the same types.
 
     Args:
