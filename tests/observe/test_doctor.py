@@ -144,6 +144,32 @@ def test_the_script_is_enough_after_the_admin_has_made_it_all(newest_database: D
     admin.destroy()
 
 
+@pytest.mark.parametrize("first_runs_first", [True, False])
+def test_two_pipelines_have_a_role_each(newest_database: Database, role: str, first_runs_first: bool) -> None:
+    """They share pgcdc's own tables, whoever has made them, and none is locked out by the script of the other."""
+    database, roles = newest_database, [role, f"{role}_other"]
+    database.execute(ORDERS, "INSERT INTO orders VALUES (1, 'new')")
+    pipelines = []
+    for number, one in enumerate(roles):
+        database.execute(role_sql(one, database.name, [("public", "orders")], f"pgcdc_shop{number}"))
+        pipeline = pgcdc.Pipeline(f"shop{number}", of(database, one), tables=["orders"])
+        pipeline.add(Recorder(), name="sink")
+        pipelines.append(pipeline)
+        if first_runs_first:
+            run_once(database, pipeline)
+    try:
+        for pipeline in reversed(pipelines):
+            run_once(database, pipeline)
+        for one, pipeline in zip(roles, pipelines, strict=True):
+            assert statuses(examine(of(database, one), pipeline.outline()), "failed") == set()
+    finally:
+        for name in ("pgcdc_shop0", "pgcdc_shop1"):
+            database.execute(
+                f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'"
+            )
+        database.execute(f'DROP OWNED BY "{roles[1]}" CASCADE', f'DROP ROLE "{roles[1]}"')
+
+
 def test_a_partitioned_table_is_published_as_its_partitions(newest_database: Database) -> None:
     newest_database.execute(
         "CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id)",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from pgcdc.replication.quoting import identifier, literal, qualified
 
 __all__ = ["role_sql"]
+
+_USE: Final = "SELECT, INSERT, UPDATE, DELETE"
+_LATER: Final = f"ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA pgcdc GRANT {_USE} ON TABLES TO %I"
 
 
 def role_sql(
@@ -21,7 +25,8 @@ def role_sql(
 
     It is run by a superuser, or by the admin of a managed server, in the database that is followed. The role can then
     run a pipeline of these tables, look at it with `pgcdc doctor`, and neither write to the tables nor read others.
-    What `pgcdc init` has made there already, as the admin, stays; pgcdc's own tables become the role's.
+    What `pgcdc init` has made there already, as the admin, stays; and so do the roles of other pipelines in the
+    database, which share pgcdc's own tables with it, whoever makes them.
 
     Args:
         role: The role's name; it is made without a password.
@@ -41,10 +46,13 @@ def role_sql(
         "-- Amazon RDS: CREATE ROLE … LOGIN; GRANT rds_replication TO …",
         f"GRANT CONNECT ON DATABASE {identifier(database)} TO {name};",
         f"CREATE SCHEMA IF NOT EXISTS pgcdc AUTHORIZATION {name}; -- positions, dead letters, versions of tables",
-        f"ALTER SCHEMA pgcdc OWNER TO {name}; -- where pgcdc init has made it, with its tables:",
-        "DO $$ DECLARE own regclass; BEGIN",
-        "  FOR own IN SELECT oid FROM pg_class WHERE relnamespace = 'pgcdc'::regnamespace AND relkind = 'r' LOOP",
-        f"    EXECUTE format('ALTER TABLE %s OWNER TO %I', own, {literal(role)});",
+        f"GRANT USAGE, CREATE ON SCHEMA pgcdc TO {name};",
+        f"GRANT {_USE} ON ALL TABLES IN SCHEMA pgcdc TO {name};",
+        "DO $$ DECLARE other text; BEGIN -- all roles with pipelines in this database, whoever makes a table first",
+        "  FOR other IN SELECT rolname FROM pg_roles WHERE rolname <> " + literal(role),  # noqa: S608
+        "    AND (rolname = current_user OR NOT rolsuper AND has_schema_privilege(oid, 'pgcdc', 'CREATE')) LOOP",
+        f"    EXECUTE format('{_LATER}', other, {literal(role)});",
+        f"    EXECUTE format('{_LATER}', {literal(role)}, other);",
         "  END LOOP;",
         "END $$;",
         *(f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {name};" for schema in schemas),
