@@ -28,6 +28,7 @@ from pgcdc.eventstore import (
     plan_archive,
     upcast,
 )
+from pgcdc.eventstore.leaving import Leaving
 from pgcdc.eventstore.segments import content_of, decode
 from tests.eventstore.contract import BOOKS, CREATED, PAID, StoreContract
 from tests.eventstore.test_store import Waited, _empty, made_on_the_newest
@@ -172,6 +173,21 @@ def insert(database: Database, stream: str, *events: tuple[int, str]) -> None:
                 " retention_class) VALUES (%s, %s, 'OrderShipped', '{}', %s, now() - make_interval(days => %s), %s)",
                 (stream, stream.partition("-")[0], sequence, days, name),
             )
+
+
+def test_what_stays_is_not_copied(newest_database: Database, store: EventStore) -> None:
+    """A table of millions of events of which none leaves yet costs reading, and no temporary table of their number."""
+    store.append_many([Append(stream=f"order-{number}", events=[OrderShipped()] * 10) for number in range(50)])
+    insert(newest_database, "order-old", (1000, "hot"), (1000, "hot"))
+    store.retention("order", hot="90 days")
+    with newest_database.connect() as connection:
+        plan = Leaving(connection, store._statements, store.rules).plan(None, "the archive")
+        assert [(one.retention_class, one.events, one.leaving) for one in plan.lines] == [
+            ("hot", 500, 0),
+            ("warm", 2, 2),
+        ]
+        size, block = "pg_relation_size('pgcdc_leaving')", "current_setting('block_size')::int"
+        assert connection.execute(f"SELECT {size} = {block}").fetchone() == (True,), "two rows are in one block"
 
 
 def test_the_rules_say_what_leaves(newest_database: Database, store: EventStore) -> None:

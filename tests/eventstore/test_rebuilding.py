@@ -260,3 +260,26 @@ def test_before_any_pipeline_was_run(newest_database: Database) -> None:
             rebuild(store, "revenue")
         with pytest.raises(pgcdc.ConfigError, match="there is no projection other"):
             rebuild(store, "other")
+
+
+def test_writers_that_are_as_fast_as_it_do_not_keep_it_for_ever(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each stretch as many events have come as it has applied: the live one is held for the last of them."""
+    monkeypatch.setattr(rebuilding, "NEAR", 5)
+    rounds = 0
+    with store_of(newest_database) as store, running(store.pipeline()):
+        write(store, 1, 10)
+        caught_up(store)
+
+        def told(_progress: RebuildProgress) -> None:
+            nonlocal rounds
+            rounds += 1
+            assert rounds < 50, "it has no end"
+            store.append("till-1", [Sold("toys", rounds)] * 6)
+            caught_up(store)
+
+        rebuild(store, "revenue", told=told)
+        caught_up(store)
+        assert revenue(newest_database) == right_revenue(newest_database)
+        assert faults(newest_database) == RIGHT

@@ -136,8 +136,7 @@ class Leaving:
                 )
                 self._snapshot = next((snapshot for (snapshot,) in cursor.fetchall()), None)
                 rules = self._of_types(types)
-                self._choose(cursor, rules, moment, has_order)
-                lines, not_noted = self._lines(cursor)
+                lines, not_noted = self._choose(cursor, rules, moment, has_order)
         finally:
             connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (slots,))
         return ArchivePlan(
@@ -157,7 +156,10 @@ class Leaving:
         found = {stream_type: own.get(stream_type, own.get(ALL_TYPES)) for stream_type in types}
         return {stream_type: rule for stream_type, rule in found.items() if rule is not None}
 
-    def _choose(self, cursor: psycopg.Cursor[Any], rules: dict[str, Rule], now: datetime, has_order: bool) -> None:
+    def _choose(
+        self, cursor: psycopg.Cursor[Any], rules: dict[str, Rule], now: datetime, has_order: bool
+    ) -> tuple[list[ArchiveLine], int]:
+        """Put what leaves into the table, and count."""
         es = self._statements.quoted
         if not has_order:
             self._before = noted = "true"
@@ -167,14 +169,11 @@ class Leaving:
             noted = f"({self._before} OR EXISTS (SELECT FROM {es}.commits AS c WHERE c.xid = e.xid))"
         cursor.execute("DROP TABLE IF EXISTS pg_temp.pgcdc_leaving")
         cursor.execute(
-            "CREATE TEMPORARY TABLE pgcdc_leaving"
-            " (id bigint PRIMARY KEY, stream_type text, class text, leaves boolean, noted boolean)"
+            "CREATE TEMPORARY TABLE pgcdc_leaving (id bigint PRIMARY KEY, stream_type text, class text, noted boolean)"
         )
         # Of each stream a beginning: all of it when nothing in it is hot, else what is cold. Then what is noted of
-        # that, which is a beginning, too: commits are noted in their order.
-        cursor.execute(
-            f"""
-            INSERT INTO pgcdc_leaving
+        # that, which is a beginning, too: commits are noted in their order. What stays is counted, and not copied.
+        classed = f"""
             WITH classed AS (
                 SELECT e.id, e.xid, e.stream_id, e.stream_type, e.sequence, CASE
                     WHEN e.retention_class = 'cold' OR e.occurred_at < r.cold_before THEN 'cold'
@@ -182,28 +181,39 @@ class Leaving:
                     ELSE 'hot' END AS class
                 FROM {es}.events AS e JOIN unnest(%(types)s::text[], %(warm)s::timestamptz[], %(cold)s::timestamptz[])
                     AS r (stream_type, warm_before, cold_before) USING (stream_type)
-            ), cuts AS (
+            )"""
+        values = {
+            "types": list(rules),
+            "warm": [now - rule.hot for rule in rules.values()],
+            "cold": [None if rule.warm is None else now - rule.warm for rule in rules.values()],
+            "snapshot": self._snapshot,
+        }
+        cursor.execute(
+            f"""
+            INSERT INTO pgcdc_leaving
+            {classed}, cuts AS (
                 SELECT stream_id, CASE WHEN bool_or(class = 'hot') THEN min(sequence) FILTER (WHERE class <> 'cold') - 1
                     ELSE max(sequence) END AS through
                 FROM classed GROUP BY stream_id
             )
-            SELECT e.id, e.stream_type, e.class, e.sequence <= u.through,
-                e.sequence <= u.through AND {noted} FROM classed AS e JOIN cuts AS u USING (stream_id)
+            SELECT e.id, e.stream_type, e.class, {noted}
+            FROM classed AS e JOIN cuts AS u USING (stream_id) WHERE e.sequence <= u.through
             """.encode(),
-            {
-                "types": list(rules),
-                "warm": [now - rule.hot for rule in rules.values()],
-                "cold": [None if rule.warm is None else now - rule.warm for rule in rules.values()],
-                "snapshot": self._snapshot,
-            },
+            values,
         )
-
-    @staticmethod
-    def _lines(cursor: psycopg.Cursor[Any]) -> tuple[list[ArchiveLine], int]:
         cursor.execute(
-            "SELECT stream_type, class, count(*), count(*) FILTER (WHERE noted),"
-            " count(*) FILTER (WHERE leaves AND NOT noted) FROM pgcdc_leaving GROUP BY 1, 2"
-            " ORDER BY 1, array_position('{hot,warm,cold}'::text[], class)"
+            f"""
+            {classed}, there AS (
+                SELECT stream_type, class, count(*) AS events FROM classed GROUP BY 1, 2
+            ), leaving AS (
+                SELECT stream_type, class, count(*) FILTER (WHERE noted) AS events,
+                    count(*) FILTER (WHERE NOT noted) AS waiting FROM pgcdc_leaving GROUP BY 1, 2
+            )
+            SELECT stream_type, class, t.events, coalesce(l.events, 0), coalesce(l.waiting, 0)
+            FROM there AS t LEFT JOIN leaving AS l USING (stream_type, class)
+            ORDER BY 1, array_position('{{hot,warm,cold}}'::text[], class)
+            """.encode(),
+            values,
         )
         rows = cursor.fetchall()
         lines = [

@@ -2,8 +2,8 @@
 
 A new generation has tables in a schema of its own. It is filled from archive and table in the order of commits, with
 its place in the same transactions, so that whoever is killed goes on where he was. When it is nearly as far as the live
-one, that one is locked for a moment; the rest is applied, and the tables change places, in one transaction. The old
-tables stay, in a schema of their own, so that it can be undone.
+one, or comes no nearer, that one is locked for as long as the rest takes; the rest is applied, and the tables change
+places, in one transaction. The old tables stay, in a schema of their own, so that it can be undone.
 
 Over 400 lines because building beside, changing places and undoing it are one state machine.
 
@@ -13,6 +13,7 @@ Source: PostgreSQL manual, "ALTER TABLE" (SET SCHEMA: indexes, constraints and o
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,8 @@ LOCK_WITHIN: Final = 2.0
 _ENDED_WITHIN: Final = 3.0
 """Seconds that a rebuild which has just ended may still have its lock: the server notices a little later."""
 _ATTEMPTS: Final = 30
+_ROUNDS: Final = 5
+"""So often what has come meanwhile is applied, as long as it is not less than in the round before."""
 
 
 class RebuildProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,8 +231,9 @@ def rebuild(
 ) -> RebuildProgress:
     """Build a projection anew beside the one that is live, and put it in its place. Blocks; in asyncio in a thread.
 
-    Events go on to be appended, and the live one to follow them, all the time but for a moment at the end. One that was
-    interrupted goes on where it was. Reactors are not called.
+    Events go on to be appended, and the live one to follow them, all the time but for a moment at the end: a longer one
+    when events come as fast as they are applied here, because then the live one is held while the last of them are. One
+    that was interrupted goes on where it was. Reactors are not called.
 
     Args:
         store: The store that it is declared in.
@@ -257,9 +261,10 @@ def rebuild(
         at = _begin(building, restart)
         building.begun_at(at)
         total = building.count()
+        before = at.events
         for _ in range(_ATTEMPTS):
-            while True:
-                before = at.events
+            for round in itertools.count(1):
+                before, previous = at.events, at.events - before
                 for stretch in building.commits.after(connection, at.place, through_lsn):
                     try:
                         with connection.transaction():
@@ -278,6 +283,11 @@ def rebuild(
                     told(building.progress(at, total))
                 through_lsn = building.commits.through(connection)
                 if at.events - before < NEAR:
+                    break
+                if round > _ROUNDS and at.events - before >= previous:
+                    # Events come as fast as they are applied here. The live one is held from here on: what is left
+                    # does not become more, and is applied in the transaction in which they change places.
+                    logger.warning("the projection %s is held, so that its rebuild can come as far", name)
                     break
                 total = building.count()
             try:
