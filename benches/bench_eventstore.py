@@ -1,8 +1,10 @@
 """The event store beside `eventsourcing`, on one server: append, load, replay, many writers; projections, rebuilds.
 
 Both keep the same event (an order's, 140 bytes of JSON) with the same metadata and take turns, with synchronous_commit
-off and on. `eventsourcing` locks its table for each append, so that those who poll it see no gap: it is the table-lock
-design that many writers are compared with.
+off and on. `eventsourcing` locks its table for each append, so that those who poll it see no gap. What that alone costs
+shows pgcdc's own store in transactions that lock the table ("table lock"); what a row costs on this disk, an INSERT
+through libpq ("bare INSERT"). Before anything is read, both databases are vacuumed and a checkpoint is made, so that
+neither is met by autovacuum in the middle.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benches import eventstore_events as events
+from benches import eventstore_floor as floor
 from benches import eventstore_projections as projections
 from benches.report import Section, aligned
 from pgcdc import EventStore
@@ -103,8 +106,8 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     sections = [
         Section(
             f"synchronous_commit {synchronous}",
-            f"The long stream has {options.events:,} events; {WRITERS} writers write to a stream each, pgcdc's in"
-            f" {options.processes} processes.",
+            f"The long stream has {options.events:,} events; {WRITERS} writers write to a stream each, pgcdc's"
+            f" and those of the table lock in {options.processes} processes.",
             _table([line for line in lines if line.synchronous == synchronous]),
         )
         for synchronous in options.synchronous.split(",")
@@ -137,12 +140,18 @@ def _round(
         time_it("append 1", "pgcdc", one, lambda: _append_each(store, one))
         time_it("append 1, plain INSERT", "pgcdc", one, lambda: _insert_each(store, one))
         time_it("append 100", "pgcdc", many * 100, lambda: _append_hundreds(store, many))
+        bare = floor.BareTable(dsn)
+        bare.append_each(10)
+        time_it("append 1", "bare INSERT", one, lambda: bare.append_each(one))
+        bare.close()
         store.append("long-1", [events.ORDERED] * length, metadata=events.METADATA)
+        _settle(server, names[0])
         time_it("load a long stream", "pgcdc", length, lambda: _load(store, length))
         total = sum(map(len, store.replay()))
         time_it("full replay", "pgcdc", total, lambda: sum(map(len, store.scan())))
         time_it("full replay with envelopes", "pgcdc", total, lambda: sum(map(len, store.replay())))
-        lines.append(_writers(dsn, one, synchronous, options.processes))
+        lines.append(_writers(dsn, one, synchronous, options.processes, "pgcdc", events.write_at_once))
+        lines.append(_writers(dsn, one, synchronous, options.processes, "table lock", floor.write_under_a_lock))
         recorded = [(entry.stream_id, entry.sequence) for batch in store.replay() for entry in batch]
         written = [place for place in recorded if place[0].startswith("writer-")]
         each = one // WRITERS or 1
@@ -156,10 +165,11 @@ def _round(
             time_it("append 1", "eventsourcing", one, lambda: peer.append_each(one))
             time_it("append 100", "eventsourcing", many * 100, lambda: peer.append_hundreds(many))
             aggregate = peer.write_long(length)
+            _settle(server, names[1])
             time_it("load a long stream", "eventsourcing", length, lambda: peer.load(aggregate))
             total = peer.replay()
             time_it("full replay", "eventsourcing", total, peer.replay)
-            few = max(1, one // 4 // WRITERS)
+            few = max(1, one // WRITERS)
             wall = peer.write_at_once(WRITERS, few)
             lines.append(Line(f"{WRITERS} writers", synchronous, "eventsourcing", WRITERS * few / wall, 0.0))
     with server.connect() as connection:
@@ -222,19 +232,33 @@ def _load(store: EventStore, length: int) -> None:
     assert (state.count, version) == (length, length)
 
 
-def _writers(dsn: str, one: int, synchronous: str, processes: int) -> Line:
+def _settle(server: PostgresServer, name: str) -> None:
+    """What the server would do by itself within a minute."""
+    with server.connect(name) as connection:
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CHECKPOINT")
+
+
+def _writers(
+    dsn: str,
+    one: int,
+    synchronous: str,
+    processes: int,
+    contestant: str,
+    write: Callable[[str, list[int], int, threading.Barrier], tuple[float, float]],
+) -> Line:
     """Many at once, in several processes, to a stream each."""
     each = one // WRITERS or 1
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
         barrier = manager.Barrier(processes)
         mine = [range(first, WRITERS, processes) for first in range(processes)]
-        done = [pool.submit(events.write_at_once, dsn, list(writers), each, barrier) for writers in mine]
+        done = [pool.submit(write, dsn, list(writers), each, barrier) for writers in mine]
         took = [future.result() for future in done]
     return Line(
         f"{WRITERS} writers",
         synchronous,
-        "pgcdc",
+        contestant,
         WRITERS * each / max(wall for wall, _ in took),
         sum(cpu for _, cpu in took) * 1e6 / (WRITERS * each),
     )

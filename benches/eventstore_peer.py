@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
@@ -102,16 +103,21 @@ class Peer:
         return count
 
     def write_at_once(self, writers: int, each: int) -> float:
-        """So many threads, to an aggregate each; returns seconds."""
+        """So many threads, to an aggregate each, all beginning when each has a connection; returns seconds."""
+        ready = threading.Barrier(writers + 1)
 
-        def write(_writer: int) -> None:
+        def write() -> None:
             orders = Orders()
             self._application.save(orders)
+            ready.wait()
             for _ in range(each):
                 _order(orders)
                 self._application.save(orders)
 
-        began = time.perf_counter()
         with ThreadPoolExecutor(writers) as threads:
-            list(threads.map(write, range(writers)))
-        return time.perf_counter() - began
+            done = [threads.submit(write) for _ in range(writers)]
+            ready.wait()
+            began = time.perf_counter()
+            for future in done:
+                future.result()
+            return time.perf_counter() - began

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import psycopg
 
 from benches import eventstore_events as events
-from pgcdc.eventstore import EventStore, Recorded, Table, rebuild
+from pgcdc.eventstore import EventStore, EventStoreError, Recorded, Table, rebuild
 
-__all__ = ["Measured", "project", "rebuild_while_written"]
+__all__ = ["Journal", "Measured", "Sold", "declare", "follow", "project", "rebuild_while_written"]
 
 WRITERS = 4
 
@@ -94,6 +94,44 @@ def _append(store: EventStore, count: int, together: int) -> None:
         store.append("projected-1", [events.ORDERED] * together, expected=version + first, metadata=events.METADATA)
 
 
+def declare(store: EventStore) -> None:
+    """Both projections."""
+    store.projection("sold")(Sold)
+    store.projection("journal")(Journal)
+
+
+def follow(dsn: str, stop: threading.Event) -> None:
+    """Run the pipeline of both projections, in a process of its own, as it is where a rebuild is called for.
+
+    Args:
+        dsn: Of the store.
+        stop: Ends it.
+    """
+    with EventStore(dsn) as store:
+        declare(store)
+        pipeline = store.pipeline()
+        thread = threading.Thread(target=pipeline.run)
+        thread.start()
+        while thread.is_alive() and not stop.wait(0.2):
+            pass
+        pipeline.stop()
+        thread.join()
+
+
+def _await_running(store: EventStore, name: str, seconds: float) -> None:
+    """Wait until a projection is there, and has what was appended so far."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            store.wait(name, store.lsn(), timeout=seconds)
+        except EventStoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 def rebuild_while_written(store: EventStore, dsn: str, seconds_of_writing: float = 600.0) -> Measured:
     """Rebuild a projection while others append, and the pipeline follows.
 
@@ -106,12 +144,11 @@ def rebuild_while_written(store: EventStore, dsn: str, seconds_of_writing: float
         What was measured.
     """
     context = multiprocessing.get_context("spawn")
-    pipeline = store.pipeline()
-    thread = threading.Thread(target=pipeline.run)
-    thread.start()
-    try:
-        with context.Manager() as manager, ProcessPoolExecutor(WRITERS, context) as pool:
-            ended = manager.Event()
+    with context.Manager() as manager, ProcessPoolExecutor(WRITERS + 1, context) as pool:
+        stop, ended = manager.Event(), manager.Event()
+        following = pool.submit(follow, dsn, stop)
+        try:
+            _await_running(store, "journal", seconds_of_writing)
             writing = [
                 pool.submit(events.write_until, dsn, f"beside-{writer}", ended, seconds_of_writing)
                 for writer in range(WRITERS)
@@ -124,10 +161,10 @@ def rebuild_while_written(store: EventStore, dsn: str, seconds_of_writing: float
                 ended.set()
             for future in writing:
                 future.result()
-        store.wait("journal", store.lsn(), timeout=120)
-    finally:
-        pipeline.stop()
-        thread.join()
+            store.wait("journal", store.lsn(), timeout=120)
+        finally:
+            stop.set()
+            following.result()
     with psycopg.connect(dsn) as connection:
         row: Any = connection.execute(
             "SELECT (SELECT count(*) FROM es.events e FULL JOIN journal j"
