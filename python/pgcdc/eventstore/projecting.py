@@ -109,6 +109,19 @@ def rows_of(schema: str) -> RowFormat[EventRow]:
     return RowFormat("struct", types={f"{schema}.events": EventRow}, json="text")
 
 
+def _commits_of(steps: Sequence[Step]) -> list[Committed]:
+    """The transactions of steps that have events."""
+    commits: list[Committed] = []
+    for place, rows in steps:
+        if len(rows) == 1:  # most are, and this runs for each
+            row = rows[0][1]
+            commits.append(Committed(row.xid, place.lsn, 1, row.id, row.id))
+        elif rows:
+            ids = [row.id for _, row in rows]
+            commits.append(Committed(rows[0][1].xid, place.lsn, len(ids), min(ids), max(ids)))
+    return commits
+
+
 class _Noted(msgspec.Struct, gc=False):
     """As much of a row as it takes to note its transaction."""
 
@@ -146,28 +159,23 @@ class _Following:
         except psycopg.Error as error:
             raise self._refusal(f"the event store's server refused: {primary(error)}") from error
 
-    def _steps(self, batch: Batch) -> tuple[list[Step], list[Committed]]:
+    def _steps(self, batch: Batch) -> list[Step]:
         steps: list[Step] = []
-        commits: list[Committed] = []
-        changes = batch.changes(self._format)
         rows: list[tuple[Position, EventRow]] = []
-        for change in changes:
+        last_lsn = -1
+        for change in batch.changes(self._format):
             if isinstance(change, DecodeError):
                 if self._refusal is SinkRejected:
                     raise change
                 raise self._refusal(f"an event cannot be decoded: {change}") from change
-            position = change.position
-            assert isinstance(position, tuple), "a pipeline's changes have positions"
-            if not steps or steps[-1].place.lsn != position[0]:
-                rows = []
-                steps.append(Step(Place(position[0]), rows))
+            lsn, index = change.commit_lsn, change.index
+            assert isinstance(lsn, int) and isinstance(index, int), "a pipeline's changes have positions"
+            if lsn != last_lsn:
+                last_lsn, rows = lsn, []
+                steps.append(Step(Place(lsn), rows))
             if isinstance(change, Insert):  # else it is somebody who waits: a step without rows
-                rows.append((position, change.new))
-        for step in steps:
-            if step.rows:
-                ids = [row.id for _, row in step.rows]
-                commits.append(Committed(step.rows[0][1].xid, step.place.lsn, len(ids), min(ids), max(ids)))
-        return steps, commits
+                rows.append((Position(lsn, index), change.new))
+        return steps
 
     def _note(self, connection: psycopg.Connection[Any], commits: Sequence[Committed]) -> None:
         new = [one for one in commits if one.commit_lsn > self._commits.noted_lsn]
@@ -200,9 +208,10 @@ class Noting(_Following):
 
     def write(self, batch: Batch) -> None:
         """Note the transactions of a batch."""
-        steps, commits = self._steps(batch)
+        steps = self._steps(batch)
         if not steps:
             return
+        commits = _commits_of(steps)
         through = steps[-1].place.lsn
         with self._speaking(), self._connection.transaction():
             self._note(self._connection, commits)
@@ -275,9 +284,10 @@ class Projecting(_Following):
 
     def write(self, batch: Batch) -> None:
         """Apply a batch, note its transactions and move the place, in one transaction."""
-        steps, commits = self._steps(batch)
+        steps = self._steps(batch)
         if not steps:
             return
+        commits = _commits_of(steps)
         through = steps[-1].place.lsn
         with self._speaking():
             live = self._live()
@@ -294,7 +304,7 @@ class Projecting(_Following):
 
     def rewrite(self, batch: Batch) -> None:
         """Apply an event that was a dead letter, in its own transaction, which takes it out of what was skipped."""
-        steps, _ = self._steps(batch)
+        steps = self._steps(batch)
         for step in steps:
             for _, row in step.rows:
                 try:
