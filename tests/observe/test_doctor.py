@@ -285,7 +285,7 @@ def test_rows_that_a_role_may_not_see(newest_database: Database, role: str, tmp_
 
 
 FACTS = Facts(
-    asked=Asked(slot="shop", publication="shop", slots=["shop"]),
+    asked=Asked(slot="shop", publication="shop", pipeline="shop", slots=["shop"]),
     version=180004,
     database="shop",
     standby=False,
@@ -362,6 +362,13 @@ def a_role(**changed: Any) -> dict[str, Any]:
         (asked(slots=["shop", "x"]) | a_slot() | settings(max_replication_slots="3"), "free_slots", "ok", None),
         (a_role(own_schema=True, foreign=["positions"]), "own_tables", "failed", "ON ALL TABLES IN SCHEMA pgcdc"),
         (a_role(own_schema=False), "own_tables", "failed", "GRANT CREATE, USAGE ON SCHEMA pgcdc"),
+        ({"standby": True}, "own_tables", "failed", "SqlitePositions"),
+        ({"standby": True} | asked(positions="SqlitePositions"), "own_tables", "skipped", None),
+        ({"standby": True, "publication": None}, "publication", "failed", "on the primary"),
+        (asked(pipeline=None), "slot", "failed", "pgcdc slots"),
+        ({}, "slot", "ok", None),
+        (asked(pipeline=None) | {"publication": None}, "publication", "failed", 'CREATE PUBLICATION "shop" FOR TABLE'),
+        ({"publication": None}, "publication", "ok", None),
         (a_slot(), "slot", "ok", None),
         (a_slot(lag_seconds=601.0), "slot_lag", "failed", "start the consumer"),
         (a_slot(lag_seconds=None), "slot_lag", "warning", "pg_monitor"),
@@ -393,7 +400,7 @@ def test_a_pipeline_that_forgets_is_not_in_order(newest_database: Database) -> N
 
 
 def test_the_command(newest_database: Database) -> None:
-    newest_database.execute(ORDERS)
+    newest_database.execute(ORDERS, "CREATE PUBLICATION shop FOR TABLE orders")
     arguments = ("doctor", "--dsn", newest_database.dsn, "--table", "orders", "--publication", "shop")
     ended = run(*arguments)
     assert ended.code == 0 and ended.stderr == "", ended

@@ -238,20 +238,12 @@ def test_a_stop_at_any_moment_of_a_second_run_ends_it(new_orders: Database, shar
     pipeline = two(new_orders, Recorder(), Recorder() if shared else None)
     with running(pipeline) as run:
         both_stream(run)
-    begun = threading.Event()
-    arun = pipeline._arun_together
-
-    async def noted(beside: Any) -> None:
-        begun.set()
-        await arun(beside)
-
-    with mock.patch.object(pipeline, "_arun_together", noted):
-        again = Running(pipeline)
-        assert begun.wait(DEADLINE)
-        for _ in range(moments):
-            pipeline.statistics()
-            threading.Event().wait(0.01)
-        again.stop()
+    again = Running(pipeline)
+    until(lambda: pipeline._joint, "it has begun")  # before, a stop is one after the last run
+    for _ in range(moments):
+        pipeline.statistics()
+        threading.Event().wait(0.01)
+    again.stop()
     assert again.error is None
 
 

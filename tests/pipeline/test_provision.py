@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 import pgcdc
@@ -158,6 +159,34 @@ def test_something_else_in_the_schema_keeps_it(newest_orders: Database) -> None:
     pipeline.destroy(tables=True)
     left = [name for kind, name in catalog(newest_orders) if kind == "relation"]
     assert "pgcdc.own" in left and "pgcdc.positions" not in left
+
+
+def test_writes_that_the_server_will_refuse_are_a_warning(
+    newest_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what is published and says of no row which it is: also of partitions, and of keys that may wait."""
+    newest_database.execute(
+        "CREATE TABLE keyless (id int)",
+        "CREATE TABLE late (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TABLE whole (id int)",
+        "ALTER TABLE whole REPLICA IDENTITY FULL",
+        "CREATE TABLE parts (id int) PARTITION BY LIST (id)",
+        "CREATE TABLE part PARTITION OF parts FOR VALUES IN (1)",
+        "CREATE TABLE good (id int PRIMARY KEY)",
+    )
+    names = ["keyless", "late", "whole", "parts", "good"]
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=names)
+    pipeline.add(Recorder(), name="sink", own_slot=True)
+    pipeline.add(Recorder(), name="other")
+    plan = pipeline.plan_init()
+    [warning] = plan.warnings
+    assert warning.startswith("UPDATE and DELETE on public.keyless, public.late, public.part fail for whoever runs")
+    assert warning in str(plan)
+    pipeline.init(plan)
+    assert [record.message for record in caplog.records].count(warning) == 2, "one for each publication"
+    with pytest.raises(psycopg.Error, match="does not have a replica identity"):
+        newest_database.execute("UPDATE keyless SET id = 2")
+    assert pipeline.plan_init().warnings == ()
 
 
 def test_dead_letters_that_would_be_lost_are_a_warning(newest_orders: Database) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import pgcdc
+from pgcdc.observe import examine
+from pgcdc.pipeline import MemoryPositions
 from pgcdc.replication.stream_options import Reconnect
 from tests.conftest import Database
+from tests.pipeline.targets import Recorder
 from tests.replication.reading import read_commits, until
 from tests.replication.streams import commit_ends, ids, new_name
 from tests.servers.postgres import PostgresServer
@@ -149,3 +152,16 @@ def test_a_stream_that_goes_on_at_a_late_standby(pair: tuple[Database, Database]
         assert ids(read_commits(stream, 2)) == [2, 3]
         assert stream.reconnects == 1
     primary.execute("DELETE FROM t")
+
+
+def test_the_doctor_on_a_standby(pair: tuple[Database, Database]) -> None:
+    """What a pipeline makes on a primary cannot be made here: positions go elsewhere, and the publication is there."""
+    _, standby = pair
+
+    def failed(publication: str, **settings: Any) -> set[str]:
+        pipeline = pgcdc.Pipeline("shop", standby.dsn, tables=["t"], publication=publication, **settings)
+        pipeline.add(Recorder(), name="sink")
+        return {one.check for one in examine(standby.dsn, pipeline.outline()) if one.status == "failed"}
+
+    assert failed("nowhere") == {"own_tables", "publication"}
+    assert failed("p", positions=MemoryPositions()) == {"positions"}

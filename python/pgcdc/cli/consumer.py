@@ -58,7 +58,7 @@ def forget(
 ) -> None:
     """Remove what is stored of a consumer: its position, its dead letters, its spool; its target stays as it is.
 
-    What it has not got is lost for it. Registered again it begins anew.
+    What it has not got is lost for it. Registered again it begins anew. The last one on a slot takes that along.
     """
     from pgcdc.errors import ConfigError
 
@@ -71,8 +71,10 @@ def forget(
                     hint="--yes does it",
                 )
             letters = len(pipeline.dead_letters.list(consumer=consumer))
-            with_them = f" and {letters} dead letters" if letters else ""
-            if not typer.confirm(f"forget consumer {consumer!r}: its position{with_them}?", err=True):
+            # Of one that had a slot of its own and is not registered any more the letters are not counted.
+            with_them = f"{letters} dead letters" if letters else "dead letters"
+            and_slot = "and the slot, if nobody else is on it"
+            if not typer.confirm(f"forget consumer {consumer!r}: its position, {with_them}, {and_slot}?", err=True):
                 typer.echo("nothing was changed", err=True)
                 raise typer.Exit(1)
         pipeline.forget(consumer)

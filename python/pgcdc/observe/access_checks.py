@@ -39,9 +39,23 @@ def own_tables(facts: Facts) -> Finding:
     role = facts.role
     enough = not role.foreign if role.own_schema else role.create and role.own_schema is None
     name, database = identifier(role.name), identifier(facts.database)
+    title = "positions can be kept in this database"
+    why = "by default positions, dead letters and versions of tables are kept in the schema pgcdc of the database"
+    if facts.asked.positions not in (None, "PostgresPositions"):
+        found = f"the pipeline keeps them elsewhere: {facts.asked.positions}"
+        return Finding(check="own_tables", title=title, status="skipped", found=found, why=why)
+    if facts.standby:
+        return Finding(
+            check="own_tables",
+            title=title,
+            status="failed",
+            found="this is a standby, which takes no writes",
+            why=why,
+            mend="positions=SqlitePositions(…), or PostgresPositions(…) with the primary's DSN",
+        )
     return Finding(
         check="own_tables",
-        title="positions can be kept in this database",
+        title=title,
         status="ok" if enough else "failed",
         found=("the schema pgcdc is there" if enough else f"the role may not read and write {', '.join(role.foreign)}")
         if role.own_schema
@@ -50,7 +64,7 @@ def own_tables(facts: Facts) -> Finding:
         else "the role may not use the schema pgcdc"
         if role.own_schema is not None
         else "there is no schema pgcdc, and the role may not make it",
-        why="by default positions, dead letters and versions of tables are kept in the schema pgcdc of the database",
+        why=why,
         mend=None
         if enough
         else f"GRANT CREATE, USAGE ON SCHEMA pgcdc TO {name};"
@@ -120,8 +134,9 @@ def publication(facts: Facts) -> Finding:
         )
     if facts.asked.publication is None:
         return Finding(check="publication", title=title, status="skipped", found="no publication was named", why=why)
-    foreign = [table.name for table in facts.tables if not table.owned]
-    if (facts.role.create and not foreign) or facts.role.superuser:
+    owned = all(table.owned for table in facts.tables)
+    may = not facts.standby and (facts.role.superuser or (facts.role.create and owned))
+    if may and facts.asked.pipeline is not None:
         return Finding(
             check="publication", title=title, status="ok", found="it is made when the pipeline starts first", why=why
         )
@@ -130,9 +145,11 @@ def publication(facts: Facts) -> Finding:
         check="publication",
         title=title,
         status="failed",
-        found=f'there is no publication "{facts.asked.publication}", and the role may not make it',
+        found=f'there is no publication "{facts.asked.publication}"'
+        + (", and a standby cannot make it" if facts.standby else "" if may else ", and the role may not make it"),
         why="a role makes a publication of tables that it owns, in a database in which it may create",
-        mend=f"CREATE PUBLICATION {identifier(facts.asked.publication)} FOR TABLE {tables or '…'}; -- as their owner",
+        mend=f"CREATE PUBLICATION {identifier(facts.asked.publication)} FOR TABLE {tables or '…'}; -- as their owner"
+        + (", on the primary" if facts.standby else ""),
     )
 
 

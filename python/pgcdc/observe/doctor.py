@@ -59,6 +59,7 @@ def examine(
         publication=publication,
         tables=tables,
         pipeline=name,
+        positions=None if pipeline is None else pipeline.positions,
         slots=pipeline.slots if pipeline is not None else [] if slot is None else [slot],
         lag_seconds=lag_seconds,
     )
@@ -71,6 +72,7 @@ def examine(
             publication=one.publication,
             tables=one.tables or tables,
             pipeline=whose,
+            positions=None if pipeline is None else pipeline.positions,
             lag_seconds=lag_seconds,
         )
         theirs = gather(dsn_of(dsn), asked)

@@ -25,6 +25,9 @@ def slot(facts: Facts) -> Finding:
     why = "a slot that has lost its WAL cannot go on: it takes a new one, and a new copy of the tables"
     if facts.asked.slot is None:
         return Finding(check="slot", title=title, status="skipped", found="no slot was named", why=why)
+    if found is None and facts.asked.pipeline is None:
+        mend = "name one that is there (pgcdc slots), or the pipeline that makes it"
+        return Finding(check="slot", title=title, status="failed", found="it does not exist", why=why, mend=mend)
     if found is None:
         return Finding(
             check="slot", title=title, status="ok", found="it is made when the pipeline starts first", why=why

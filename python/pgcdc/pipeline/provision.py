@@ -124,10 +124,11 @@ def plan_init(
     for place in survey(own):
         steps += _steps_of_making(place)
     steps += [_kept_elsewhere(store) for store in others]
+    warnings: dict[str, None] = {}
     for one in settings:
         if one.source is None:
-            steps += [step for step in _steps_of_source(connection, one) if step not in steps]
-    return ProvisionPlan(pipeline=pipeline, does="init", steps=tuple(steps))
+            steps += [step for step in _steps_of_source(connection, one, warnings) if step not in steps]
+    return ProvisionPlan(pipeline=pipeline, does="init", steps=tuple(steps), warnings=tuple(warnings))
 
 
 def provide(connection: Connection, settings: Sequence[Settings], plan: ProvisionPlan, stores: Sequence[Any]) -> None:
@@ -236,10 +237,11 @@ def _kept_elsewhere(store: Any) -> ProvisionStep:
     return _step("positions", type(store).__name__, "later", "keeps positions; a run makes what it needs")
 
 
-def _steps_of_source(connection: Connection, settings: Settings) -> list[ProvisionStep]:
+def _steps_of_source(connection: Connection, settings: Settings, warnings: dict[str, None]) -> list[ProvisionStep]:
     slot = connection.slot(settings.slot)
     check_server(connection, slot=None if slot is None else settings.slot, need_new_slot=slot is None)
     planned = publishing.planned(connection, settings)
+    warnings |= dict.fromkeys(planned.warnings)  # two slots may have the same tables
     if planned.statements:
         says = "gets the tables that it lacks" if planned.exists else "the pipeline's tables"
         step = _step("publication", settings.publication, "made", says, ";\n".join(planned.statements))

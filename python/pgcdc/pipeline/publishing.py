@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pgcdc.errors import ConfigError, PublicationNotFound
 from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, PublishedTable, ensure_publication
+from pgcdc.replication.plan import named_some
 from pgcdc.replication.publication_state import PublicationState
 from pgcdc.replication.publications import lacking, state_of
 from pgcdc.replication.quoting import identifier, literal, qualified
+from pgcdc.tables import Table
 
 __all__ = ["BEGIN_ANEW", "MADE_FOR", "Planned", "Published", "drop", "extend", "found", "make", "planned", "published"]
+
+logger = logging.getLogger("pgcdc.pipeline")
 
 BEGIN_ANEW = (
     "changes of the time without it are not sent: call Pipeline.destroy() once, and the next start makes it and takes a"
@@ -47,11 +52,13 @@ class Planned(NamedTuple):
         exists: Whether it is there.
         ours: Whether a pipeline of this name has made it.
         statements: What it takes for it to publish the pipeline's tables.
+        warnings: What follows from that for whoever writes to them.
     """
 
     exists: bool
     ours: bool
     statements: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def make(connection: Connection, settings: Settings) -> bool:
@@ -71,7 +78,7 @@ def make(connection: Connection, settings: Settings) -> bool:
         extend(connection, settings)
         return False
     if settings.tables:
-        ensure_publication(connection, settings.publication, settings.tables)
+        _warn(connection, ensure_publication(connection, settings.publication, settings.tables))
     else:
         connection.execute(_empty(settings))
     connection.execute(_comment(settings))
@@ -97,12 +104,14 @@ def planned(connection: Connection, settings: Settings) -> Planned:
         published(connection, settings)
         return there
     statement: str | None
+    warnings: tuple[str, ...] = ()
     if settings.tables:
-        statement, _ = lacking(connection.session(), settings.publication, settings.tables)
+        statement, missing = lacking(connection.session(), settings.publication, settings.tables)
+        warnings = tuple(_refused(connection, missing))
     else:
         statement = None if there.exists else _empty(settings)
     statements = () if statement is None else (statement,) if there.exists else (statement, _comment(settings))
-    return there._replace(statements=statements)
+    return there._replace(statements=statements, warnings=warnings)
 
 
 def found(connection: Connection, settings: Settings) -> Planned:
@@ -129,7 +138,7 @@ def extend(connection: Connection, settings: Settings) -> None:
         ConfigError: When a table does not exist or the role may not publish it.
     """
     if settings.tables and _is_ours(connection, settings):
-        ensure_publication(connection, settings.publication, settings.tables)
+        _warn(connection, ensure_publication(connection, settings.publication, settings.tables))
 
 
 def drop(connection: Connection, settings: Settings) -> None:
@@ -141,6 +150,38 @@ def drop(connection: Connection, settings: Settings) -> None:
     """
     if _is_ours(connection, settings):
         connection.execute(f"DROP PUBLICATION IF EXISTS {identifier(settings.publication)}")
+
+
+def _warn(connection: Connection, tables: Sequence[Table]) -> None:
+    for warning in _refused(connection, tables):
+        logger.warning("%s", warning)
+
+
+def _refused(connection: Connection, tables: Sequence[Table]) -> list[str]:
+    """What the server refuses the application from the moment on in which tables are published."""
+    if not tables:
+        return []
+    # Of a partitioned table, and of one that others inherit from, those that have the rows.
+    pairs = ", ".join(f"({literal(schema)}, {literal(name)})" for schema, name in tables)
+    rows = connection.execute(
+        "WITH RECURSIVE published AS (SELECT c.oid FROM pg_catalog.pg_class c"  # noqa: S608 (quoted)
+        f" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE (n.nspname, c.relname) IN ({pairs})"
+        " UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN published p ON p.oid = i.inhparent)"
+        " SELECT n.nspname || '.' || c.relname FROM published JOIN pg_catalog.pg_class c USING (oid)"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'r' AND c.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i"
+        "  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate"
+        "  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)"
+        " ORDER BY 1"
+    )
+    if not rows:
+        return []
+    names = named_some([name or "" for (name,) in rows])
+    return [
+        f"UPDATE and DELETE on {names} fail for whoever runs them as soon as they are published: without a replica"
+        " identity the server cannot say which row it was; before, add a primary key, or ALTER TABLE … REPLICA IDENTITY"
+        " FULL"
+    ]
 
 
 def _empty(settings: Settings) -> str:

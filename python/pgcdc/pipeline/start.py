@@ -416,7 +416,7 @@ def check_own_slots(settings: Settings, stored: Collection[str]) -> None:
             f"consumer {gone[0]!r} of pipeline {settings.name!r} had a slot of its own, {slot}, and is not registered"
             " with own_slot any more",
             hint=f"register it so again, by this name; or Pipeline.forget({gone[0]!r}) (pgcdc consumer forget) drops"
-            " the slot with what is stored of it",
+            " the slot with what is stored of it, its dead letters too",
             slot=slot,
         )
 
