@@ -6,8 +6,6 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.eventstore.revenue import RIGHT, faults, revenue, right_revenue, store_of
 from tests.eventstore.test_projections import caught_up, write
 from tests.pipeline.running import running
@@ -19,15 +17,20 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_killed_three_times_while_others_write(newest_database: Database, tmp_path: Path, place: str) -> None:
+def test_killed_before_the_commit_while_others_write(database: Database, tmp_path: Path) -> None:
+    killed_three_times(database, tmp_path, "before")
+
+
+def test_killed_after_the_commit_while_others_write(newest_database: Database, tmp_path: Path) -> None:
+    killed_three_times(newest_database, tmp_path, "after")
+
+
+def killed_three_times(database: Database, tmp_path: Path, place: str) -> None:
     """From the table at its first start, from the stream at the next ones."""
-    with store_of(newest_database) as store:
+    with store_of(database) as store:
         write(store, 1, 40)
         for number, seed in ((2, 2), (1, 3), (4, 4)):
-            program = Program(
-                "tests.eventstore.killed_projection", tmp_path / "log", newest_database.dsn, place, str(number)
-            )
+            program = Program("tests.eventstore.killed_projection", tmp_path / "log", database.dsn, place, str(number))
 
             def go_on(seed: int, program: Program = program) -> None:
                 while program.process.poll() is None:
@@ -40,5 +43,5 @@ def test_killed_three_times_while_others_write(newest_database: Database, tmp_pa
                     one.result()
         with running(store.pipeline()):
             caught_up(store)
-        assert faults(newest_database) == RIGHT
-        assert revenue(newest_database) == right_revenue(newest_database)
+        assert faults(database) == RIGHT
+        assert revenue(database) == right_revenue(database)
