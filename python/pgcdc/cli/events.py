@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import sys
 from collections.abc import Callable
@@ -254,6 +253,8 @@ def _history(
     if isinstance(store, EventStore):
         with store:
             return store.history(stream, state, at=at)
+
+    import asyncio
 
     async def asked() -> list[HistoryEntry]:
         async with store:
