@@ -11,8 +11,9 @@ The methods may be coroutines. `SinkUnavailable` means "try the same batch again
 will never be accepted. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
 another shape, before the first change of it. A sink that has an attribute `defaults` says with it how the pipeline
 calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000, "max_wait": 10}`. One that has
-`renames_columns = True` gets dead letters from before a table or column was renamed under the names of now. Every
-change carries its position: a target that keeps the last one applied can skip what it has seen.
+`renames_columns = True` gets dead letters from before a table or column was renamed under the names of now. One that
+can stand still though its writes return has an attribute `parked`, a `Parked` while it does: then the pipeline is not
+ready. Every change carries its position: a target that keeps the last one applied can skip what it has seen.
 
 Batches know the keys of their tables (`batch.key_columns(relation)`), also where the stream does not say them. For
 targets that keep rows as JSON, `batch.json_rows()` gives key and row of each change, with no Python object for a value.
@@ -21,13 +22,25 @@ targets that keep rows as JSON, `batch.json_rows()` gives key and row of each ch
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pgcdc.lsn import Position
     from pgcdc.protocol import Batch
 
-__all__ = ["PartitionedSink", "RewritingSink", "Sink", "SinkPart", "TransactionalSink"]
+__all__ = ["Parked", "PartitionedSink", "RewritingSink", "Sink", "SinkPart", "TransactionalSink"]
+
+
+class Parked(NamedTuple):
+    """A target that applies nothing for now, and is brought up to date later, from elsewhere.
+
+    Attributes:
+        why: In words, no values of rows.
+        since: Since when, in seconds since 1970.
+    """
+
+    why: str
+    since: float
 
 
 class Sink(Protocol):

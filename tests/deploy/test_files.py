@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import psycopg.conninfo
 import pytest
 
 from pgcdc.cli import EXIT_CONFIGURATION, main
@@ -31,15 +32,19 @@ def takes(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), f"pgcdc {command[1]} has no {option}"
 
 
-def test_the_unit_of_systemd(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_unit_of_systemd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unit = configparser.RawConfigParser(strict=True, delimiters=("=",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(DEPLOY / "systemd" / "pgcdc@.service")
     assert unit.sections() == ["Unit", "Service", "Install"]
-    for key in ("ExecStart", "ExecStartPre"):
-        path, *arguments = shlex.split(unit["Service"][key])
-        takes(capsys, [Path(path).name, *arguments])
+    path, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    takes(capsys, [Path(path).name, *arguments])
     assert unit["Service"]["RestartPreventExitStatus"] == str(EXIT_CONFIGURATION)
+    # It is asked of the main process alone: what another one finds wrong would be tried again for ever.
+    assert [key for key in unit["Service"] if key.startswith("Exec")] == ["ExecStart"]
+    wrong = tmp_path / "shop.toml"
+    wrong.write_text("[pipeline]\nname = 'shop'\nno_such_key = 1\n")
+    assert main([str(wrong) if one.endswith("%i.toml") else one for one in arguments]) == EXIT_CONFIGURATION
 
 
 def test_the_container(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +64,8 @@ def test_the_manifest_of_kubernetes(
 ) -> None:
     """One reader; probes at a port that is there; what is mounted exists; the file makes the pipeline."""
     documents = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "pipeline.yaml").read_text()))
-    configuration, secret, workload = documents
-    assert [one["kind"] for one in documents] == ["ConfigMap", "Secret", "StatefulSet"]
+    configuration, secret, authority, service, workload = documents
+    assert [one["kind"] for one in documents] == ["ConfigMap", "Secret", "ConfigMap", "Service", "StatefulSet"]
     [container] = workload["spec"]["template"]["spec"]["containers"]
     takes(capsys, ["pgcdc", *container["args"]])
     assert workload["spec"]["replicas"] == 1
@@ -68,9 +73,24 @@ def test_the_manifest_of_kubernetes(
     assert f"0.0.0.0:{port['containerPort']}" in container["args"]
     for probe in ("livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["port"] == port["name"]
+        # A standby is well and not ready: an update waits until it is what the probe asks for.
+        assert container[probe]["httpGet"]["path"] == "/healthz"
+        assert container[probe]["timeoutSeconds"] > 2, "an answer may wait so long for the server"
+    assert workload["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == workload["spec"]["template"]["metadata"]["labels"]
+    [offered] = service["spec"]["ports"]
+    assert (offered["name"], offered["port"]) == (port["name"], port["containerPort"])
+    assert f"regex: {port['name']}," in (REPOSITORY / "docs" / "deploying.md").read_text(), "as Prometheus finds it"
     volumes = {one["name"] for one in workload["spec"]["template"]["spec"]["volumes"]}
     volumes |= {one["metadata"]["name"] for one in workload["spec"]["volumeClaimTemplates"]}
     assert {one["name"] for one in container["volumeMounts"]} == volumes
+    # What libpq verifies the server by is a file that is mounted.
+    dsn = psycopg.conninfo.conninfo_to_dict(secret["stringData"]["SHOP_DSN"])
+    certificate = Path(str(dsn["sslrootcert"]))
+    [mounted] = [one["name"] for one in container["volumeMounts"] if one["mountPath"] == str(certificate.parent)]
+    [volume] = [one for one in workload["spec"]["template"]["spec"]["volumes"] if one["name"] == mounted]
+    assert dsn["sslmode"] == "verify-full" and volume["configMap"]["name"] == authority["metadata"]["name"]
+    assert certificate.name in authority["data"]
     file = tmp_path / "pgcdc.toml"
     file.write_text(configuration["data"]["pgcdc.toml"])
     for name, value in secret["stringData"].items():

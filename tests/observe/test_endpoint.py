@@ -15,11 +15,13 @@ import pytest
 
 import pgcdc
 from pgcdc import ConfigError
+from pgcdc.eventstore import Recorded
 from pgcdc.observe import Limits, Observation, exporting, serving
 from pgcdc.observe.endpoint import AT_ONCE, Answer, Endpoint, parse_listen
 from pgcdc.observe.monitor import Monitor
 from pgcdc.observe.server_watch import ServerWatch
 from pgcdc.testing import FaultySink
+from tests.eventstore.revenue import Closed, Journal, Revenue, store_of
 from tests.observe.answers import ask, ready, samples, unready, value
 from tests.pipeline.running import Running, running, until
 from tests.pipeline.shop import ORDERS, shop
@@ -387,3 +389,36 @@ def test_a_consumer_with_a_slot_of_its_own(newest_database: Database) -> None:
         finally:
             gate.set()
         ready(endpoint)
+
+
+def test_a_projection_that_is_parked(newest_database: Database) -> None:
+    """Its writes return and it takes no event: it is not ready, its lag grows, until it is mended."""
+
+    class Failing(Revenue):
+        def on_closed(self, event: Closed, recorded: Recorded) -> None:
+            raise ValueError("secret value")
+
+    def lag(endpoint: Endpoint) -> float:
+        return value(samples(endpoint), "pgcdc_consumer_lag_seconds", consumer="revenue")
+
+    with store_of(newest_database, ("revenue", Failing), ("journal", Journal)) as store:
+        pipeline = store.pipeline()
+        with serving(pipeline, 0) as endpoint, running(pipeline):
+            ready(endpoint)
+            assert value(samples(endpoint), "pgcdc_consumer_parked", consumer="revenue") == 0.0
+            store.append("till-1", [Closed()])
+            [reason] = [one for one in unready(endpoint, "parked").json["reasons"] if one["kind"] == "parked"]
+            assert reason["consumer"] == "revenue"
+            assert reason["text"].endswith("is parked: ValueError at event 1 of the stream till-1, Closed")
+            store.wait("journal", store.lsn(), timeout=60)
+            found = samples(endpoint)
+            assert value(found, "pgcdc_consumer_parked", consumer="revenue") == 1.0
+            assert value(found, "pgcdc_consumer_parked", consumer="journal") == 0.0
+            first = lag(endpoint)
+            until(lambda: lag(endpoint) > first, "its lag grows", pause=0.05)
+            pipeline.stop()
+    with store_of(newest_database) as mended:
+        pipeline = mended.pipeline()
+        with serving(pipeline, 0) as endpoint, running(pipeline):
+            ready(endpoint)
+            assert value(samples(endpoint), "pgcdc_consumer_parked", consumer="revenue") == 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from pgcdc.observe import Limits, Reason
+from pgcdc.observe.metrics import _of_slots
 from pgcdc.observe.observation import ServerState, Stream
 from pgcdc.observe.readiness import illnesses, unready
 from pgcdc.observe.server_watch import until_lost
@@ -96,6 +98,7 @@ def test_all_is_well() -> None:
         (pipeline(state="stopped"), ("stopped", "sink")),
         (pipeline(state="retrying"), ("retrying", "sink")),
         (pipeline(state="retrying", breaker="open", failures=8, next_attempt_in=3.0), ("breaker_open", "sink")),
+        (pipeline(parked="ValueError at event 2"), ("parked", "sink")),
         (pipeline(waiting="full"), ("spool_full", "sink")),
         (pipeline(lag_seconds=600.5), ("late", "sink")),
     ],
@@ -131,6 +134,21 @@ def test_what_only_a_new_process_puts_right() -> None:
     assert kinds(ill(ended)) == [("stopped", None)]
     before = replaced(ended, consumers={})
     assert ill(before) == [], "it has not begun"
+
+
+def told(slot: SlotState) -> dict[str, float]:
+    """The metrics of a slot, by name."""
+    return {one.name: one.samples[0].value for one in _of_slots([slot], None, 9, 0.0, "")}
+
+
+def test_what_is_told_of_a_slot() -> None:
+    replaced = msgspec.structs.replace
+    assert (told(SLOT)["pgcdc_slot_active"], told(SLOT)["pgcdc_slot_lost"]) == (1.0, 0.0)
+    assert told(replaced(SLOT, wal_status="lost"))["pgcdc_slot_lost"] == 1.0
+    left = replaced(SLOT, active=False, inactive_since=datetime(2026, 1, 1, tzinfo=UTC))
+    assert told(left)["pgcdc_slot_active"] == 0.0 and told(left)["pgcdc_slot_inactive_seconds"] > 0
+    synced = replaced(left, synced=True)
+    assert not {"pgcdc_slot_active", "pgcdc_slot_inactive_seconds"} & told(synced).keys(), "nobody can stream from it"
 
 
 def test_how_long_until_a_slot_is_lost() -> None:

@@ -82,7 +82,7 @@ def texts_of(seen: Observation, numbers: Numbers) -> dict[str, str]:
         texts[f"consumer/{one.key}/lsn"] = wording.lsn(one.through_lsn)
         texts[f"consumer/{one.key}/letters"] = wording.count(one.letters.failed + one.letters.held)
         if one.statistics is not None:
-            texts[f"consumer/{one.key}/state"] = one.statistics.state
+            texts[f"consumer/{one.key}/state"] = "parked" if one.statistics.parked else one.statistics.state
     if seen.statistics is not None:
         texts["phase"] = seen.statistics.source.phase
         if (copy := seen.statistics.source.snapshot) is not None:

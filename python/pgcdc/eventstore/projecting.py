@@ -8,6 +8,7 @@ that was left behind (it is new, or was parked, or rolled back to) is brought up
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -28,6 +29,7 @@ from pgcdc.eventstore.table import Writer
 from pgcdc.lsn import Position
 from pgcdc.pipeline.deadletter import DeadLetterStore
 from pgcdc.protocol import Batch, RowFormat
+from pgcdc.sink import Parked
 
 __all__ = ["Noting", "Projecting", "Step", "connect", "reason_of", "rows_of", "steps_of"]
 
@@ -257,7 +259,8 @@ class Projecting(_Following):
         self._passed = 0
         self._writer: Writer | None = None
         self._writes_to: tuple[psycopg.Connection[Any], int, str] | None = None
-        self._told: str | None = None
+        self.parked: Parked | None = None
+        """Why nothing is applied, as of the last event that came; None when all is."""
 
     @property
     def name(self) -> str:
@@ -354,13 +357,17 @@ class Projecting(_Following):
         if live.error is not None:
             self._tell(f"the projection {projection.name} is parked: {live.error}")
             return None
-        self._told = None
+        self.parked = None
         return live
 
     def _tell(self, what: str) -> None:
-        if what != self._told:
-            self._told = what
+        if self.parked is None or self.parked.why != what:
             logger.warning("%s", what)
+        self._stand(what)
+
+    def _stand(self, what: str) -> None:
+        if self.parked is None or self.parked.why != what:
+            self.parked = Parked(what, time.time() if self.parked is None else self.parked.since)
 
     def _catch_up(self, *, again: bool = False) -> None:
         """Apply from the table what was followed and not applied.
@@ -379,6 +386,7 @@ class Projecting(_Following):
                 return
         if live.error is not None:
             self._generations.park(self._connection, live, None)
+        self.parked = None
 
     def _apply_to(self, live: Generation, *several: Sequence[tuple[Position, EventRow]]) -> None:
         """Give events to a new instance, and write what it says of them."""
@@ -439,6 +447,7 @@ class Projecting(_Following):
                 place = max(steps[-1].place, live.place)
                 count = sum(len(step.rows) for step in fresh)
                 self._generations.advance(self._connection, live, place, 0 if commits is None else place.lsn, count)
+            self.parked = None
             return True
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise
@@ -461,7 +470,9 @@ class Projecting(_Following):
             raise SinkRejected(
                 f"the projection {self._projection.name} cannot apply an event: {reason_of(error)}"
             ) from error
-        logger.error("the projection %s is parked: %s", self._projection.name, reason_of(error), exc_info=False)
+        what = f"the projection {self._projection.name} is parked: {reason_of(error)}"
+        logger.error("%s", what)
+        self._stand(what)
         with suppress(EventStoreError), self._connection.transaction():
             live = self._generations.live(self._connection, self._projection.name, lock=True)
             if live is not None:

@@ -246,6 +246,12 @@ def _add_consumer(families: _Families, name: str, one: ConsumerStatistics, seen:
         consumer=name,
     )
     families.gauge(
+        "pgcdc_consumer_parked",
+        "Whether its target applies nothing for now: a projection that has failed.",
+        one.parked is not None,
+        consumer=name,
+    )
+    families.gauge(
         "pgcdc_consumer_failed_attempts",
         "Attempts in a row that have failed, up to now.",
         one.failures,
@@ -300,7 +306,9 @@ def _of_slots(
 
 def _add_slot(families: _Families, slot: SlotState, rate: float | None) -> None:
     name = slot.name
-    families.gauge("pgcdc_slot_active", "Whether a process streams from the slot.", slot.active, slot=name)
+    # From one that is a copy of the primary's, on a standby, nobody can stream.
+    active = None if slot.synced else slot.active
+    families.gauge("pgcdc_slot_active", "Whether a process streams from the slot.", active, slot=name)
     families.gauge("pgcdc_slot_lost", "Whether it can never be used again.", slot.lost, slot=name)
     families.gauge(
         "pgcdc_slot_lag_bytes", "Bytes of WAL since what was confirmed to the slot.", slot.lag_bytes, slot=name
@@ -326,7 +334,7 @@ def _add_slot(families: _Families, slot: SlotState, rate: float | None) -> None:
         until_lost(slot, rate),
         slot=name,
     )
-    if slot.inactive_since is not None and not slot.active:
+    if slot.inactive_since is not None and active is False:
         since = (datetime.now(UTC) - slot.inactive_since).total_seconds()
         families.gauge(
             "pgcdc_slot_inactive_seconds",

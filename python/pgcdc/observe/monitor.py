@@ -90,8 +90,11 @@ class Monitor:
         lag = one.lag_seconds
         # Commits have the server's time, and it was compared with ours.
         lag = lag if not lag else max(0.0, lag + ahead)
-        error = one.last_error if one.last_error is None or self._redact is None else self._redact(one.last_error)
-        return msgspec.structs.replace(one, lag_seconds=lag, last_error=error)
+        error, parked = (
+            text if text is None or self._redact is None else self._redact(text)
+            for text in (one.last_error, one.parked)
+        )
+        return msgspec.structs.replace(one, lag_seconds=lag, last_error=error, parked=parked)
 
     def _stalled(self, stream: Stream, look: Look | None) -> float:
         """For how long a stream has not brought what the server had when it was looked at."""

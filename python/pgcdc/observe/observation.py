@@ -22,6 +22,7 @@ ReasonKind: TypeAlias = Literal[
     "store_away",
     "consumer_starting",
     "consumer_failed",
+    "parked",
     "breaker_open",
     "retrying",
     "spool_full",

@@ -99,6 +99,8 @@ def _of_consumer(name: str, one: ConsumerStatistics, limits: Limits) -> Iterator
     elif one.state != "running":
         kind: ReasonKind = "consumer_starting" if one.state == "starting" else "stopped"
         yield Reason(kind=kind, consumer=name, text=f"consumer {name!r} is {one.state}")
+    if one.parked is not None:
+        yield Reason(kind="parked", consumer=name, text=f"consumer {name!r} applies nothing: {one.parked}")
     if one.waiting == "full":
         yield Reason(kind="spool_full", consumer=name, text=f"the spool of consumer {name!r} is full: all wait for it")
     if one.lag_seconds is not None and one.lag_seconds > limits.late:

@@ -149,6 +149,12 @@ class _Instruments:
                 "Attempts in a row that have failed, up to now.",
                 _of_consumers(lambda one: one.failures),
             ),
+            (
+                "pgcdc.consumer.parked",
+                "1",
+                "Whether the consumer's target applies nothing for now: a projection that has failed.",
+                _of_consumers(lambda one: one.parked is not None),
+            ),
             ("pgcdc.dead_letters", "{letter}", "Dead letters.", _of_consumers(lambda one: one.dead_letters)),
             ("pgcdc.slot.active", "1", "Whether a process streams from the slot.", _of_slots(lambda slot: slot.active)),
             ("pgcdc.slot.lag", "By", "WAL since what was confirmed.", _of_slots(lambda slot: slot.lag_bytes)),

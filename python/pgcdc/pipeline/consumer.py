@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,9 +19,10 @@ from pgcdc.pipeline.parking import Desk, Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
 from pgcdc.pipeline.row_formats import RowFormats
-from pgcdc.pipeline.subscription import Subscription
+from pgcdc.pipeline.subscription import SinkSubscription, Subscription
 from pgcdc.pipeline.target import AheadTarget, GaveUp, Target
 from pgcdc.protocol import Batch
+from pgcdc.sink import Parked
 
 __all__ = ["Consumer", "ConsumerState"]
 
@@ -85,6 +87,28 @@ class Consumer:
     def last_error(self) -> str | None:
         """The last thing that went wrong."""
         return self.delivery.last_error
+
+    @property
+    def parked(self) -> str | None:
+        """Why its target applies nothing for now; None when it does."""
+        return None if (parked := self._parked) is None else parked.why
+
+    @property
+    def _parked(self) -> Parked | None:
+        sink = self._subscription.sink if isinstance(self._subscription, SinkSubscription) else None
+        return getattr(sink, "parked", None)
+
+    def lateness(self, seconds: float | None) -> float | None:
+        """How late it is.
+
+        Args:
+            seconds: How late it is by what came and was written.
+
+        Returns:
+            The same, or for how long what was written has not been applied.
+        """
+        parked = self._parked
+        return seconds if parked is None else max(seconds or 0.0, time.time() - parked.since)
 
     def _fail(self, error: BaseException) -> None:
         self.delivery.state, self.delivery.last_error = "failed", str(error)

@@ -436,6 +436,7 @@ class KafkaRun:
             next_attempt_in=min(pauses, default=None),
             dead_letters=sum(parking.count for parking in parkings),
             held_keys=sum(parking.held_keys for parking in parkings),
+            parked=next((part.consumer.parked for part in parts if part.consumer.parked), None),
         )
 
     def _state(self, parts: Sequence[_Part]) -> ConsumerState:

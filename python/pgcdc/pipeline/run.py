@@ -353,7 +353,8 @@ class Run:
                 waiting=lane.waiting,
                 spooled_batches=0 if lane.spool.backlog is None else lane.spool.backlog.blocks,
                 spooled_bytes=0 if lane.spool.backlog is None else lane.spool.backlog.bytes,
-                lag_seconds=self._source.lag_seconds(lane.through_lsn),
+                lag_seconds=self._consumers[name].lateness(self._source.lag_seconds(lane.through_lsn)),
+                parked=self._consumers[name].parked,
             )
             for name, lane in self._lanes.items()
         }

@@ -40,7 +40,10 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         spooled_bytes: What the files of its spool take.
         lag_seconds: How late it is: how old the oldest transaction is, by its commit time, that came and is not durable
             in it; 0.0 when it has everything and the server has nothing more to send. While there is no connection, the
-            time since the server was heard of counts, too. None before the stream, and from Kafka.
+            time since the server was heard of counts, too, and of one that is parked the time since then. None before
+            the stream, and from Kafka.
+        parked: Why it applies nothing for now though its writes return, as a projection that has failed; None when it
+            does.
     """
 
     delivered: int
@@ -59,6 +62,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     spooled_batches: int = 0
     spooled_bytes: int = 0
     lag_seconds: float | None = None
+    parked: str | None = None
 
 
 class SourceStatistics(msgspec.Struct, frozen=True):

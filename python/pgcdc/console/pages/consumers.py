@@ -56,5 +56,5 @@ def routes(console: Console) -> list[Route]:
 
 def _worst_first(one: ConsumerSeen) -> tuple[bool, bool, float, int, str]:
     now = one.statistics
-    failing = now is not None and (now.state in ("failed", "retrying") or now.breaker != "closed")
+    failing = now is not None and bool(now.parked or now.state in ("failed", "retrying") or now.breaker != "closed")
     return not failing, not (one.letters.failed or one.letters.held), -(one.seconds or 0.0), -(one.behind or 0), one.key
