@@ -9,6 +9,7 @@ start is sure to be kept, so it is confirmed to the server then, and not before:
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import bytewax.operators as op
@@ -18,6 +19,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import Sink
 
 import pgcdc
+
+logger = logging.getLogger(__name__)
 
 
 class SlotPartition(StatefulSourcePartition[pgcdc.Change, pgcdc.Position]):
@@ -43,6 +46,9 @@ class SlotPartition(StatefulSourcePartition[pgcdc.Change, pgcdc.Position]):
         for change in self._stream.read(timeout=0.01).after(self._done).changes():
             if isinstance(change, pgcdc.DecodeError):
                 raise change
+            if isinstance(change, pgcdc.Truncate):
+                names = ", ".join(relation.name for relation in change.relations)
+                logger.warning("TRUNCATE of %s is not handed on: the dataflow is of rows", names)
             if isinstance(change, pgcdc.Insert | pgcdc.Update | pgcdc.Delete) and change.position:
                 rows.append(change)
                 self._done = change.position

@@ -5,9 +5,10 @@
 Each run takes what the slot has by then. dlt stores how far that was together with the rows, and only what it gives
 back at the next run is sure to be stored: so it is confirmed to the server then, and not before. A run that ends in the
 middle is repeated, and merging the same rows again changes nothing. Tables need a primary key, and REPLICA IDENTITY
-FULL where values are so large that an update does not send them (TOAST).
+FULL where values are so large that an update does not send them (TOAST). TRUNCATE is not followed, and said in the log.
 """
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ from dlt.destinations import duckdb
 from msgspec import UNSET
 
 import pgcdc
+
+logger = logging.getLogger(__name__)
 
 
 @dlt.resource(max_table_nesting=0)
@@ -42,6 +45,9 @@ def changes(dsn: str, slot: str, publication: str) -> Iterator[Any]:
                 for change in stream.read(timeout=1).after(done).changes():
                     if isinstance(change, pgcdc.DecodeError):
                         raise change
+                    if isinstance(change, pgcdc.Truncate):
+                        names = ", ".join(relation.name for relation in change.relations)
+                        logger.warning("TRUNCATE of %s is not followed: its rows stay in the destination", names)
                     if isinstance(change, pgcdc.Insert | pgcdc.Update | pgcdc.Delete) and change.position:
                         yield from rows(change)
                         done = change.position

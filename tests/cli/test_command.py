@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import pgcdc
 from pgcdc import cli
 from tests.demo.running import environment, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SINK = '[consumers.lines]\nsink = "duckdb"\noptions = { path = "x.duckdb" }\n'
 
@@ -90,6 +87,14 @@ def test_a_reader_that_has_gone(tmp_path: Path) -> None:
         finally:
             os.close(writer)
         assert (ended.stderr, ended.returncode) == (b"", cli.EXIT_READER_GONE)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_an_output_that_is_full() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "pgcdc", "--help"]
+        ended = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"error: the output cannot be written: No space left on device\n")
 
 
 def _imported(*arguments: str) -> set[str]:

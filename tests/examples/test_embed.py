@@ -213,7 +213,7 @@ def url(database: Database) -> str:
 
 if sys.version_info < (3, 13):  # Bytewax has no wheels for later ones, and a skipped test would fail CI
 
-    def test_bytewax(shop: Database, tmp_path: Path) -> None:
+    def test_bytewax(shop: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The second run goes on after the first, with its counts, and confirms what the first has kept."""
         from bytewax.recovery import RecoveryConfig, init_db_dir
         from bytewax.testing import TestingSink, run_main
@@ -235,10 +235,15 @@ if sys.version_info < (3, 13):  # Bytewax has no wheels for later ones, and a sk
         shop.execute("INSERT INTO orders VALUES (3, 1, 'new', now())")
         assert run() == [("orders", 5)]
         assert confirmed(shop) > before
+        shop.execute("TRUNCATE orders")
+        assert run() == []
+        assert "TRUNCATE of orders is not handed on" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")  # dlt's own
-def test_dlt(newest_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dlt(
+    newest_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each run goes on after the last; one that could not load is repeated; a lost state comes from the destination."""
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     import duckdb
@@ -292,3 +297,8 @@ def test_dlt(newest_database: Database, tmp_path: Path, monkeypatch: pytest.Monk
         unloaded.extract(embed_dlt.changes(shop.dsn, SLOT, PUBLICATION))
     assert confirmed(shop) == before
     assert run() == [(4, Decimal(2), "d"), (5, Decimal(3), "e")]
+
+    with caplog.at_level("WARNING", logger="examples.embed_dlt"):
+        shop.execute("TRUNCATE orders")
+        assert run() == [(4, Decimal(2), "d"), (5, Decimal(3), "e")]
+    assert "TRUNCATE of orders is not followed" in caplog.text

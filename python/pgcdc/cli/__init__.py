@@ -75,6 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted", None)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        from pgcdc.cli.output import forget_stdout, is_of_output
+
+        if not is_of_output(error):
+            raise
+        forget_stdout()
+        _complain(f"the output cannot be written: {error.strerror}", None)
+        return EXIT_ERROR
     finally:
         complaint.given.reset(before)
 

@@ -6,9 +6,7 @@ keeps anybody from writing.
 
 from __future__ import annotations
 
-import os
 import secrets
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
@@ -17,6 +15,7 @@ import typer
 
 from pgcdc.cli.arguments import Dsn, Tables
 from pgcdc.cli.complaint import complaining
+from pgcdc.cli.output import forget_stdout
 
 if TYPE_CHECKING:
     from pgcdc.cli.copies import Copied, Copies
@@ -110,7 +109,7 @@ def _copy(connection: Connection, tables: Sequence[PublishedTable], copies: Copi
                 copies.write(batch)
         return copies.finish()
     except BrokenPipeError:  # whoever reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         return []
 
 

@@ -7,7 +7,6 @@ SIGTERM and a reader that is gone (`| head`) end it with 0.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import select
 import sys
@@ -18,6 +17,7 @@ import typer
 
 from pgcdc.cli.arguments import Dsn, Tables
 from pgcdc.cli.complaint import complaining
+from pgcdc.cli.output import forget_stdout
 from pgcdc.cli.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _Tail:
             try:
                 last = self._print(batch)
             except BrokenPipeError:
-                _forget_stdout()
+                forget_stdout()
                 return
             if last is not None:
                 if confirm:
@@ -314,9 +314,3 @@ def _refuse_slot_of_pipeline(connection: Connection, slot: str) -> None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _forget_stdout() -> None:
-    """Python would complain at its end that it cannot flush."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
