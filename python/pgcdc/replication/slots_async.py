@@ -257,10 +257,12 @@ async def make_room(session: AsyncSession) -> str:
         The hint.
     """
     sql = """SELECT pg_catalog.current_setting('max_replication_slots')::int + 10, (
-        SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE NOT active ORDER BY slot_name LIMIT 1)"""
+        SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE NOT active
+        ORDER BY restart_lsn, slot_name LIMIT 1)"""
     limit, idle = (await session.execute(sql))[0]
-    drop = f"SELECT pg_drop_replication_slot({literal(idle)}); if it is not needed any more, or " if idle else ""
-    return f"{drop}ALTER SYSTEM SET max_replication_slots = {limit}; then restart the server"
+    # The one that has stood still longest: others may have been made a moment ago, by whoever asks.
+    drop = f"; or, if nobody needs it any more, SELECT pg_drop_replication_slot({literal(idle)});" if idle else ""
+    return f"ALTER SYSTEM SET max_replication_slots = {limit}; then restart the server{drop}"
 
 
 _WRITERS: Final = """
