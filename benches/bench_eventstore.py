@@ -43,7 +43,7 @@ READ = (
     "ratios within each round. Server and clients share the machine."
 )
 SKIPPED: list[str] = []
-WRITERS, PROCESSES = 32, 4
+WRITERS, PROCESSES = 32, 2
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,13 @@ def _round(
         total = sum(map(len, store.replay()))
         time_it("full replay", "pgcdc", total, lambda: sum(map(len, store.scan())))
         time_it("full replay with envelopes", "pgcdc", total, lambda: sum(map(len, store.replay())))
-        lines.append(_writers(dsn, one, synchronous, options.processes, "pgcdc", events.write_at_once))
-        lines.append(_writers(dsn, one, synchronous, options.processes, "table lock", floor.write_under_a_lock))
+        each = max(1, one // WRITERS)
+        lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "pgcdc", events.write_at_once))
+        lines.append(_writers(dsn, each, synchronous, options.processes, "table lock", floor.write_under_a_lock))
         recorded = [(entry.stream_id, entry.sequence) for batch in store.replay() for entry in batch]
         written = [place for place in recorded if place[0].startswith("writer-")]
-        each = one // WRITERS or 1
-        expected = [(f"writer-{writer}", number) for writer in range(WRITERS) for number in range(1, each + 1)]
+        numbers = range(1, events.FIRST + 4 * each + 1)
+        expected = [(f"writer-{writer}", number) for writer in range(WRITERS) for number in numbers]
         assert sorted(written) == sorted(expected), "an event is lost, or there is a hole"
     if options.projected:
         lines += _projections(server, synchronous, options.projected, options.history)
@@ -241,14 +242,13 @@ def _settle(server: PostgresServer, name: str) -> None:
 
 def _writers(
     dsn: str,
-    one: int,
+    each: int,
     synchronous: str,
     processes: int,
     contestant: str,
     write: Callable[[str, list[int], int, threading.Barrier], tuple[float, float]],
 ) -> Line:
     """Many at once, in several processes, to a stream each."""
-    each = one // WRITERS or 1
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
         barrier = manager.Barrier(processes)

@@ -36,6 +36,8 @@ class Ordered(Event, tag="bench.Ordered"):
     note: str
 
 
+FIRST = 10
+"""Events of each of many writers before time is taken: connections, plans and caches are made at the first ones."""
 ORDERED = Ordered("order-123456", "customer-42", [Line("A-1234567", "books", 1999, 2)], "fast")
 
 
@@ -87,10 +89,11 @@ def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Ba
         ready = threading.Barrier(len(writers) + 1)
 
         def write(writer: int) -> None:
-            store.read(f"writer-{writer}")
+            for version in range(FIRST):
+                store.append(f"writer-{writer}", [ORDERED], expected=version, metadata=METADATA)
             ready.wait()
             ready.wait()
-            for version in range(each):
+            for version in range(FIRST, FIRST + each):
                 store.append(f"writer-{writer}", [ORDERED], expected=version, metadata=METADATA)
 
         done = [threads.submit(write, writer) for writer in writers]

@@ -64,20 +64,15 @@ def write_under_a_lock(dsn: str, writers: list[int], each: int, barrier: threadi
         ready = threading.Barrier(len(writers) + 1)
 
         def write(writer: int) -> None:
+            stream, given = f"locked-{writer}", [events.ORDERED]
             with psycopg.connect(dsn, autocommit=True) as connection:
-                connection.execute("SELECT 1")
-                ready.wait()
-                ready.wait()
-                for version in range(each):
+                for version in range(events.FIRST + each):
+                    if version == events.FIRST:
+                        ready.wait()
+                        ready.wait()
                     with connection.transaction():
                         connection.execute("LOCK TABLE es.events IN EXCLUSIVE MODE")
-                        store.append(
-                            f"locked-{writer}",
-                            [events.ORDERED],
-                            expected=version,
-                            metadata=events.METADATA,
-                            connection=connection,
-                        )
+                        store.append(stream, given, expected=version, metadata=events.METADATA, connection=connection)
 
         done = [threads.submit(write, writer) for writer in writers]
         ready.wait()

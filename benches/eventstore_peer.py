@@ -109,6 +109,9 @@ class Peer:
         def write() -> None:
             orders = Orders()
             self._application.save(orders)
+            for _ in range(events.FIRST):
+                _order(orders)
+                self._application.save(orders)
             ready.wait()
             for _ in range(each):
                 _order(orders)
