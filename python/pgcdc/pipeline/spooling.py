@@ -384,12 +384,19 @@ class Backlog:
     @property
     def blocks(self) -> int:
         """How many batches are in it that are still needed, as far as is stored; 0 while it is not open."""
-        return 0 if self._spool is None else self._spool.pending
+        return self._counted(lambda spool: spool.pending)
 
     @property
     def bytes(self) -> int:
         """What its files take; 0 while it is not open."""
-        return 0 if self._spool is None else self._spool.stored_bytes
+        return self._counted(lambda spool: spool.stored_bytes)
+
+    def _counted(self, count: Callable[[Spool], int]) -> int:
+        spool = self._spool
+        try:
+            return 0 if spool is None else count(spool)
+        except ValueError:  # it was closed just now: who asks for statistics does so from another thread
+            return 0
 
     @property
     def state(self) -> SpoolState:
@@ -537,9 +544,9 @@ class Backlog:
 
     def close(self) -> None:
         """Let go of it, so that another process can have it."""
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.close()
 
     # Beside the segments there is a file that says which changes of an earlier run were left out. They must be left out
     # again by each later run that meets them: the server's own, which came after them, may count them otherwise.
