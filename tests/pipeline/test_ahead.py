@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from tests.protocol import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pgcdc.pipeline.subscription import Around
 
 RELATION = wire.relation(1, "t", [("id", 23)])
 
@@ -63,10 +66,15 @@ class Stand:
     """A consumer that waits at its lane, without a source."""
 
     def __init__(
-        self, sink: Writes, position: Position | None = None, through_lsn: int = 1, around: Any = None
+        self,
+        sink: Writes,
+        position: Position | None = None,
+        through_lsn: int = 1,
+        around: Around | None = None,
+        max_rows: int | None = None,
     ) -> None:
         pipeline = Pipeline("shop", "", tables=["t"])
-        pipeline.add(sink, name="sink", retry=Retry(first=0.001, longest=0.001))
+        pipeline.add(sink, name="sink", retry=Retry(first=0.001, longest=0.001), max_rows=max_rows)
         subscription = replace(pipeline._subscriptions["sink"], around=around)
         assert isinstance(subscription, SinkSubscription)
         self.target = SinkTarget(subscription)
@@ -111,14 +119,14 @@ class Stand:
 
 
 async def test_what_comes_is_written_once_in_the_sinks_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Any] = []
-    ahead = SinkTarget.ahead
+    done: list[tuple[Any, str]] = []
+    written = Consumer._written
 
-    async def noted(self: SinkTarget, *arguments: Any) -> None:
-        await ahead(self, *arguments)
-        begun.append(self._begun)
+    def noted(self: Consumer, batch: Batch) -> None:
+        done.append((batch.last_position, threading.current_thread().name))
+        written(self, batch)
 
-    monkeypatch.setattr(SinkTarget, "ahead", noted)
+    monkeypatch.setattr(Consumer, "_written", noted)
     sink = Writes()
     stand = Stand(sink)
     for number in range(1, 4):
@@ -129,7 +137,54 @@ async def test_what_comes_is_written_once_in_the_sinks_thread(monkeypatch: pytes
     assert sink.attempts == [[1], [2], [3]]
     assert len(sink.threads) == 1 and sink.closed
     # Of the first it is not known yet whether it is to be skipped.
-    assert [one.batch.last_position for one in begun if one is not None] == [(200, 0), (300, 0)]
+    [thread] = sink.threads
+    assert done == [((200, 0), thread), ((300, 0), thread)], "and the event loop has not heard of them"
+
+
+async def test_what_is_awaited_of_a_write_is_awaited() -> None:
+    """The function is no coroutine function; what it gives is to be awaited all the same."""
+    sink = Writes()
+    write, awaited = sink.write, list[list[int]]()
+
+    def writes(batch: Batch) -> Any:
+        async def on_the_loop() -> None:
+            await asyncio.sleep(0)
+            awaited.append(sink.attempts[-1])
+
+        write(batch)
+        return on_the_loop()
+
+    sink.write = writes  # type: ignore[method-assign]
+    stand = Stand(sink)
+    for number in range(1, 4):
+        await stand.deliver(transaction(100 * number, number))
+        assert len(awaited) == number
+    await stand.end()
+    assert awaited == [[1], [2], [3]]
+
+
+async def test_a_batch_of_several_writes_is_written_whole() -> None:
+    sink = Writes()
+    stand = Stand(sink, max_rows=2)
+    await stand.deliver(transaction(100, 1))
+    await stand.deliver(transaction(200, 2, 3, 4, 5, 6))
+    await stand.deliver(transaction(300, 7, 8))
+    await stand.end()
+    assert sink.attempts == [[1], [2, 3], [4, 5], [6], [7, 8]]
+    assert stand.lane.delivered == 8
+
+
+async def test_a_batch_does_not_live_on_until_the_next_one() -> None:
+    sink = Writes()
+    stand = Stand(sink)
+    held = [transaction(100 * number, number) for number in range(1, 4)]
+    counts = [sys.getrefcount(batch) for batch in held]
+    for batch in held:
+        await stand.deliver(batch)
+    del batch
+    await stand.waits()
+    assert [sys.getrefcount(batch) for batch in held] == counts
+    await stand.end()
 
 
 async def test_what_is_entered_around_a_write_is_entered_before_it() -> None:

@@ -176,11 +176,12 @@ class Consumer:
             elif isinstance(item, Rows) and not await self._gather(item):
                 return
             self.lane.done()
+            del item  # it may not live on while the next ones are written in the target's thread
 
     async def _take(self) -> Item | None:
         if self._ahead is not None and self._opened:
             try:
-                await self._ahead.ahead(self.lane.expect, self._is_plain)
+                await self._ahead.ahead(self.lane.expect, self._is_plain, self.lane.reach, self._written)
             except asyncio.CancelledError:
                 self.lane.expect_nothing()
                 raise
@@ -195,6 +196,14 @@ class Consumer:
             return False
         reshaping = self._reshaping
         return reshaping is None or (batch.versions is not None and reshaping.next(batch) is None)
+
+    def _written(self, batch: Batch) -> None:
+        """Take down that a plain batch is durable; in the target's thread, which waits for the next one then.
+
+        To tell the event loop of each, and to be given the next by it, takes longer than to write a small one.
+        """
+        self.delivery.wrote(batch)
+        self.lane.done()
 
     async def _check_left(self, desk: Desk) -> None:
         left = await self.delivery.keep_trying(desk.left)

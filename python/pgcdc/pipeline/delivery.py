@@ -89,6 +89,18 @@ class Delivery:
         else:
             with self._around(self.name, batch):
                 await (self._handle(batch) if self._handles else self._write(batch))
+        self._wrote(batch)
+
+    def wrote(self, batch: Batch) -> None:
+        """Take down that all of a batch is durable, which was written while `goes_well`; from any thread.
+
+        Args:
+            batch: The batch.
+        """
+        self.breaker.answered()
+        self._wrote(batch)
+
+    def _wrote(self, batch: Batch) -> None:
         # A target that keeps a position is asked for it at the next start, and does not know of what it has not got.
         if self._parks and not self._target.keeps_position and batch.last_position is not None:
             self._lane.reach(batch.last_position, 0)

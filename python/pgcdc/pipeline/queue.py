@@ -590,6 +590,7 @@ class Lane:
         """Record that the whole item being worked on is durable."""
         with self._condition:
             item, self._working = self._working, None
+            self._expected = None
             behind, self._behind = self._behind, []
             for rows in behind:
                 self.rows -= rows.batch.changes_count

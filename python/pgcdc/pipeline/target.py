@@ -128,10 +128,20 @@ class AheadTarget(Protocol):
     def goes_ahead(self) -> bool:
         """Whether it can."""
 
-    async def ahead(self, expect: Callable[[], Batch | None], is_plain: Callable[[Batch], bool]) -> None:
-        """Wait for a batch in the thread, and begin to write it there; `write` is given it next, and goes on with it.
+    async def ahead(
+        self,
+        expect: Callable[[], Batch | None],
+        is_plain: Callable[[Batch], bool],
+        reach: Callable[[Position, int], None],
+        done: Callable[[Batch], None],
+    ) -> None:
+        """Wait for batches in the thread and write them there, until there is one with more to it.
+
+        Of that one the writing may have begun; `write` is given it next, and goes on with it.
 
         Args:
-            expect: Gives the batch; None when there is none. Called in the thread.
-            is_plain: Whether there is nothing to be seen to before it is written. Likewise.
+            expect: Gives the next batch; None when there is none. Called in the thread, as all of these are.
+            is_plain: Whether there is nothing to be seen to before it is written.
+            reach: As for `write`.
+            done: Told that a batch is durable, and there is nothing to be seen to behind it either.
         """

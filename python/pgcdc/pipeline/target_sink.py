@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from inspect import isawaitable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import Position
@@ -29,6 +29,7 @@ class _Begun(NamedTuple):
 
     batch: Batch
     piece: Progress | None
+    result: Awaitable[None] | None
     error: Exception | None
 
 
@@ -74,7 +75,7 @@ class SinkTarget(Pieces):
                 known = False
                 if begun.error is not None:
                     raise begun.error
-                piece, result = begun.piece, None
+                piece, result = begun.piece, begun.result
             else:
                 begin, work = self._begin, self._workers
                 piece, result = await work[0].call(begin, batch, settled) if work else begin(batch, settled)
@@ -102,20 +103,37 @@ class SinkTarget(Pieces):
         """Whether it has one thread, which writes one batch after the other."""
         return len(self._workers) == 1
 
-    async def ahead(self, expect: Callable[[], Batch | None], is_plain: Callable[[Batch], bool]) -> None:
-        """Wait for a batch in the thread, and begin to write it there."""
+    async def ahead(
+        self,
+        expect: Callable[[], Batch | None],
+        is_plain: Callable[[Batch], bool],
+        reach: Callable[[Position, int], None],
+        done: Callable[[Batch], None],
+    ) -> None:
+        """Wait for batches in the thread and write them there, until there is one with more to it."""
 
-        def begin() -> _Begun | None:
-            batch = expect()
-            if batch is None or not is_plain(batch):
-                return None
-            try:
-                piece, _ = self._begin(batch, frozenset())
-            except Exception as error:
-                return _Begun(batch, None, error)
-            return _Begun(batch, piece, None)
+        def work() -> _Begun | None:
+            while (batch := expect()) is not None and is_plain(batch):
+                begun = self._begin_ahead(batch)
+                if begun.error is not None or begun.result is not None or not self._is_last(begun.piece):
+                    return begun
+                self._piece_done(begun.piece, reach, begun.piece.count - begun.piece.said)
+                self._batch = None
+                done(batch)
+                del batch, begun  # they may not live on until the next one
+            return None
 
-        self._begun = await self._workers[0].call(begin)
+        self._begun = await self._workers[0].call(work)
+
+    def _begin_ahead(self, batch: Batch) -> _Begun:
+        try:
+            return _Begun(batch, *self._begin(batch, frozenset()), None)
+        except Exception as error:
+            return _Begun(batch, None, None, error)
+
+    def _is_last(self, piece: Progress | None) -> TypeGuard[Progress]:
+        """Whether a batch ends with a piece, and all of that could be made."""
+        return piece is not None and piece.failed is None and len(self._left) == 1
 
     def _begin(self, batch: Batch, settled: Set[int]) -> tuple[Progress | None, Awaitable[None] | None]:
         """The piece to go on with, and what writing it gave: a blocking sink has written it then, in the same thread.
