@@ -19,14 +19,14 @@ from pgcdc.protocol import Batch
 from pgcdc.schema import change_of
 from pgcdc.sinks import Postgres, postgres, postgres_session, postgres_wire
 from pgcdc.testing.capture import Capture
-from pgcdc.testing.changes import Table, delete, insert, update
+from pgcdc.testing.changes import Table, delete, insert, truncate, update
 from pgcdc.testing.contracts import SinkContract
 from tests.conftest import Database, _new_database
 from tests.pipeline.running import running
 from tests.sinks import shop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.servers.postgres import PostgresServer
@@ -100,6 +100,15 @@ ROW = {"id": 1, "name": "a", "price": Decimal("1.50")}
 def batch_of(*changes: Any) -> Batch:
     capture = Capture.of(list(changes))
     return Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+
+
+def in_order(*groups: Sequence[Any]) -> Iterator[Batch]:
+    """Batches that come one after the other, with these changes."""
+    whole = batch_of(*(change for group in groups for change in group))
+    done = 0
+    for group in groups:
+        yield whole.take(range(done, done + len(group)))
+        done += len(group)
 
 
 @contextlib.contextmanager
@@ -323,6 +332,89 @@ def test_a_commit_whose_answer_is_lost(
 
 
 NOTES = Table("notes", {"text": "text"}, replica_identity="f")
+
+
+def test_few_rows_of_tables_that_come_together_again(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once all is known of them, the server begins before the rows are made: where there is more to those, in vain."""
+    wider = Table("items", {**ITEMS.columns, "more": "text"}, key=("id",))
+    same = insert(NOTES, {"text": "same"})
+    groups: list[tuple[Any, ...]] = [
+        (insert(ITEMS, ROW), same, same),
+        (insert(ITEMS, ROW | {"id": 2}), same, same, update(ITEMS, ROW | {"name": "b"}), same),
+        (update(ITEMS, ROW | {"id": 2, "name": "b"}), same, delete(ITEMS, {"id": 1})),  # the first delete
+        (insert(ITEMS, ROW | {"id": 3}), same),
+        (insert(ITEMS, ROW | {"id": 4}), same, truncate(NOTES), same),
+        (insert(ITEMS, ROW | {"id": 5}), same),
+        (update(ITEMS, ROW | {"id": 50}, {"id": 5}), same),
+        (insert(ITEMS, ROW | {"id": 6}), same, insert(wider, ROW | {"id": 7, "more": "m"})),
+        (insert(wider, ROW | {"id": 8, "more": None}), same),
+        (insert(wider, ROW | {"id": 9, "more": "m"}), same, delete(wider, {"id": 50})),
+    ]
+    ways: list[str] = []
+
+    def noted(way: str, method: Any) -> Any:
+        def note(*arguments: Any) -> Any:
+            ways[-1] += way
+            return method(*arguments)
+
+        return note
+
+    for way in ("start", "abandon"):
+        monkeypatch.setattr(postgres_session.Session, way, noted(way[0], getattr(postgres_session.Session, way)))
+    counts = []
+    with opened(newest_database) as sink:
+        for batch in in_order(*groups):
+            ways.append("")
+            sink.write(batch)
+            assert sink.position() == batch.last_position
+            counts.append(newest_database.execute("SELECT count(*) FROM notes")[0][0])
+    assert counts == [2, 5, 6, 7, 1, 2, 3, 4, 5, 6]
+    assert ways == ["", "s", "sa", "", "sa", "", "s", "", "", "sa"]
+    assert newest_database.execute("SELECT id, name, more FROM items ORDER BY id") == [
+        (2, "b", None), (3, "a", None), (4, "a", None), (6, "a", None), (7, "a", "m"), (8, "a", None), (9, "a", "m")
+    ]  # fmt: skip
+
+
+def test_who_has_begun_and_is_late_writes_nothing(newest_database: Database) -> None:
+    batches = list(in_order(*[(insert(ITEMS, ROW | {"id": number}),) for number in range(1, 6)]))
+    with opened(newest_database) as late, opened(newest_database, name="another") as other:
+        for batch in batches[:3]:
+            late.write(batch)
+            other.write(batch)
+        with opened(newest_database) as taken:
+            with pytest.raises(PositionError, match="somebody else"):
+                late.write(batches[3])
+            other.write(batches[3])
+            assert taken.position() == batches[2].last_position
+            taken.write(batches[4])
+    assert len(names(newest_database)) == 5
+
+
+def test_a_constraint_that_says_no_at_the_commit(newest_database: Database) -> None:
+    """Such a trigger also runs for replicas."""
+    newest_database.execute(
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text, price numeric)",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN IF NEW.name = 'bad' THEN RAISE check_violation; END IF; RETURN NULL; END$$",
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE ON items DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()",
+        "ALTER TABLE items ENABLE ALWAYS TRIGGER late",
+    )
+    first, bad, last = in_order(
+        [insert(ITEMS, ROW)],
+        [insert(ITEMS, ROW | {"id": 2, "name": "bad"})],
+        [insert(ITEMS, ROW | {"id": 3})],
+    )
+    with opened(newest_database) as sink:
+        sink.write(first)
+        with pytest.raises(SinkRejected, match="items") as refused:
+            sink.write(bad)
+        assert set(refused.value.positions) == {bad.first_position}
+        assert sink.position() == first.last_position
+        sink.write(last)
+    assert names(newest_database) == ["a", "a"]
 
 
 def copied_notes(count: int) -> Batch:

@@ -6,6 +6,7 @@ Over 400 lines because it is what one transaction is made of, whoever it is for:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import psycopg
@@ -31,8 +32,32 @@ FEW_ROWS: Final = 50
 _SAYS_KEY: Final = frozenset("di")
 _MOST_SHAPES: Final = 1_000
 """Of so many the key is remembered: what is read from a spool has new ones each time."""
+_MOST_PLANS: Final = 100
 _ORDER: Final = frozenset({"23505", "23503", "21000", "23P01"})
 """Unique and exclusion constraints, foreign keys: what is right change by change can be wrong in another order."""
+
+
+@dataclass
+class Plan:
+    """What is known of tables whose rows come together.
+
+    Attributes:
+        relations: The tables.
+        keys: Their keys, by OID.
+        keyed: Likewise, of those that have one: of the others every row counts.
+        text: Which columns have to come as text, likewise.
+        unsure: Those whose key another batch may have otherwise.
+        tables: What writes their rows, by OID and which columns come as text.
+        is_proven: Whether the last batch went by it.
+    """
+
+    relations: tuple[Relation, ...]
+    keys: dict[int, tuple[str, ...]]
+    keyed: dict[int, tuple[str, ...]]
+    text: dict[int, set[int]]
+    unsure: list[Keyed]
+    tables: dict[tuple[int, tuple[bool, ...]], RowTable]
+    is_proven: bool = False
 
 
 class Postgres:
@@ -101,8 +126,10 @@ class Postgres:
         self._followed: dict[int, Keyed] = {}
         self._keys: dict[int, Keyed] = {}  # by the identity of the shape, which is held
         self._rows: dict[tuple[int, tuple[bool, ...]], tuple[Keyed, RowTable]] = {}
+        self._plans: dict[tuple[int, ...], Plan] = {}  # by the identities of the shapes, which are held
         self._unused: list[RowTable] = []
         self._made = 0
+        self._pipelines = psycopg.Pipeline.is_supported()
         self._letter: Batch | None = None
 
     def __repr__(self) -> str:
@@ -217,10 +244,40 @@ class Postgres:
         with self._session.told("it cannot be written to"):
             while self._unused:
                 self._unused.pop().drop()
+            if not straight and self._is_few(batch) and self._transact_started(batch, move):
+                return
             steps = self._steps(batch, straight=straight)
             begin = self._session.begin(move, pipelined=bool(steps) and steps[0].parameters is not None)
             self._session.run([*begin, *steps, Step(b"COMMIT")], move, commits=True)
         self._session.committed(move)
+
+    def _transact_started(self, batch: Batch, move: Move) -> bool:
+        """Apply a few rows whose tables have come together before; False, and nothing done, where there is more to it.
+
+        A small transaction is written as soon as it is there, by code that nobody has run for a while, here as in the
+        server. So there is to be little of it, and the server begins while the rows are still being made.
+        """
+        plan = self._plan_of(batch)
+        if plan is None:
+            return False
+        started: list[Step] = []
+        steps: list[Step] | None = None
+        try:
+            if plan.is_proven:
+                started = self._session.start(move)
+            steps = self._planned(batch, plan, prepare=not started)
+        except LookupError:
+            pass  # the way of all others prepares what is missing
+        finally:
+            plan.is_proven = steps is not None
+            if started and steps is None:
+                self._session.abandon(started)
+        if steps is None:
+            return False
+        begin = started or self._session.begin(move, pipelined=bool(steps))
+        self._session.run([*begin, *steps, Step(b"COMMIT")], move, started=len(started), commits=True)
+        self._session.committed(move)
+        return True
 
     def _in_parts(self, batch: Batch, move: Move) -> None:
         """Apply a batch in ever smaller parts: what was refused may have been right in its own order; else it is found.
@@ -257,6 +314,7 @@ class Postgres:
                 raise
             except BaseException:
                 self._rows.clear()
+                self._plans.clear()
                 self._session.close()
                 raise
         if guilty:
@@ -268,12 +326,13 @@ class Postgres:
         """What was made in a transaction that was rolled back is no more."""
         self._unused += [table for _, table in self._rows.values()]
         self._rows.clear()
+        self._plans.clear()
 
     # Steps.
 
     def _steps(self, batch: Batch, *, straight: bool = False) -> list[Step]:
+        few = not straight and self._is_few(batch)
         steps: list[Step] = []
-        few = batch.changes_count <= FEW_ROWS and not straight and psycopg.Pipeline.is_supported()
         for stretch in stretches(batch):
             if isinstance(stretch, Truncate):
                 steps.append(self._truncate(batch, stretch))
@@ -291,6 +350,51 @@ class Postgres:
             if keyed:
                 steps += self._upserted(_of(stretch, keyed) if keyless else stretch, keyed, few=few)
         return steps
+
+    def _is_few(self, batch: Batch) -> bool:
+        return batch.changes_count <= FEW_ROWS and self._pipelines
+
+    def _plan_of(self, batch: Batch) -> Plan | None:
+        """What is known of the tables of a batch; None where one of them changes its shape in it."""
+        relations = batch.relations
+        plan = self._plans.get(tuple(map(id, relations)))
+        if plan is None:
+            return self._plan(batch, relations)
+        if any(batch.key_columns(relation) != key for relation, key in plan.unsure):
+            return None
+        return plan
+
+    def _planned(self, batch: Batch, plan: Plan, *, prepare: bool) -> list[Step] | None:
+        """The steps of a few rows; None where there is more to it: a key that changes, a TRUNCATE."""
+        steps: list[Step] = []
+        rows = 0
+        left = batch.folded(plan.keyed)
+        for relation, as_text, (gone, present, _, moved), data in left.to_copy(text=plan.text):
+            if moved or (gone and not plan.keys[relation.oid]):
+                return None
+            table = plan.tables.get((relation.oid, as_text))
+            if table is None and not prepare:
+                return None
+            if table is None:
+                table = self._row_table(Keyed(relation, plan.keys[relation.oid]), as_text)
+                plan.tables[relation.oid, as_text] = table
+            steps += table.one_by_one(data, prepare=prepare)
+            rows += gone + present
+        return steps if rows == left.changes_count else None  # what is no row is a TRUNCATE, or goes nowhere
+
+    def _plan(self, batch: Batch, relations: Sequence[Relation]) -> Plan | None:
+        keys = {relation.oid: self._key(batch, relation) for relation in relations}
+        keyed = {oid: key for oid, key in keys.items() if key}
+        if len(keys) < len(relations) or any(not keys[one.oid] and _is_identified(one) for one in relations):
+            return None
+        for relation in relations:
+            self._follow(Keyed(relation, keys[relation.oid]))
+        text = {relation.oid: self._target(relation).as_text(relation) for relation in relations}
+        unsure = [Keyed(one, keys[one.oid]) for one in relations if id(one) not in self._keys]
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = self._plans[tuple(map(id, relations))] = Plan(tuple(relations), keys, keyed, text, unsure, {})
+        return plan
 
     def _upserted(self, batch: Batch, tables: Sequence[Keyed], *, few: bool) -> Iterator[Step]:
         keys = {relation.oid: key for relation, key in tables}
@@ -351,6 +455,7 @@ class Postgres:
             if known[0] == keyed:
                 return known[1]
             self._unused.append(known[1])
+            self._plans.clear()
         self._made += 1
         table = RowTable(self._connection(), self._made, self._target(relation), relation, text, key)
         self._rows[relation.oid, text] = (keyed, table)
@@ -406,6 +511,7 @@ class Postgres:
         relation, key = keyed
         if self._followed.get(relation.oid) == keyed:
             return
+        self._plans.clear()
         connection, place = self._connection(), self._place(relation)
         name = ".".join(place)
         with self._session.told(f"table {name} cannot be made or altered"):
@@ -481,6 +587,11 @@ class PostgresPart:
 
     def close(self) -> None:
         """The connection goes on for the others."""
+
+
+def _is_identified(relation: Relation) -> bool:
+    """Whether its replica identity has columns that its rows would be folded by."""
+    return relation.replica_identity != "f" and any(column.is_key for column in relation.columns)
 
 
 def _of(batch: Batch, tables: Sequence[Keyed]) -> Batch:

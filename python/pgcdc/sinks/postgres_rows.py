@@ -108,14 +108,18 @@ class RowTable:
             self._runs[what] = b"; ".join(runs)
         return self._runs[what]
 
-    def one_by_one(self, data: bytes) -> Iterator[Step]:
+    def one_by_one(self, data: bytes, *, prepare: bool = True) -> Iterator[Step]:
         """Give what applies rows without copying them; none of them may be marked `m`, and none `d` if there is no key.
 
         Args:
             data: The rows, as for the temporary table.
+            prepare: Whether statements that are needed for the first time may be prepared now.
 
         Yields:
             The steps.
+
+        Raises:
+            LookupError: When one is not prepared, and may not be.
         """
         for _, mark, *parameters in copied(data):
             what: What = "upsert" if parameters[0] is None else "upsert unset"
@@ -123,6 +127,8 @@ class RowTable:
                 what = "append"
             elif mark == b"d":
                 what = "delete"
+            if not prepare and (what, True) not in self._prepared:
+                raise LookupError(what)
             for name in self._statements(what, one=True):
                 yield Step(name, parameters=parameters)
 

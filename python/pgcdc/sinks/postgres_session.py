@@ -1,4 +1,7 @@
-"""A session with a PostgreSQL that keeps how far it is together with its rows, and whose writer is the only one."""
+"""A session with a PostgreSQL that keeps how far it is together with its rows, and whose writer is the only one.
+
+Over 400 lines because whose the target is and what of a transaction took effect are one question.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import Batch
 from pgcdc.sinks.postgres_rows import SESSION
 from pgcdc.sinks.postgres_tables import Connection
-from pgcdc.sinks.postgres_wire import Refusal, Step, run
+from pgcdc.sinks.postgres_wire import Refusal, Step, run, start
 
 __all__ = ["CREATE_LOCK", "Kept", "Move", "Session"]
 
@@ -50,8 +53,9 @@ _DIVISION_BY_ZERO: Final = "22012"
 """What moving the position raises when it is not where this session left it."""
 _BIGINT: Final = Struct(">q").pack
 _LSN: Final = Struct(">Q").pack
-_MOVE: Final = 1
-"""The number of the step that moves it."""
+_MOVE: Final = b"pgcdc_position"
+"""The prepared statement that moves it."""
+_EXECUTE_MOVE: Final = b"EXECUTE " + _MOVE
 
 
 class Kept:
@@ -244,6 +248,33 @@ class Session:
 
     # Transactions.
 
+    def start(self, move: Move) -> list[Step]:
+        """Put the first steps of a transaction on their way, while its other steps are still to be made.
+
+        The server is at work on them when those come. Until then nothing else may use the connection, and if they do
+        not come, `abandon` has to be called.
+
+        Args:
+            move: What is moved.
+
+        Returns:
+            The steps, which `run` is given in front of the others.
+        """
+        steps = self.begin(move, pipelined=True)
+        start(self.connection(), steps)
+        return steps
+
+    def abandon(self, started: Sequence[Step]) -> None:
+        """End a transaction of which nothing but its start was sent.
+
+        Args:
+            started: What `start` gave.
+        """
+        try:
+            run(self.connection(), [*started, Step(b"ROLLBACK")], started=len(started))
+        except Refusal:  # whoever begins again meets the same
+            self.connection().execute("ROLLBACK")
+
     def begin(self, move: Move, *, pipelined: bool = False) -> list[Step]:
         """The first steps of one: the move comes first, so that who is late waits here, and finds out.
 
@@ -251,25 +282,28 @@ class Session:
             move: What is moved.
             pipelined: Whether the next steps have parameters.
         """
+        deferred = [] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")]
+        return [Step(b"BEGIN"), self._moved(move, pipelined=pipelined), *deferred]
+
+    def _moved(self, move: Move, *, pipelined: bool) -> Step:
         kept, position, note = move
         self.ready(kept)
         if pipelined and kept.epoch is not None:
             at = (None, None) if position is None else (_LSN(position.commit_lsn), _BIGINT(position.index))
             noted = None if note is None else note.encode()
             known = (kept.name.encode(), _BIGINT(kept.epoch), _BIGINT(kept.written))
-            step = Step(b"pgcdc_position", None, (*known, *at, noted))
-        else:
-            text: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
-            values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *text, note])
-            step = Step(sql.SQL("EXECUTE pgcdc_position ({})").format(values).as_bytes(self.connection()))
-        return [Step(b"BEGIN"), step, *([] if self.replica else [Step(b"SET CONSTRAINTS ALL DEFERRED")])]
+            return Step(_MOVE, None, (*known, *at, noted))
+        text: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
+        values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *text, note])
+        return Step(_EXECUTE_MOVE + sql.SQL(" ({})").format(values).as_bytes(self.connection()))
 
-    def run(self, steps: Sequence[Step], move: Move, *, commits: bool = False) -> None:
+    def run(self, steps: Sequence[Step], move: Move, *, started: int = 0, commits: bool = False) -> None:
         """Run steps of a transaction.
 
         Args:
             steps: What to run.
             move: What it moves.
+            started: How many of them were given by `start`.
             commits: Whether the last one commits what `was_applied` was asked about.
 
         Raises:
@@ -282,7 +316,7 @@ class Session:
         if commits:
             kept.unsure = kept.given
         try:
-            run(connection, steps)
+            run(connection, steps, **({"started": started} if started else {}))
         except Refusal as refusal:
             self.roll_back(kept)
             self._judge(refusal, steps, kept)
@@ -337,7 +371,8 @@ class Session:
 
     def _judge(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:
         """Raise what is the matter when it is not a row."""
-        if refusal.sqlstate == _DIVISION_BY_ZERO and refusal.step == _MOVE and steps[0].sql == b"BEGIN":
+        refused = b"".join(step.sql for step in steps[refusal.step : refusal.step + 1])  # none where it was the commit
+        if refusal.sqlstate == _DIVISION_BY_ZERO and refused.startswith((_MOVE, _EXECUTE_MOVE)):
             kept.seen = None
             self.ready(kept)  # PositionError, if it was somebody else
             kept.unsure, kept.late = kept.late, None

@@ -19,7 +19,7 @@ from psycopg import pq
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Refusal", "Step", "copied", "run"]
+__all__ = ["Refusal", "Step", "copied", "run", "start"]
 
 PIECE: Final = 1 << 20
 """How many bytes of COPY data are handed to libpq at once."""
@@ -91,12 +91,29 @@ def copied(data: bytes) -> Iterator[list[bytes | None]]:
         (count,) = _COUNT.unpack_from(data, at)
 
 
-def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]:
+def start(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
+    """Send the first steps of a pipeline, and wait for nothing: `run` goes on with it, and nobody else may.
+
+    Args:
+        connection: As for `run`.
+        steps: What to send; without data.
+
+    Raises:
+        psycopg.OperationalError: When the connection is lost.
+    """
+    conn = connection.pgconn
+    conn.enter_pipeline_mode()
+    _send(conn, steps)
+    conn.flush()  # what does not go out at once goes out with the rest
+
+
+def run(connection: psycopg.Connection[Any], steps: Sequence[Step], *, started: int = 0) -> list[int]:
     """Run steps, in one query where none has parameters, in one pipeline where none has data.
 
     Args:
         connection: In autocommit mode; nobody else uses it meanwhile.
         steps: What to run; no statement may give rows but a single one.
+        started: How many of them were sent by `start`; none may have data then.
 
     Returns:
         How many rows each step was about.
@@ -105,6 +122,9 @@ def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]
         Refusal: When the server refused one; those behind it were not run. A transaction is left open.
         psycopg.OperationalError: When the connection is lost.
     """
+    if started:
+        _send(connection.pgconn, steps[started:])
+        return _ended(connection.pgconn, steps, 0)
     counts: list[int] = []
     for pipelined, those in _runs(steps):
         counts += (_pipeline if pipelined else _query)(connection.pgconn, those, len(counts))
@@ -143,11 +163,20 @@ def _query(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
 
 def _pipeline(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
     conn.enter_pipeline_mode()
+    _send(conn, steps)
+    return _ended(conn, steps, before)
+
+
+def _send(conn: PGconn, steps: Sequence[Step]) -> None:
     for step in steps:
         if step.parameters is None:
             conn.send_query_params(step.sql, None)
         else:
             conn.send_query_prepared(step.sql, step.parameters, [pq.Format.BINARY] * len(step.parameters))
+
+
+def _ended(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
+    """End a pipeline of these steps."""
     conn.pipeline_sync()
     counts: list[int] = []
     refusal: Refusal | None = None

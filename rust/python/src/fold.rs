@@ -12,14 +12,23 @@ use crate::catalog::TypeCatalog;
 use crate::format::RowFormat;
 use crate::formats::refused;
 
+/// A batch of so many records is read with the interpreter's lock.
+const FEW_RECORDS: usize = 64;
+
 /// The last state of each row. `keys` by the OIDs of tables.
 pub fn folded(py: Python<'_>, batch: &Batch, keys: &HashMap<u32, Vec<Bound<'_, PyString>>>) -> PyResult<Batch> {
     let mut names: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
     for (oid, columns) in keys {
         names.insert(*oid, columns.iter().map(text_bytes).collect::<PyResult<_>>()?);
     }
-    let made = py.detach(|| batch.folded(|shape| names.get(&shape.relation.oid).map(Vec::as_slice)));
+    let made = apart(py, batch, || batch.folded(|shape| names.get(&shape.relation.oid).map(Vec::as_slice)));
     made.map_err(|failed| refused(py, batch, failed))
+}
+
+/// Without the interpreter's lock, where that is worth it: to get it back takes longer than a few rows do, and whoever
+/// has so few is waited for.
+fn apart<T: Send>(py: Python<'_>, batch: &Batch, work: impl FnOnce() -> T + Send) -> T {
+    if batch.records().len() > FEW_RECORDS { py.detach(work) } else { work() }
 }
 
 /// A relation, which of its columns are text, how many rows there are of each kind, and their bytes.
@@ -37,7 +46,7 @@ pub fn to_copy<'py>(
     let catalog = catalog.unwrap_or(&none);
     let form = if marked { Form::Marked } else { Form::Plain };
     let mut as_text = |relation: &Relation, at: usize| text.get(&relation.oid).is_some_and(|some| some.contains(&at));
-    let made = py.detach(|| catalog.read(|catalog| parts(batch, catalog, form, &mut as_text)));
+    let made = apart(py, batch, || catalog.read(|catalog| parts(batch, catalog, form, &mut as_text)));
     let made = made.map_err(|failed| refused(py, batch, failed))?;
     let format = RowFormat::default(py)?.get();
     let mut rows = Vec::new();
