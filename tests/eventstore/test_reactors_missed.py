@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.eventstore.test_projections import caught_up
 from tests.pipeline.running import running, until
 
 if TYPE_CHECKING:
+    from pgcdc.eventstore.following import EventPipeline
     from tests.conftest import Database
 
 Seen = list[tuple[str, int, int]]
@@ -109,3 +110,37 @@ def test_one_that_is_forgotten_begins_with_what_is_appended_from_then_on(newest_
             caught_up(store)
             store.append("till-1", [Sold("a", 2)])
             until(lambda: sold(seen, "till-1") == [2] and sold(seen, "call till-1") == [1, 2], "only the other has it")
+
+
+def test_a_sink_that_was_added_misses_nothing_without_a_word(newest_database: Database) -> None:
+    seen: Seen = []
+    with store_with(newest_database, seen) as store:
+
+        def pipeline() -> EventPipeline:
+            made = store.pipeline()
+
+            @made.on("es.events", "insert", name="added")
+            def added(change: Any) -> None:
+                seen.append(("added", change.new.sequence, 0))
+
+            return made
+
+        with running(pipeline()):
+            caught_up(store)
+            store.append("till-1", [Sold("a", 1)])
+            until(lambda: sold(seen, "added") == [1], "it follows")
+        lose_the_slot(newest_database)
+        pipeline().destroy()
+        with running(pipeline()):
+            caught_up(store)  # nothing was committed in between
+        lose_the_slot(newest_database)
+        store.append("till-1", [Sold("a", 2)])
+        pipeline().destroy()
+        with pytest.raises(PositionError, match=r"consumer 'added' has missed event 2 of the stream till-1") as failed:
+            pipeline().run()
+        assert failed.value.hint is not None and "store.replay()" in failed.value.hint
+        pipeline().forget("added")
+        with running(pipeline()):
+            caught_up(store)
+            store.append("till-1", [Sold("a", 3)])
+            until(lambda: sold(seen, "added") == [1, 3], "it goes on")

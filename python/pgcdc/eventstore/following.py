@@ -91,6 +91,7 @@ class EventPipeline(Pipeline):
                     hint="positions are beside the events, existing events are read from the table",
                 )
         table = (statements.schema, "events")
+        projections = list(projections)
         super().__init__(name, dsn, [table], publication=f"{statements.schema}_events", snapshot="never", **options)
         self._dsn = dsn
         self._statements = statements
@@ -103,6 +104,7 @@ class EventPipeline(Pipeline):
         }
         self.add(Noting(dsn, statements.schema, self._commits), name=COMMITS, max_rows=rows, **whole)
         generations = Generations(statements)
+        self._projections = frozenset(one.name for one in projections)
         self._skipped = Skipped(statements)
         format = rows_of(statements.schema)
         for projection in projections:
@@ -163,7 +165,8 @@ class EventPipeline(Pipeline):
             with connect_store(self._dsn) as connection:
                 self._commits.start_lsn = self._commits.through(connection)
                 positioned = self._positions()
-                self._gaps.fill(connection, positioned, self._commits.start_lsn, loop, lambda: self._stop_early)
+                through_lsn, names = self._commits.start_lsn, set(self._subscriptions)
+                self._gaps.fill(connection, positioned, names, through_lsn, loop, lambda: self._stop_early)
         except psycopg.Error as error:
             raise refused(error, self._statements) from error
 
@@ -183,7 +186,8 @@ class EventPipeline(Pipeline):
         """
         try:
             with connect_store(self._dsn) as connection:
-                self._gaps.keep(connection, self._positions())
+                known = {COMMITS, *self._projections}
+                self._gaps.keep(connection, {k: v for k, v in self._positions().items() if k not in known})
         except psycopg.errors.UndefinedTable:
             logger.debug("there is no event store in the schema %s", self._statements.schema)
         except psycopg.Error as error:

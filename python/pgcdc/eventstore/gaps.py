@@ -65,14 +65,13 @@ class Gaps:
         self._forget: LiteralString = f"DELETE FROM {es}.reactors WHERE pipeline = %s AND name = ANY (%s)"
 
     def keep(self, connection: psycopg.Connection[Any], stored: Mapping[str, StoredPosition]) -> None:
-        """Write down where reactors are, before that is forgotten.
+        """Write down where reactors are, and handlers and sinks that were added, before that is forgotten.
 
         Args:
             connection: On which, in autocommit mode.
-            stored: The pipeline's positions, by consumer.
+            stored: The pipeline's positions, by consumer; but for projections.
         """
-        for name in self._reactors.keys() & stored.keys():
-            row = stored[name]
+        for name, row in stored.items():
             # A transaction may commit exactly where WAL was done up to, and the last one may have been done in part.
             lsn = max(row.through_lsn, 0 if row.position is None else row.position.commit_lsn)
             connection.execute(self._keep, (self._pipeline, name, format_lsn(max(lsn - 1, 0))))
@@ -93,6 +92,7 @@ class Gaps:
         self,
         connection: psycopg.Connection[Any],
         positioned: Collection[str],
+        consumers: Collection[str],
         through_lsn: int,
         loop: asyncio.AbstractEventLoop,
         stopping: Callable[[], bool],
@@ -102,18 +102,26 @@ class Gaps:
         Args:
             connection: On which, in autocommit mode.
             positioned: Consumers that have positions: the stream goes on where they were.
+            consumers: All that there are.
             through_lsn: Up to where the table is read: the stream brings what comes behind.
             loop: Where handlers are called that are coroutine functions.
             stopping: Whether to end; then the next run goes on there.
 
         Raises:
-            PositionError: When a reactor cannot be given an event. It says what can be done.
+            PositionError: When a reactor cannot be given an event, or a handler or sink that was added has missed one.
+                It says what can be done.
         """
         self.forget(connection, positioned)
         for name, lsn, base_id in connection.cursor(row_factory=tuple_row).execute(self._kept, (self._pipeline,)):
             reactor = self._reactors.get(name)
-            if reactor is not None and lsn < through_lsn:
+            if lsn >= through_lsn or name not in consumers:
+                continue
+            if reactor is not None:
                 self._fill(connection, reactor, Place(lsn, base_id), through_lsn, loop, stopping)
+                continue
+            for stretch in self._commits.after(connection, Place(lsn, base_id), through_lsn):
+                if stretch.rows:
+                    raise self._refused(f"consumer {name!r}", stretch.rows[0][1], "and is no reactor", name)
 
     def _fill(
         self,
@@ -129,7 +137,7 @@ class Gaps:
             for step in steps_of(stretch):
                 if step.rows and (shaping := [one for one in _SHAPING if reactor.options.get(one)]):
                     why = f"and with {shaping[0]}= it is not given events of the table"
-                    raise self._refused(reactor, step.rows[0][1], why)
+                    raise self._refused(f"reactor {reactor.name!r}", step.rows[0][1], why, reactor.name)
                 for position, row in step.rows:
                     if stopping():
                         return
@@ -138,7 +146,8 @@ class Gaps:
                     except Exception as error:
                         if stopping():
                             return
-                        raise self._refused(reactor, row, f"and its handler raised {type(error).__name__}") from error
+                        why = f"and its handler raised {type(error).__name__}"
+                        raise self._refused(f"reactor {reactor.name!r}", row, why, reactor.name) from error
                     done += 1
                     if position.index < 0:  # what no slot has brought has no order of commits, but that of ids
                         self._moved(connection, reactor, Place(place.lsn, row.id))
@@ -150,12 +159,15 @@ class Gaps:
     def _moved(self, connection: psycopg.Connection[Any], reactor: BoundReactor, place: Place) -> None:
         connection.execute(self._move, (format_lsn(place.lsn), place.base_id, self._pipeline, reactor.name))
 
-    def _refused(self, reactor: BoundReactor, row: EventRow, why: str) -> PositionError:
+    @staticmethod
+    def _refused(who: str, row: EventRow, why: str, name: str) -> PositionError:
+        mend = "give it what store.replay() has"
+        if why != "and is no reactor":
+            mend = "put the cause right and run it again, it goes on there"
         return PositionError(
-            f"reactor {reactor.name!r} has missed event {row.sequence} of the stream {row.stream_id}, which was"
-            f" committed while it had no slot, {why}",
-            hint="put the cause right and run it again, it goes on there; or, when it is to begin with what is appended"
-            f" from now on: pipeline.forget({reactor.name!r})",
+            f"{who} has missed event {row.sequence} of the stream {row.stream_id}, which was committed while it had no"
+            f" slot, {why}",
+            hint=f"{mend}; when it is to begin with what is appended from now on: pipeline.forget({name!r})",
         )
 
 
