@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pgcdc.eventstore import Event, EventStore, Recorded, Registry, Table
+from tests.pipeline.running import until
 
 if TYPE_CHECKING:
     from pgcdc.eventstore.projection import OnFailure
@@ -61,6 +62,13 @@ def store_of(database: Database, *classes: tuple[str, type], version: int = 1, *
     for name, owner in classes or (("revenue", Revenue), ("journal", Journal)):
         store.projection(name, version=version, on_failure=on_failure)(owner)
     return store
+
+
+def lose_the_slot(database: Database, slot: str = "pgcdc_es") -> None:
+    """Drops a slot as soon as the server has noticed that nobody has it any more."""
+    idle = f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    until(lambda: database.execute(idle) == [(False,)], "the walsender has ended", pause=0.05)
+    database.execute(f"SELECT pg_drop_replication_slot('{slot}')")
 
 
 def right_revenue(database: Database) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ import pytest
 
 from pgcdc.eventstore import EventStore, Every, inspecting
 from tests.eventstore.contract import CREATED, PAID, Counted
-from tests.eventstore.revenue import store_of
+from tests.eventstore.revenue import lose_the_slot, store_of
 from tests.eventstore.test_projections import caught_up, write
 from tests.eventstore.test_snapshots import Sum
 from tests.pipeline.running import running
@@ -167,7 +167,7 @@ def test_a_slot_that_is_gone(newest_database: Database) -> None:
         with running(store.pipeline()):
             caught_up(store)
         assert _status(store.check()) == {}
-        newest_database.execute("SELECT pg_drop_replication_slot('pgcdc_es')")
+        lose_the_slot(newest_database)
         found = store.check()[6]
         assert (found.status, found.hint) == ("failed", "no event is lost: pgcdc destroy, then run the pipeline again")
         assert "the slot pgcdc_es does not exist any more" in found.found

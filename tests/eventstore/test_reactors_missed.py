@@ -8,7 +8,7 @@ import pytest
 
 from pgcdc.errors import PositionError, SlotNotFound
 from pgcdc.eventstore import EventStore, Recorded
-from tests.eventstore.revenue import Revenue, Sold, revenue, right_revenue, store_of
+from tests.eventstore.revenue import Revenue, Sold, lose_the_slot, revenue, right_revenue, store_of
 from tests.eventstore.test_projections import caught_up
 from tests.pipeline.running import running, until
 
@@ -40,10 +40,6 @@ def store_with(database: Database, seen: Seen, *, fails_at: int = 0) -> EventSto
 
 def sold(seen: Seen, stream: str) -> list[int]:
     return [sequence for name, sequence, _ in seen if name == stream]
-
-
-def lose_the_slot(database: Database) -> None:
-    database.execute("SELECT pg_drop_replication_slot('pgcdc_es')")
 
 
 def test_nothing_is_missed_between_two_slots(database: Database) -> None:
