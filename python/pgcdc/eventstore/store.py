@@ -472,7 +472,7 @@ class EventStore(Declarations):
         batch: int = 1000,
         connection: psycopg.Connection[Any] | None = None,
     ) -> Iterator[list[Placed]]:
-        """Read all events as `replay` does, without their envelopes: it takes half the server's time.
+        """Read all events as `replay` does, without their envelopes: it takes less than two thirds of the time.
 
         Args:
             after_id: As for `replay`.
