@@ -94,6 +94,7 @@ def test_a_server_that_is_away_is_said(opened: Client) -> None:
     assert opened.ask("/static/../guard.py")[0] in (400, 404)
     status, _, page = opened.ask("/tables")
     assert status == 409 and "The server cannot be asked" in page
+    assert "What is stored is not known" in opened.ask("/consumers")[2], "not: that there is nothing"
 
 
 @pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::2]"])
@@ -103,7 +104,7 @@ def test_another_name_is_not_answered_to(opened: Client, name: str) -> None:
     assert (status, page) == (421, "this console answers to localhost; with a token it answers to any name\n")
 
 
-@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST", "localhost."])
 def test_names_of_this_machine_are(opened: Client, name: str) -> None:
     assert opened.ask("/login", Host=f"{name}:1")[0] == 303
 

@@ -8,13 +8,74 @@ import pytest
 
 pytest.importorskip("starlette")
 
+import pgcdc
+from pgcdc.console import Console, Serving
 from pgcdc.console.observation import Observer
 from pgcdc.console.subject import Subject
 from pgcdc.console.troubles import troubles_of
 from pgcdc.console.watch import numbers_of
+from pgcdc.observe.facts import Asked, gather
+from pgcdc.testing import FaultySink
+from tests.observe.answers import ask
+from tests.pipeline.running import running, until
+from tests.pipeline.shop import ORDERS
 
 if TYPE_CHECKING:
     from tests.conftest import Database
+
+
+def streams(pipeline: pgcdc.Pipeline, consumer: str) -> bool:
+    """Whether a consumer's own slot is streamed from."""
+    own = pipeline.statistics().own_slots.get(consumer)
+    return own is not None and own.phase == "streaming"
+
+
+def test_consumers_with_slots_of_their_own(newest_database: Database) -> None:
+    """What is stored of them stands under another name; with the pipeline and without it they are its consumers."""
+    database = newest_database
+    database.execute(ORDERS)
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"], snapshot="never")
+    pipeline.add(
+        FaultySink(reject=lambda change: change.new.status == "bad"), name="a", own_slot=True, on_failure="park"
+    )
+    pipeline.add(FaultySink(), name="b")
+    with running(pipeline) as run:
+        run.streaming()
+        until(lambda: streams(pipeline, "a"), "its stream has begun")
+        database.execute("INSERT INTO orders VALUES (1, 'bad'), (2, 'good')")
+        until(lambda: len(pipeline.dead_letters.list()) == 1, "a dead letter")
+        run.catch_up(database)
+    for subject in (Subject(database.dsn, pipeline=pipeline), Subject(database.dsn)):
+        observer = Observer(subject)
+        seen = observer.observe()
+        observer.close()
+        assert {(one.pipeline, one.name) for one in seen.consumers} == {("shop", "a"), ("shop", "b")}
+        found = seen.consumer("shop", "a")
+        assert found is not None and found.slot == "pgcdc_shop__a"
+        assert found.stored_at is not None and found.behind is not None
+        assert (found.letters.failed, seen.letters) == (1, 1)
+        with Serving(Console(subject), "127.0.0.1", 0) as serving:
+            url = serving.url.rstrip("/")
+            for page, word in {
+                "/schema": b"Version 1",
+                "/deadletters?consumer=a&pipeline=shop": b"SinkRejected",
+                "/stream?id=%00": b"",
+                "/streams?q=%00": b"",
+            }.items():
+                answer = ask(url, page)
+                assert answer.status == (409 if "%00" in page else 200) and word in answer.body, page
+    pipeline.dead_letters.close()
+    stored = gather(database.dsn, Asked(pipeline="shop")).store
+    assert (stored["positions"], stored["dead_letters"]) == (2, 1), "the doctor knows them, too"
+    # Letters whose consumer has stored nothing are letters, too; and a slot that is gone is the worst.
+    database.execute(
+        "DELETE FROM pgcdc.positions WHERE consumer = 'a'", "SELECT pg_drop_replication_slot('pgcdc_shop')"
+    )
+    observer = Observer(Subject(database.dsn))
+    seen = observer.observe()
+    observer.close()
+    assert seen.letters == 1
+    assert troubles_of(seen)[0].what == "Slot pgcdc_shop of consumer b of shop is not there any more."
 
 
 def test_a_server_of_each_version(database: Database) -> None:

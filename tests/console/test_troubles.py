@@ -118,8 +118,26 @@ def test_a_slot_that_does_not_grow_is_not_lost_soon() -> None:
     assert said(seen(slot=replace(SLOT, safe_wal_size=GB)), GB / 1800) == [], "so it is between two checkpoints"
 
 
+def test_a_slot_that_is_gone() -> None:
+    gone = Observation(at=AT.timestamp(), consumers=[CONSUMER])
+    assert said(gone) == [("critical", "Slot pgcdc_shop of consumer search of shop is not there any more.")]
+    assert said(replace(gone, consumers=[replace(CONSUMER, stored_at=None)])) == [], "it was not there yet"
+    assert said(replace(gone, is_standby=True)) == [], "it is on the primary"
+    assert said(replace(gone, error="it is away")) == [("critical", "It is away.")]
+    starting = PipelineStatistics(name="shop", source=replace(STREAM, phase="starting"), consumers={"search": NOW})
+    assert said(replace(gone, statistics=starting)) == [], "it is being made"
+
+
+def test_what_is_not_known_is_not_near() -> None:
+    unknown = replace(CONSUMER, name="cache", behind=None, stored_at=None)
+    assert all_well(replace(seen(), consumers=[CONSUMER, unknown])) == (
+        "1 slot is streamed from, 1 consumer is within 128.0 kB of the WAL's end, of 1 no position is known, and there"
+        " are no dead letters."
+    )
+
+
 def test_a_slot_of_nobody_that_is_known_is_a_warning() -> None:
-    found = said(seen(slot=replace(SLOT, name="other", active=False)))
+    found = said(Observation(at=AT.timestamp(), slots=[SLOT, replace(SLOT, name="other", active=False)]))
     assert found == [("warning", "Nobody streams from slot other.")]
     assert said(seen(slot=replace(SLOT, active=False, synced=True))) == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -55,6 +57,51 @@ async def test_growth_is_of_the_last_minutes_and_needs_half_of_them() -> None:
     many = await watched(*(Observation(at=50.0 * number, wal_lsn=1000 + 50 * max(number, 5)) for number in range(12)))
     assert many.growth("wal/written") == pytest.approx(1.0)
     assert many.growth("no/such") is None
+
+
+class Hanging:
+    """An observer whose server does not answer before it may."""
+
+    def __init__(self) -> None:
+        self.may, self.asked = threading.Event(), 0
+
+    def observe(self) -> Observation:
+        self.asked += 1
+        self.may.wait(60)
+        return Observation(at=time.time(), database="shop")
+
+    def alone(self, error: str) -> Observation:
+        return Observation(at=time.time(), error=error)
+
+    def close(self) -> None:
+        assert self.may.is_set(), "it would wait for the look"
+
+
+async def test_a_server_that_hangs_is_said_and_not_waited_for() -> None:
+    hanging = Hanging()
+    watch = Watch(cast("Observer", hanging), within=0.01, every=3600.0, unwatched=3600.0)
+    try:
+        await watch.start()
+        assert watch.is_hanging and watch.seen.error == "the server has not answered for 0 s"
+        await watch._look()
+        assert (watch.number, hanging.asked) == (2, 1), "it is said again, and not asked again"
+        await asyncio.wait_for(watch.refresh(age=0.0, patience=3600.0), 30)
+        await asyncio.wait_for(watch.stop(), 30)
+        assert not hanging.may.is_set()
+    finally:
+        hanging.may.set()
+
+
+async def test_a_server_that_answers_again_is_seen() -> None:
+    hanging = Hanging()
+    watch = Watch(cast("Observer", hanging), within=0.01)
+    await watch._look()
+    assert watch.is_hanging
+    watch._within = 60.0
+    hanging.may.set()
+    await watch._look()
+    assert (watch.seen.error, watch.seen.database) == (None, "shop")
+    await watch.stop()
 
 
 async def test_who_waits_is_woken_by_a_look_and_by_the_end() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import jinja2
 import msgspec
+import psycopg
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -32,6 +33,8 @@ __all__ = ["Console", "made"]
 
 _HERE: Final = Path(__file__).parent
 _THEMES: Final = ("auto", "light", "dark")
+_ASKING: Final = ("/tables", "/deadletter", "/schema", "/stream")
+"""Pages that ask the server by themselves."""
 PAGES: Final = (
     ("/", "Overview", "o"),
     ("/slots", "Slots and WAL", "s"),
@@ -210,11 +213,23 @@ def made(console: Console, *, host: str, port: int, token: str | None) -> Applic
         assert isinstance(error, Error)
         return console.failed(request, error)
 
-    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: missing, Error: refused})
+    def not_answered(request: Request, error: Exception) -> Response:
+        """Of what the server or its driver says only what has no values."""
+        assert isinstance(error, psycopg.Error)
+        said = error.diag.message_primary or type(error).__name__
+        return console.failed(request, Error(f"the server cannot answer that: {said}"))
+
+    handlers: Any = {404: missing, Error: refused, psycopg.Error: not_answered}
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
     async def fresh(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(("/static/", "/live")):
             await console.watch.refresh()
+            if console.watch.is_hanging and scope["path"].startswith(_ASKING):
+                # Whoever asked would wait with it, and keep the process from ending.
+                error = Error(console.watch.seen.error or "the server does not answer")
+                await console.failed(Request(scope), error)(scope, receive, send)
+                return
         await application(scope, receive, send)
 
     console.guard = Guard(fresh, host=host, port=port, token=token)

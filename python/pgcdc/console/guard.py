@@ -149,7 +149,7 @@ class Guard:
             )
         self._application = application
         self._token = None if token is None else hashlib.sha256(token.encode()).digest()
-        self._hosts = _LOCAL | {host}
+        self._hosts = _LOCAL | {host.lower()}
         self._cookie = f"pgcdc_console_{port}"  # cookies are of a host, whatever the port
         self._key = secrets.token_bytes(32)
 
@@ -273,9 +273,10 @@ class Guard:
 
 def _name_of(host: str) -> str:
     """The name in a Host header, without the port."""
+    host = host.lower()
     if host.startswith("["):
         return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if ":" in host else host
+    return (host.rpartition(":")[0] if ":" in host else host).removesuffix(".")
 
 
 def _refused(status: int, why: str) -> Response:

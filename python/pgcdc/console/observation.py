@@ -220,6 +220,19 @@ class Observer:
         with contextlib.suppress(Error, psycopg.Error):
             self._open.close()
 
+    def alone(self, error: str) -> Observation:
+        """What is known without asking the server; also while `observe` waits for it.
+
+        Args:
+            error: Why it is not asked.
+
+        Returns:
+            What the process knows.
+        """
+        return self._alone(
+            self._clock(), error, None if self._subject.statistics is None else self._subject.statistics()
+        )
+
     def _alone(self, at: float, error: str, statistics: PipelineStatistics | None) -> Observation:
         """What is known without the server."""
         consumers = self._consumers(at, 0, {}, {}, statistics)
@@ -236,18 +249,21 @@ class Observer:
         unknown: list[str] = []
         stored = self._read(connection, _POSITIONS, "stored positions", unknown)
         letters = self._read(connection, _LETTERS, "dead letters", unknown)
-        positions = {
-            (name, consumer): _Stored(
-                snapshot, None if lsn is None else Position(parse_lsn(lsn), index), parse_lsn(through), slot, when
-            )
-            for pipeline, consumer, snapshot, lsn, index, through, slot, when in stored
-            if (name := self._subject.named(pipeline)) is not None
-        }
-        counts = {
-            (name, consumer): LettersSeen(failed, held)
-            for pipeline, consumer, failed, held in letters
-            if (name := self._subject.named(pipeline)) is not None
-        }
+        slots, positions = self._subject.slots, {}
+        for pipeline, consumer, snapshot, lsn, index, through, slot, when in stored:
+            key = self._subject.named(pipeline), consumer
+            if key[0] is not None and (key not in positions or slot == slots.get(consumer)):
+                position = None if lsn is None else Position(parse_lsn(lsn), index)
+                positions[key[0], consumer] = _Stored(snapshot, position, parse_lsn(through), slot, when)
+        counts: dict[tuple[str, str], LettersSeen] = {}
+        for pipeline, consumer, failed, held in letters:
+            name = self._subject.named(pipeline)
+            if name is not None:
+                # On Kafka each partition is a consumer of its own there.
+                whole = consumer.partition("[")[0]
+                key = name, whole if whole in slots else consumer
+                more = counts.get(key, LettersSeen())
+                counts[key] = LettersSeen(more.failed + failed, more.held + held)
         return Observation(
             at=at,
             server=server,
@@ -306,7 +322,7 @@ class Observer:
             running = {(statistics.name, name): one for name, one in statistics.consumers.items()}
         declared = [(self._subject.pipeline or "", name) for name in self._subject.consumers]
         found = []
-        for pipeline, name in dict.fromkeys([*declared, *running, *stored]):
+        for pipeline, name in dict.fromkeys([*declared, *running, *stored, *letters]):
             row, now = stored.get((pipeline, name)), running.get((pipeline, name))
             through = now.through_lsn if now is not None and now.through_lsn else 0 if row is None else row.through_lsn
             behind = max(wal_lsn - through, 0) if wal_lsn and through else None

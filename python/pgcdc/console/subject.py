@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline import DeadLetters, Pipeline, PipelineOutline, PipelineStatistics, PostgresDeadLetters
+from pgcdc.pipeline.settings import BESIDE
 
 if TYPE_CHECKING:
     from pgcdc.eventstore import AsyncEventStore, EventStore
@@ -67,10 +68,8 @@ class Subject:
         Returns:
             The pipeline's name; None where that is none that is meant.
         """
-        if self.outline is None or pipeline == self.outline.name:
-            return pipeline
-        own = [one.name for one in self.outline.consumers if one.slot != self.outline.slot]
-        return self.outline.name if pipeline in [f"{self.outline.name}_{name}" for name in own] else None
+        name, _, _ = pipeline.partition(BESIDE)
+        return name if self.outline is None or name == self.outline.name else None
 
     @property
     def slots(self) -> dict[str, str]:
@@ -82,15 +81,17 @@ class Subject:
         """The names of the pipeline's consumers; none where no pipeline is meant."""
         return [] if self.outline is None else [one.name for one in self.outline.consumers]
 
-    def letters(self, pipeline: str | None = None) -> DeadLetters:
+    def letters(self, pipeline: str | None = None, consumers: Collection[str] = ()) -> DeadLetters:
         """The dead letters; `close` them afterwards, if they are of a database.
 
         Args:
             pipeline: Where none is meant: only those of this one.
+            consumers: The names of its consumers, each of which may have a slot of its own.
         """
         if self._pipeline is not None:
             return self._pipeline.dead_letters
-        return DeadLetters(PostgresDeadLetters(self.dsn), pipeline)
+        names = None if pipeline is None else [pipeline, *(f"{pipeline}{BESIDE}{name}" for name in consumers)]
+        return DeadLetters(PostgresDeadLetters(self.dsn), names)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[EventStore]:
@@ -111,11 +112,12 @@ class Subject:
         """Whether `letters` belong to the pipeline, and are not to be closed."""
         return self._pipeline is not None
 
-    def versions(self, pipeline: str) -> list[SchemaVersion]:
+    def versions(self, pipeline: str, consumers: Collection[str] = ()) -> list[SchemaVersion]:
         """The versions of a pipeline's tables.
 
         Args:
             pipeline: Its name.
+            consumers: Those of its consumers that have slots of their own, where no pipeline is meant.
 
         Raises:
             ConfigError: When another pipeline was meant.
@@ -126,4 +128,11 @@ class Subject:
                 raise ConfigError(f"this console is of the pipeline {self._pipeline.name}, not of {pipeline}")
             return self._pipeline.schema_history()
         # Of a pipeline that is only asked for its versions the tables make no difference.
-        return Pipeline(pipeline, self.dsn, tables=["any"], slot="any").schema_history()
+        stored = Pipeline(pipeline, self.dsn, tables=["any"], slot="any")
+        for name in consumers:
+            stored.on("any", name=name, own_slot=True)(_nobody)
+        return stored.schema_history()
+
+
+def _nobody(_change: object) -> None:
+    """What a consumer is called with that is never run."""

@@ -59,7 +59,7 @@ def troubles_of(seen: Observation, growth: Callable[[str], float | None] = lambd
     for slot in seen.slots:
         found += _of_slot(slot, seen, growth)
     for one in seen.consumers:
-        found += _of_consumer(one)
+        found += [*_of_missing(one, seen), *_of_consumer(one)]
     found += _of_source(seen)
     for projection in seen.projections:
         if projection.error is not None and projection.status == "live":
@@ -87,8 +87,12 @@ def all_well(seen: Observation) -> str:
     active = sum(slot.active for slot in seen.slots)
     parts = [f"{count(active)} {'slot is' if active == 1 else 'slots are'} streamed from"]
     if number := len(seen.consumers):
-        far = size(max(NEAR, *(one.behind or 0 for one in seen.consumers)))
-        parts.append(f"{number} {'consumer is' if number == 1 else 'consumers are'} within {far} of the WAL's end")
+        known = [one.behind for one in seen.consumers if one.behind is not None]
+        if known:
+            near = f"{len(known)} {'consumer is' if len(known) == 1 else 'consumers are'}"
+            parts.append(f"{near} within {size(max(NEAR, *known))} of the WAL's end")
+        if number > len(known):
+            parts.append(f"of {number - len(known)} no position is known")
     parts.append("there are no dead letters" if not seen.letters else f"{seen.letters} dead letters")
     return f"{', '.join(parts[:-1])}, and {parts[-1]}."
 
@@ -140,6 +144,21 @@ def _of_slot(slot: SlotState, seen: Observation, growth: Callable[[str], float |
             Trouble("warning", f"The server keeps {size(slot.held_bytes)} of WAL for slot {slot.name}.", then, link)
         )
     return found
+
+
+def _of_missing(one: ConsumerSeen, seen: Observation) -> list[Trouble]:
+    """A consumer whose position belongs to a slot that is not there."""
+    source = None if seen.statistics is None else seen.statistics.own_slots.get(one.name, seen.statistics.source)
+    begins = source is not None and source.phase in ("starting", "snapshot")
+    if one.stored_at is None or not one.slot or begins or seen.error or seen.is_standby or seen.slot(one.slot):
+        return []
+    then = (
+        "The WAL since its position is gone, and its pipeline refuses to go on from there. Begin with a new copy of the"
+        ' tables: start it with snapshot="when_needed".'
+    )
+    link = f"/consumer?{urlencode({'pipeline': one.pipeline, 'name': one.name})}"
+    what = f"Slot {one.slot} of consumer {one.name} of {one.pipeline} is not there any more."
+    return [Trouble("critical", what, then, link)]
 
 
 def _of_consumer(one: ConsumerSeen) -> list[Trouble]:

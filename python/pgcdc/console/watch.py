@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from typing import Any, Final
@@ -17,6 +18,8 @@ _KEPT: Final = 1800
 """Samples: half an hour of seconds; longer while nobody looks, when there are fewer of them."""
 _OVER: Final = 5.0
 """Seconds over which a rate is taken: a second alone jumps about."""
+_LAST: Final = 0.5
+"""Seconds that a look that is under way has at the end."""
 
 Numbers = dict[str, float]
 
@@ -97,9 +100,10 @@ class Watch:
         observer: Who looks.
         every: Seconds between two looks while a page is open.
         unwatched: And while none is.
+        within: Seconds after which a server that has not answered is said to hang; it cancels what takes five.
     """
 
-    def __init__(self, observer: Observer, *, every: float = 1.0, unwatched: float = 5.0) -> None:
+    def __init__(self, observer: Observer, *, every: float = 1.0, unwatched: float = 5.0, within: float = 8.0) -> None:
         self._observer = observer
         self._every, self._unwatched = every, unwatched
         self._kept: deque[tuple[float, Numbers]] = deque(maxlen=_KEPT)
@@ -109,6 +113,10 @@ class Watch:
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._within = within
+        self._let_go = asyncio.Event()
+        self._thread: asyncio.Future[Observation] | None = None
+        self._hangs_since: float | None = None
         self.number = 0
         self.watchers = 0
         self.is_stopping = False
@@ -137,11 +145,22 @@ class Watch:
             return
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._look(), name="pgcdc-console-refresh")
-        await asyncio.wait([self._refreshing], timeout=patience)
+        await asyncio.wait([self._refreshing], timeout=0.0 if self.is_hanging else patience)
+
+    @property
+    def is_hanging(self) -> bool:
+        """Whether the server has been asked and does not answer."""
+        return self._hangs_since is not None
 
     async def _look(self) -> None:
         async with self._looking:
-            seen = await asyncio.to_thread(self._observer.observe)
+            seen = await self._observed()
+            if self.is_stopping and seen is None:
+                return
+            if seen is None:
+                assert self._hangs_since is not None
+                seconds = time.monotonic() - self._hangs_since
+                seen = self._observer.alone(f"the server has not answered for {wording.span(seconds)}")
             numbers = numbers_of(seen)
             numbers |= self._rates(seen.at, numbers)
             self._kept.append((seen.at, numbers))
@@ -149,6 +168,50 @@ class Watch:
             self.number += 1
         for waiter in self._waiters:
             waiter.set()
+
+    async def _observed(self) -> Observation | None:
+        """One look, in a thread that neither a page nor the end waits for; None when the server does not answer."""
+        looking = self._thread
+        if looking is None:
+            began, looking = time.monotonic(), asyncio.get_running_loop().create_future()
+            self._thread = looking
+            threading.Thread(target=self._observe, args=(looking,), name="pgcdc-console-look", daemon=True).start()
+        else:
+            began = self._hangs_since or time.monotonic()
+        letting_go = asyncio.create_task(self._let_go.wait())
+        try:
+            both: list[asyncio.Future[Any]] = [looking, letting_go]
+            await asyncio.wait(both, timeout=self._within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            letting_go.cancel()
+        if not looking.done():
+            self._hangs_since = began
+            return None
+        self._thread = self._hangs_since = None
+        return looking.result()
+
+    def _observe(self, looking: asyncio.Future[Observation]) -> None:
+        """In the thread."""
+
+        def told() -> None:
+            if looking.cancelled():
+                return
+            if error is None:
+                assert seen is not None
+                looking.set_result(seen)
+            else:
+                looking.set_exception(error)
+
+        seen: Observation | None = None
+        error: BaseException | None = None
+        try:
+            seen = self._observer.observe()
+        except BaseException as raised:
+            error = raised
+        if self.is_stopping:
+            self._observer.close()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            looking.get_loop().call_soon_threadsafe(told)
 
     def _rates(self, at: float, numbers: Numbers) -> Numbers:
         """How fast everything rises that is counted up: since some seconds ago, or the last look before that."""
@@ -241,6 +304,7 @@ class Watch:
     def let_go(self) -> None:
         """Look no more, and let go whoever waits; on the event loop."""
         self.is_stopping = True
+        self._let_go.set()
         self._hurry.set()
         for waiter in self._waiters:
             waiter.set()
@@ -252,4 +316,7 @@ class Watch:
             if task is not None:
                 await task
         self._task = self._refreshing = None
-        await asyncio.to_thread(self._observer.close)
+        if self._thread is not None:
+            await asyncio.wait([self._thread], timeout=_LAST)
+        if self._thread is None or self._thread.done():  # else the thread does it, or ends with the process
+            self._observer.close()

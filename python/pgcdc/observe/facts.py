@@ -14,6 +14,7 @@ import psycopg
 
 from pgcdc.errors import Error
 from pgcdc.observe.slots import reaching, slots_of
+from pgcdc.pipeline.settings import BESIDE
 from pgcdc.replication import SlotState, connect
 from pgcdc.tables import Table
 
@@ -351,9 +352,10 @@ def _tables(connection: _Connection, names: Sequence[str]) -> list[TableFacts]:
 
 def _store(connection: _Connection, pipeline: str) -> dict[str, int]:
     queries = {
-        "positions": "SELECT count(*) FROM pgcdc.positions WHERE pipeline = %s AND commit_lsn IS NOT NULL",
-        "dead_letters": "SELECT count(*) FROM pgcdc.dead_letters WHERE pipeline = %s",
-        "schema_versions": "SELECT count(*) FROM pgcdc.schema_versions WHERE pipeline = %s AND version > 1",
+        "positions": "SELECT count(DISTINCT consumer) FROM pgcdc.positions WHERE {} AND commit_lsn IS NOT NULL",
+        "dead_letters": "SELECT count(*) FROM pgcdc.dead_letters WHERE {}",
+        "schema_versions": "SELECT count(DISTINCT (relation_oid, version)) FROM pgcdc.schema_versions"
+        " WHERE {} AND version > 1",
     }
     # By the catalog: a role that may not use the schema may not even ask to_regclass for what is in it.
     readable = connection.execute(
@@ -362,6 +364,8 @@ def _store(connection: _Connection, pipeline: str) -> dict[str, int]:
     ).fetchall()
     counts = {}
     for table in queries.keys() & {name for (name,) in readable}:
-        row = connection.execute(queries[table], (pipeline,)).fetchone()
+        # What a consumer with a slot of its own has is stored under the pipeline's name and its own.
+        query = queries[table].format(f"split_part(pipeline, '{BESIDE}', 1) = %s")
+        row = connection.execute(query.encode(), (pipeline,)).fetchone()
         counts[table] = 0 if row is None else int(row[0])
     return counts

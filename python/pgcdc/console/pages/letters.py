@@ -37,7 +37,8 @@ def routes(console: Console) -> list[Route]:
 
     @contextlib.contextmanager
     def using(pipeline: str | None = None) -> Iterator[DeadLetters]:
-        letters = console.subject.letters(pipeline)
+        names = [one.name for one in console.watch.seen.consumers if one.pipeline == pipeline]
+        letters = console.subject.letters(pipeline, names)
         try:
             yield letters
         finally:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from pgcdc.event_text import type_text
 from pgcdc.observe.slots import reaching
+from pgcdc.pipeline.settings import BESIDE
 from pgcdc.schema import SchemaVersion, change_of
 
 if TYPE_CHECKING:
@@ -32,21 +33,29 @@ def routes(console: Console) -> list[Route]:
 
     def schema(request: Request) -> Response:
         wanted = request.query_params.get("pipeline")
-        names = [console.subject.pipeline] if console.subject.pipeline else _pipelines(console.subject.dsn)
+        meant = console.subject.pipeline
+        names = {meant: []} if meant else _pipelines(console.subject.dsn)
         shown = [name for name in names if wanted in (None, "", name)]
-        pipelines = [(name, _tables(console.subject.versions(name))) for name in shown]
-        return console.page(request, "schema.html", title="Schema", pipelines=pipelines, names=names)
+        pipelines = [(name, _tables(console.subject.versions(name, names[name]))) for name in shown]
+        return console.page(request, "schema.html", title="Schema", pipelines=pipelines, names=list(names))
 
     return [Route("/schema", schema)]
 
 
-def _pipelines(dsn: str) -> list[str]:
-    """The pipelines that have noted versions; the tables are not made for a look."""
+def _pipelines(dsn: str) -> dict[str, list[str]]:
+    """The pipelines that have noted versions, with their consumers that have slots of their own.
+
+    The tables are not made for a look.
+    """
+    found: dict[str, list[str]] = {}
     with reaching(dsn) as connection:
         try:
-            return [name for (name,) in connection.execute(_PIPELINES)]
+            for (stored,) in connection.execute(_PIPELINES):
+                name, _, consumer = stored.partition(BESIDE)
+                found.setdefault(name, []).extend([consumer] if consumer else [])
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege):
-            return []
+            return {}
+    return found
 
 
 def _tables(versions: Sequence[SchemaVersion]) -> list[dict[str, Any]]:
