@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from pgcdc.testing import FaultySink
 from tests.observe.answers import ask
 from tests.pipeline.running import running, until
 from tests.pipeline.shop import ORDERS
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -76,6 +78,33 @@ def test_consumers_with_slots_of_their_own(newest_database: Database) -> None:
     observer.close()
     assert seen.letters == 1
     assert troubles_of(seen)[0].what == "Slot pgcdc_shop of consumer b of shop is not there any more."
+
+
+def test_a_server_that_does_not_answer(newest_database: Database) -> None:
+    """Pages say so and wait no more; the console ends nevertheless."""
+    with Proxy(newest_database.server.port) as proxy:
+        console = Console(Subject(proxy.dsn(newest_database.dsn)), every=0.05)
+        serving = Serving(console, "127.0.0.1", 0)
+        with serving:
+            url = serving.url.rstrip("/")
+            assert b"has not answered" not in ask(url, "/").body
+            proxy.hole = True
+            console.watch._within = 0.2
+            until(lambda: b"The server has not answered for" in ask(url, "/").body, "it is said", pause=0.05)
+            for page in ("/tables", "/schema", "/deadletters", "/streams"):
+                answer = ask(url, page)
+                assert answer.status == 409 and b"has not answered" in answer.body
+            ending = threading.Thread(target=serving.stop)
+            ending.start()
+            ending.join(30)
+            assert not ending.is_alive()
+            assert looking(), "the look is still under way"
+    until(lambda: not looking(), "it has ended with its connection")
+
+
+def looking() -> list[threading.Thread]:
+    """The threads that look at a server."""
+    return [one for one in threading.enumerate() if one.name == "pgcdc-console-look"]
 
 
 def test_a_server_of_each_version(database: Database) -> None:
