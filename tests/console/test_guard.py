@@ -155,7 +155,7 @@ def test_a_theme_and_where_it_leads(opened: Client) -> None:
         assert local(address) == "/", address
 
 
-def test_without_the_token_nothing_is_shown(locked: Client) -> None:
+def test_without_the_token_nothing_is_shown(locked: Client, caplog: pytest.LogCaptureFixture) -> None:
     locked.cookie = None
     status, headers, _ = locked.ask("/slot?name=x")
     assert (status, headers["location"]) == (303, "/login?to=%2Fslot%3Fname%3Dx")
@@ -167,6 +167,7 @@ def test_without_the_token_nothing_is_shown(locked: Client) -> None:
     assert locked.ask("/deadletters/drop", {"csrf": csrf, "id": "1"})[0] == 401
     for wrong in ("", "x", TOKEN[:-1], f"{TOKEN}x", TOKEN.upper()):
         assert locked.ask("/login", {"csrf": csrf, "token": wrong})[0] == 403
+    assert caplog.messages.count("a wrong token was given to the console, from 127.0.0.1") == 5
     assert locked.ask("/")[0] == 303
 
 

@@ -128,6 +128,13 @@ def test_failures_to_connect(said: str, expected: type[pgcdc.Error], sqlstate: s
     assert "\n" not in str(error)
 
 
+def test_a_certificate_that_is_not_there() -> None:
+    """It is known before the server is asked."""
+    said = 'root certificate file "/nonexistent/.postgresql/root.crt" does not exist'
+    error = connect_error("a server", said, needs_password=False)
+    assert error.hint == "say sslrootcert=FILE, or sslrootcert=system for what this machine trusts"
+
+
 def test_a_password_that_was_not_given() -> None:
     error = connect_error("h:5432", "fe_sendauth: no password supplied", needs_password=True)
     assert isinstance(error, pgcdc.ConfigError)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pgcdc
+from pgcdc.observe.role import role_sql
+from pgcdc.testing import FaultySink
 from tests.conftest import Database
+from tests.pipeline.running import running, until
 from tests.replication.reading import read_commits
 from tests.replication.streams import ids, new_name
 from tests.servers.postgres import PostgresServer
@@ -71,6 +74,44 @@ def test_a_service_with_tls_and_scram(secure: Database, tmp_path: Path, monkeypa
             assert stream.reconnects == 1
             assert secure.execute(f"{encrypted} {connection.backend_pid}") == [(True,)]
         connection.drop_slot(slot)
+
+
+def test_a_whole_pipeline_with_the_role_that_the_doctor_writes(secure: Database, tmp_path: Path) -> None:
+    """The copy, the stream, positions, dead letters, who watches it: all connections are encrypted."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("prometheus_client")
+    from pgcdc.console.observation import Observer
+    from pgcdc.console.subject import Subject
+    from pgcdc.observe import serving
+    from tests.observe.answers import ready, samples, value
+
+    certificate = shutil.copy(secure.server.data / "server.crt", tmp_path / "root.crt")
+    dsn = (
+        f"host=127.0.0.1 port={secure.server.port} user=follower dbname=postgres password={SECRET}"
+        f" sslmode=verify-full sslrootcert={certificate} channel_binding=require"
+    )
+    secure.execute("CREATE TABLE orders (id bigint PRIMARY KEY, status text)", "INSERT INTO orders VALUES (1, 'new')")
+    secure.execute(role_sql("follower", "postgres", [("public", "orders")], "pgcdc_shop"))
+    secure.execute(f"ALTER ROLE follower PASSWORD '{SECRET}'")
+    pipeline = pgcdc.Pipeline("shop", dsn, tables=["orders"])
+    pipeline.add(FaultySink(reject=lambda change: change.new.status == "bad"), name="picky", on_failure="park")
+    with serving(pipeline, 0) as endpoint, running(pipeline) as run:
+        run.streaming()
+        secure.execute("INSERT INTO orders VALUES (2, 'bad'), (3, 'good')")
+        run.catch_up(secure)
+        ready(endpoint)
+        until(lambda: len(pipeline.dead_letters.list()) == 1, "a dead letter", pause=0.05)
+        until(lambda: value(samples(endpoint), "pgcdc_slot_active", slot="pgcdc_shop") == 1.0, "it is seen", pause=0.05)
+        observer = Observer(Subject(dsn, pipeline=pipeline))
+        seen = observer.observe()
+        assert seen.error is None and seen.letters == 1
+        encrypted = secure.execute(
+            "SELECT ssl, version FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'follower'"
+        )
+        observer.close()
+        assert len(encrypted) >= 4 and {ssl for ssl, _ in encrypted} == {True}
+    assert pipeline.dead_letters.list()[0].table == "public.orders"
+    pipeline.dead_letters.close()
 
 
 def test_a_wrong_password_is_said_without_it(secure: Database) -> None:

@@ -188,6 +188,8 @@ def connect_error(target: str, said: str, *, needs_password: bool, who: Who = NO
         return ConnectionLost(message, hint=_TOO_MANY, sqlstate="53300")
     if "the database system is" in lower:
         return ConnectionLost(message, hint="the server is starting up or shutting down: try again", sqlstate="57P03")
+    if "root certificate file" in lower:
+        return ConnectionLost(message, hint="say sslrootcert=FILE, or sslrootcert=system for what this machine trusts")
     return ConnectionLost(message, hint="is the server running there, and does it accept connections from here?")
 
 

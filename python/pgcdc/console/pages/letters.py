@@ -50,13 +50,17 @@ def routes(console: Console) -> list[Route]:
         consumer, table = query.get("consumer") or None, query.get("table") or None
         pipeline = query.get("pipeline") or None
         with using(pipeline) as letters:
-            found = letters.list(consumer=consumer, table=table, limit=_MOST + 1)
+            page = _page(query.get("page"))
+            found = letters.list(consumer=consumer, table=table, limit=page * _MOST + 1)[(page - 1) * _MOST :]
+        chosen = {"consumer": consumer, "table": table, "pipeline": pipeline}
+        address = urlencode({name: value for name, value in chosen.items() if value})
         return console.page(
             request,
             "deadletters.html",
             title="Dead letters",
             letters=found[:_MOST],
-            more=len(found) > _MOST,
+            page_number=page,
+            more=f"/deadletters?{address}{'&' if address else ''}page={page + 1}" if len(found) > _MOST else "",
             consumer=consumer or "",
             table=table or "",
             pipeline=pipeline or "",
@@ -113,6 +117,10 @@ def routes(console: Console) -> list[Route]:
         Route("/deadletters/retry", retried, methods=["POST"]),
         Route("/deadletters/drop", dropped, methods=["POST"]),
     ]
+
+
+def _page(text: str | None) -> int:
+    return max(1, int(text)) if text and text.isascii() and text.isdecimal() and len(text) < 6 else 1
 
 
 def _number(text: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pgcdc.console.application import Console
 
 __all__ = ["routes"]
+
+logger = logging.getLogger("pgcdc.console")
 
 
 def routes(console: Console) -> list[Route]:
@@ -32,6 +35,8 @@ def routes(console: Console) -> list[Route]:
         form, guard = request.scope["form"], console.guard
         to = local(form.get("to", ["/"])[0])
         if guard is None or not guard.takes(form.get("token", [""])[0]):
+            who = "?" if request.client is None else request.client.host
+            logger.warning("a wrong token was given to the console, from %s", who)
             return shown(request, to, wrong=True)
         guard.enter(request.scope)
         return RedirectResponse(to, 303)
