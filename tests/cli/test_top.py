@@ -93,6 +93,13 @@ def test_rates_and_the_worst_first() -> None:
     assert json.loads(msgspec.json.encode(told))["delivered_per_second"].keys() == {"search"}
 
 
+def test_a_projection_that_is_parked() -> None:
+    told = process(7, state="running", parked="the projection search is parked: ValueError at event 2")
+    frame = Frame.of(overview(0x2000, 0, []), told, [], None)
+    [row] = frame.tables[-1].rows
+    assert row.bad and row.cells[1] == "parked" and "ValueError at event 2" in row.cells[-1]
+
+
 def test_a_terminal_is_shown_the_same() -> None:
     lost = slot("lost_one", active=False, active_pid=None, wal_status="lost")
     frame = Frame.of(overview(0x2000, 0, [slot("fine"), lost]), process(7, state="failed"), ["sesame"], None)

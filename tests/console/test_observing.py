@@ -17,6 +17,8 @@ from pgcdc.console.subject import Subject
 from pgcdc.console.troubles import troubles_of
 from pgcdc.console.watch import numbers_of
 from pgcdc.observe.facts import Asked, gather
+from pgcdc.observe.overview import overview_of
+from pgcdc.observe.slots import reaching
 from pgcdc.testing import FaultySink
 from tests.observe.answers import ask
 from tests.pipeline.running import running, until
@@ -72,6 +74,10 @@ def test_consumers_with_slots_of_their_own(newest_database: Database, monkeypatc
     pipeline.dead_letters.close()
     stored = gather(database.dsn, Asked(pipeline="shop")).store
     assert (stored["positions"], stored["dead_letters"]) == (2, 2), "the doctor knows them, too"
+    with reaching(database.dsn) as connection:
+        shown = overview_of(connection).consumers
+    assert shown is not None
+    assert {(one.pipeline, one.consumer, one.failed_letters) for one in shown} == {("shop", "a", 2), ("shop", "b", 0)}
     # Letters whose consumer has stored nothing are letters, too; and a slot that is gone is the worst.
     database.execute(
         "DELETE FROM pgcdc.positions WHERE consumer = 'a'", "SELECT pg_drop_replication_slot('pgcdc_shop')"

@@ -217,9 +217,10 @@ class Frame:
         rows = []
         for name, one in _consumers_of(process).items():
             rate = self.delivered_rates.get(name)
+            state = "parked" if one.get("parked") else str(one["state"])
             cells = (
                 name,
-                str(one["state"]),
+                state,
                 f"{one['delivered']:,}",
                 "" if rate is None else f"{rate:,.0f}",
                 "" if one.get("lag_seconds") is None else _span(one["lag_seconds"]),
@@ -227,9 +228,9 @@ class Frame:
                 f"{one.get('failures', 0):,}",
                 str(one.get("breaker", "")),
                 _size(one.get("spooled_bytes") or None),
-                _short(one.get("last_error")),
+                _short(one.get("parked") or one.get("last_error")),
             )
-            rows.append(Row(cells, one["state"] not in ("running", "starting") or one.get("breaker") == "open"))
+            rows.append(Row(cells, state not in ("running", "starting") or one.get("breaker") == "open"))
         return Table(head, sorted(rows, key=lambda row: not row.bad))
 
 

@@ -15,6 +15,7 @@ import psycopg
 
 from pgcdc.lsn import parse_lsn
 from pgcdc.observe.slots import slots_of
+from pgcdc.pipeline.settings import BESIDE
 from pgcdc.replication import SlotState
 
 __all__ = ["Overview", "StoredConsumer", "overview_of"]
@@ -98,7 +99,8 @@ def overview_of(connection: psycopg.Connection[tuple[Any, ...]]) -> Overview:
     wal_lsn = parse_lsn(end or "0/0")
     found: dict[tuple[str, str], StoredConsumer] = {}
     if positions:
-        for pipeline, consumer, slot, snapshot, through, stored_at in connection.execute(_POSITIONS):
+        for stored, consumer, slot, snapshot, through, stored_at in connection.execute(_POSITIONS):
+            pipeline = stored.partition(BESIDE)[0]  # behind that stands a consumer with a slot of its own
             through_lsn = parse_lsn(through)
             found[pipeline, consumer] = StoredConsumer(
                 pipeline=pipeline,
@@ -110,10 +112,16 @@ def overview_of(connection: psycopg.Connection[tuple[Any, ...]]) -> Overview:
                 stored_at=stored_at,
             )
     if letters:
-        for pipeline, consumer, failed, waiting, oldest in connection.execute(_LETTERS):
+        for stored, consumer, failed, waiting, oldest in connection.execute(_LETTERS):
+            pipeline = stored.partition(BESIDE)[0]
             known = found.get((pipeline, consumer), StoredConsumer(pipeline=pipeline, consumer=consumer))
             found[pipeline, consumer] = msgspec.structs.replace(
-                known, failed_letters=failed, waiting_letters=waiting, oldest_letter_at=oldest
+                known,
+                failed_letters=known.failed_letters + failed,
+                waiting_letters=known.waiting_letters + waiting,
+                oldest_letter_at=min(
+                    (one for one in (known.oldest_letter_at, oldest) if one is not None), default=None
+                ),
             )
     return Overview(
         at=at,
