@@ -86,7 +86,11 @@ async def test_a_server_that_hangs_is_said_and_not_waited_for() -> None:
         await watch._look()
         assert (watch.number, hanging.asked) == (2, 1), "it is said again, and not asked again"
         await asyncio.wait_for(watch.refresh(age=0.0, patience=3600.0), 30)
-        await asyncio.wait_for(watch.stop(), 30)
+        watch._within = 3600.0
+        looking = asyncio.create_task(watch._look())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(watch.stop(), 10)
+        await asyncio.wait_for(looking, 10)
         assert not hanging.may.is_set()
     finally:
         hanging.may.set()
