@@ -6,7 +6,7 @@ sink, which from then on takes nothing more from whoever had it before, and leav
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -14,8 +14,8 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position
-from pgcdc.pipeline.kafka_lane import PartitionLane
-from pgcdc.pipeline.kafka_records import Barrier, Mark
+from pgcdc.pipeline.kafka_lane import Offsets, PartitionLane
+from pgcdc.pipeline.kafka_records import Mark
 from pgcdc.pipeline.kafka_sharing import SharedSink
 from pgcdc.pipeline.pieces import Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -45,7 +45,7 @@ class Note(msgspec.Struct, frozen=True):
     mark: Mark
 
 
-class Notes:
+class Notes(Offsets):
     """What the sink of one partition is to keep with what it is given next.
 
     Args:
@@ -56,16 +56,11 @@ class Notes:
     """
 
     def __init__(self, consumer: str, lane: PartitionLane, topic: str, high: int) -> None:
+        super().__init__(lane)
         self._consumer = consumer
-        self._lane = lane
         self._topic = topic
         self._high = high
         self._offset = 0
-        self._barrier: Barrier | None = None
-        # What was come to and is not passed on yet: the offset of each change. And what is passed on now.
-        self._offsets: list[int] = []
-        self._of_batch: list[int] = []
-        self._numbers: Callable[[], Sequence[int]] = tuple
 
     def begin(self, text: str | None) -> None:
         """Go on behind what the sink has.
@@ -98,51 +93,6 @@ class Notes:
             hint="empty the target, take what it has kept of its partitions away, forget the group's offsets, and let"
             " the topics be made again with a copy of existing rows; or put the target back that belongs to them",
         )
-
-    def come_to(self, batch: Batch, skip: Position | None) -> Batch:
-        """Leave out what the sink has, of what comes next.
-
-        Args:
-            batch: What comes next.
-            skip: Changes up to here were had from the slot.
-
-        Returns:
-            The rest.
-        """
-        self._barrier = None
-        offsets, ascending = self._lane.come_to(batch.changes_count)
-        if offsets and offsets[0] < self._lane.begins:
-            wanted = [number for number, offset in enumerate(offsets) if offset >= self._lane.begins]
-            batch, offsets = batch.take(wanted), [offsets[number] for number in wanted]
-        first = batch.first_position
-        if skip is not None and first is not None and first <= skip:
-            rest = batch.after(skip)
-            left = rest.changes_count
-            # Where old ones stand between new ones, which of them are left is not known: all that counts is the end.
-            offsets = offsets[len(offsets) - left :] if ascending else [offsets[0]] * (left - 1) + offsets[-1:]
-            batch = rest
-        self._offsets = offsets
-        return batch
-
-    def pass_on(self, batch: Batch, numbers: Callable[[], Sequence[int]]) -> None:
-        """Some of what was come to is given to the sink now.
-
-        Args:
-            batch: The next of it.
-            numbers: Gives the numbers, among those of its changes, of what is being written: one part after the other,
-                where there are dead letters.
-        """
-        count = batch.changes_count
-        self._of_batch, self._numbers = self._offsets[:count], numbers
-        self._offsets = self._offsets[count:]
-
-    def at(self, barrier: Barrier) -> None:
-        """What comes next stands in a barrier.
-
-        Args:
-            barrier: The barrier.
-        """
-        self._barrier = barrier
 
     def next(self, done: int, last: Position) -> Note:
         """What is to be kept when changes up to some one are in the sink.

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -17,10 +17,7 @@ from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.queue import Lane
 from pgcdc.protocol import Batch
 
-if TYPE_CHECKING:
-    from pgcdc.pipeline.kafka_keeping import Notes
-
-__all__ = ["PartitionConsumer", "PartitionLane"]
+__all__ = ["Offsets", "PartitionConsumer", "PartitionLane"]
 
 
 class PartitionLane(Lane):
@@ -40,7 +37,6 @@ class PartitionLane(Lane):
     Attributes:
         stored: The offset and the mark that the group has.
         begins: The offset of the first change that is to be delivered.
-        tracks: Whether the consumer asks for the offsets of changes (`come_to`).
     """
 
     def __init__(
@@ -60,7 +56,6 @@ class PartitionLane(Lane):
         self.partition = partition
         self.through_lsn = start
         self.stored: tuple[int, Mark] | None = None
-        self.tracks = False
         self.begins = start
         self._mark = mark
         self._flight: deque[tuple[Batch, Sequence[int], int]] = deque()
@@ -82,8 +77,7 @@ class PartitionLane(Lane):
             if not self.offer(Rows(batch, through, nbytes)):
                 return False
             self._flight.append((batch, offsets, through))
-            if self.tracks:
-                self._coming.append((batch, offsets))
+            self._coming.append((batch, offsets))
             return True
 
     def begin_at(self, offset: int, mark: Mark) -> None:
@@ -197,18 +191,97 @@ class PartitionLane(Lane):
         return Position.parse(stored[1].position).commit_lsn if stored[1].position else 0
 
 
+class Offsets:
+    """Which record each change of what is delivered stands in.
+
+    Args:
+        lane: The partition.
+    """
+
+    def __init__(self, lane: PartitionLane) -> None:
+        self._lane = lane
+        self._barrier: Barrier | None = None
+        # What was come to and is not passed on yet: the offset of each change. And what is passed on now.
+        self._offsets: list[int] = []
+        self._of_batch: list[int] = []
+        self._numbers: Callable[[], Sequence[int]] = tuple
+
+    def come_to(self, batch: Batch, skip: Position | None) -> Batch:
+        """Leave out what is done already, of what comes next.
+
+        Args:
+            batch: What comes next.
+            skip: Changes up to here were had from the slot.
+
+        Returns:
+            The rest.
+        """
+        self._barrier = None
+        offsets, ascending = self._lane.come_to(batch.changes_count)
+        if offsets and offsets[0] < self._lane.begins:
+            wanted = [number for number, offset in enumerate(offsets) if offset >= self._lane.begins]
+            batch, offsets = batch.take(wanted), [offsets[number] for number in wanted]
+        first = batch.first_position
+        if skip is not None and first is not None and first <= skip:
+            rest = batch.after(skip)
+            left = rest.changes_count
+            # Where old ones stand between new ones, which of them are left is not known: all that counts is the end.
+            offsets = offsets[len(offsets) - left :] if ascending else [offsets[0]] * (left - 1) + offsets[-1:]
+            batch = rest
+        self._offsets = offsets
+        return batch
+
+    def pass_on(self, batch: Batch, numbers: Callable[[], Sequence[int]]) -> None:
+        """Some of what was come to is given to the target now.
+
+        Args:
+            batch: The next of it.
+            numbers: Gives the numbers, among those of its changes, of what is being written: one part after the other,
+                where there are dead letters.
+        """
+        count = batch.changes_count
+        self._of_batch, self._numbers = self._offsets[:count], numbers
+        self._offsets = self._offsets[count:]
+
+    def at(self, barrier: Barrier) -> None:
+        """What comes next stands in a barrier.
+
+        Args:
+            barrier: The barrier.
+        """
+        self._barrier = barrier
+
+    def of(self, number: int) -> int | None:
+        """The offset of a change's record; None when it stands in a barrier.
+
+        Args:
+            number: The change's, in what is passed on now.
+        """
+        return None if self._barrier is not None else self._of_batch[number]
+
+
 class PartitionConsumer(Consumer):
     """The task of one partition.
 
     Attributes:
         learn: Called with each batch before it is delivered: learns tables that nothing is known of.
-        notes: Says what the target keeps together with its data; None when it keeps nothing.
+        offsets: Say which record each change stands in.
     """
 
     lane: PartitionLane
     has_target_alone: ClassVar = False
     learn: Callable[[Batch], Awaitable[None]] | None = None
-    notes: Notes | None = None
+    offsets: Offsets
+
+    def follow(self, offsets: Offsets) -> None:
+        """Tell apart by their records what positions do not tell apart.
+
+        Args:
+            offsets: Those of the partition.
+        """
+        self.offsets = offsets
+        if self.delivery.parking is not None:
+            self.delivery.parking.place = offsets.of
 
     def _begin(self, item: Begin) -> None:
         super()._begin(item)
@@ -225,8 +298,7 @@ class PartitionConsumer(Consumer):
             batch: The change.
             barrier: The barrier.
         """
-        if self.notes is not None:
-            self.notes.at(barrier)
+        self.offsets.at(barrier)
         await self._pass_through(batch)
 
     async def clear(self) -> None:
@@ -240,11 +312,9 @@ class PartitionConsumer(Consumer):
         return parking is not None and parking.holds and parking.held_keys > 0
 
     async def _deliver(self, batch: Batch) -> None:
-        if self.notes is not None:
-            batch = self.notes.come_to(batch, self._skip)
-            if not batch.changes_count:
-                return
-        await self._pass_through(batch)
+        batch = self.offsets.come_to(batch, self._skip)
+        if batch.changes_count:
+            await self._pass_through(batch)
 
     async def _pass_through(self, batch: Batch) -> None:
         if self.learn is not None and batch.versions is None:
@@ -252,6 +322,5 @@ class PartitionConsumer(Consumer):
         await super()._deliver(batch)
 
     async def _write(self, batch: Batch) -> None:
-        if self.notes is not None:
-            self.notes.pass_on(batch, lambda: self.delivery.numbers)
+        self.offsets.pass_on(batch, lambda: self.delivery.numbers)
         await super()._write(batch)

@@ -23,7 +23,7 @@ from pgcdc.pipeline.items import Appointment, Begin
 from pgcdc.pipeline.kafka_address import KafkaAddress
 from pgcdc.pipeline.kafka_barriers import Barriers
 from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Notes
-from pgcdc.pipeline.kafka_lane import PartitionConsumer, PartitionLane
+from pgcdc.pipeline.kafka_lane import Offsets, PartitionConsumer, PartitionLane
 from pgcdc.pipeline.kafka_member import END_WITHIN, Assigned, Found, Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
@@ -262,12 +262,12 @@ class KafkaRun:
             self._loop,
         )
         own = replace(self._shared[name].subscription, name=part)
-        target, notes = self._target(name, own, lane, found)
+        target, offsets = self._target(name, own, lane, found)
         epoch = 1 if row is None else row.epoch + 1
         reshaping = PartitionReshaping(subscription, target, self._together, epoch, self._database.alone)
         desk = self._desk
         consumer = PartitionConsumer(own, target, lane, reshaping, desk, lambda: lane.letters_through, self._formats)
-        consumer.notes, lane.tracks = notes, notes is not None
+        consumer.follow(offsets)
         keep_trying = consumer.delivery.keep_trying
 
         async def learn(batch: Batch) -> None:
@@ -301,15 +301,15 @@ class KafkaRun:
 
         return Assigned(lane, item, skip, first=first)
 
-    def _target(self, name: str, own: Subscription, lane: PartitionLane, found: Found) -> tuple[Target, Notes | None]:
-        """What a partition writes to, and what that keeps of it."""
+    def _target(self, name: str, own: Subscription, lane: PartitionLane, found: Found) -> tuple[Target, Offsets]:
+        """What a partition writes to, and the offsets of what that is given, which it may keep."""
         if isinstance(own, HandlerSubscription):
-            return HandlerTarget(own, self._formats, lambda: lane.held and not lane.closed), None
+            return HandlerTarget(own, self._formats, lambda: lane.held and not lane.closed), Offsets(lane)
         whole, member = self._shared[name], self._members[name]
         assert isinstance(own, SinkSubscription)
         assert isinstance(whole, SharedSink)
         if not isinstance(whole.sink, PartitionedSink):
-            return SinkTarget(own, self._formats), None
+            return SinkTarget(own, self._formats), Offsets(lane)
 
         async def ours() -> bool:
             while not lane.closed:

@@ -19,7 +19,6 @@ from pgcdc.pipeline.holding import Held, HeldBy, holds_from_text, holds_to_text
 from pgcdc.pipeline.options import Options
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.worker import Worker
-from pgcdc.protocol import Batch
 from pgcdc.replication import Reconnect
 
 __all__ = ["Desk", "Parking"]
@@ -111,6 +110,8 @@ class Parking:
         count: How many letters there are.
         holds: Whether later changes of the same rows wait.
         waiting: Whether one of them is to be delivered, now or as soon as its transaction is done.
+        place: Gives what tells a change of the batch in hand from all others, by its number there; None: its position
+            does.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Parking:
         self._options = options
         self._held = Held()
         self._alike: dict[tuple[Position, str], int] = {}
+        self.place: Callable[[int], int | None] = _nowhere
         self._epoch = 0
 
     @property
@@ -217,7 +219,7 @@ class Parking:
         for number, seen in enumerate(await self._describe(part)):
             if number >= start and number not in settled and self._held.meets(seen.holds):
                 self._held.add(seen.holds)  # a change of key holds the other one, too
-                letters[number] = self._letter(part.batch, number, seen, None, 0)
+                letters[number] = self._letter(part, number, seen, None, 0)
         await self._add(list(letters.values()))
         return set(letters)
 
@@ -231,7 +233,7 @@ class Parking:
         """
         seen = await self._describe(part.take(causes))
         letters = [
-            self._letter(part.batch, number, one, causes[number], attempts)
+            self._letter(part, number, one, causes[number], attempts)
             for number, one in zip(sorted(causes), seen, strict=True)
         ]
         await self._add(letters)
@@ -248,13 +250,16 @@ class Parking:
                 letter.error_type,
             )
 
-    def _letter(self, batch: Batch, number: int, seen: Seen, cause: Exception | None, attempts: int) -> DeadLetter:
+    def _letter(self, part: Described, number: int, seen: Seen, cause: Exception | None, attempts: int) -> DeadLetter:
+        batch = part.batch
         one = batch.take({number})
         position = one.first_position
         digest = seen.digest
         if position is not None and position[1] == SNAPSHOT_INDEX:
-            # Rows of a copy share their position, and may be alike. A copy is taken again whole, so the third of a kind
-            # is the third again.
+            # Rows of a copy share their position, and may be alike. From the slot a copy is taken again whole, so the
+            # third of a kind is the third again; where it goes on in the middle, something else tells them apart.
+            place = self.place(part.numbers[number])
+            digest = digest if place is None else f"{digest}@{place}"
             alike = self._alike[Position(*position), digest] = self._alike.get((Position(*position), digest), 0) + 1
             digest = digest if alike == 1 else f"{digest}.{alike}"
         if position is None:  # it cannot be read, and does not know where it stands: behind what can be
@@ -364,6 +369,10 @@ class Parking:
                 if attempt:
                     self._away(None)
                 return result
+
+
+def _nowhere(_: int) -> None:
+    """The place of a change that its position tells."""
 
 
 def _wanted(letter: DeadLetter) -> bool:
