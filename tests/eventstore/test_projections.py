@@ -161,6 +161,19 @@ def test_one_that_is_added_later_begins_at_the_beginning(database: Database) -> 
         assert revenue(database) == right_revenue(database)
 
 
+def test_a_class_may_say_another_table_than_its_parent(newest_database: Database) -> None:
+    class Smaller(Revenue):
+        revenue = Table("category text, total bigint NOT NULL", key=["category"])
+
+        def on_sold(self, event: Sold) -> None:
+            self.revenue.add(category=event.category, total=event.amount)
+
+    with store_of(newest_database, ("revenue", Smaller)) as store, running(store.pipeline()):
+        store.append("till-1", [Sold("toys", 1)])
+        caught_up(store)
+        assert newest_database.execute("SELECT * FROM public.revenue") == [("toys", 1)]
+
+
 def test_another_version_waits_for_its_rebuild(newest_database: Database) -> None:
     with store_of(newest_database, ("revenue", Revenue)) as store, running(store.pipeline()):
         store.append("till-1", [Sold("toys", 1)])

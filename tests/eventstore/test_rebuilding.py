@@ -11,6 +11,7 @@ import pytest
 
 import pgcdc
 from pgcdc.eventstore import EventStore, EventStoreError, RebuildProgress, plan_rebuild, rebuild, rebuilding, rollback
+from pgcdc.eventstore.projecting import Projecting
 from tests.eventstore.revenue import (
     RIGHT,
     Closed,
@@ -241,6 +242,55 @@ def test_on_a_quiet_server_it_is_brought_up_to_date(newest_database: Database, m
         rollback(store, "revenue")
         store.wait_for("revenue", "till-1", 2, timeout=30)
         assert revenue(newest_database) == [("toys", 3, 2)]
+
+
+def test_one_that_is_put_back_while_an_event_comes_misses_nothing(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at what is live and its lock; and nothing comes behind that."""
+    apply = Projecting._apply
+    monkeypatch.setattr(rebuilding, "WAITING", "pgcdc nobody")
+    with store_of(newest_database, ("revenue", Revenue)) as store, running(store.pipeline()):
+        store.append("till-1", [Sold("toys", 1)])
+        caught_up(store)
+        rebuild(store, "revenue")
+        store.append("till-1", [Sold("toys", 2)])
+        caught_up(store)
+
+        def meanwhile(self: Projecting, *arguments: Any, **options: Any) -> bool:
+            monkeypatch.setattr(Projecting, "_apply", apply)
+            rollback(store, "revenue")
+            return apply(self, *arguments, **options)
+
+        monkeypatch.setattr(Projecting, "_apply", meanwhile)
+        store.append("till-1", [Sold("toys", 4)])
+        store.wait_for("revenue", "till-1", 3, timeout=30)
+        assert generations(newest_database)[0][2] == "live"
+        assert revenue(newest_database) == [("toys", 7, 3)]
+
+
+def test_what_cannot_be_applied_at_the_very_end_is_said_in_a_sentence(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Revenue):
+        def on_closed(self, event: Closed) -> None:
+            raise ValueError
+
+    replace = rebuilding._replace
+    with store_of(newest_database, ("revenue", Revenue)) as store, running(store.pipeline()):
+        store.append("till-1", [Sold("toys", 1)])
+        caught_up(store)
+
+        def meanwhile(*arguments: Any) -> Any:
+            store.append("till-1", [Closed()])
+            caught_up(store)
+            return replace(*arguments)
+
+        monkeypatch.setattr(rebuilding, "_replace", meanwhile)
+        failing = store_of(newest_database, ("revenue", Failing), version=2)
+        with failing, pytest.raises(EventStoreError, match="cannot be built: ValueError at event 2 of the") as failed:
+            rebuild(failing, "revenue")
+        assert failed.value.hint is not None and "mend the class" in failed.value.hint
 
 
 def test_one_that_was_never_live_in_a_schema_that_is_not_there(newest_database: Database) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pgcdc.cli.deadletter import application as deadletter
 from pgcdc.errors import ConnectionLost
-from pgcdc.eventstore import Recorded, Table, rebuild, skipping
+from pgcdc.eventstore import Recorded, Table, rebuild, rollback, skipping
 from pgcdc.pipeline import MemoryDeadLetters
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, revenue, right_revenue, store_of
 from tests.eventstore.test_projections import caught_up
@@ -140,6 +140,29 @@ def test_a_rebuild_skips_too_and_what_it_has_applied_is_no_letter(newest_databas
         assert rebuild(store, "revenue").done == len(EVENTS)
         assert revenue(newest_database) == [("a", 16, 3), ("b", 4, 1)]
         until(lambda: [one[1] for one in told(store)] == [key(4)], "one is no letter any more", pause=0.1)
+
+
+def test_after_a_rollback_they_are_letters_again(newest_database: Database) -> None:
+    """Also what the generation in between has applied when it was retried."""
+    with store_with(newest_database) as store, running(store.pipeline()):
+        caught_up(store)
+        store.append("till-1", EVENTS)
+        caught_up(store)
+        until(lambda: told(store) == BOTH, "they are listed", pause=0.1)
+    with store_with(newest_database, Mended, version=2) as store:
+        pipeline = store.pipeline()
+        with running(pipeline) as run:
+            run.streaming()
+            rebuild(store, "revenue")
+            until(lambda: [one[1] for one in told(store)] == [key(4)], "one is no letter any more", pause=0.1)
+            newest_database.execute("UPDATE public.revenue SET total = total + 10 WHERE category = 'b'")
+            pipeline.dead_letters.retry()
+            until(lambda: told(store) == [], "and the other is applied", pause=0.1)
+        rollback(store, "revenue")
+    with store_with(newest_database) as store, running(store.pipeline()):
+        until(lambda: told(store) == BOTH, "they are listed", pause=0.1)
+        caught_up(store)
+        assert revenue(newest_database) == [("a", 3, 2), ("b", 4, 1)]
 
 
 def test_letters_that_cannot_be_kept_now_are_kept_later(newest_database: Database) -> None:

@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from pgcdc.errors import ConfigError, SlotLost, SlotNotFound
+from pgcdc.errors import ConfigError, SlotInUse, SlotLost, SlotNotFound
 from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.commits import Commits
 from pgcdc.eventstore.gaps import Gaps
@@ -25,7 +25,7 @@ from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.statements import WAITING, Statements
 from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import Pipeline
-from pgcdc.pipeline.ownership import own
+from pgcdc.pipeline.ownership import disown, own
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.start import check_slot, look_at
 from pgcdc.replication import connect
@@ -46,6 +46,10 @@ _ANEW = (
     "no event is lost: call pipeline.destroy() once (pgcdc destroy), and run it again; what was committed meanwhile"
     " projections and reactors are given from the table of events"
 )
+
+
+class _Stopped(Exception):
+    """The run is being stopped while it waits to own its slot."""
 
 
 class EventPipeline(Pipeline):
@@ -164,21 +168,51 @@ class EventPipeline(Pipeline):
             self._make_slot()
             with connect_store(self._dsn) as connection:
                 self._commits.start_lsn = self._commits.through(connection)
-                positioned = self._positions()
-                through_lsn, names = self._commits.start_lsn, set(self._subscriptions)
-                self._gaps.fill(connection, positioned, names, through_lsn, loop, lambda: self._stop_early)
+                if self._gaps.are_kept(connection, self._positions()):
+                    self._fill(connection, loop)
         except psycopg.Error as error:
             raise refused(error, self._statements) from error
 
+    def _fill(self, connection: psycopg.Connection[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Give reactors what they have missed, as the owner of the pipeline: another process has given it otherwise."""
+        with connect(self._dsn) as replication, contextlib.closing(self._own_letters):
+            standby = self._stands_by if self._settings.standby else None
+            try:
+                slot = own(replication, self._settings.slot, self._pause, standby)
+            except _Stopped:
+                return
+            if slot is None or slot.active:
+                return  # the run says so
+            self._commits.start_lsn = self._commits.through(connection)  # it may have taken a while
+            self._gaps.fill(
+                connection,
+                self._positions(),
+                set(self._subscriptions),
+                self._commits.start_lsn,
+                self._own_letters,
+                loop,
+                lambda: self._stop_early,
+            )
+            disown(replication, self._settings.slot)  # the run takes it again
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop_early:
+            raise _Stopped
+        time.sleep(seconds)
+
+    def _stands_by(self, error: SlotInUse) -> None:
+        logger.debug("pipeline %r waits as a standby: %s", self.name, error)
+
     def destroy(self, *, tables: bool = False) -> None:
-        """As `Pipeline.destroy`; the events, projections and the order of commits stay.
+        """As `Pipeline.destroy`; the events, projections, the order of commits and reactors' dead letters stay.
 
         The next run begins with what is in the table: projections where they were, and reactors, too, so that they miss
         nothing that was committed while there was no slot. For one that is to begin with what is appended from then on,
-        call `forget` in between.
+        call `forget` in between. What a reactor, or a handler or sink that was added, could not take is still a dead
+        letter then; those of projections are made again.
 
         Args:
-            tables: As for `Pipeline.destroy`.
+            tables: As for `Pipeline.destroy`; then all dead letters go, too.
 
         Raises:
             SlotInUse: When it runs, here or elsewhere.
@@ -198,7 +232,7 @@ class EventPipeline(Pipeline):
             self._skipped.unlist(connection, list(self._subscriptions))  # dead letters have gone with the pipeline
 
     def forget(self, consumer: str) -> None:
-        """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot.
+        """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot, and its dead letters.
 
         Args:
             consumer: Its name.
@@ -210,8 +244,21 @@ class EventPipeline(Pipeline):
         with connect_store(self._dsn) as connection:
             was_kept = self._gaps.forget(connection, [consumer])
         if was_kept and consumer not in self._positions():
+            with contextlib.closing(self._own_letters):
+                self._own_letters.forget(self.name, [consumer])
             return
         super().forget(consumer)
+
+    def _forget_letters(self, *, all_of_them: bool) -> None:
+        letters = self._own_letters
+        if all_of_them:
+            letters.forget(self.name)
+            return
+        having = set(letters.marks(self.name))
+        stay = having - {COMMITS, *self._projections}
+        letters.forget(self.name, {*self._subscriptions, *self._store.load(self.name), *having} - stay)
+        for consumer in stay:
+            letters.rename(self.name, consumer, consumer)  # so the next run's owner may begin with the first epoch
 
     def _make_slot(self) -> None:
         """Make the slot, and note what was committed before it: the stream begins exactly behind that."""

@@ -3,7 +3,8 @@
 A slot that is dropped, or lost its WAL, takes no event with it: all are in the table, or in the archive. Projections
 read from there in any case. Of a reactor it is written down where it was before its position is forgotten; the next run
 gives it what was committed from there up to where the new slot begins, in the order of commits, and only then begins
-the stream. Where it is moves with each transaction, so that a crash repeats one at most.
+the stream. Where it is moves with each transaction, so that a crash repeats one at most. Events of a key that waited
+behind a dead letter come first: what is behind them in the table must not pass them.
 """
 # ruff: noqa: S608  (what is put in is a name that was looked at)
 
@@ -13,19 +14,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import isawaitable
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.errors import PositionError, SinkUnavailable
+from pgcdc.errors import DecodeError, PositionError, SinkUnavailable
+from pgcdc.events import Insert
 from pgcdc.eventstore.commits import Commits, EventRow, Place
-from pgcdc.eventstore.projecting import steps_of
+from pgcdc.eventstore.projecting import rows_of, steps_of
 from pgcdc.eventstore.reacting import BoundReactor
 from pgcdc.eventstore.statements import Statements
 from pgcdc.lsn import Position, format_lsn
+from pgcdc.pipeline.deadletter import DeadLetterStore, Which
+from pgcdc.pipeline.holding import holds_from_text
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.retry import Retry, attempts
+from pgcdc.protocol import Batch
 
 __all__ = ["Gaps"]
 
@@ -33,6 +38,18 @@ logger = logging.getLogger("pgcdc.eventstore")
 
 _SHAPING: Final = ("where", "columns", "transform", "own_slot")
 """Options with which a pipeline gives a reactor something else than all events, or by another way."""
+
+_BETWEEN: Final = "was committed while it had no slot"
+_LETTER: Final = "is a dead letter that later ones wait for"
+
+
+class _Giving(NamedTuple):
+    """A reactor that is given events, from where its dead letters are, and how."""
+
+    reactor: BoundReactor
+    letters: DeadLetterStore
+    loop: asyncio.AbstractEventLoop
+    stopping: Callable[[], bool]
 
 
 class Gaps:
@@ -50,6 +67,7 @@ class Gaps:
     ) -> None:
         es: LiteralString = statements.quoted
         self._pipeline = pipeline
+        self._format = rows_of(statements.schema)
         self._commits = commits
         self._reactors = {one.name: one for one in reactors}
         self._keep: LiteralString = (
@@ -88,22 +106,35 @@ class Gaps:
         """
         return connection.execute(self._forget, (self._pipeline, list(names))).rowcount > 0
 
+    def are_kept(self, connection: psycopg.Connection[Any], positioned: Collection[str]) -> bool:
+        """Whether it is written down where any are that have no position.
+
+        Args:
+            connection: On which, in autocommit mode.
+            positioned: Those that have.
+        """
+        return any(row[0] not in positioned for row in self._rows(connection))
+
     def fill(
         self,
         connection: psycopg.Connection[Any],
         positioned: Collection[str],
         consumers: Collection[str],
         through_lsn: int,
+        letters: DeadLetterStore,
         loop: asyncio.AbstractEventLoop,
         stopping: Callable[[], bool],
     ) -> None:
         """Give reactors what they have missed. Blocks, and is not for the loop's own thread.
+
+        For the owner of the pipeline alone: two at once would give it twice.
 
         Args:
             connection: On which, in autocommit mode.
             positioned: Consumers that have positions: the stream goes on where they were.
             consumers: All that there are.
             through_lsn: Up to where the table is read: the stream brings what comes behind.
+            letters: Where dead letters are kept.
             loop: Where handlers are called that are coroutine functions.
             stopping: Whether to end; then the next run goes on there.
 
@@ -112,42 +143,35 @@ class Gaps:
                 It says what can be done.
         """
         self.forget(connection, positioned)
-        for name, lsn, base_id in connection.cursor(row_factory=tuple_row).execute(self._kept, (self._pipeline,)):
+        for name, lsn, base_id in self._rows(connection):
             reactor = self._reactors.get(name)
             if lsn >= through_lsn or name not in consumers:
                 continue
             if reactor is not None:
-                self._fill(connection, reactor, Place(lsn, base_id), through_lsn, loop, stopping)
+                giving = _Giving(reactor, letters, loop, stopping)
+                self._fill(connection, giving, Place(lsn, base_id), through_lsn)
                 continue
             for stretch in self._commits.after(connection, Place(lsn, base_id), through_lsn):
                 if stretch.rows:
                     raise self._refused(f"consumer {name!r}", stretch.rows[0][1], "and is no reactor", name)
 
-    def _fill(
-        self,
-        connection: psycopg.Connection[Any],
-        reactor: BoundReactor,
-        place: Place,
-        through_lsn: int,
-        loop: asyncio.AbstractEventLoop,
-        stopping: Callable[[], bool],
-    ) -> None:
-        done = 0
+    def _rows(self, connection: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
+        return connection.cursor(row_factory=tuple_row).execute(self._kept, (self._pipeline,)).fetchall()
+
+    def _fill(self, connection: psycopg.Connection[Any], giving: _Giving, place: Place, through_lsn: int) -> None:
+        reactor, first, done = giving.reactor, True, 0
         for stretch in self._commits.after(connection, place, through_lsn):
             for step in steps_of(stretch):
                 if step.rows and (shaping := [one for one in _SHAPING if reactor.options.get(one)]):
                     why = f"and with {shaping[0]}= it is not given events of the table"
                     raise self._refused(f"reactor {reactor.name!r}", step.rows[0][1], why, reactor.name)
-                for position, row in step.rows:
-                    if stopping():
+                if step.rows and first:
+                    first = False
+                    if not self._give_held(giving):
                         return
-                    try:
-                        asyncio.run_coroutine_threadsafe(_react(reactor, row, position, stopping), loop).result()
-                    except Exception as error:
-                        if stopping():
-                            return
-                        why = f"and its handler raised {type(error).__name__}"
-                        raise self._refused(f"reactor {reactor.name!r}", row, why, reactor.name) from error
+                for position, row in step.rows:
+                    if not self._give(giving, position, row, _BETWEEN):
+                        return
                     done += 1
                     if position.index < 0:  # what no slot has brought has no order of commits, but that of ids
                         self._moved(connection, reactor, Place(place.lsn, row.id))
@@ -156,17 +180,45 @@ class Gaps:
         if done:
             logger.info("reactor %r was given %d events that were committed while it had no slot", reactor.name, done)
 
+    def _give_held(self, giving: _Giving) -> bool:
+        """Give a reactor its dead letters that later events wait for; False when it is to end."""
+        letters, name = giving.letters, giving.reactor.name
+        for one in letters.find(Which(pipelines=frozenset({self._pipeline}), consumer=name)):
+            letter = letters.read(one.id) if holds_from_text(one.holds) else None
+            if letter is None:
+                continue
+            for change in Batch.from_bytes(letter.message).changes(self._format):
+                if isinstance(change, DecodeError):
+                    raise change
+                if isinstance(change, Insert) and not self._give(giving, letter.position, change.new, _LETTER):
+                    return False
+            letters.remove([letter.id])
+        return True
+
+    def _give(self, giving: _Giving, position: Position, row: EventRow, which: str) -> bool:
+        """Give a reactor an event; False when it is to end."""
+        reactor, stopping = giving.reactor, giving.stopping
+        if stopping():
+            return False
+        try:
+            asyncio.run_coroutine_threadsafe(_react(reactor, row, position, stopping), giving.loop).result()
+        except Exception as error:
+            if stopping():
+                return False
+            why = f"and its handler raised {type(error).__name__}"
+            raise self._refused(f"reactor {reactor.name!r}", row, why, reactor.name, which) from error
+        return True
+
     def _moved(self, connection: psycopg.Connection[Any], reactor: BoundReactor, place: Place) -> None:
         connection.execute(self._move, (format_lsn(place.lsn), place.base_id, self._pipeline, reactor.name))
 
     @staticmethod
-    def _refused(who: str, row: EventRow, why: str, name: str) -> PositionError:
+    def _refused(who: str, row: EventRow, why: str, name: str, which: str = _BETWEEN) -> PositionError:
         mend = "give it what store.replay() has"
         if why != "and is no reactor":
             mend = "put the cause right and run it again, it goes on there"
         return PositionError(
-            f"{who} has missed event {row.sequence} of the stream {row.stream_id}, which was committed while it had no"
-            f" slot, {why}",
+            f"{who} has missed event {row.sequence} of the stream {row.stream_id}, which {which}, {why}",
             hint=f"{mend}; when it is to begin with what is appended from now on: pipeline.forget({name!r})",
         )
 

@@ -301,6 +301,11 @@ class Projecting(_Following):
                 with self._connection.transaction():
                     self._note(self._connection, commits)
                     self._generations.passed(self._connection, self._projection.name, through)
+                self._passed = max(self._passed, through)
+                # Generations may have changed places since it was looked: a commit comes by the stream before others
+                # see it, so this may be what tells of it. By now it was waited for.
+                if (live := self._live()) is not None and live.place.lsn < self._passed:
+                    self._catch_up()
             self._list()
         self._passed = max(self._passed, through)
         self._has_noted(self._passed)
@@ -436,6 +441,8 @@ class Projecting(_Following):
                 live = self._generations.live(self._connection, self._projection.name, lock=True)
                 if live is None or live.version != self._projection.version or (live.error and not again):
                     return False
+                if commits is not None and live.place.lsn < self._passed:
+                    return False  # it was put in the place of the one that was looked at, and does not have all before
                 fresh = [step for step in steps if step.place > live.place]
                 if one_by_one:
                     for step in fresh:

@@ -129,9 +129,8 @@ class Projection:
         self.owner = owner
         self.schema = schema
         self.on_failure: OnFailure = on_failure
-        self.tables: Sequence[Table] = [
-            value for one in reversed(owner.__mro__) for value in vars(one).values() if isinstance(value, Table)
-        ]
+        said = {key: value for one in reversed(owner.__mro__) for key, value in vars(one).items()}  # the last one holds
+        self.tables: Sequence[Table] = [value for value in said.values() if isinstance(value, Table)]
         self.handlers = Handlers(owner, codec)
         if not self.tables:
             raise ConfigError(

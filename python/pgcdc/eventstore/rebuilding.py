@@ -143,23 +143,38 @@ class _Building:
         return 0 if row is None else row[0]
 
     def apply(self, at: Generation, stretch: Stretch) -> Generation:
-        """Apply a stretch, in the transaction that is open."""
-        if self.projection.on_failure != "dead_letter":
-            self._write(at, stretch.rows)
-        else:
-            try:
-                with self.connection.transaction():
-                    self._write(at, stretch.rows)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                raise
-            except Exception:
-                for position, row in stretch.rows:
-                    self._write_or_skip(at, position, row)
+        """Apply a stretch, in the transaction that is open.
+
+        Raises:
+            EventStoreError: When an event of it cannot be applied, or somebody else is at work.
+        """
+        try:
+            self._apply(at, stretch)
+        except (psycopg.OperationalError, psycopg.InterfaceError, EventStoreError):
+            raise
+        except Exception as error:
+            raise EventStoreError(
+                f"the projection {at.name} cannot be built: {reason_of(error)}",
+                hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
+            ) from error
         if not self.generations.advance(self.connection, at, stretch.place, 0, len(stretch.rows)):
             raise EventStoreError(
                 f"the projection {at.name} is being rebuilt by somebody else", hint="let that one end, or stop it"
             )
         return msgspec.structs.replace(at, place=stretch.place, events=at.events + len(stretch.rows))
+
+    def _apply(self, at: Generation, stretch: Stretch) -> None:
+        if self.projection.on_failure != "dead_letter":
+            self._write(at, stretch.rows)
+            return
+        try:
+            with self.connection.transaction():
+                self._write(at, stretch.rows)
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except Exception:
+            for position, row in stretch.rows:
+                self._write_or_skip(at, position, row)
 
     def _write(self, at: Generation, rows: Sequence[tuple[Position, EventRow]]) -> None:
         if self._writer is None:
@@ -266,20 +281,10 @@ def rebuild(
             for round in itertools.count(1):
                 before, previous = at.events, at.events - before
                 for stretch in building.commits.after(connection, at.place, through_lsn):
-                    try:
-                        with connection.transaction():
-                            # What is lost in a crash of the server comes again: the place is lost with it.
-                            connection.execute("SET LOCAL synchronous_commit = off")
-                            at = building.apply(at, stretch)
-                    except psycopg.OperationalError:
-                        raise
-                    except EventStoreError:
-                        raise
-                    except Exception as error:
-                        raise EventStoreError(
-                            f"the projection {name} cannot be built: {reason_of(error)}",
-                            hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
-                        ) from error
+                    with connection.transaction():
+                        # What is lost in a crash of the server comes again: the place is lost with it.
+                        connection.execute("SET LOCAL synchronous_commit = off")
+                        at = building.apply(at, stretch)
                     told(building.progress(at, total))
                 through_lsn = building.commits.through(connection)
                 if at.events - before < NEAR:
@@ -415,6 +420,7 @@ def _settle(building: _Building, at: Generation, home: str) -> None:
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
     _move(building, at.tables, at.schema, home)
     generations.become(connection, at, "live", home)
+    building.skipped.unlist_of(connection, at)  # its dead letters have gone when another one became live
     generations.drop_schema(connection, at.schema)
     # What the pipeline has followed meanwhile the new one does not have. On a quiet server nothing would tell it so.
     connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (WAITING,))

@@ -68,6 +68,9 @@ class Skipped:
             f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND NOT is_listed"
         )
         self._unlist: LiteralString = f"UPDATE {es}.skipped SET is_listed = false WHERE name = ANY (%s)"
+        self._unlist_of: LiteralString = (
+            f"UPDATE {es}.skipped SET is_listed = false WHERE name = %s AND generation = %s"
+        )
 
     def add(
         self,
@@ -127,6 +130,17 @@ class Skipped:
             names: The projections.
         """
         connection.execute(self._unlist, (names,))
+
+    def unlist_of(self, connection: psycopg.Connection[Any], at: Generation) -> None:
+        """Note that dead letters are to be made of all that a generation has skipped, in the transaction it goes live.
+
+        While another one was live, letters of this one were removed: as that one's, or since that one has applied them.
+
+        Args:
+            connection: On which.
+            at: The generation.
+        """
+        connection.execute(self._unlist_of, (at.name, at.generation))
 
     def see_to_letters(
         self, connection: psycopg.Connection[Any], at: Generation, pipeline: str, letters: DeadLetterStore

@@ -559,7 +559,7 @@ class Pipeline(Registration):
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
             self._drop_slot(connection)
-            self._own_letters.forget(self.name)
+            self._forget_letters(all_of_them=tables)
             for directory in self._spools():
                 remove_spool(directory, self._settings.slot, source_of(connection))
             self._store.forget(self.name)
@@ -569,6 +569,9 @@ class Pipeline(Registration):
         if plan is not None:
             with connect(self._settings.dsn) as connection:
                 provision.remove_tables(connection, plan, self._stores())
+
+    def _forget_letters(self, *, all_of_them: bool) -> None:  # noqa: ARG002 (a pipeline of another kind may keep some)
+        self._own_letters.forget(self.name)
 
     def _drop_slot(self, connection: Connection) -> None:
         slot = connection.slot(self._settings.slot)
