@@ -366,6 +366,7 @@ def a_role(**changed: Any) -> dict[str, Any]:
         ({"standby": True} | asked(positions="SqlitePositions"), "own_tables", "skipped", None),
         ({"standby": True, "publication": None}, "publication", "failed", "on the primary"),
         (asked(pipeline=None), "slot", "failed", "pgcdc slots"),
+        ({"store": {"positions": 2}}, "slot", "failed", "when_needed"),
         ({}, "slot", "ok", None),
         (asked(pipeline=None) | {"publication": None}, "publication", "failed", 'CREATE PUBLICATION "shop" FOR TABLE'),
         ({"publication": None}, "publication", "ok", None),

@@ -207,3 +207,21 @@ def test_partitions_have_notes_and_writers_of_their_own(tmp_path: Path) -> None:
         other.write(three, "late")
     assert sink.position() is None, "the one of the slot is another"
     assert {key: one["more"] for key, one in state(tmp_path).items()} == {1: None, 2: None, 4: "x", 5: "y", 6: "z"}
+
+
+def test_what_is_read_one_by_one_is_a_file_of_each_shape(tmp_path: Path) -> None:
+    """As from Kafka, where each record says its table's shape anew; and not when a table really has another one."""
+    wider = Table("orders", {**TABLE.columns, "more": "text"}, TABLE.key)
+    events = [insert(TABLE, row(number)) for number in range(1, 6)]
+    events += [insert(wider, {**row(number), "more": "x"}) for number in range(6, 9)]
+    batch = batch_of(*events, *(insert(TABLE, row(number)) for number in range(9, 11)))
+    records = Batch.concat(
+        [Batch.from_bytes(batch.take([number]).to_bytes()) for number in range(batch.changes_count)]
+    ).with_primary_keys({})
+    assert len(records.shape_runs()) == 10 and len(batch.shape_runs()) == 3
+    sink = Parquet(tmp_path)
+    sink.open()
+    sink.write(records)
+    sink.close()
+    assert sorted(file.rows for file in read_manifest(LocalFolder(tmp_path)).files.values()) == [2, 3, 5]
+    assert [key for _, _, key in log(tmp_path)] == list(range(1, 11))

@@ -28,6 +28,15 @@ def slot(facts: Facts) -> Finding:
     if found is None and facts.asked.pipeline is None:
         mend = "name one that is there (pgcdc slots), or the pipeline that makes it"
         return Finding(check="slot", title=title, status="failed", found="it does not exist", why=why, mend=mend)
+    if found is None and (stored := facts.store.get("positions")):
+        return Finding(
+            check="slot",
+            title=title,
+            status="failed",
+            found=f"it does not exist any more, and {stored} stored position{'s are' if stored > 1 else ' is'} of it",
+            why="changes since then may be lost: a start is refused until somebody has said how it goes on",
+            mend='snapshot="when_needed" takes a new copy; or Pipeline.destroy() (pgcdc destroy), and it begins anew',
+        )
     if found is None:
         return Finding(
             check="slot", title=title, status="ok", found="it is made when the pipeline starts first", why=why

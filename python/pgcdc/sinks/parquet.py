@@ -418,6 +418,9 @@ def _segments(batch: Batch) -> Iterator[tuple[Batch, dict[str, _Described]]]:
     for at, relation, _, version in batch.shape_runs():
         table = table_key(relation.schema, relation.name)
         if table in relations:
+            known, _, its = relations[table]
+            if (known, its) == (relation, version):
+                continue  # of what was read one by one, from Kafka, each record says its table's shape anew
             before, batch = batch.split_at(at - done)
             done = at
             yield before, relations
