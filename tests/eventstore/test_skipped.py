@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
 from pgcdc.cli.deadletter import application as deadletter
-from pgcdc.errors import ConnectionLost
+from pgcdc.errors import ConnectionLost, EventStoreError
 from pgcdc.eventstore import Recorded, Table, rebuild, rollback, skipping
 from pgcdc.pipeline import MemoryDeadLetters
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, revenue, right_revenue, store_of
@@ -142,6 +144,23 @@ def test_a_rebuild_skips_too_and_what_it_has_applied_is_no_letter(newest_databas
         until(lambda: [one[1] for one in told(store)] == [key(4)], "one is no letter any more", pause=0.1)
 
 
+def test_a_row_that_is_too_large_for_its_index_is_no_server_that_is_away(newest_database: Database) -> None:
+    """psycopg's class for it is the same, and waiting would hold WAL for ever."""
+    long = "".join(random.Random(1).choices(string.ascii_letters, k=12_000))
+    with store_of(newest_database) as store, running(store.pipeline()):
+        caught_up(store)
+        store.append("till-1", [Sold(long, 1), Sold("a", 1)])
+        until(lambda: "revenue (ProgramLimitExceeded" in store.check()[2].found, "it is parked", pause=0.1)
+        with pytest.raises(EventStoreError, match="the projection revenue cannot be built: ProgramLimitExceeded"):
+            rebuild(store, "revenue")
+    with store_with(newest_database, Revenue) as store, running(store.pipeline()):
+        until(lambda: told(store) == [("revenue", key(1), "ProgramLimitExceeded")], "it is listed", pause=0.1)
+        caught_up(store)
+        assert revenue(newest_database) == [("a", 1, 1)]
+        assert rebuild(store, "revenue", restart=True).done == 2
+        assert revenue(newest_database) == [("a", 1, 1)]
+
+
 def test_after_a_rollback_they_are_letters_again(newest_database: Database) -> None:
     """Also what the generation in between has applied when it was retried."""
     with store_with(newest_database) as store, running(store.pipeline()):
@@ -202,6 +221,8 @@ def test_letters_that_go_with_the_pipeline_come_again(newest_database: Database)
         with running(store.pipeline()):
             caught_up(store)
             assert told(store) == [], "what was dropped stays so"
+            hint = store.check()[2].hint
+            assert hint is not None and "pgcdc events rebuild when their dead letters were dropped" in hint
 
 
 def test_one_that_takes_nothing_at_all_is_parked(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,8 @@ def _projections(connection: psycopg.Connection[Any], statements: Statements, nu
     )
     if skipped:
         found = ", ".join(f"{name} has skipped {events:,} events" for name, events in skipped)
-        hint = "pgcdc deadletter list says why; mend the class, then pgcdc deadletter retry"
+        hint = "pgcdc deadletter list says why; mend the class, then pgcdc deadletter retry; pgcdc events rebuild when"
+        hint += " their dead letters were dropped: an event stays skipped then"
         return Finding(number=number, what=what, status="warning", found=f"of {count}, {found}", hint=hint)
     return Finding(number=number, what=what, status="ok", found=f"{count}, each with its position beside its rows")
 

@@ -23,7 +23,7 @@ from pgcdc.eventstore.commits import Commits, Committed, EventRow, Place, Stretc
 from pgcdc.eventstore.connecting import PREPARE, options_of
 from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projection import Projection
-from pgcdc.eventstore.refusals import primary
+from pgcdc.eventstore.refusals import is_away, primary
 from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.table import Writer
 from pgcdc.lsn import Position
@@ -154,11 +154,11 @@ class _Following:
     def _speaking(self) -> Iterator[None]:
         try:
             yield
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if self._open is not None:
-                self._open.close()
-            raise SinkUnavailable(f"the event store's server is away: {primary(error)}") from error
         except psycopg.Error as error:
+            if is_away(error):
+                if self._open is not None:
+                    self._open.close()
+                raise SinkUnavailable(f"the event store's server is away: {primary(error)}") from error
             raise self._refusal(f"the event store's server refused: {primary(error)}") from error
 
     def _steps(self, batch: Batch) -> list[Step]:
@@ -409,9 +409,9 @@ class Projecting(_Following):
             try:
                 with self._connection.transaction():
                     self._apply_to(live, [(position, row)])
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                raise
             except Exception as error:
+                if is_away(error):
+                    raise
                 why = type(error).__name__
                 self._skipped.add(self._connection, live, position, row, why, str(error))
                 logger.warning(
@@ -456,9 +456,9 @@ class Projecting(_Following):
                 self._generations.advance(self._connection, live, place, 0 if commits is None else place.lsn, count)
             self.parked = None
             return True
-        except (psycopg.OperationalError, psycopg.InterfaceError):
-            raise
         except Exception as error:
+            if is_away(error):
+                raise
             if len(steps) > 1:
                 middle = len(steps) // 2
                 first, second = steps[:middle], steps[middle:]

@@ -31,7 +31,7 @@ from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projecting import connect, reason_of
 from pgcdc.eventstore.projection import Projection
 from pgcdc.eventstore.recorded import EventRow
-from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.refusals import is_away, refused
 from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.statements import WAITING
 from pgcdc.eventstore.table import Writer
@@ -150,9 +150,9 @@ class _Building:
         """
         try:
             self._apply(at, stretch)
-        except (psycopg.OperationalError, psycopg.InterfaceError, EventStoreError):
-            raise
         except Exception as error:
+            if is_away(error) or isinstance(error, EventStoreError):
+                raise
             raise EventStoreError(
                 f"the projection {at.name} cannot be built: {reason_of(error)}",
                 hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
@@ -170,9 +170,9 @@ class _Building:
         try:
             with self.connection.transaction():
                 self._write(at, stretch.rows)
-        except (psycopg.OperationalError, psycopg.InterfaceError):
-            raise
-        except Exception:
+        except Exception as error:
+            if is_away(error):
+                raise
             for position, row in stretch.rows:
                 self._write_or_skip(at, position, row)
 
@@ -190,9 +190,9 @@ class _Building:
         try:
             with self.connection.transaction():
                 self._write(at, [(position, row)])
-        except (psycopg.OperationalError, psycopg.InterfaceError):
-            raise
         except Exception as error:
+            if is_away(error):
+                raise
             self.skipped.add(self.connection, at, position, row, type(error).__name__, str(error))
 
     def progress(self, at: Generation, total: int) -> RebuildProgress:
@@ -247,8 +247,9 @@ def rebuild(
     """Build a projection anew beside the one that is live, and put it in its place. Blocks; in asyncio in a thread.
 
     Events go on to be appended, and the live one to follow them, all the time but for a moment at the end: a longer one
-    when events come as fast as they are applied here, because then the live one is held while the last of them are. One
-    that was interrupted goes on where it was. Reactors are not called.
+    when events come as fast as they are applied here, because then the live one is held while the last of them are.
+    When they come faster, each of six rounds is longer than the one before by as much. One that was interrupted goes on
+    where it was. Reactors are not called.
 
     Args:
         store: The store that it is declared in.

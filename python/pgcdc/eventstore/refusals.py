@@ -22,7 +22,7 @@ from pgcdc.errors import (
 if TYPE_CHECKING:
     from pgcdc.eventstore.statements import Statements
 
-__all__ = ["answered", "conflict", "known_already", "refused"]
+__all__ = ["answered", "conflict", "is_away", "known_already", "refused"]
 
 _UNREADABLE: Final = {
     "events_payload_object": "a payload that is no JSON object",
@@ -113,7 +113,8 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint=f"GRANT USAGE ON SCHEMA {statements.quoted} TO …;"
             f" GRANT SELECT, INSERT ON {statements.quoted}.events TO …;"
             f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;"
-            f" GRANT USAGE ON SEQUENCE {statements.quoted}.events_id_seq TO …;",
+            f" GRANT USAGE ON SEQUENCE {statements.quoted}.events_id_seq TO …;"
+            f" who looks at a whole store: GRANT SELECT ON ALL TABLES IN SCHEMA {statements.quoted} TO …;",
             sqlstate=sqlstate,
         )
     if (
@@ -214,6 +215,21 @@ def _other_type(stream: str) -> EventStoreError:
     return EventStoreError(
         f"the stream {stream} is of another stream_type", hint="leave stream_type out, or name the stream differently"
     )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether something failed because the server, or what it needs, is not to be had now: it is done again then.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        False for all that comes from what was written. That a row is too large for an index, or a statement too
+        complex, is an OperationalError, too, and would be one for ever.
+    """
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    return not (error.sqlstate or "").startswith("54")
 
 
 def primary(error: psycopg.Error) -> str:
