@@ -738,13 +738,16 @@ class Batch:
             lsn: The consistent point of the copy; the position is `(lsn, -1)`.
         """
     @staticmethod
-    def concat(batches: Iterable[Batch]) -> Batch:
+    def concat(batches: Iterable[Batch], *, alike: bool = False) -> Batch:
         """Several batches of one stream as one, for a target to which one large write is cheaper than many small ones.
 
         It copies their bytes, and shares the events that they have made by now.
 
         Args:
             batches: In stream order.
+            alike: They were kept one by one (`to_bytes`), so that each says anew what shape its tables have: shapes that
+                are equal become one, and a target that takes rows of one shape at once has them together. No table may
+                have had another shape between two that are equal.
         """
     def to_bytes(self) -> bytes:
         """All of the batch as bytes that can be kept: its messages, and what is known of each.

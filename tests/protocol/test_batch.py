@@ -537,3 +537,29 @@ def test_a_bad_frame_among_pieces_is_told_as_in_a_list() -> None:
         assert str(one.value) == str(other.value)
         with pytest.raises(DecodeError, match=re.escape(str(other.value))):
             pieces.messages()
+
+
+def test_alike_shapes_become_one() -> None:
+    """Of what was kept one by one; the last changes have the first shape again, and others lie in between."""
+    narrow, wide = wire.relation(1, "t", [("id", 23)]), wire.relation(1, "t", [("id", 23), ("n", 23)])
+    other = wire.relation(2, "o", [("id", 23)])
+    rows = [(narrow, ["1"]), (narrow, ["2"]), (other, ["3"]), (wide, ["4", "5"]), (narrow, ["6"]), (narrow, ["7"])]
+    whole = Batch.of(
+        [
+            wire.begin(100),
+            *(part for shape, row in rows for part in (shape, wire.insert(2 if shape is other else 1, row))),
+            wire.commit(100, 108),
+        ]
+    ).select()
+    pieces = [Batch.from_bytes(whole.take([number]).to_bytes()) for number in range(whole.changes_count)]
+    apart, alike = Batch.concat(pieces), Batch.concat(pieces, alike=True)
+    assert [at for at, *_ in apart.shape_runs()] == [0, 1, 2, 3, 4, 5]
+    assert [at for at, *_ in alike.shape_runs()] == [at for at, *_ in whole.shape_runs()] == [0, 2, 3, 4]
+    assert (len(apart.relations), len(whole.relations), len(alike.relations)) == (6, 4, 3)
+    assert alike.changes() == apart.changes() == whole.changes()
+    assert alike.to_json() == apart.to_json() == whole.to_json()
+    again = Batch.from_bytes(alike.to_bytes())
+    assert again.changes() == whole.changes() and len(again.relations) == 3
+    truncated = Batch.truncation(whole.relations[:2], 200)
+    both = Batch.concat([*pieces, Batch.from_bytes(truncated.to_bytes())], alike=True)
+    assert both.changes()[-1].relations == truncated.changes()[0].relations  # type: ignore[union-attr]

@@ -373,7 +373,7 @@ class Member:
 
         def end_run(through: int) -> None:
             nonlocal nbytes
-            one.pending.append((Batch.concat(run) if run else Batch.of([]), offsets[:], through, nbytes))
+            one.pending.append((Batch.concat(run, alike=True) if run else Batch.of([]), offsets[:], through, nbytes))
             run.clear()
             offsets.clear()
             nbytes = 0

@@ -303,10 +303,27 @@ pub struct Builder {
     records: Vec<Record>,
     /// The numbers of `content.shapes` by their addresses, which stay theirs because the list holds them.
     shape_numbers: HashMap<usize, usize>,
+    alike: Option<Alike>,
     versions: Option<Arc<Versions>>,
 }
 
+/// What makes one shape of those that say the same.
+#[derive(Debug, Default)]
+struct Alike {
+    /// Their numbers by their messages.
+    numbers: HashMap<Box<[u8]>, usize>,
+    /// Those that have the number of another one, held so that their addresses stay theirs.
+    others: Vec<Arc<Shape>>,
+}
+
 impl Builder {
+    /// For batches of which each says anew what shapes there are: those that say the same are one.
+    ///
+    /// Between two of them the table must not have had another shape, which would have a version of its own.
+    pub fn of_alike() -> Self {
+        Self { alike: Some(Alike::default()), ..Self::default() }
+    }
+
     /// For messages that are in hand already: so many, of so many bytes together.
     pub fn with_capacity(messages: usize, bytes: usize) -> Self {
         let content = Content { bytes: Vec::with_capacity(bytes), ..Content::default() };
@@ -410,11 +427,21 @@ impl Builder {
     }
 
     fn shape_number(&mut self, shape: &Arc<Shape>) -> usize {
-        let next = self.content.shapes.len();
-        let number = *self.shape_numbers.entry(Arc::as_ptr(shape).addr()).or_insert(next);
-        if number == next {
-            self.content.shapes.push(Arc::clone(shape));
+        let address = Arc::as_ptr(shape).addr();
+        if let Some(&number) = self.shape_numbers.get(&address) {
+            return number;
         }
+        let next = self.content.shapes.len();
+        let number = match &mut self.alike {
+            Some(Alike { numbers, .. }) => *numbers.entry(shape.bytes.clone()).or_insert(next),
+            None => next,
+        };
+        let list = match &mut self.alike {
+            Some(Alike { others, .. }) if number != next => others,
+            _ => &mut self.content.shapes,
+        };
+        list.push(Arc::clone(shape));
+        self.shape_numbers.insert(address, number);
         number
     }
 

@@ -519,9 +519,10 @@ impl Batch {
 
     /// Several batches as one.
     #[staticmethod]
-    fn concat(batches: &Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (batches, *, alike=false))]
+    fn concat(batches: &Bound<'_, PyAny>, alike: bool) -> PyResult<Self> {
         let py = batches.py();
-        let mut builder = Builder::default();
+        let mut builder = if alike { Builder::of_alike() } else { Builder::default() };
         let (mut format, mut keys) = (None, None);
         let mut made = Vec::new();
         let mut without_versions = false;
