@@ -358,3 +358,24 @@ def test_the_rest_of_a_transaction_that_was_given_in_part_comes(newest_database:
         store.pipeline().destroy()
     with store_with_mails(newest_database, mailed) as store, running(store.pipeline()):
         until(lambda: mailed == [1, 1, 2, 3, 4], "the transaction comes whole")
+
+
+def test_one_whose_target_is_away_says_that_all_wait(
+    newest_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailed: list[int] = []
+    away = [SinkUnavailable("away")]
+
+    def once(_amount: int) -> None:
+        if away:
+            raise away.pop()
+
+    with store_with_mails(newest_database, mailed, once) as store:
+        with running(store.pipeline()):
+            caught_up(store)
+        lose_the_slot(newest_database)
+        append(store, 1)
+        store.pipeline().destroy()
+        with running(store.pipeline()):
+            until(lambda: mailed == [1], "it comes when it is tried again")
+    assert "event 1 of the stream till-1, which it has missed: SinkUnavailable; all consumers wait" in caplog.text

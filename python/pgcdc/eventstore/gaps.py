@@ -167,6 +167,7 @@ class Gaps:
                     raise self._refused(f"reactor {reactor.name!r}", step.rows[0][1], why, reactor.name)
                 if step.rows and first:
                     first = False
+                    logger.info("reactor %r is given what was committed while it had no slot", reactor.name)
                     if not self._give_held(giving):
                         return
                 for position, row in step.rows:
@@ -227,7 +228,17 @@ async def _react(reactor: BoundReactor, row: EventRow, position: Position, stopp
     """Call a reactor, again where its options say so; what blocks in a thread."""
     policy: Retry = reactor.options.get("retry", Retry())
     again: tuple[type[Exception], ...] = (SinkUnavailable, *policy.on)
-    async for attempt in attempts(policy, lambda error: isinstance(error, again) and not stopping()):
+
+    def goes_on(error: BaseException) -> bool:
+        if not isinstance(error, again) or stopping():
+            return False
+        logger.warning(
+            "reactor %r cannot be given event %d of the stream %s, which it has missed: %s; all consumers wait for it",
+            *(reactor.name, row.sequence, row.stream_id, type(error).__name__),
+        )
+        return True
+
+    async for attempt in attempts(policy, goes_on):
         with attempt:
             if reactor.is_async:
                 result: Any = reactor.react(row, position)
