@@ -257,3 +257,18 @@ def test_schemas_that_differ_in_case_only(tmp_path: Path) -> None:
     small, large = Table("sales.orders", columns, key=("id",)), Table("Sales.items", columns, key=("id",))
     with pytest.raises(ConfigError, match=r"the table Sales\.items would be one with sales\.items in the file"):
         written(tmp_path / "copy.duckdb", batch_of(insert(small, {"id": 1}), insert(large, {"id": 1})))
+
+
+@pytest.mark.parametrize("mode", ["log", "state"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_was_kept_one_by_one_is_written_once(tmp_path: Path, mode: Any, alike: bool) -> None:
+    """From Kafka, or from a spool: each record says its table's shape anew."""
+    whole = batch_of(*(insert("orders", {"id": number % 7, "n": number}) for number in range(20))).select()
+    records = [pgcdc.Batch.from_bytes(whole.take([number]).to_bytes()) for number in range(20)]
+    found = []
+    for name, batch in (("whole", whole), ("records", pgcdc.Batch.concat(records, alike=alike))):
+        path = tmp_path / name
+        written(path, batch.with_primary_keys({relation.oid: ["id"] for relation in batch.relations}), mode=mode)
+        with duckdb.connect(str(path)) as connection:
+            found.append(connection.execute("SELECT id, n FROM orders ORDER BY ALL").fetchall())
+    assert found[0] == found[1] and len(found[0]) == (20 if mode == "log" else 7)

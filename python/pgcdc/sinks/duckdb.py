@@ -200,7 +200,8 @@ class DuckDB(TableFile):
 
     def _apply(self, batch: Batch) -> None:
         if self._mode == "log":
-            for relation in batch.relations:
+            # A table is there several times when batches that were kept apart are one now: each says its shape anew.
+            for relation in {(one.schema, one.name): one for one in batch.relations}.values():
                 for part in self._arrow(batch, relation).parts:
                     with self._incoming(part):
                         self._follow(Keyed(relation, ()))
