@@ -745,9 +745,9 @@ class Batch:
 
         Args:
             batches: In stream order.
-            alike: They were kept one by one (`to_bytes`), so that each says anew what shape its tables have: shapes that
-                are equal become one, and a target that takes rows of one shape at once has them together. No table may
-                have had another shape between two that are equal.
+            alike: They were kept one by one (`to_bytes`), so that each says anew what shape its tables have: equal ones
+                become one, and a target that takes rows of one shape at once has them together. No table may have had
+                another shape between two that are equal.
         """
     def to_bytes(self) -> bytes:
         """All of the batch as bytes that can be kept: its messages, and what is known of each.

@@ -78,7 +78,7 @@ def test_consumers_with_slots_of_their_own(newest_database: Database, monkeypatc
         shown = overview_of(connection).consumers
     assert shown is not None
     assert {(one.pipeline, one.consumer, one.failed_letters) for one in shown} == {("shop", "a", 2), ("shop", "b", 0)}
-    # Letters whose consumer has stored nothing are letters, too; and a slot that is gone is the worst.
+    # Letters whose consumer has stored nothing are letters, too; and a slot is gone, or elsewhere.
     database.execute(
         "DELETE FROM pgcdc.positions WHERE consumer = 'a'", "SELECT pg_drop_replication_slot('pgcdc_shop')"
     )
@@ -86,7 +86,7 @@ def test_consumers_with_slots_of_their_own(newest_database: Database, monkeypatc
     seen = observer.observe()
     observer.close()
     assert seen.letters == 2
-    assert troubles_of(seen)[0].what == "Slot pgcdc_shop of consumer b of shop is not there any more."
+    assert "Slot pgcdc_shop of consumer b of shop is not on this server." in [one.what for one in troubles_of(seen)]
 
 
 def test_a_server_that_does_not_answer(newest_database: Database) -> None:

@@ -156,9 +156,13 @@ def _of_missing(one: ConsumerSeen, seen: Observation) -> list[Trouble]:
         "The WAL since its position is gone, and its pipeline refuses to go on from there. Begin with a new copy of the"
         ' tables: start it with snapshot="when_needed".'
     )
+    if seen.statistics is None:  # positions may be kept here whose changes come from elsewhere
+        then = f"If its changes come from another server, or a standby, look there. If they come from here: {then}"
     link = f"/consumer?{urlencode({'pipeline': one.pipeline, 'name': one.name})}"
-    what = f"Slot {one.slot} of consumer {one.name} of {one.pipeline} is not there any more."
-    return [Trouble("critical", what, then, link)]
+    whose = f"Slot {one.slot} of consumer {one.name} of {one.pipeline}"
+    if seen.statistics is None:
+        return [Trouble("warning", f"{whose} is not on this server.", then, link)]
+    return [Trouble("critical", f"{whose} is not there any more.", then, link)]
 
 
 def _of_consumer(one: ConsumerSeen) -> list[Trouble]:

@@ -60,6 +60,7 @@ def examine(
         tables=tables,
         pipeline=name,
         positions=None if pipeline is None else pipeline.positions,
+        snapshot=None if pipeline is None else pipeline.snapshot,
         slots=pipeline.slots if pipeline is not None else [] if slot is None else [slot],
         lag_seconds=lag_seconds,
     )
@@ -73,6 +74,7 @@ def examine(
             tables=one.tables or tables,
             pipeline=whose,
             positions=None if pipeline is None else pipeline.positions,
+            snapshot=None if pipeline is None else pipeline.snapshot,
             lag_seconds=lag_seconds,
         )
         theirs = gather(dsn_of(dsn), asked)

@@ -40,6 +40,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         tables: Tables, as `schema.name`.
         pipeline: The name of the pipeline of which pgcdc's own tables are asked.
         positions: The class of the store of positions that the pipeline has; None: that of this database.
+        snapshot: When the pipeline copies existing rows.
         slots: The names of all slots that the pipeline has, or is to have.
         lag_seconds: How far a slot may be behind, in seconds.
     """
@@ -49,6 +50,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     tables: Sequence[str] = ()
     pipeline: str | None = None
     positions: str | None = None
+    snapshot: str | None = None
     slots: Sequence[str] = ()
     lag_seconds: float = 600.0
 

@@ -32,7 +32,7 @@ def slot(facts: Facts) -> Finding:
         return Finding(
             check="slot",
             title=title,
-            status="failed",
+            status="warning" if facts.asked.snapshot == "when_needed" else "failed",
             found=f"it does not exist any more, and {stored} stored position{'s are' if stored > 1 else ' is'} of it",
             why="changes since then may be lost: a start is refused until somebody has said how it goes on",
             mend='snapshot="when_needed" takes a new copy; or Pipeline.destroy() (pgcdc destroy), and it begins anew',
