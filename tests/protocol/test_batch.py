@@ -543,7 +543,14 @@ def test_alike_shapes_become_one() -> None:
     """Of what was kept one by one; the last changes have the first shape again, and others lie in between."""
     narrow, wide = wire.relation(1, "t", [("id", 23)]), wire.relation(1, "t", [("id", 23), ("n", 23)])
     other = wire.relation(2, "o", [("id", 23)])
-    rows = [(narrow, ["1"]), (narrow, ["2"]), (other, ["3"]), (wide, ["4", "5"]), (narrow, ["6"]), (narrow, ["7"])]
+    rows: list[tuple[Any, list[Any]]] = [
+        (narrow, ["1"]),
+        (narrow, ["2"]),
+        (other, ["3"]),
+        (wide, ["4", "5"]),
+        (narrow, ["6"]),
+        (narrow, ["7"]),
+    ]
     whole = Batch.of(
         [
             wire.begin(100),

@@ -43,7 +43,7 @@ LARGEST_TRANSACTION = 100_000
 LARGEST_BYTES = 64 * 1024 * 1024
 """So many bytes of the stream these may take, likewise."""
 _ANEW = (
-    "no event is lost: call pipeline.destroy() once (pgcdc destroy), and run it again; what was committed meanwhile"
+    "no event is lost: call pipeline.destroy() once, and run it again; what was committed meanwhile"
     " projections and reactors are given from the table of events"
 )
 

@@ -248,7 +248,7 @@ async def _rebuilds(connection: psycopg.AsyncConnection[Any], statements: Statem
             return Finding(number=7, what=what, status="failed", found=found, hint=hint)
         if database is None or is_lost:
             found = f"the slot {slot} {'has lost WAL' if is_lost else 'does not exist any more'}: nothing is followed"
-            hint = "no event is lost: pgcdc destroy, then run the pipeline again"
+            hint = "no event is lost: call pipeline.destroy() once, then run it again"
             return Finding(number=7, what=what, status="failed", found=found, hint=hint)
     finding = await _projections(connection, statements, 7, what)
     if finding.status == "ok" and not followers:
