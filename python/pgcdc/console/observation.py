@@ -121,6 +121,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         server: Its version.
         database: The database's name.
         is_standby: Whether it is one.
+        is_source: Whether a pipeline is meant whose changes come from it; else they may come from another server.
         wal_lsn: The end of its WAL; 0 where that is not known.
         slots: Its slots, by name.
         consumers: By pipeline and name.
@@ -134,6 +135,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     database: str = ""
     is_standby: bool = False
+    is_source: bool = False
     wal_lsn: int = 0
     slots: list[SlotState] = []
     consumers: list[ConsumerSeen] = []
@@ -269,6 +271,7 @@ class Observer:
             server=server,
             database=database,
             is_standby=is_standby,
+            is_source=self._subject.outline is not None,
             wal_lsn=wal_lsn,
             slots=slots_of(connection),
             consumers=self._consumers(at, wal_lsn, positions, counts, statistics),

@@ -156,11 +156,11 @@ def _of_missing(one: ConsumerSeen, seen: Observation) -> list[Trouble]:
         "The WAL since its position is gone, and its pipeline refuses to go on from there. Begin with a new copy of the"
         ' tables: start it with snapshot="when_needed".'
     )
-    if seen.statistics is None:  # positions may be kept here whose changes come from elsewhere
+    if not seen.is_source:
         then = f"If its changes come from another server, or a standby, look there. If they come from here: {then}"
     link = f"/consumer?{urlencode({'pipeline': one.pipeline, 'name': one.name})}"
     whose = f"Slot {one.slot} of consumer {one.name} of {one.pipeline}"
-    if seen.statistics is None:
+    if not seen.is_source:
         return [Trouble("warning", f"{whose} is not on this server.", then, link)]
     return [Trouble("critical", f"{whose} is not there any more.", then, link)]
 
