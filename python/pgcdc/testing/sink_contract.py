@@ -381,6 +381,18 @@ class SinkContract:
             if not cut:
                 self._check(tmp_path, changes[:done])
 
+    def test_what_was_kept_one_by_one_comes_at_once(self, tmp_path: Path) -> None:
+        """As from Kafka, or from a spool: each record says its table's shape anew."""
+        changes = self._at_random(random.Random(5), 12)  # noqa: S311  # the same each time
+        messages = Capture.of(changes).messages
+        whole = Batch.of([payload for _, payload in messages], [lsn for lsn, _ in messages]).select()
+        records = [Batch.from_bytes(whole.take([number]).to_bytes()) for number in range(whole.changes_count)]
+        for alike in (True, False):
+            place = tmp_path / f"alike_{alike}".lower()
+            place.mkdir()
+            asyncio.run(self._write_at_once(place, Batch.concat(records, alike=alike)))
+            self._check(place, changes)
+
     def test_a_copy_that_is_made_again_is_there(self, tmp_path: Path) -> None:
         """It was cut off. It begins with a TRUNCATE then, which has the position that its rows have, too."""
         table, row = self.table, self.row
@@ -601,6 +613,12 @@ class SinkContract:
             await _done(sink.close())
 
         asyncio.run(write())
+
+    async def _write_at_once(self, place: Path, batch: Batch) -> None:
+        sink = self.make_sink(place)
+        await _done(sink.open())
+        await _done(sink.write(batch))
+        await _done(sink.close())
 
     def _positions_at(self, stored: StoredPosition | None) -> MemoryPositions:
         """Positions that say so, and nothing else."""
