@@ -63,6 +63,19 @@ def test_and_stops_the_pipeline_where_it_may(handler: Callable[[Any], Any]) -> N
         play(pipeline, CHANGES)
 
 
+@pytest.mark.parametrize("handler", [says_cancelled, has_no_next])
+@pytest.mark.parametrize("what", ["transform", "where"])
+def test_a_filter_or_transform_that_raises_it_has_dead_letters(handler: Callable[[Any], Any], what: str) -> None:
+    pipeline, other = pipeline_with_another()
+    sink = Recorder()
+    one_of_them: Any = lambda change: handler(change) if change.new.id == 1 else change  # noqa: E731
+    pipeline.add(sink, name="sink", on_failure="park", **{what: one_of_them})
+    play(pipeline, CHANGES)
+    assert [change.new.id for change in sink.changes] == [0, 2]
+    assert [change.new.id for change in other.changes] == [0, 1, 2]
+    assert [letter.error_type for letter in pipeline.dead_letters.list()] == ["RuntimeError"]
+
+
 class Raising(Recorder):
     """A blocking sink one method of which raises."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pgcdc.errors import DecodeError
 from pgcdc.events import Message, Truncate
 from pgcdc.lsn import Position
+from pgcdc.pipeline.foreign import as_exception
 from pgcdc.pipeline.options import Options
 from pgcdc.protocol import Batch, RowFormat
 from pgcdc.tables import Table
@@ -15,6 +18,9 @@ from pgcdc.transforms.applying import AnyChange, Context, Shaped
 from pgcdc.transforms.columns import Columns, keep
 
 __all__ = ["Keys", "Shaping", "Unshapable"]
+
+_THEIRS: Final = (Exception, asyncio.CancelledError)
+"""Nothing is awaited here, so a cancellation is one that a function of theirs has raised."""
 
 
 class Unshapable(Exception):
@@ -105,8 +111,8 @@ class Shaping:
         known = context()
         try:
             return self._shaped(batch, own, known)
-        except Exception as error:
-            raise self._failed(batch, own, known, error) from error
+        except _THEIRS as error:
+            raise self._failed(batch, own, known, as_exception(error)) from error
 
     def _shaped(self, batch: Batch, own: RowFormat, context: Context) -> Shaped:
         shaped = self._filtered(batch, context.format if self._transforms else own)
@@ -133,11 +139,15 @@ class Shaping:
         for number, piece in enumerate(batch.pieces(1)):
             try:
                 self._shaped(piece, own, context)
-            except Exception as raised:
+            except _THEIRS as raised:
                 before = batch.take(range(number))
                 shaped = self._shaped(before, own, context)
                 [change] = piece.changes(context.format)
-                cause = change if isinstance(change, DecodeError) and isinstance(raised, DecodeError) else raised
+                cause = (
+                    change
+                    if isinstance(change, DecodeError) and isinstance(raised, DecodeError)
+                    else as_exception(raised)
+                )
                 return Unshapable(shaped, before.last_position, change, cause, number)
         # It was in the batch as a whole only: what is done by functions that remember is not found so.
         [change, *_] = batch.changes(context.format)
