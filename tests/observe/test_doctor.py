@@ -410,6 +410,7 @@ def a_role(**changed: Any) -> dict[str, Any]:
         ({"standby": True, "publication": None}, "publication", "failed", "on the primary"),
         (asked(pipeline=None), "slot", "failed", "pgcdc slots"),
         ({"store": {"positions": 2}}, "slot", "failed", "when_needed"),
+        ({"store": {"positions": 1}} | asked(from_kafka=True), "slot", "skipped", None),
         ({"store": {"positions": 1}} | asked(snapshot="when_needed"), "slot", "warning", "takes a new copy"),
         ({}, "slot", "ok", None),
         (asked(pipeline=None) | {"publication": None}, "publication", "failed", 'CREATE PUBLICATION "shop" FOR TABLE'),

@@ -271,7 +271,7 @@ class Observer:
             server=server,
             database=database,
             is_standby=is_standby,
-            is_source=self._subject.outline is not None,
+            is_source=self._subject.outline is not None and not self._subject.outline.from_kafka,
             wal_lsn=wal_lsn,
             slots=slots_of(connection),
             consumers=self._consumers(at, wal_lsn, positions, counts, statistics),

@@ -154,7 +154,7 @@ def _of_missing(one: ConsumerSeen, seen: Observation) -> list[Trouble]:
         return []
     then = (
         "The WAL since its position is gone, and its pipeline refuses to go on from there. Begin with a new copy of the"
-        ' tables: start it with snapshot="when_needed".'
+        ' tables: start it with snapshot="when_needed"; the pipeline of an event store, after pipeline.destroy().'
     )
     if not seen.is_source:
         then = f"If its changes come from another server, or a standby, look there. If they come from here: {then}"

@@ -61,6 +61,7 @@ def examine(
         pipeline=name,
         positions=None if pipeline is None else pipeline.positions,
         snapshot=None if pipeline is None else pipeline.snapshot,
+        from_kafka=pipeline is not None and pipeline.from_kafka,
         slots=pipeline.slots if pipeline is not None else [] if slot is None else [slot],
         lag_seconds=lag_seconds,
     )
@@ -75,6 +76,7 @@ def examine(
             pipeline=whose,
             positions=None if pipeline is None else pipeline.positions,
             snapshot=None if pipeline is None else pipeline.snapshot,
+            from_kafka=pipeline is not None and pipeline.from_kafka,
             lag_seconds=lag_seconds,
         )
         theirs = gather(dsn_of(dsn), asked)

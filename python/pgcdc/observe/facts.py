@@ -41,6 +41,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         pipeline: The name of the pipeline of which pgcdc's own tables are asked.
         positions: The class of the store of positions that the pipeline has; None: that of this database.
         snapshot: When the pipeline copies existing rows.
+        from_kafka: Whether the pipeline's changes come from Kafka.
         slots: The names of all slots that the pipeline has, or is to have.
         lag_seconds: How far a slot may be behind, in seconds.
     """
@@ -51,6 +52,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str | None = None
     positions: str | None = None
     snapshot: str | None = None
+    from_kafka: bool = False
     slots: Sequence[str] = ()
     lag_seconds: float = 600.0
 

@@ -28,6 +28,8 @@ def slot(facts: Facts) -> Finding:
     if found is None and facts.asked.pipeline is None:
         mend = "name one that is there (pgcdc slots), or the pipeline that makes it"
         return Finding(check="slot", title=title, status="failed", found="it does not exist", why=why, mend=mend)
+    if found is None and facts.asked.from_kafka:
+        return Finding(check="slot", title=title, status="skipped", found="its changes come from Kafka", why=why)
     if found is None and (stored := facts.store.get("positions")):
         return Finding(
             check="slot",
@@ -35,7 +37,7 @@ def slot(facts: Facts) -> Finding:
             status="warning" if facts.asked.snapshot == "when_needed" else "failed",
             found=f"it does not exist any more, and {stored} stored position{'s are' if stored > 1 else ' is'} of it",
             why="changes since then may be lost: a start is refused until somebody has said how it goes on",
-            mend='snapshot="when_needed" takes a new copy; or Pipeline.destroy() (pgcdc destroy), and it begins anew',
+            mend='snapshot="when_needed" takes a new copy; or Pipeline.destroy(), and it begins anew',
         )
     if found is None:
         return Finding(

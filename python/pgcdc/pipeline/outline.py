@@ -61,6 +61,7 @@ class PipelineOutline(msgspec.Struct, frozen=True, kw_only=True):
         snapshot: When existing rows are copied.
         positions: The class of the store of positions.
         durable: Whether positions outlive the process.
+        from_kafka: Whether its changes come from Kafka, and not from its slot.
         consumers: Its consumers, in the order in which they were registered.
     """
 
@@ -71,6 +72,7 @@ class PipelineOutline(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: SnapshotMode
     positions: str
     durable: bool
+    from_kafka: bool
     consumers: list[ConsumerOutline]
 
     @property
@@ -112,6 +114,7 @@ def outline(
         snapshot=settings.snapshot,
         positions=positions.__name__,
         durable=durable,
+        from_kafka=settings.source is not None,
         consumers=[_consumer(one, migrations, settings) for one in subscriptions],
     )
 
