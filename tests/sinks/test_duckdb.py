@@ -164,6 +164,22 @@ def test_what_a_type_cannot_hold_is_refused_or_text(tmp_path: Path) -> None:
     assert read(path, "SELECT price FROM items ORDER BY id") == [("1.50",), ("NaN",)]
 
 
+@pytest.mark.parametrize("mode", ["state", "log"])
+def test_what_the_file_refuses_is_refused(tmp_path: Path, mode: Any) -> None:
+    """It is no file that is away, which would be tried for ever; what came before it in the batch is not there."""
+    path, rows = tmp_path / "copy.duckdb", [insert("orders", {"id": number}) for number in range(1, 5)]
+    whole = batch_of(*rows).select()
+    written(path, whole.take([0]), mode=mode)
+    with duckdb.connect(str(path)) as connection:
+        columns = connection.execute("DESCRIBE orders").fetchall()
+        checked = (f'"{name}" {kind}{" CHECK (id <> 3)" if name == "id" else ""}' for name, kind, *_ in columns)
+        connection.execute(f"CREATE OR REPLACE TABLE orders ({', '.join(checked)})")
+        connection.execute("INSERT INTO orders (id) VALUES (1)")
+    with pytest.raises(SinkRejected):
+        written(path, whole, mode=mode)
+    assert read(path, "SELECT id FROM orders") == [(1,)]
+
+
 def test_a_log_has_every_change(tmp_path: Path) -> None:
     batch = batch_of(
         insert(ITEMS, ROW),

@@ -6,7 +6,7 @@ Over 400 lines, because it is one class, whose SQL and promises belong together.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -245,8 +245,11 @@ class DuckDB(TableFile):
         self._file.register("pgcdc_incoming", table)
         try:
             yield
-        finally:
-            self._file.unregister("pgcdc_incoming")
+        except BaseException:
+            with suppress(duckdb.Error):  # in a transaction that has failed nothing else can be done
+                self._file.unregister("pgcdc_incoming")
+            raise
+        self._file.unregister("pgcdc_incoming")
 
     def _was_empty(self, relation: Relation) -> bool:
         if relation.oid not in self._empty:
