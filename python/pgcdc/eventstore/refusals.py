@@ -114,7 +114,7 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             f" GRANT SELECT, INSERT ON {statements.quoted}.events TO …;"
             f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;"
             f" GRANT USAGE ON SEQUENCE {statements.quoted}.events_id_seq TO …;"
-            f" who looks at a whole store: GRANT SELECT ON ALL TABLES IN SCHEMA {statements.quoted} TO …;",
+            f" GRANT SELECT ON ALL TABLES IN SCHEMA {statements.quoted} TO …; -- for who looks at a whole store",
             sqlstate=sqlstate,
         )
     if (
