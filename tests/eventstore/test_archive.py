@@ -1,4 +1,7 @@
-"""The archive: what has left the table is read as before, by everything that reads."""
+"""The archive: what has left the table is read as before, by everything that reads.
+
+Over 400 lines because everything that reads is tried over both.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`pgcdc doctor`: each check on real servers and on made facts; what it advises mends what it found."""
+"""`pgcdc doctor`: each check on real servers and on made facts; what it advises mends what it found.
+
+Over 400 lines because each check is tried on a server that has it wrong.
+"""
 
 from __future__ import annotations
 

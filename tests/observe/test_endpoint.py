@@ -1,4 +1,7 @@
-"""What a pipeline's process answers to those who watch it, while a real one runs, hangs, waits and ends."""
+"""What a pipeline's process answers to those who watch it, while a real one runs, hangs, waits and ends.
+
+Over 400 lines because each thing that can be wrong is brought about with a real pipeline.
+"""
 
 from __future__ import annotations
 

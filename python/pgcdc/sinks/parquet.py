@@ -1,4 +1,7 @@
-"""Parquet files in a folder or on an object store: the log of all changes, from which the current state is read."""
+"""Parquet files in a folder or on an object store: the log of all changes, from which the current state is read.
+
+Over 400 lines because a write is its files and its entry in the manifest, and what is known of both without an answer.
+"""
 
 from __future__ import annotations
 
