@@ -192,6 +192,17 @@ def _server_or_skip(config: pytest.Config, start: Callable[[], _Server]) -> _Ser
         pytest.skip(str(error))
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """What a test leaves behind of signal handlers would be found by another that has nothing to do with it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        after = signal.getsignal(number)
+        signal.signal(number, handler)
+        assert after is handler, f"{number.name} is still handled by {after}"
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> PostgresServer:
     """A running server; each test that asks for it runs on PostgreSQL 14, 15, 16, 17 and 18."""

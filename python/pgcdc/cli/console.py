@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -55,6 +52,7 @@ def console(
     from pgcdc.cli.building import build
     from pgcdc.cli.complaint import complaining
     from pgcdc.cli.importing import as_python_does
+    from pgcdc.cli.stopping import Stopping
     from pgcdc.replication.dsn import parameters_of
 
     with complaining() as redactor:
@@ -68,10 +66,9 @@ def console(
             parameters_of(dsn, replication=False)
         states = _states(state or [])
         serving = served(listen, dsn, redactor, pipeline=pipeline, store=store, schema=schema, states=states)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), serving:
+    with Stopping() as stopping, serving:
         typer.echo(f"the console is at {serving.url}", err=True)
-        threading.Event().wait()
+        stopping.wait()
 
 
 def served(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import Annotated, Literal
 
 import typer
@@ -26,15 +24,13 @@ def exporter(
     """Serve /metrics of all slots of a server until SIGTERM or SIGINT: those that nobody streams from are seen, too."""
     from pgcdc.cli.complaint import complaining
     from pgcdc.cli.logs import log_to_stderr
+    from pgcdc.cli.stopping import Stopping
     from pgcdc.observe import exporting
     from pgcdc.replication.dsn import parameters_of
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    with complaining(json=json) as redactor:
+    with complaining(json=json) as redactor, Stopping() as stopping:
         redactor.learn_dsn(dsn)
         log_to_stderr(log_level, json, redactor)
         parameters_of(dsn, replication=False)  # says what cannot be meant
         with exporting(dsn, listen):
-            ended.wait()
+            stopping.wait()

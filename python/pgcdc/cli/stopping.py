@@ -33,11 +33,11 @@ class Stopping:
         """Whether one has come."""
         return self._asked.is_set()
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None = None) -> bool:
         """Wait for one.
 
         Args:
-            seconds: How long.
+            seconds: How long; None: until one comes.
 
         Returns:
             Whether one has come.
