@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,36 +16,23 @@ from tests.conftest import Database
 from tests.pipeline.targets import Recorder
 from tests.replication.reading import read_commits, until
 from tests.replication.streams import commit_ends, ids, new_name
-from tests.servers.postgres import PostgresServer
+from tests.servers.standby import primary_and_standby
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.servers.postgres import PostgresServer
+
 
 @pytest.fixture(scope="module")
 def pair(newest_postgres: PostgresServer) -> Iterator[tuple[Database, Database]]:
-    """A primary, and a standby made from a copy of its files while it is stopped: pg_basebackup is not always there."""
+    """A primary and its standby, of a version whose standbys decode."""
     version = newest_postgres.version
     if version < 16:
         pytest.skip("a standby has logical slots since PostgreSQL 16")
-    settings = {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1", "wal_keep_size": "256MB"}
-    with PostgresServer(version, settings) as primary:
-        database = Database(primary, "postgres")
-        database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
-        primary.stop()
-        standby = PostgresServer(version, settings)
-        try:
-            configuration = (standby.data / "postgresql.conf").read_text()
-            shutil.rmtree(standby.data)
-            shutil.copytree(primary.data, standby.data)
-            (standby.data / "postgresql.conf").write_text(f"{configuration}primary_conninfo = '{primary.dsn()}'\n")
-            (standby.data / "standby.signal").touch()
-            standby._give_to_user(standby.data)
-            primary.start()
-            standby.start()
-            yield database, Database(standby, "postgres")
-        finally:
-            standby.destroy()
+    made = ("CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE PUBLICATION p FOR TABLE t")
+    with primary_and_standby(version, *made) as (primary, standby):
+        yield Database(primary, "postgres"), Database(standby, "postgres")
 
 
 @pytest.fixture

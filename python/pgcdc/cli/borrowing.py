@@ -88,6 +88,11 @@ def lent(connection: Connection, tables: Sequence[tuple[str, str]], warn: Callab
     Raises:
         ConfigError: When a table does not exist, cannot be published, or the role may not publish it.
     """
+    if connection.session().on_standby:
+        raise ConfigError(
+            "this server is a standby, where no publication can be made, not even for a while",
+            hint="--publication NAME takes one that was made on its primary; or connect to that",
+        )
     _drop_left_behind(connection)
     name = f"pgcdc_tail_{secrets.token_hex(6)}"
     made: list[str] = []

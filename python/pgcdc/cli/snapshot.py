@@ -69,7 +69,7 @@ def snapshot(
     from pgcdc.cli.copies import Copies
     from pgcdc.cli.logs import log_to_stderr
     from pgcdc.errors import ConfigError
-    from pgcdc.replication import connect, parse_table
+    from pgcdc.replication import check_server, connect, parse_table
 
     with complaining(json=json) as redactor:
         redactor.learn_dsn(dsn)
@@ -81,6 +81,7 @@ def snapshot(
         if output is None and chosen in ("parquet", "arrow"):
             raise ConfigError(f"{chosen} is not written to stdout", hint=f"--output rows.{chosen}")
         with connect(dsn) as connection:
+            check_server(connection)
             tables = _tables(connection, names, where)
             if output is None and chosen == "csv" and len(tables) != 1:
                 raise ConfigError("CSV on stdout is of one table", hint="--table orders, or --output DIR")

@@ -151,10 +151,11 @@ class _Tail:
     ) -> None:
         """Print until it is enough."""
         from pgcdc.lsn import format_lsn, parse_lsn
-        from pgcdc.replication import connect
+        from pgcdc.replication import check_server, connect
 
         start_lsn = 0 if from_lsn is None else parse_lsn(from_lsn)
         with connect(self._dsn) as connection, contextlib.ExitStack() as stack:
+            check_server(connection)  # before a publication is made on it
             names = self._published(connection, publications) if publications else self._lent(connection, stack)
             name = slot or f"pgcdc_tail_{secrets.token_hex(6)}"
             if slot is not None and confirm:

@@ -17,7 +17,7 @@ from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
 from pgcdc.pipeline.postgres_definitions import OwnTables, create, dead_letter_tables
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, of_standby, primary
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresDeadLetters"]
@@ -122,6 +122,8 @@ class PostgresDeadLetters:
                 table=table,
                 sqlstate=error.sqlstate,
             )
+        if (refused := of_standby(error, table)) is not None:
+            return refused
         schema = sql.Identifier(self._schema).as_string()
         return ConfigError(
             f"the dead-letter table {table} cannot be made or used: {primary(error)}",

@@ -14,7 +14,7 @@ from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.deadletter_postgres import PostgresDeadLetters
 from pgcdc.pipeline.positions import COLUMNS, Move, StoredPosition, from_row, refused, to_row
 from pgcdc.pipeline.postgres_definitions import OwnTables, create, position_tables
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, of_standby, primary
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.replication.settings import pin
 from pgcdc.replication.sqlstate import ON_STANDBY
@@ -97,6 +97,8 @@ class PostgresPositions:
     def _unusable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "53", "57"):
             return _lost(error)  # also while the server is being stopped, or has no room just now
+        if (refused := of_standby(error, f"{self._schema}.positions")) is not None:
+            return refused
         schema = sql.Identifier(self._schema).as_string()
         role, database = (sql.Identifier(name).as_string() for name in self._who)
         hint = (

@@ -12,7 +12,7 @@ from psycopg import sql
 from pgcdc.connection_string import parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost
 from pgcdc.pipeline.postgres_definitions import OwnTables, create
-from pgcdc.pipeline.postgres_tables import DURABLE, MADE, PATIENCE, primary, wait_for_creating
+from pgcdc.pipeline.postgres_tables import DURABLE, ELSEWHERE, MADE, PATIENCE, primary, wait_for_creating
 from pgcdc.replication.settings import pin
 
 __all__ = ["Place", "TableThere", "drop_unused", "make", "survey"]
@@ -52,6 +52,7 @@ class Place(NamedTuple):
         schema_is_ours: Whether pgcdc has made it.
         tables: The tables.
         others: How many other things are in it.
+        standby: Whether the server is one, where nothing can be made.
     """
 
     schema: str
@@ -59,6 +60,7 @@ class Place(NamedTuple):
     schema_is_ours: bool
     tables: list[TableThere]
     others: int
+    standby: bool
 
 
 def survey(own: Sequence[OwnTables]) -> list[Place]:
@@ -148,6 +150,12 @@ def _reaching(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
             hint="the role that owns them may; GRANT CREATE ON DATABASE … lets a role make them",
             sqlstate=error.sqlstate,
         ) from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise ConfigError(
+            "the server that keeps the pipeline's tables is a standby, where they cannot be made, written or dropped",
+            hint=ELSEWHERE,
+            sqlstate=error.sqlstate,
+        ) from error
     except psycopg.Error as error:
         raise ConnectionLost(
             f"the server that keeps the pipeline's tables cannot be used: {primary(error)}", sqlstate=error.sqlstate
@@ -159,8 +167,10 @@ def _look(connection: psycopg.Connection[tuple[Any, ...]], schema: str, tables: 
         "SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = %s",
         (schema,),
     ).fetchone()
+    standby = connection.info.parameter_status("in_hot_standby") == "on"
     if row is None:
-        return Place(schema, False, False, [TableThere(name, text, False, {}) for name, text in tables.items()], 0)
+        missing = [TableThere(name, text, False, {}) for name, text in tables.items()]
+        return Place(schema, False, False, missing, 0, standby)
     there, oids = [], []
     for name, text in tables.items():
         table = sql.Identifier(schema, name)
@@ -171,7 +181,7 @@ def _look(connection: psycopg.Connection[tuple[Any, ...]], schema: str, tables: 
             counted = connection.execute(sql.SQL("SELECT pipeline, count(*) FROM {} GROUP BY 1").format(table))
             rows = dict(counted.fetchall())
         there.append(TableThere(name, text, oid is not None, rows))
-    return Place(schema, True, row[0] == MADE, there, _others(connection, schema, oids))
+    return Place(schema, True, row[0] == MADE, there, _others(connection, schema, oids), standby)
 
 
 def _others(connection: psycopg.Connection[tuple[Any, ...]], schema: str, ours: Sequence[int]) -> int:

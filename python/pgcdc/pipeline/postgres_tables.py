@@ -8,7 +8,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-__all__ = ["DURABLE", "MADE", "PATIENCE", "begin_creating", "primary", "wait_for_creating"]
+from pgcdc.errors import ConfigError
+
+__all__ = ["DURABLE", "ELSEWHERE", "MADE", "PATIENCE", "begin_creating", "of_standby", "primary", "wait_for_creating"]
 
 _CREATE_LOCK: Final = 0x7067636463000001
 """Held while a table is made: two CREATE … IF NOT EXISTS at once can collide in the catalog."""
@@ -19,6 +21,11 @@ DURABLE: Final = (
     " SET default_transaction_isolation = 'read committed'"
 )
 """What a pipeline confirms must survive the server's crash, whatever the settings of a role or database say."""
+ELSEWHERE: Final = (
+    "positions=SqlitePositions(…), or PostgresPositions(…) with the primary's DSN; dead letters and versions of tables"
+    " go along; or run the pipeline on the primary (target_session_attrs=read-write, where a DSN names several servers)"
+)
+"""What to do when a pipeline's tables would have to be on a standby."""
 PATIENCE: Final[dict[str, Any]] = {
     "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),
     "keepalives_idle": 10,
@@ -51,6 +58,26 @@ def begin_creating(connection: psycopg.Connection[tuple[Any, ...]], schema: str)
     if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
         connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(schema), sql.Literal(MADE)))
+
+
+def of_standby(error: psycopg.Error, table: str) -> ConfigError | None:
+    """The error when tables of ours cannot be made or written because the server is a standby.
+
+    Args:
+        error: What was raised; a session that could write says in `DURABLE` that it does.
+        table: The table, as `schema.name`.
+
+    Returns:
+        What to raise; None when it was another reason.
+    """
+    if not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return None
+    return ConfigError(
+        f"this server is a standby, where table {table} of pipelines cannot be made or written",
+        hint=ELSEWHERE,
+        table=table,
+        sqlstate=error.sqlstate,
+    )
 
 
 def primary(error: psycopg.Error) -> str:

@@ -11,9 +11,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from pgcdc.errors import ConfigError
 from pgcdc.pipeline import publishing
 from pgcdc.pipeline.postgres_definitions import OwnTables
 from pgcdc.pipeline.postgres_survey import Place, drop_unused, make, survey
+from pgcdc.pipeline.postgres_tables import ELSEWHERE
 from pgcdc.pipeline.settings import Settings
 from pgcdc.replication import Connection, check_server
 from pgcdc.replication.plan import size
@@ -116,10 +118,13 @@ def plan_init(
         The plan.
 
     Raises:
-        ConfigError: When the server cannot serve a stream, or a table does not exist or cannot be published.
+        ConfigError: When the server cannot serve a stream, or is a standby that lacks something, or a table does not
+            exist or cannot be published.
         ConnectionLost: When a server that keeps something of it cannot be reached.
     """
     steps: list[ProvisionStep] = []
+    if any(one.source is None for one in settings):
+        check_server(connection)  # before what is wrong with its tables: another server may be meant
     own, others = _divided(stores)
     for place in survey(own):
         steps += _steps_of_making(place)
@@ -221,6 +226,13 @@ def _step(kind: Any, name: str, state: StepState, says: str, sql: str | None = N
 
 
 def _steps_of_making(place: Place) -> list[ProvisionStep]:
+    missing = [f"{place.schema}.{table.name}" for table in place.tables if not table.exists]
+    if place.standby and missing:
+        raise ConfigError(
+            f"the server that is to keep the pipeline's tables is a standby, where they cannot be made: {missing[0]}",
+            hint=ELSEWHERE,
+            table=missing[0],
+        )
     steps = []
     if not place.schema_exists:
         sql = f"CREATE SCHEMA {identifier(place.schema)}"

@@ -74,6 +74,8 @@ def make(connection: Connection, settings: Settings) -> bool:
     Raises:
         ConfigError: When a table does not exist or the role may not publish it.
     """
+    if connection.session().on_standby:
+        planned(connection, settings)  # raises when anything would have to be made
     if _exists(connection, settings):
         extend(connection, settings)
         return False
@@ -97,7 +99,7 @@ def planned(connection: Connection, settings: Settings) -> Planned:
 
     Raises:
         ConfigError: When a table does not exist or cannot be published; when a publication that no pipeline of this
-            name has made lacks one.
+            name has made lacks one; when something lacks and the server is a standby.
     """
     there = found(connection, settings)
     if there.exists and not there.ours:
@@ -111,6 +113,13 @@ def planned(connection: Connection, settings: Settings) -> Planned:
     else:
         statement = None if there.exists else _empty(settings)
     statements = () if statement is None else (statement,) if there.exists else (statement, _comment(settings))
+    if statements and connection.session().on_standby:
+        raise ConfigError(
+            f"this server is a standby, where publication {settings.publication!r} of pipeline {settings.name!r}"
+            f" cannot be {'changed' if there.exists else 'made'}",
+            hint=f"on its primary, from where it comes by itself: {'; '.join(statements)};",
+            publication=settings.publication,
+        )
     return there._replace(statements=statements, warnings=warnings)
 
 
@@ -138,6 +147,8 @@ def extend(connection: Connection, settings: Settings) -> None:
         ConfigError: When a table does not exist or the role may not publish it.
     """
     if settings.tables and _is_ours(connection, settings):
+        if connection.session().on_standby:
+            planned(connection, settings)  # raises when a table lacks
         _warn(connection, ensure_publication(connection, settings.publication, settings.tables))
 
 

@@ -16,7 +16,7 @@ from psycopg import sql
 from pgcdc.connection_string import Dsn, dsn_of, parameters_of
 from pgcdc.errors import ConfigError, ConnectionLost, PositionError
 from pgcdc.pipeline.postgres_definitions import OwnTables, create, schema_tables
-from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, primary
+from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, of_standby, primary
 from pgcdc.pipeline.schemas import (
     STEP_COLUMNS,
     VERSION_COLUMNS,
@@ -112,6 +112,8 @@ class PostgresSchemas:
     def _unusable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "53", "57"):
             return _lost(error)  # also while the server is being stopped, or has no room just now
+        if (refused := of_standby(error, f"{self._schema}.schema_versions")) is not None:
+            return refused
         schema = sql.Identifier(self._schema).as_string()
         role, database = (sql.Identifier(name).as_string() for name in self._who)
         return ConfigError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "show"]
 
 _OLDEST: Final = 140000
+_ON_STANDBY: Final = 160000
 
 
 def show(session: Session, *names: str) -> dict[str, str]:
@@ -43,6 +44,12 @@ def check(session: Session, database: str, *, slot: str | None, need_new_slot: b
         raise ConfigError(
             f"the server is PostgreSQL {session.server_version // 10000}, pgcdc needs 14 or later",
             hint="upgrade the server",
+        )
+    if session.on_standby and session.server_version < _ON_STANDBY:
+        raise ConfigError(
+            f"this server is a standby, and one of PostgreSQL {session.server_version // 10000} has no logical slots",
+            hint="connect to its primary (target_session_attrs=read-write, where the DSN names several servers);"
+            " standbys have logical slots since PostgreSQL 16",
         )
     settings = show(session, "wal_level", "max_replication_slots", "max_wal_senders")
     if settings["wal_level"] != "logical":

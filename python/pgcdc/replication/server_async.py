@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "show"]
 
 _OLDEST: Final = 140000
+_ON_STANDBY: Final = 160000
 
 
 async def show(session: AsyncSession, *names: str) -> dict[str, str]:
@@ -42,6 +43,12 @@ async def check(session: AsyncSession, database: str, *, slot: str | None, need_
         raise ConfigError(
             f"the server is PostgreSQL {session.server_version // 10000}, pgcdc needs 14 or later",
             hint="upgrade the server",
+        )
+    if session.on_standby and session.server_version < _ON_STANDBY:
+        raise ConfigError(
+            f"this server is a standby, and one of PostgreSQL {session.server_version // 10000} has no logical slots",
+            hint="connect to its primary (target_session_attrs=read-write, where the DSN names several servers);"
+            " standbys have logical slots since PostgreSQL 16",
         )
     settings = await show(session, "wal_level", "max_replication_slots", "max_wal_senders")
     if settings["wal_level"] != "logical":

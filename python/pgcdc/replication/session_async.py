@@ -119,6 +119,11 @@ class AsyncSession:
         """Whether the session is there and takes a command: no command runs, no transaction is open."""
         return bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
+    @property
+    def on_standby(self) -> bool:
+        """Whether the server takes no writes because it is a standby, as it says itself whenever that changes."""
+        return self.pgconn.parameter_status(b"in_hot_standby") == b"on"
+
     async def _pin(self) -> None:
         # Asked here, where it costs no round trip: after an error in a transaction nothing can be asked.
         encoding = (self.pgconn.parameter_status(b"server_encoding") or b"").decode()

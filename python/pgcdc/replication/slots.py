@@ -291,7 +291,8 @@ class _Holders(msgspec.Struct, frozen=True):
         """Ask the server; what the transactions run is not looked at."""
         if session.execute("SELECT pg_catalog.pg_is_in_recovery()")[0][0] == "t":
             return cls(
-                "on a standby it waits until the primary logs its running transactions",
+                "on a standby it waits until the primary logs its running transactions"
+                " (there: SELECT pg_log_standby_snapshot();)",
                 "on the primary: SELECT pg_log_standby_snapshot();",
             )
         writers = session.execute(_WRITERS)
