@@ -30,7 +30,7 @@ def main() -> None:
 
     advance, write = Generations.advance, Projecting.write
 
-    def advancing(self: Generations, connection: Any, at: Any, *arguments: Any) -> bool:
+    def advancing(self: Generations, connection: Any, at: Any, *arguments: Any) -> Any:
         result = advance(self, connection, at, *arguments)
         if place == "before" and at.name == "revenue":
             die()

@@ -238,7 +238,7 @@ class Generations:
 
     def advance(
         self, connection: psycopg.Connection[Any], at: Generation, place: Place, passed_lsn: int, events: int
-    ) -> bool:
+    ) -> psycopg.Cursor[Any]:
         """Move a generation's place, in the transaction of its rows.
 
         Args:
@@ -249,13 +249,14 @@ class Generations:
             events: How many events that were.
 
         Returns:
-            Whether it was where it had been read; when it was not, somebody else is at work.
+            Of one row, if it was where it had been read; of none when it was not: then somebody else is at work. In a
+            pipeline it says so when that is synced.
         """
         values = (
             *(format_lsn(place.lsn), place.base_id, format_lsn(passed_lsn), events),
             *(at.name, at.generation, format_lsn(at.place.lsn), at.place.base_id),
         )
-        return connection.execute(self._advance, values, prepare=True).rowcount == 1
+        return connection.execute(self._advance, values, prepare=True)
 
     def passed(self, connection: psycopg.Connection[Any], name: str, lsn: int) -> None:
         """Note that the stream was followed for a projection without applying anything.

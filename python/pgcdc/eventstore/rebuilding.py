@@ -5,11 +5,8 @@ its place in the same transactions, so that whoever is killed goes on where he w
 one, or comes no nearer, that one is locked for as long as the rest takes; the rest is applied, and the tables change
 places, in one transaction. The old tables stay, in a schema of their own, so that it can be undone.
 
-Over 400 lines because building beside, changing places and undoing it are one state machine.
-
 Source: PostgreSQL manual, "ALTER TABLE" (SET SCHEMA: indexes, constraints and owned sequences move, too).
 """
-# ruff: noqa: S608  (what is put in are names that were looked at)
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -26,16 +23,11 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConfigError, EventStoreError, SinkUnavailable
-from pgcdc.eventstore.commits import Commits, Stretch
-from pgcdc.eventstore.generations import Generation, Generations
-from pgcdc.eventstore.projecting import connect, reason_of
-from pgcdc.eventstore.projection import Projection
-from pgcdc.eventstore.recorded import EventRow
-from pgcdc.eventstore.refusals import is_away, refused
-from pgcdc.eventstore.skipping import Skipped
+from pgcdc.eventstore.building import Building, RebuildProgress
+from pgcdc.eventstore.generations import Generation
+from pgcdc.eventstore.projecting import connect
+from pgcdc.eventstore.refusals import refused
 from pgcdc.eventstore.statements import WAITING
-from pgcdc.eventstore.table import Writer
-from pgcdc.lsn import Position
 
 if TYPE_CHECKING:
     from pgcdc.eventstore.store import EventStore
@@ -54,29 +46,6 @@ _ENDED_WITHIN: Final = 3.0
 _ATTEMPTS: Final = 30
 _ROUNDS: Final = 5
 """So often what has come meanwhile is applied, as long as it is not less than in the round before."""
-
-
-class RebuildProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a rebuild is.
-
-    Attributes:
-        name: The projection's name.
-        done: How many events were applied.
-        total: How many there were when it was asked last.
-        seconds: How long it has been going on, since it was begun or resumed.
-        rate: Events a second.
-    """
-
-    name: str
-    done: int
-    total: int
-    seconds: float
-    rate: float
-
-    @property
-    def seconds_left(self) -> float | None:
-        """How long it will take; None when that is not known yet."""
-        return max(self.total - self.done, 0) / self.rate if self.rate else None
 
 
 class RebuildPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,99 +82,6 @@ class RebuildPlan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Building:
-    """One projection, on one connection."""
-
-    def __init__(self, store: EventStore | AsyncEventStore, name: str, connection: psycopg.Connection[Any]) -> None:
-        self.projection = _projection(store, name)
-        self.statements = store._statements
-        self.commits = Commits(self.statements, store._archive)
-        self.generations = Generations(self.statements)
-        self.skipped = Skipped(self.statements)
-        self.connection = connection
-        self._began = time.monotonic()
-        self._first = 0
-        self._writer: Writer | None = None
-
-    def known(self) -> tuple[Generation | None, Generation | None]:
-        """The generation that is live, and the one that is being built."""
-        found = self.generations.of(self.connection, self.projection.name)
-        live = next((one for one in found if one.status == "live"), None)
-        return live, next((one for one in found if one.status == "building"), None)
-
-    def count(self) -> int:
-        """How many events there are, in the archive and in the table."""
-        es = self.statements.quoted
-        query = (
-            f"SELECT (SELECT coalesce(sum(events), 0)::bigint FROM {es}.archive_segments) + count(*) FROM {es}.events"
-        )
-        row = self.connection.execute(query.encode()).fetchone()
-        return 0 if row is None else row[0]
-
-    def apply(self, at: Generation, stretch: Stretch) -> Generation:
-        """Apply a stretch, in the transaction that is open.
-
-        Raises:
-            EventStoreError: When an event of it cannot be applied, or somebody else is at work.
-        """
-        try:
-            self._apply(at, stretch)
-        except Exception as error:
-            if is_away(error) or isinstance(error, EventStoreError):
-                raise
-            raise EventStoreError(
-                f"the projection {at.name} cannot be built: {reason_of(error)}",
-                hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
-            ) from error
-        if not self.generations.advance(self.connection, at, stretch.place, 0, len(stretch.rows)):
-            raise EventStoreError(
-                f"the projection {at.name} is being rebuilt by somebody else", hint="let that one end, or stop it"
-            )
-        return msgspec.structs.replace(at, place=stretch.place, events=at.events + len(stretch.rows))
-
-    def _apply(self, at: Generation, stretch: Stretch) -> None:
-        if self.projection.on_failure != "dead_letter":
-            self._write(at, stretch.rows)
-            return
-        try:
-            with self.connection.transaction():
-                self._write(at, stretch.rows)
-        except Exception as error:
-            if is_away(error):
-                raise
-            for position, row in stretch.rows:
-                self._write_or_skip(at, position, row)
-
-    def _write(self, at: Generation, rows: Sequence[tuple[Position, EventRow]]) -> None:
-        if self._writer is None:
-            self._writer = Writer(self.connection, at.schema, self.projection.tables)
-        self._writer.forget()
-        instance = self.projection.owner()
-        self._writer.bind(instance)
-        self.projection.apply(instance, rows)
-        self._writer.write()
-
-    def _write_or_skip(self, at: Generation, position: Position, row: EventRow) -> None:
-        """What cannot be applied is skipped, and will be a dead letter when this generation is live."""
-        try:
-            with self.connection.transaction():
-                self._write(at, [(position, row)])
-        except Exception as error:
-            if is_away(error):
-                raise
-            self.skipped.add(self.connection, at, position, row, type(error).__name__, str(error))
-
-    def progress(self, at: Generation, total: int) -> RebuildProgress:
-        """How far it is."""
-        seconds = time.monotonic() - self._began
-        rate = (at.events - self._first) / seconds if seconds > 0 else 0.0
-        return RebuildProgress(name=at.name, done=at.events, total=max(total, at.events), seconds=seconds, rate=rate)
-
-    def begun_at(self, at: Generation) -> None:
-        """Note from where the rate counts."""
-        self._began, self._first = time.monotonic(), at.events
-
-
 def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
     """Say what `rebuild` would do.
 
@@ -220,7 +96,7 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
         ConfigError: When there is no such projection.
     """
     with _connected(store) as connection:
-        building = _Building(store, name, connection)
+        building = Building(store, name, connection)
         live, begun = building.known()
         resumes = begun is not None and begun.version == building.projection.version
         number = max((one.generation for one in building.generations.of(connection, name)), default=0) + 1
@@ -249,7 +125,7 @@ def rebuild(
     Events go on to be appended, and the live one to follow them, all the time but for a moment at the end: a longer one
     when events come as fast as they are applied here, because then the live one is held while the last of them are.
     When they come faster, each of six rounds is longer than the one before by as much. One that was interrupted goes on
-    where it was. Reactors are not called.
+    where it was. Reactors are not called. It has two connections: one reads while the other writes.
 
     Args:
         store: The store that it is declared in.
@@ -266,7 +142,7 @@ def rebuild(
             places; the next call goes on there.
     """
     with _connected(store) as connection:
-        building = _Building(store, name, connection)
+        building = Building(store, name, connection)
         _lock(connection, store, name)
         through_lsn = building.commits.through(connection)
         if not through_lsn:
@@ -281,12 +157,9 @@ def rebuild(
         for _ in range(_ATTEMPTS):
             for round in itertools.count(1):
                 before, previous = at.events, at.events - before
-                for stretch in building.commits.after(connection, at.place, through_lsn):
-                    with connection.transaction():
-                        # What is lost in a crash of the server comes again: the place is lost with it.
-                        connection.execute("SET LOCAL synchronous_commit = off")
-                        at = building.apply(at, stretch)
-                    told(building.progress(at, total))
+                with building.ahead(at, through_lsn) as stretches, closing(building.fill(at, stretches)) as filling:
+                    for at in filling:
+                        told(building.progress(at, total))
                 through_lsn = building.commits.through(connection)
                 if at.events - before < NEAR:
                     break
@@ -321,7 +194,7 @@ def rollback(store: EventStore | AsyncEventStore, name: str) -> None:
         EventStoreError: When the tables are in use.
     """
     with _connected(store) as connection:
-        building = _Building(store, name, connection)
+        building = Building(store, name, connection)
         _lock(connection, store, name)
         try:
             with connection.transaction():
@@ -351,14 +224,6 @@ def _connected(store: EventStore | AsyncEventStore) -> Iterator[psycopg.Connecti
         raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
 
 
-def _projection(store: EventStore | AsyncEventStore, name: str) -> Projection:
-    for projection in store.projections:
-        if projection.name == name:
-            return projection
-    names = ", ".join(projection.name for projection in store.projections)
-    raise ConfigError(f"there is no projection {name}", hint=f"declared are {names or 'none'}")
-
-
 def _lock(connection: psycopg.Connection[Any], store: EventStore | AsyncEventStore, name: str) -> None:
     """Be the only one that rebuilds it, as long as the connection lasts."""
     key = f"pgcdc rebuild {store._statements.schema} {name}"
@@ -370,7 +235,7 @@ def _lock(connection: psycopg.Connection[Any], store: EventStore | AsyncEventSto
         raise ConfigError(f"another rebuild of the projection {name} goes on", hint="let that one end, or stop it")
 
 
-def _begin(building: _Building, restart: bool) -> Generation:
+def _begin(building: Building, restart: bool) -> Generation:
     connection = building.connection
     with connection.transaction():
         _, begun = building.known()
@@ -382,12 +247,12 @@ def _begin(building: _Building, restart: bool) -> Generation:
         return building.generations.begin(connection, building.projection, beside=True)
 
 
-def _drop(building: _Building, at: Generation) -> None:
+def _drop(building: Building, at: Generation) -> None:
     building.generations.drop_tables(building.connection, at)
     building.generations.forget(building.connection, at)
 
 
-def _replace(building: _Building, at: Generation) -> Generation:
+def _replace(building: Building, at: Generation) -> Generation:
     """Apply the rest, and put it in the place of what is live; in one transaction."""
     connection, generations = building.connection, building.generations
     with connection.transaction():
@@ -406,7 +271,7 @@ def _replace(building: _Building, at: Generation) -> Generation:
     return at
 
 
-def _change_places(building: _Building, live: Generation, other: Generation, home: str) -> None:
+def _change_places(building: Building, live: Generation, other: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
     away = generations.free_schema(connection, live.name, live.generation)
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(away)))
@@ -416,7 +281,7 @@ def _change_places(building: _Building, live: Generation, other: Generation, hom
     _settle(building, other, home)
 
 
-def _settle(building: _Building, at: Generation, home: str) -> None:
+def _settle(building: Building, at: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
     _move(building, at.tables, at.schema, home)
@@ -427,7 +292,7 @@ def _settle(building: _Building, at: Generation, home: str) -> None:
     connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (WAITING,))
 
 
-def _move(building: _Building, tables: Sequence[str], here: str, there: str) -> None:
+def _move(building: Building, tables: Sequence[str], here: str, there: str) -> None:
     for table in tables:
         building.connection.execute(
             sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(sql.Identifier(here, table), sql.Identifier(there))
