@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'es.events'::regclass ORDER BY 1"
 
 
+def make_until(store: EventStore, database: Database, number: int) -> None:
+    """Make the store of a program that had so many migrations."""
+    later = tuple(f"migration {migration.number}: " for migration in migrations() if migration.number > number)
+    database.execute(*[step.sql for step in store.plan_init().steps if not step.what.startswith(later)])
+
+
 def test_from_nothing_and_again(database: Database) -> None:
     with EventStore(database.dsn) as store:
         plan = store.plan_init()
@@ -81,17 +87,34 @@ def test_many_at_once(newest_database: Database) -> None:
 
 
 def test_from_before_the_fifth(newest_database: Database) -> None:
-    """A store whose functions are those of the fourth migration appends a repeated event again; `init` mends it."""
+    """A store of four migrations appends a repeated event again; `init` mends it."""
     with EventStore(newest_database.dsn) as store:
-        store.init()
-        fourth = next(migration.text for migration in migrations() if migration.number == 4)
-        function = fourth[fourth.index("CREATE OR REPLACE FUNCTION") :].replace("{schema}", '"es"')
-        newest_database.execute(function, "DELETE FROM es.migrations WHERE number = 5")
+        make_until(store, newest_database, 4)
         ids = [UUID(int=7)]
         assert [store.append("order-1", [CREATED], expected=number, event_ids=ids) for number in (0, 1)] == [1, 2]
         assert store.init().steps[0].what.startswith("migration 5: ")
         assert store.append("order-2", [CREATED], expected=0, event_ids=ids) == 1
         assert store.append("order-2", [CREATED], expected=1, event_ids=ids) == 1
+
+
+def test_from_before_the_ninth(database: Database) -> None:
+    """A store with a constraint for each rule: this program appends to it, and `init` makes them rules of triggers."""
+    checks = (
+        "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid IN ('es.events'::regclass,"
+        " 'es.streams'::regclass)"
+    )
+    with EventStore(database.dsn) as store:
+        make_until(store, database, 8)
+        assert len(database.execute(checks)) == 9
+        for expected in range(3):
+            assert store.append("order-1", [CREATED], expected=expected) == expected + 1
+        assert store.insert("order-1", [CREATED], after=3) == 4
+        assert store.init().steps[0].what == "migration 9: rules"
+        assert database.execute(checks) == [("events_payload_size",)]
+        assert store.append("order-1", [CREATED], expected=4) == 5
+        assert store.insert("order-1", [CREATED], after=5) == 6
+        assert [one.sequence for one in store.read("order-1")] == [1, 2, 3, 4, 5, 6]
+        assert store.init().steps == []
 
 
 def test_profiles(newest_database: Database) -> None:

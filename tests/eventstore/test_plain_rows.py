@@ -11,6 +11,7 @@ import pgcdc
 from pgcdc.eventstore import Append, EventStore, rebuild
 from tests.eventstore.contract import CREATED, PAID
 from tests.eventstore.revenue import RIGHT, Sold, faults, revenue, right_revenue, store_of
+from tests.eventstore.test_migrating import make_until
 from tests.eventstore.test_projections import caught_up
 from tests.pipeline.running import running
 
@@ -75,19 +76,113 @@ def test_what_nobody_could_read_is_refused(
         assert list(store.replay()) == []
 
 
+BROKEN = {
+    "events_event_version_check": ("event_version", "0"),
+    "events_metadata_object": ("metadata", "'[1]'"),
+    "events_occurred_finite": ("occurred_at", "'infinity'"),
+    "events_payload_object": ("payload", "'7'"),
+    "events_payload_size": ("payload", """jsonb_build_object('a', repeat(md5('x'), 9000) COLLATE "C")"""),
+    "events_retention_class_check": ("retention_class", "'frozen'"),
+    "events_sequence_check": ("sequence", "-1"),
+}
+"""Each rule of an event's row, by the name of its constraint, with a column and a value that breaks it."""
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_the_rules_of_a_row(database: Database, rule: str) -> None:
+    """For a plain INSERT, a COPY, and what is set right under pgcdc.maintenance."""
+    column, value = BROKEN[rule]
+    columns = {
+        "stream_id": "'till-8'",
+        "stream_type": "'till'",
+        "event_type": "'Sold'",
+        "payload": "'{}'",
+        "sequence": "1",
+    }
+    with store_of(database) as store:
+        store.append("till-1", [Sold("a", 1)])
+        given = columns | {column: value}
+        if rule == "events_payload_size":
+            database.execute("ALTER TABLE es.events ALTER COLUMN payload SET STORAGE EXTERNAL")
+        with pytest.raises(psycopg.errors.CheckViolation) as raised:
+            database.execute(f"INSERT INTO es.events ({', '.join(given)}) VALUES ({', '.join(given.values())})")
+        assert raised.value.diag.constraint_name == rule
+        assert (raised.value.diag.schema_name, raised.value.diag.table_name) == ("es", "events")
+        with pytest.raises(psycopg.errors.CheckViolation) as raised:
+            database.execute(
+                "BEGIN; SET LOCAL pgcdc.maintenance = on;"
+                f" UPDATE es.events SET {column} = {value} WHERE stream_id = 'till-1'; COMMIT"
+            )
+        assert raised.value.diag.constraint_name == rule
+        assert [one.event for one in store.read("till-1")] == [Sold("a", 1)]
+        assert store.read("till-8") == []
+
+
+@pytest.mark.parametrize(
+    ("item", "metadata", "rule"),
+    [
+        ('"v": 0, "p": {}', "{}", "events_event_version_check"),
+        ('"v": 1, "p": []', "{}", "events_payload_object"),
+        ('"v": 1, "p": {}', "[]", "events_metadata_object"),
+        ('"v": 1, "p": {}, "m": []', "{}", "events_metadata_object"),
+        ('"v": 1, "p": {}, "at": "infinity"', "{}", "events_occurred_finite"),
+        ('"v": 1, "p": {}, "r": "frozen"', "{}", "events_retention_class_check"),
+    ],
+)
+@pytest.mark.parametrize("expected", [-2, -1, 0, 1])
+def test_the_rules_of_the_function(database: Database, item: str, metadata: str, rule: str, expected: int) -> None:
+    """Called by another program: the second of two events breaks one, and neither is there."""
+    with store_of(database) as store:
+        store.append("till-1", [Sold("a", 1)])
+        stream = "till-2" if expected == 0 else "till-1"
+        good = '{"t": "Sold", "v": 1, "p": {"category": "a", "amount": 1}}'
+        given = f'[{good}, {{"t": "Sold", {item}}}]'
+        call = f"SELECT * FROM es.append('{stream}', NULL, {expected}, '{given}', '{metadata}')"
+        with pytest.raises(psycopg.errors.CheckViolation) as raised:
+            database.execute(call)
+        assert raised.value.diag.constraint_name == rule
+        assert database.execute("SELECT stream_id, version FROM es.streams") == [("till-1", 1)]
+        assert database.execute(call.replace(item, '"v": 1, "p": {}').replace(f"'{metadata}')", "'{}')"))[0][0] == "ok"
+
+
+def test_the_rules_of_a_stream(database: Database) -> None:
+    with store_of(database) as store:
+        store.append("till-1", [Sold("a", 1)])
+        for statement, rule in (
+            ("INSERT INTO es.streams VALUES ('till-2', 'till', -1)", "streams_version_check"),
+            (
+                "INSERT INTO es.streams (stream_id, stream_type, version, state) VALUES ('a', 'a', 0, 'shut')",
+                "streams_state",
+            ),
+            ("UPDATE es.streams SET state = 'shut'", "streams_state_check"),
+        ):
+            with pytest.raises(psycopg.errors.CheckViolation) as raised:
+                database.execute(statement)
+            assert (raised.value.diag.constraint_name or "").startswith(rule)
+            assert raised.value.diag.table_name == "streams"
+        # A version that no append can have made: nothing is numbered from there.
+        database.execute("UPDATE es.streams SET version = -5")
+        for expected in ("any", "exists"):
+            with pytest.raises(pgcdc.ConcurrencyConflict):
+                store.append("till-1", [Sold("a", 1)], expected=expected)
+        for sequence in (-4, 0, 2):
+            with pytest.raises(psycopg.Error):
+                database.execute(row(sequence).replace("till-8", "till-1"))
+        database.execute("UPDATE es.streams SET version = 1, state = 'closed'")
+        with pytest.raises(pgcdc.EventStoreError, match="closed"):
+            store.append("till-1", [Sold("a", 1)])
+
+
 def test_rows_that_are_there_already_stay(newest_database: Database) -> None:
-    with store_of(newest_database) as store:
-        newest_database.execute(
-            "DELETE FROM es.migrations WHERE number = 7",
-            "ALTER TABLE es.events DROP CONSTRAINT events_payload_object, DROP CONSTRAINT events_metadata_object,"
-            " DROP CONSTRAINT events_occurred_finite",
-            row(1, payload="[1]"),
-        )
-        assert [step.what for step in store.init().steps] == ["migration 7: rows"]
+    """From before the seventh migration, which had the first rules of payloads."""
+    with EventStore(newest_database.dsn) as store:
+        make_until(store, newest_database, 6)
+        newest_database.execute(row(1, payload="[1]"))
+        assert store.init().steps[0].what == "migration 7: rows"
         with pytest.raises(psycopg.errors.CheckViolation):
             newest_database.execute(row(2, payload="[1]"))
         newest_database.execute(row(2))
-        assert store.append("till-8", [Sold("a", 1)]) == 3
+        assert store.append("till-8", [PAID]) == 3
 
 
 def test_a_role_that_may_no_more_than_it_has_to(newest_database: Database) -> None:
