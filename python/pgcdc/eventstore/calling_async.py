@@ -12,9 +12,13 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["all_rows", "ask", "ask_whether", "comes_in_pieces", "copied", "elsewhere", "rows"]
+from pgcdc.eventstore.connections_async import AsyncConnections
+
+__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "does_one", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
+Value = bytes | str | int | None
+"""Bytes are a text as it is sent."""
 
 
 async def ask(
@@ -30,28 +34,28 @@ async def ask(
     Returns:
         The row.
     """
-    row = await ask_whether(connection, query, values)
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(query, values)
+    row = await cursor.fetchone()
     assert row is not None, "the function returns a row"
-    return row
+    return row[0], row[1]
 
 
-async def ask_whether(
-    connection: psycopg.AsyncConnection[Any], query: str, values: tuple[str | int | None, ...]
-) -> tuple[str, int] | None:
-    """Run a statement that returns a word and a number, or no row.
+async def does_one(connections: AsyncConnections, query: str, values: tuple[Value, ...]) -> bool:
+    """Run a statement that writes one row, or none, in a transaction of its own.
 
     Args:
-        connection: On which.
+        connections: Those of the store.
         query: With %s for each value.
         values: The values.
 
     Returns:
-        The row, or None.
+        Whether it has written it.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
-    await cursor.execute(query, values)
-    row = await cursor.fetchone()
-    return None if row is None else (row[0], row[1])
+    texts = [value.decode() if isinstance(value, bytes) else value for value in values]
+    async with connections.use() as connection:
+        cursor = await connection.execute(query, texts)
+        return cursor.rowcount == 1
 
 
 async def rows(

@@ -22,8 +22,8 @@ _any: Final = msgspec.json.Decoder()
 class _Writer(NamedTuple):
     """How events of one class are written."""
 
-    name: str
-    version: int
+    name: bytes
+    version: bytes
     begin: bytes  # of the function's item, up to the payload's brace
     skipped: int  # so many bytes of a struct's JSON are its name
     decode: Callable[[bytes], Any]
@@ -71,8 +71,8 @@ class Codec:
         extra = "".join(f',"{key}":{value}' for key, value in about.items() if value is not None)
         return b"".join((writer.begin, body, extra.encode(), b"}"))
 
-    def written(self, event: Event) -> tuple[str, int, str]:
-        """Make the columns of an event, and see that it can be read again.
+    def written(self, event: Event) -> tuple[bytes, bytes, bytes]:
+        """Make the columns of an event as they are sent, and see that it can be read again.
 
         Args:
             event: The event.
@@ -85,7 +85,7 @@ class Codec:
             PayloadTooLarge: As for `encode`.
         """
         writer, body = self._body(event)
-        return writer.name, writer.version, f"{{{body.decode()}"
+        return writer.name, writer.version, b"{" + body
 
     def _body(self, event: Event) -> tuple[_Writer, bytes]:
         """The payload of an event, without the brace that it begins with."""
@@ -127,7 +127,7 @@ class Codec:
         skipped = len(_encoder.encode({field: name})) - 1
         version = event_type.__event_version__
         begin = b'{"t":%b,"v":%d,"p":{' % (_encoder.encode(name), version)
-        writer = _Writer(name, version, begin, skipped, msgspec.json.Decoder(event_type).decode)
+        writer = _Writer(name.encode(), b"%d" % version, begin, skipped, msgspec.json.Decoder(event_type).decode)
         self._writers[event_type] = writer
         return writer
 

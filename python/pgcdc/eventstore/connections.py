@@ -5,17 +5,19 @@ Written by hand beside connections_async.py: the two wait by different means.
 
 from __future__ import annotations
 
+import queue
 import select
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
 from pgcdc.eventstore.connecting import PREPARE, options_of
 
 __all__ = ["Connections", "OwnConnection"]
+
+_IDLE: Final = psycopg.pq.TransactionStatus.IDLE
 
 
 class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -44,7 +46,9 @@ class Connections:
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
         self._idle: list[OwnConnection] = []
-        self._free = threading.Semaphore(limit)
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # as a semaphore, without Python around its lock
+        for _ in range(limit):
+            self._free.put(None)
 
     @contextmanager
     def use(self, given: psycopg.Connection[Any] | None) -> Iterator[psycopg.Connection[Any]]:
@@ -62,15 +66,41 @@ class Connections:
         if given is not None:
             yield given
             return
-        with self._free:
-            connection = self._take()
-            try:
-                yield connection
-            finally:
-                if connection.closed or connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                    connection.close()
-                else:
-                    self._idle.append(connection)
+        connection = self.take()
+        try:
+            yield connection
+        finally:
+            self.give(connection)
+
+    def take(self) -> OwnConnection:
+        """A connection of the store's own; whoever takes it gives it back.
+
+        Returns:
+            One that is idle, or a new one.
+
+        Raises:
+            psycopg.OperationalError: When the server cannot be reached.
+        """
+        self._free.get()
+        try:
+            return self._take()
+        except BaseException:
+            self._free.put(None)
+            raise
+
+    def give(self, connection: OwnConnection) -> None:
+        """Take one back; one that is not idle is closed.
+
+        Args:
+            connection: What `take` has given.
+        """
+        try:
+            if connection.pgconn.transaction_status == _IDLE:
+                self._idle.append(connection)
+            else:
+                connection.close()
+        finally:
+            self._free.put(None)
 
     def _take(self) -> OwnConnection:
         while True:

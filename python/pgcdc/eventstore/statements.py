@@ -47,7 +47,7 @@ class Statements:
             f" INSERT INTO {es}.events"
             " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence)"
             " SELECT a.stream_id, a.stream_type, %s::text, %s::integer, %s::jsonb, %s::jsonb, a.version FROM a"
-            " WHERE a.appending = 'on' RETURNING 'ok', sequence"
+            " WHERE a.appending = 'on'"
         )
         self.append_many: LiteralString = f"SELECT stream, status, version FROM {es}.append_many(%s::jsonb)"
         self.insert: LiteralString = (

@@ -183,10 +183,12 @@ class EventStore(Declarations):
         about = self._codec.metadata(current_metadata(metadata))
         if number > 0 and len(given) == 1 and event_ids is None and retention_class is None and connection is None:
             one = (stream, number, stream_type, *self._codec.written(given[0]), about)
-            with self._doing(stream, expected) as used:
-                done = calling.ask_whether(used, self._statements.append_one, one)
-            if done is not None:
-                return done[1]
+            try:
+                is_done = calling.does_one(self._connections, self._statements.append_one, one)
+            except psycopg.Error as error:
+                raise refused(error, self._statements, stream, expected) from error
+            if is_done:
+                return number + 1
         encoded = encode_events(self._codec, given, event_ids, retention_class)
         with self._doing(stream, expected, connection) as used:
             values = (stream, stream_type, number, encoded, about)
