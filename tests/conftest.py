@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from psycopg import sql
 
+from tests.servers.azure import AzureServer
 from tests.servers.clickhouse import ClickHouseServer
+from tests.servers.gcs import GcsServer
 from tests.servers.kafka import KafkaServer
 from tests.servers.nats import NatsServer
 from tests.servers.postgres import PostgresServer, alive, remove_templates
@@ -243,6 +245,22 @@ def registry(request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
 def s3(request: pytest.FixtureRequest) -> Iterator[S3Server]:
     """A running S3, the same for all tests; buckets are the test's own to name."""
     server = _server_or_skip(request.config, S3Server)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure(request: pytest.FixtureRequest) -> Iterator[AzureServer]:
+    """A running Azure Blob Storage, the same for all tests; containers are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: AzureServer(lambda line: _say(request.config, line)))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(request: pytest.FixtureRequest) -> Iterator[GcsServer]:
+    """A running Google Cloud Storage, the same for all tests; buckets are the test's own to name."""
+    server = _server_or_skip(request.config, lambda: GcsServer(lambda line: _say(request.config, line)))
     with server:
         yield server
 

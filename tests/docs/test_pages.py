@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from pgcdc.eventstore.event import default_registry
 
 if TYPE_CHECKING:
     from tests.conftest import Database
+    from tests.servers.azure import AzureServer
+    from tests.servers.gcs import GcsServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -26,6 +29,8 @@ SERVERS = {
     '"http://localhost:9200"': ("opensearch", "url"),
     '"nats://localhost:4222"': ("nats_server", "url"),
     '"redis://localhost:6379"': ("redis_server", "url"),
+    '{"config": {"account_name": "shoplake", "account_key": os.environ["LAKE_KEY"]}}': ("lake_on_azure", "options"),
+    '{"config": {"service_account": "/etc/pgcdc/lake.json"}}': ("lake_on_gcs", "options"),
 }
 
 # What is another number each time: LSNs, transaction ids, times of commits.
@@ -43,6 +48,35 @@ def even(text: str) -> str:
     for pattern, word in VARIES:
         text = re.sub(pattern, word, text)
     return text
+
+
+@dataclass
+class Lake:
+    """A bucket that is called lake, as on the pages.
+
+    Attributes:
+        options: What reaches it, other than on the pages without TLS.
+    """
+
+    options: dict[str, Any]
+
+
+@pytest.fixture
+def lake_on_azure(azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """Of Azure; that it has no TLS is known to Polars from the environment."""
+    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
+    azure.make_container("lake")
+    return Lake({"config": azure.config(), "client_options": {"allow_http": True}})
+
+
+@pytest.fixture
+def lake_on_gcs(gcs: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """Of Google Cloud, likewise."""
+    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+    gcs.make_bucket("lake")
+    key = tmp_path / "lake.json"
+    key.write_text(gcs.key())
+    return Lake({"config": {"service_account": str(key)}, "client_options": {"allow_http": True}})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

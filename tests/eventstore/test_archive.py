@@ -35,13 +35,13 @@ from pgcdc.eventstore.leaving import Leaving
 from pgcdc.eventstore.segments import content_of, decode
 from tests.eventstore.contract import BOOKS, CREATED, PAID, StoreContract
 from tests.eventstore.test_store import Waited, _empty, made_on_the_newest
+from tests.servers.buckets import STORES, new_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Database
-    from tests.servers.s3 import S3Server
 
 __all__ = ["made_on_the_newest"]
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -393,17 +393,17 @@ def test_upcasters_and_snapshots(newest_database: Database, tmp_path: Path) -> N
         assert store.load("count-1", Sum) == (Sum(12), 3)  # from the snapshot, and no archive is needed
 
 
-def test_on_an_object_store(newest_database: Database, s3: S3Server) -> None:
-    bucket = f"archive-{uuid.uuid4().hex[:8]}"
-    s3.make_bucket(bucket)
-    place = Archive(f"s3://{bucket}/shop", config=s3.config(), client_options={"allow_http": True})
+@pytest.mark.parametrize("name", list(STORES))
+def test_on_an_object_store(newest_database: Database, request: pytest.FixtureRequest, name: str) -> None:
+    bucket = new_bucket(name, request)
+    place = Archive(f"{bucket.url}/shop", **bucket.options())
     with EventStore(newest_database.dsn, archive=place) as store:
         store.init()
         store.append("order-1", [CREATED, PAID])
         before = store.read("order-1")
         assert leave(store) == 2
         assert store.read("order-1") == before
-        assert newest_database.execute("SELECT place FROM es.archive_segments") == [(f"s3://{bucket}/shop",)]
+        assert newest_database.execute("SELECT place FROM es.archive_segments") == [(f"{bucket.url}/shop",)]
 
 
 def test_any_tool_reads_the_files(newest_database: Database, store: EventStore, tmp_path: Path) -> None:

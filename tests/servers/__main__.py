@@ -9,7 +9,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-from tests.servers import chromium, kafka, nats, programs, prometheus, redis, registry, search
+from tests.servers import azure, chromium, gcs, kafka, nats, programs, prometheus, redis, registry, search
 from tests.servers.programs import VERSIONS, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def main() -> int:
         lambda _: prometheus.programs(install=True),
         lambda _: chromium.program(install=True),
         nats.program,
+        gcs.program,
+        azure.program,
         kafka.programs,
         registry.programs,
         search.opensearch,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _VERSION: Final = "v2.12.0"
-_MODULE: Final = f"github.com/nats-io/nats-server/v2@{_VERSION}"
 _CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "nats"
 _GO: Final = "/usr/local/go/bin/go"
 _BUILD_SECONDS: Final = 600
@@ -37,19 +36,35 @@ def program(say: Callable[[str], None]) -> Path:
     Raises:
         ServerUnavailable: This machine does not have it and cannot build it.
     """
-    built = _CACHE / f"nats-server-{_VERSION}"
+    return build("nats-server", "github.com/nats-io/nats-server/v2", _VERSION, _CACHE, say)
+
+
+def build(name: str, module: str, version: str, cache: Path, say: Callable[[str], None]) -> Path:
+    """A program, built by Go when it is not in the cache yet.
+
+    Args:
+        name: The program's.
+        module: What it is made of.
+        version: Of the module.
+        cache: The folder in which it is kept.
+        say: Takes a line that tells the user why the tests wait.
+
+    Raises:
+        ServerUnavailable: This machine does not have it and cannot build it.
+    """
+    built = cache / f"{name}-{version}"
     if built.exists():
         return built
     go = shutil.which("go") or (_GO if Path(_GO).exists() else None)
     if go is None:
-        raise ServerUnavailable("no Go on PATH to build nats-server with (Debian and Ubuntu: apt install golang)")
-    say(f"building nats-server {_VERSION} with Go, once ...")
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
+        raise ServerUnavailable(f"no Go on PATH to build {name} with (Debian and Ubuntu: apt install golang)")
+    say(f"building {name} {version} with Go, once ...")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
         environment = {**os.environ, "GOBIN": folder, "GOFLAGS": "-modcacherw"}
         try:
             done = subprocess.run(
-                [go, "install", _MODULE],
+                [go, "install", f"{module}@{version}"],
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -57,10 +72,10 @@ def program(say: Callable[[str], None]) -> Path:
                 timeout=_BUILD_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise ServerUnavailable("Go has not built nats-server in ten minutes") from None
-        made = Path(folder) / "nats-server"
+            raise ServerUnavailable(f"Go has not built {name} in ten minutes") from None
+        made = Path(folder) / name
         if done.returncode != 0 or not made.exists():
-            raise ServerUnavailable(f"Go cannot build nats-server: {done.stderr.strip()[-300:]}")
+            raise ServerUnavailable(f"Go cannot build {name}: {done.stderr.strip()[-300:]}")
         # In one step: another process of the tests may do the same.
         made.replace(built)
     return built

