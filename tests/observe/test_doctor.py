@@ -15,6 +15,8 @@ import pytest
 from psycopg import sql
 
 import pgcdc
+from pgcdc.cli.building import build
+from pgcdc.cli.redaction import Redactor
 from pgcdc.observe import Finding, examine, role_sql
 from pgcdc.observe.access_checks import ACCESS_CHECKS
 from pgcdc.observe.facts import Asked, Facts, PublicationFacts, RoleFacts, TableFacts
@@ -67,6 +69,8 @@ def test_a_server_that_is_ready_and_a_pipeline_that_has_run(database: Database) 
     assert by_name(before)["slot"].found == "it is made when the pipeline starts first"
     with running(pipeline) as running_one:
         running_one.streaming()
+        copied = by_name(examine(database.dsn, pipeline.outline()))
+        assert copied["positions"].found == "PostgresPositions; 1 of 1 consumers have one", "the copy is one, too"
         database.execute("ALTER TABLE orders ADD COLUMN tried int", "INSERT INTO orders VALUES (1, 'new')")
         running_one.catch_up(database)
         during = by_name(examine(database.dsn, pipeline.outline()))
@@ -401,8 +405,9 @@ def a_role(**changed: Any) -> dict[str, Any]:
         (a_slot(wal_status="unreserved"), "slot", "warning", "max_slot_wal_keep_size"),
         (a_slot(safe_wal_size=1024), "slot", "warning", "max_slot_wal_keep_size"),
         (a_slot(active=False), "slot", "warning", "start the consumer; or"),
-        (a_slot(plugin="test_decoding"), "slot", "failed", "pg_drop_replication_slot('shop')"),
-        (a_slot(plugin=None, database=None), "slot", "failed", "choose another name"),
+        (a_slot(plugin="test_decoding"), "slot", "failed", "choose another name: something else needs this one"),
+        (a_slot(plugin=None, database=None), "slot", "failed", "as a standby or a backup does"),
+        (a_slot(synced=True, active=False) | {"standby": True}, "slot", "failed", "its primary"),
         (a_slot(database="other"), "slot", "failed", "connect to that database"),
         (asked(slots=["shop", "x"]) | a_slot() | settings(max_replication_slots="2"), "free_slots", "warning", "12"),
         (asked(slots=["shop", "x"]) | a_slot() | settings(max_replication_slots="3"), "free_slots", "ok", None),
@@ -413,6 +418,9 @@ def a_role(**changed: Any) -> dict[str, Any]:
         ({"standby": True, "publication": None}, "publication", "failed", "on the primary"),
         (asked(pipeline=None), "slot", "failed", "pgcdc slots"),
         ({"store": {"positions": 2}}, "slot", "failed", "when_needed"),
+        (asked(stored=1, positions="SqlitePositions"), "slot", "failed", "when_needed"),
+        (asked(stored=0, positions="SqlitePositions"), "slot", "ok", None),
+        (asked(positions="SqlitePositions"), "slot", "skipped", None),
         ({"store": {"positions": 1}} | asked(from_kafka=True), "slot", "skipped", None),
         ({"store": {"positions": 1}} | asked(snapshot="when_needed"), "slot", "warning", "takes a new copy"),
         ({}, "slot", "ok", None),
@@ -424,6 +432,11 @@ def a_role(**changed: Any) -> dict[str, Any]:
         (a_slot(lag_seconds=599.0), "slot_lag", "ok", None),
         ({}, "slot_lag", "skipped", None),
         (a_slot(name="x", active=False, held_bytes=2**31), "other_slots", "warning", "pg_drop_replication_slot('x')"),
+        (a_slot(name="x", active=False, held_bytes=2**31, database="b"), "other_slots", "warning", "-- x is of database"),
+        (a_slot(name="x", active=False, held_bytes=2**31, plugin=None, database=None), "other_slots", "warning",
+         "-- x is of a standby or a backup, which"),
+        (a_slot(name="x", active=False, held_bytes=2**31, synced=True) | {"standby": True}, "other_slots", "warning",
+         "-- x follows a slot of the primary"),
         (a_slot(name="used", active=True, held_bytes=2**31), "other_slots", "ok", None),
         ({"prepared": 2}, "prepared_transactions", "warning", "ROLLBACK PREPARED"),
     ],
@@ -446,6 +459,31 @@ def test_a_pipeline_that_forgets_is_not_in_order(newest_database: Database) -> N
     assert found["positions"].status == "failed" and found["positions"].found == "MemoryPositions"
     assert found["schema_plan"].found.endswith(": plain") and found["dead_letters"].found.endswith(": plain")
     assert (found["replay"].status, found["schema_change_tried"].status) == ("skipped", "skipped")
+
+
+def test_a_slot_that_is_gone_and_positions_elsewhere(newest_database: Database, tmp_path: Path) -> None:
+    newest_database.execute(ORDERS)
+    path = tmp_path / "shop.toml"
+    path.write_text(
+        f'[pipeline]\nname = "shop"\ndsn = "{newest_database.dsn}"\ntables = ["orders"]\n'
+        f'[positions]\nstore = "sqlite"\noptions = {{ path = "{tmp_path}/positions" }}\n[consumers.sink]\nsink = "tests.pipeline.targets:Recorder"\n'
+    )
+
+    def found() -> dict[str, Finding]:
+        ended = run("doctor", str(path), "--json")
+        return by_name([msgspec.json.decode(line, type=Finding) for line in ended.stdout.splitlines()])
+
+    assert found()["slot"].found == "it is made when the pipeline starts first"
+    assert not (tmp_path / "positions").exists(), "who looks makes nothing"
+    with running(build(str(path), Redactor({}))) as running_one:
+        running_one.streaming()
+        assert found()["positions"].found == "SqlitePositions; 1 of 1 consumers have one"
+    newest_database.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+    after = found()["slot"]
+    assert after.status == "failed" and after.found.endswith("1 stored position is of it"), after
+    ended = run("init", str(path), "--yes")
+    assert ended.code == 1 and ended.stdout == "" and "does not exist any more, and pipeline 'shop'" in ended.stderr
+    assert "hint: call Pipeline.destroy() once" in ended.stderr and "when_needed" in ended.stderr
 
 
 def test_the_command(newest_database: Database) -> None:

@@ -225,6 +225,27 @@ def test_positions_in_a_file(newest_orders: Database, tmp_path: Path) -> None:
     assert catalog(newest_orders) == before
 
 
+@pytest.mark.parametrize("snapshot", ["initial", "never", "when_needed"])
+def test_positions_of_a_slot_that_is_gone(orders: Database, snapshot: Any) -> None:
+    """A slot that was made now would begin behind the positions: a run would refuse it, too."""
+    pipeline, _ = shop(orders.dsn, snapshot=snapshot)
+    with running(pipeline) as run:
+        run.streaming()
+        orders.execute("INSERT INTO orders VALUES (10)")
+        run.catch_up(orders)
+    orders.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
+    before = catalog(orders)
+    if snapshot == "when_needed":
+        assert states(pipeline.plan_init())["slot pgcdc_shop"] == "later"
+    else:
+        for ask in (pipeline.plan_init, pipeline.init):
+            with pytest.raises(pgcdc.SlotNotFound, match=r"'pgcdc_shop' does not exist any more") as caught:
+                ask()
+            assert "Pipeline.destroy()" in (caught.value.hint or "")
+    assert catalog(orders) == before
+    pipeline.destroy(tables=True)
+
+
 def test_consumers_with_slots_of_their_own(newest_orders: Database) -> None:
     before = catalog(newest_orders)
     pipeline, _ = shop(newest_orders.dsn, snapshot="never")

@@ -12,6 +12,7 @@ from pgcdc.cli.complaint import complaining
 
 if TYPE_CHECKING:
     from pgcdc.observe import Finding
+    from pgcdc.pipeline import Pipeline
     from pgcdc.pipeline.outline import PipelineOutline
 
 __all__ = ["doctor"]
@@ -45,28 +46,42 @@ def doctor(
     from pgcdc.cli import EXIT_ERROR
 
     with complaining(json=json) as redactor:
-        outline, ours = None, list[tuple[str, str]]()
+        outline, ours, pipeline = None, list[tuple[str, str]](), None
         if target is not None:
-            dsn, outline, ours = _pipeline(target, dsn, redactor)
+            pipeline = _pipeline(target, redactor)
+            settings = pipeline._settings  # nobody else is to have it: no part of the interface
+            dsn, outline, ours = dsn or settings.dsn, pipeline.outline(), list(settings.tables)
         redactor.learn_dsn(dsn)
         tables = [".".join(_table(name)) for name in table or ()]
         if role is not None:
             typer.echo(_script(role, dsn, outline, ours or list(map(_table, table or ())), publication))
             return
-        findings = _examine(dsn, outline, slot, publication, tables, lag)
+        stored = None if pipeline is None else _stored(pipeline)
+        findings = _examine(dsn, outline, slot, publication, tables, lag, stored)
     _print(findings, redactor, json=json)
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(EXIT_ERROR)
 
 
-def _pipeline(target: str, dsn: str, redactor: Any) -> tuple[str, PipelineOutline, list[tuple[str, str]]]:
+def _pipeline(target: str, redactor: Any) -> Pipeline:
     from pgcdc.cli.building import build
     from pgcdc.cli.importing import as_python_does
 
     as_python_does()
-    pipeline = build(target, redactor)
-    settings = pipeline._settings  # nobody else is to have it: no part of the interface
-    return dsn or settings.dsn, pipeline.outline(), list(settings.tables)
+    return build(target, redactor)
+
+
+def _stored(pipeline: Pipeline) -> dict[str, int] | None:
+    """How many positions its store has; None where it cannot be asked, of which another check tells."""
+    from pgcdc.errors import Error
+
+    try:
+        stored = pipeline._stored_there()
+    except Error:
+        return None
+    if stored is None:
+        return None
+    return {name: sum(row.is_begun_with for row in rows.values()) for name, rows in stored.items()}
 
 
 def _table(name: str) -> tuple[str, str]:
@@ -101,10 +116,11 @@ def _examine(
     publication: str | None,
     tables: list[str],
     lag: float,
+    stored: dict[str, int] | None,
 ) -> list[Finding]:
     from pgcdc.observe import examine
 
-    return examine(dsn, outline, slot=slot, publication=publication, tables=tables, lag_seconds=lag)
+    return examine(dsn, outline, slot=slot, publication=publication, tables=tables, lag_seconds=lag, stored=stored)
 
 
 def _print(findings: list[Finding], redactor: Any, *, json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ def examine(
     publication: str | None = None,
     tables: Sequence[str] = (),
     lag_seconds: float = 600.0,
+    stored: Mapping[str, int] | None = None,
 ) -> list[Finding]:
     """Check a server for change data capture, and a pipeline with it; nothing is changed.
 
@@ -40,6 +41,9 @@ def examine(
         publication: A publication, likewise.
         tables: Tables as `schema.name`, likewise.
         lag_seconds: How far the slot may be behind, in seconds.
+        stored: How many consumers have a stored position that they go on from, by the pipeline's name, and by
+            `pipeline/consumer` for those that have slots of their own. None: those in this database are counted, and
+            of a slot that is gone it is not known whether positions elsewhere are of it.
 
     Returns:
         What was found, check by check.
@@ -60,6 +64,7 @@ def examine(
         tables=tables,
         pipeline=name,
         positions=None if pipeline is None else pipeline.positions,
+        stored=None if stored is None else sum(stored.values()),
         snapshot=None if pipeline is None else pipeline.snapshot,
         from_kafka=pipeline is not None and pipeline.from_kafka,
         slots=pipeline.slots if pipeline is not None else [] if slot is None else [slot],
@@ -75,6 +80,7 @@ def examine(
             tables=one.tables or tables,
             pipeline=whose,
             positions=None if pipeline is None else pipeline.positions,
+            stored=None if stored is None else stored.get(whose, 0),
             snapshot=None if pipeline is None else pipeline.snapshot,
             from_kafka=pipeline is not None and pipeline.from_kafka,
             lag_seconds=lag_seconds,

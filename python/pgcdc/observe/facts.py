@@ -40,6 +40,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         tables: Tables, as `schema.name`.
         pipeline: The name of the pipeline of which pgcdc's own tables are asked.
         positions: The class of the store of positions that the pipeline has; None: that of this database.
+        stored: How many positions are in it, where somebody has looked; None: those in this database are counted.
         snapshot: When the pipeline copies existing rows.
         from_kafka: Whether the pipeline's changes come from Kafka.
         slots: The names of all slots that the pipeline has, or is to have.
@@ -51,6 +52,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     tables: Sequence[str] = ()
     pipeline: str | None = None
     positions: str | None = None
+    stored: int | None = None
     snapshot: str | None = None
     from_kafka: bool = False
     slots: Sequence[str] = ()
@@ -187,6 +189,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     tables: Sequence[TableFacts]
     missing: Sequence[str]
     store: Mapping[str, int]
+
+    @property
+    def stored(self) -> int | None:
+        """How many consumers go on from a stored position; None: they are kept elsewhere, and nobody looked there."""
+        if self.asked.stored is not None:
+            return self.asked.stored
+        if self.asked.positions in (None, "PostgresPositions"):
+            return self.store.get("positions", 0)
+        return 0 if self.asked.positions == "MemoryPositions" else None
 
     def slot(self, name: str | None) -> SlotState | None:
         """A slot by its name."""
@@ -356,7 +367,8 @@ def _tables(connection: _Connection, names: Sequence[str]) -> list[TableFacts]:
 
 def _store(connection: _Connection, pipeline: str) -> dict[str, int]:
     queries = {
-        "positions": "SELECT count(DISTINCT consumer) FROM pgcdc.positions WHERE {} AND commit_lsn IS NOT NULL",
+        "positions": "SELECT count(DISTINCT consumer) FROM pgcdc.positions WHERE {}"
+        " AND (commit_lsn IS NOT NULL OR snapshot <> 'begun')",
         "dead_letters": "SELECT count(*) FROM pgcdc.dead_letters WHERE {}",
         "schema_versions": "SELECT count(DISTINCT (relation_oid, version)) FROM pgcdc.schema_versions"
         " WHERE {} AND version > 1",

@@ -20,8 +20,8 @@ def positions(outline: PipelineOutline, facts: Facts) -> Finding:
         check="positions",
         title="each consumer goes on from a position that is stored durably",
         status="ok" if outline.durable else "failed",
-        found=f"{outline.positions}; {facts.store['positions']} of {len(outline.consumers)} consumers have one"
-        if outline.durable and "positions" in facts.store
+        found=f"{outline.positions}; {facts.stored} of {len(outline.consumers)} consumers have one"
+        if outline.durable and facts.stored is not None
         else outline.positions,
         why="without it a start begins anew, or skips what came meanwhile",
         mend=None if outline.durable else "leave positions= out, or give PostgresPositions or SqlitePositions",

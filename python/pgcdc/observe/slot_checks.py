@@ -12,7 +12,7 @@ from pgcdc.errors import ConfigError
 from pgcdc.observe.facts import Facts
 from pgcdc.observe.finding import Finding
 from pgcdc.replication.quoting import identifier, literal
-from pgcdc.replication.slot import check_slot
+from pgcdc.replication.slot import SlotState, check_slot, synchronised
 
 __all__ = ["SLOT_CHECKS", "slot", "slot_lag"]
 
@@ -30,7 +30,10 @@ def slot(facts: Facts) -> Finding:
         return Finding(check="slot", title=title, status="failed", found="it does not exist", why=why, mend=mend)
     if found is None and facts.asked.from_kafka:
         return Finding(check="slot", title=title, status="skipped", found="its changes come from Kafka", why=why)
-    if found is None and (stored := facts.store.get("positions")):
+    if found is None and facts.stored is None:
+        said = f"it does not exist, and nobody has looked whether {facts.asked.positions} has positions of it"
+        return Finding(check="slot", title=title, status="skipped", found=said, why=why)
+    if found is None and (stored := facts.stored):
         return Finding(
             check="slot",
             title=title,
@@ -45,6 +48,8 @@ def slot(facts: Facts) -> Finding:
         )
     try:
         check_slot(found, facts.database)
+        if found.synced and facts.standby:
+            raise synchronised(found.name)
     except ConfigError as error:
         return Finding(check="slot", title=title, status="failed", found=str(error), why=why, mend=error.hint)
     if found.lost:
@@ -120,9 +125,22 @@ def other_slots(facts: Facts) -> Finding:
         status="warning" if left else "ok",
         found="; ".join(f"{one.name} keeps {(one.held_bytes or 0) / _GIGABYTE:.1f} GB" for one in left) or "none",
         why="WAL is removed when the last slot needs it no more: one that nobody uses fills the disk",
-        mend="\n".join(f"SELECT pg_drop_replication_slot({literal(one.name)}); -- if nobody needs it" for one in left)
-        or None,
+        mend="\n".join(_of_other(facts, one) for one in left) or None,
     )
+
+
+def _of_other(facts: Facts, one: SlotState) -> str:
+    """What may be done about a slot that is not asked for: who needs it is not to be seen from here."""
+    drop = f"SELECT pg_drop_replication_slot({literal(one.name)});"
+    if one.synced and facts.standby:
+        return f"-- {one.name} follows a slot of the primary: what is done there, happens here"
+    if one.plugin is None:
+        whose = "a standby or a backup, which begins anew without it"
+        return f"-- {one.name} is of {whose}; when that is gone for good: {drop}"
+    if one.database != facts.database:
+        there = "ask there; if nobody needs it, by a connection to it"
+        return f"-- {one.name} is of database {one.database}: {there}: {drop}"
+    return f"{drop} -- if nobody needs it"
 
 
 SLOT_CHECKS: Final[Sequence[Callable[[Facts], Finding]]] = (

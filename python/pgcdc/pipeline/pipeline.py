@@ -32,7 +32,7 @@ from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
 from pgcdc.pipeline.own_slots import LOOK_EVERY, Start, checked, joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
-from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, own_slots_in
+from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, StoredPosition, own_slots_in, stored_in
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.provision import ProvisionPlan
@@ -493,10 +493,13 @@ class Pipeline(Registration):
 
         Raises:
             ConfigError: When the server cannot serve a stream, or a table does not exist or cannot be published.
+            SlotNotFound: When positions are stored of a slot that is gone.
+            PositionError: When they are of another server.
             ConnectionLost: When a server cannot be reached.
         """
         with connect(self._settings.dsn) as connection:
-            return provision.plan_init(connection, self.name, self._provided(), self._stores())
+            stored = self._stored_there() or {}
+            return provision.plan_init(connection, self.name, self._provided(), self._stores(), stored)
 
     def init(self, plan: ProvisionPlan | None = None) -> ProvisionPlan:
         """Make what a run needs and would make itself: for a role that may, before one runs it that may less.
@@ -513,7 +516,9 @@ class Pipeline(Registration):
             Error: When something cannot be made.
         """
         with connect(self._settings.dsn) as connection:
-            plan = plan or provision.plan_init(connection, self.name, self._provided(), self._stores())
+            if plan is None:
+                stored = self._stored_there() or {}
+                plan = provision.plan_init(connection, self.name, self._provided(), self._stores(), stored)
             provision.provide(connection, self._provided(), plan, self._stores())
             return plan
 
@@ -537,6 +542,10 @@ class Pipeline(Registration):
         beside = self._own_slots()
         own = [self._settings] if len(beside) < len(self._subscriptions) or not beside else []
         return [*own, *(one._settings for one in beside.values())]
+
+    def _stored_there(self) -> Mapping[str, Mapping[str, StoredPosition]] | None:
+        """What is stored of what `_provided` gives, by name; None when this kind of store cannot be asked."""
+        return stored_in(self._store, [one.name for one in self._provided()])
 
     def _stores(self) -> tuple[Any, ...]:
         return self._store, self._schemas, self._own_letters

@@ -26,6 +26,7 @@ __all__ = [
     "StoredPosition",
     "from_row",
     "refused",
+    "stored_in",
     "to_row",
 ]
 
@@ -76,6 +77,11 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     tables: Mapping[int, int] | None = None
     seen: str | None = None
     spool: str | None = None
+
+    @property
+    def is_begun_with(self) -> bool:
+        """Whether the consumer goes on from it: not while its first copy is only begun."""
+        return self.position is not None or self.snapshot != "begun"
 
     def same_place(self, other: StoredPosition) -> bool:
         """Whether both have the same epoch, position and `through_lsn`: what a compare-and-set compares."""
@@ -149,6 +155,32 @@ def own_slots_in(store: PositionStore, pipeline: str) -> list[str]:
     """
     found = getattr(store, "own_slots", None)
     return [] if found is None else list(found(pipeline))
+
+
+def stored_in(store: PositionStore, pipelines: Collection[str]) -> dict[str, dict[str, StoredPosition]] | None:
+    """Read what is stored of pipelines, for who only looks: nothing is made, and the store need not be open.
+
+    Args:
+        store: The store; what is read comes from another one in the same place.
+        pipelines: Their names.
+
+    Returns:
+        By pipeline and consumer. None when this kind of store cannot be asked without being made.
+
+    Raises:
+        Error: When it cannot be read.
+    """
+    again, is_there = getattr(store, "again", None), getattr(store, "is_there", None)
+    if again is None or is_there is None:
+        return None
+    if not is_there():
+        return {}
+    other: PositionStore = again()
+    try:
+        other.open()
+        return {name: other.load(name) for name in pipelines}
+    finally:
+        other.close()
 
 
 def to_row(stored: StoredPosition) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -62,6 +62,34 @@ class PostgresPositions:
             ConfigError: When the table cannot be made or used.
         """
         self.close()
+        connection = self._connect()
+        try:
+            connection.execute(pin(connection.info.server_version))
+            connection.execute(DURABLE)
+            if self._is_made(connection):
+                self._extend(connection)
+            else:
+                with connection.transaction():
+                    create(connection, self.own_tables())
+        except psycopg.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
+        self._opened = connection
+
+    def is_there(self) -> bool:
+        """Whether there is anything to read; nothing is made for that.
+
+        Raises:
+            ConnectionLost: When the server cannot be reached.
+            ConfigError: When the role may not look.
+        """
+        with closing(self._connect()) as connection:
+            try:
+                return self._is_made(connection)
+            except psycopg.Error as error:
+                raise self._unusable(error) from error
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         try:
             connection = psycopg.connect(
                 autocommit=True,
@@ -71,19 +99,11 @@ class PostgresPositions:
         except psycopg.Error as error:
             raise _lost(error) from error
         self._who = (connection.info.user, connection.info.dbname)
-        try:
-            connection.execute(pin(connection.info.server_version))
-            connection.execute(DURABLE)
-            found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
-            if found is None or found[0] is None:
-                with connection.transaction():
-                    create(connection, self.own_tables())
-            else:
-                self._extend(connection)
-        except psycopg.Error as error:
-            connection.close()
-            raise self._unusable(error) from error
-        self._opened = connection
+        return connection
+
+    def _is_made(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        found = connection.execute("SELECT to_regclass(%s)", (self._table.as_string(connection),)).fetchone()
+        return found is not None and found[0] is not None
 
     def _extend(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Add what a table lacks that an earlier version has made."""

@@ -92,6 +92,10 @@ class SqlitePositions:
             raise self._unusable(error) from error
         self._opened = connection
 
+    def is_there(self) -> bool:
+        """Whether there is anything to read; nothing is made for that."""
+        return self._path.exists()
+
     def _unusable(self, error: sqlite3.Error) -> ConfigError:
         return ConfigError(
             f"the position store {str(self._path)!r} cannot be used: {error}",

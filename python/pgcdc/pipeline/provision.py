@@ -6,17 +6,19 @@ Nothing here is made in another way than a run makes it: the statements are thos
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline import publishing
+from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.postgres_definitions import OwnTables
 from pgcdc.pipeline.postgres_survey import Place, drop_unused, make, survey
 from pgcdc.pipeline.postgres_tables import ELSEWHERE
 from pgcdc.pipeline.settings import Settings
+from pgcdc.pipeline.start import check_gone
 from pgcdc.replication import Connection, check_server
 from pgcdc.replication.plan import size
 from pgcdc.replication.quoting import identifier, literal
@@ -104,7 +106,11 @@ _WHAT_FOR: Final[dict[str, str]] = {
 
 
 def plan_init(
-    connection: Connection, pipeline: str, settings: Sequence[Settings], stores: Sequence[Any]
+    connection: Connection,
+    pipeline: str,
+    settings: Sequence[Settings],
+    stores: Sequence[Any],
+    stored: Mapping[str, Mapping[str, StoredPosition]],
 ) -> ProvisionPlan:
     """Say what would be made for a pipeline, and what is there; nothing is changed.
 
@@ -113,11 +119,14 @@ def plan_init(
         pipeline: Its name.
         settings: The pipeline's, and those of its consumers that have slots of their own.
         stores: What it keeps positions, versions and dead letters in.
+        stored: The positions that are stored, by the name in the settings and by consumer.
 
     Returns:
         The plan.
 
     Raises:
+        SlotNotFound: When positions are stored of a slot that is gone: a new one would begin behind them.
+        PositionError: When they are of another server.
         ConfigError: When the server cannot serve a stream, or is a standby that lacks something, or a table does not
             exist or cannot be published.
         ConnectionLost: When a server that keeps something of it cannot be reached.
@@ -132,6 +141,8 @@ def plan_init(
     warnings: dict[str, None] = {}
     for one in settings:
         if one.source is None:
+            if connection.slot(one.slot) is None:
+                check_gone(connection, one, stored.get(one.name, {}))
             steps += [step for step in _steps_of_source(connection, one, warnings) if step not in steps]
     return ProvisionPlan(pipeline=pipeline, does="init", steps=tuple(steps), warnings=tuple(warnings))
 

@@ -29,6 +29,7 @@ __all__ = [
     "Decision",
     "Server",
     "check_again",
+    "check_gone",
     "check_slot",
     "decide",
     "look_at",
@@ -209,6 +210,26 @@ def check_again(
     _check_origin(settings, ahead, server)
     _check_positions(settings, stored, slot, server, spools or {})
     _check_positions(settings, ahead, slot, server, spools or {})
+
+
+def check_gone(connection: Connection, settings: Settings, stored: Mapping[str, StoredPosition]) -> None:
+    """Whether a start would be refused because the slot is gone, before anything is made for it.
+
+    Args:
+        connection: A replication connection.
+        settings: The pipeline's.
+        stored: What is stored, by consumer.
+
+    Raises:
+        PositionError: When it is of another server.
+        SlotNotFound: When the slot that the positions belong to is gone.
+    """
+    if not stored or settings.snapshot == "always" or _of_no_use(stored, None):
+        return
+    server = look_at(connection, stored)
+    _check_origin(settings, stored, server)
+    if settings.snapshot != "when_needed" or server.standby:
+        raise _slot_gone(settings, stored, server)
 
 
 def _of_no_use(stored: Mapping[str, StoredPosition], slot: SlotState | None) -> bool:

@@ -223,9 +223,14 @@ def check_slot(found: SlotState, database: str) -> None:
     Raises:
         ConfigError: When it is physical, has another plugin, or belongs to another database.
     """
-    mend = f"choose another name, or drop it: SELECT pg_drop_replication_slot({literal(found.name)});"
+    # Whoever it belongs to is not asked here, so dropping it is no advice.
+    mend = "choose another name: something else needs this one"
     if found.plugin is None:
-        raise ConfigError(f'slot "{found.name}" is a physical slot, not a logical one', hint=mend, slot=found.name)
+        raise ConfigError(
+            f'slot "{found.name}" is a physical slot, not a logical one',
+            hint=f"{mend}, as a standby or a backup does",
+            slot=found.name,
+        )
     if found.plugin != PLUGIN:
         raise ConfigError(
             f'slot "{found.name}" has the plugin {found.plugin}, pgcdc reads {PLUGIN}', hint=mend, slot=found.name
@@ -233,7 +238,7 @@ def check_slot(found: SlotState, database: str) -> None:
     if found.database != database:
         raise ConfigError(
             f'slot "{found.name}" belongs to database "{found.database}", this connection is to "{database}"',
-            hint=f"connect to that database, or {mend}",
+            hint=f"connect to that database; or {mend}",
             slot=found.name,
         )
 
