@@ -432,7 +432,7 @@ def a_role(**changed: Any) -> dict[str, Any]:
         (a_slot(lag_seconds=599.0), "slot_lag", "ok", None),
         ({}, "slot_lag", "skipped", None),
         (a_slot(name="x", active=False, held_bytes=2**31), "other_slots", "warning", "pg_drop_replication_slot('x')"),
-        (a_slot(name="x", active=False, held_bytes=2**31, database="b"), "other_slots", "warning", "-- x is of database"),
+        (a_slot(name="x", active=False, held_bytes=2**31, database="b"), "other_slots", "warning", "-- x is of data"),
         (a_slot(name="x", active=False, held_bytes=2**31, plugin=None, database=None), "other_slots", "warning",
          "-- x is of a standby or a backup, which"),
         (a_slot(name="x", active=False, held_bytes=2**31, synced=True) | {"standby": True}, "other_slots", "warning",
@@ -466,7 +466,8 @@ def test_a_slot_that_is_gone_and_positions_elsewhere(newest_database: Database, 
     path = tmp_path / "shop.toml"
     path.write_text(
         f'[pipeline]\nname = "shop"\ndsn = "{newest_database.dsn}"\ntables = ["orders"]\n'
-        f'[positions]\nstore = "sqlite"\noptions = {{ path = "{tmp_path}/positions" }}\n[consumers.sink]\nsink = "tests.pipeline.targets:Recorder"\n'
+        f'[positions]\nstore = "sqlite"\noptions = {{ path = "{tmp_path}/positions" }}\n'
+        '[consumers.sink]\nsink = "tests.pipeline.targets:Recorder"\n'
     )
 
     def found() -> dict[str, Finding]:
