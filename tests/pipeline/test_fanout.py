@@ -117,6 +117,12 @@ async def test_a_table_that_takes_a_consumers_name_while_it_runs_stops_it() -> N
         await sent([("a",)], {1: "x", 2: "a"}, *row(1000, 1, "a", 11))
 
 
+async def test_who_wants_all_tables_of_a_batch_gets_no_messages_that_it_did_not_ask_for() -> None:
+    inside, outside = wire.message("p", b"x", lsn=90), wire.message("p", b"x", lsn=110, transactional=False)
+    begin, *rest = row(100, 1, "a", 11)
+    assert await sent([("a",), ("a", "b")], {1: "a"}, begin, inside, *rest, outside) == [[("a", 11)], [("a", 11)]]
+
+
 async def handed_over(*messages: bytes) -> dict[str, Rows | None]:
     """What each of four consumers finds in its lane."""
     pipeline = Pipeline("shop", "", tables=["orders", "order_items"])

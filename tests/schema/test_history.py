@@ -128,10 +128,12 @@ def test_versions_of_a_stream_with_replays(
         # From a new connection on: everything is told again.
         upto = len(transactions) if not left else min(len(transactions), at + 1 + left[0])
         batch = Batch.of([message for transaction in transactions[at:upto] for message in transaction])
+        nothing_new = all(map(history.has_newest, batch.relations))
         for _, relation, position, _ in batch.shape_runs():
             assert position is not None
             begun = history.next(relation, position)
             if begun is not None:
+                assert not nothing_new
                 history.add(begun)
         changes: list[Any] = batch.with_versions(history.frozen()).changes()
         for change in changes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pgcdc.errors import SchemaError
 from pgcdc.events import Relation
@@ -17,6 +17,7 @@ from pgcdc.replication import PublishedTable
 
 __all__ = ["Fanout"]
 
+_OF_ROWS: Final = ("insert", "update", "delete", "truncate")
 
 Wanted: TypeAlias = tuple[Set[Table], Set[str] | None, Set[str]]
 """The tables and actions that a consumer asks for, None for all actions, and the prefixes of logical messages."""
@@ -219,6 +220,8 @@ class Fanout:
     def _select(self, batch: Batch, names: Mapping[Table, Set[Table]] | None, wanted: Wanted) -> Batch:
         tables, actions, messages = wanted
         if names is None:
+            if actions is None and not messages and all((one.schema, one.name) in tables for one in batch.relations):
+                return batch.select(actions=_OF_ROWS)  # the same, where nobody has to look for names
             return batch.select(tables, actions, messages=messages or None)
         for then, now in names.items():
             # Filters go by name, and here one name means two tables.

@@ -180,7 +180,9 @@ class Versioning:
             ConnectionLost: When the store is away.
             Error: When it cannot be written.
         """
-        self._note(((relation, at) for _, relation, at, _ in batch.shape_runs() if at and wanted(relation)), wait)
+        # Each batch comes by here before anybody has it, and mostly there is nothing to be found.
+        if not all(map(self._history.has_newest, batch.relations)):
+            self._note(((relation, at) for _, relation, at, _ in batch.shape_runs() if at and wanted(relation)), wait)
         return batch.with_versions(self.versions)
 
     def begin(self, relations: Iterable[Relation], lsn: int, wait: Callable[[Callable[[], bool]], None]) -> bool:

@@ -105,6 +105,14 @@ class History:
         for version in sorted(versions, key=lambda one: (one.oid, one.position)):
             self._by_oid.setdefault(version.oid, []).append(version)
 
+    def has_newest(self, relation: Relation) -> bool:
+        """Whether a shape is known to be the newest of its table, so that no row of it begins a version.
+
+        Args:
+            relation: The shape; one that is equal but not the same object may have been seen or not.
+        """
+        return self._shapes.get(relation.oid) is relation
+
     def next(self, relation: Relation, position: Position) -> SchemaVersion | None:
         """Find out whether a row begins a version.
 

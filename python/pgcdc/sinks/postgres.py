@@ -196,7 +196,9 @@ class Postgres:
             return
         known = kept.position
         if known is not None and known.index != SNAPSHOT_INDEX:
-            batch = batch.after(known)
+            first = batch.first_position
+            if first is None or first <= known:
+                batch = batch.after(known)
         if batch.last_position is not None:
             self._apply(batch, Move(kept, batch.last_position))
 
@@ -358,14 +360,12 @@ class Postgres:
         """What is known of the tables of a batch; None where one of them changes its shape in it."""
         relations = batch.relations
         plan = self._plans.get(tuple(map(id, relations)))
-        if plan is None:
-            return self._plan(batch, relations)
-        if any(batch.key_columns(relation) != key for relation, key in plan.unsure):
-            return None
-        return plan
+        return self._plan(batch, relations) if plan is None else plan
 
     def _planned(self, batch: Batch, plan: Plan, *, prepare: bool) -> list[Step] | None:
-        """The steps of a few rows; None where there is more to it: a key that changes, a TRUNCATE."""
+        """The steps of a few rows; None where there is more to it: a key that changes, or is another; a TRUNCATE."""
+        if any(batch.key_columns(relation) != key for relation, key in plan.unsure):
+            return None
         steps: list[Step] = []
         rows = 0
         left = batch.folded(plan.keyed)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from struct import Struct
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -384,34 +384,49 @@ class Session:
         if refusal.sqlstate[:2] not in _VALUES:
             raise ConfigError(f"the target refuses: {refusal.primary}", sqlstate=refusal.sqlstate)
 
-    @contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def told(self, what: str) -> _Told:
         """Say what an error of psycopg's means; the connection is closed then.
 
         Args:
             what: What could not be done.
 
-        Raises:
-            SinkUnavailable: When the server is away.
-            ConfigError: When it refuses.
+        Returns:
+            What is entered around that. It raises SinkUnavailable when the server is away, ConfigError when it refuses.
         """
-        try:
-            yield
-        except psycopg.Error as error:
-            self.close()
-            sqlstate = error.sqlstate
-            if sqlstate is None or sqlstate[:2] in _AWAY:
-                reason = error.diag.message_primary or _first_line(error)
-                raise SinkUnavailable(f"the target cannot be reached: {reason}", sqlstate=sqlstate) from error
-            hint = None
-            if isinstance(error, psycopg.errors.InsufficientPrivilege):
-                hint = "the role needs CREATE on the database and its schemas, TEMPORARY, and its tables"
-            # The message of a wrong value has the value in it, and so would have the error that is the cause.
-            said: str | None = type(error).__name__
-            cause: psycopg.Error | None = None
-            if sqlstate[:2] != "22":
-                said, cause = error.diag.message_primary, error
-            raise ConfigError(f"of the target, {what}: {said}", sqlstate=sqlstate, hint=hint) from cause
+        return _Told(self, what)
+
+
+class _Told:
+    """See `Session.told`; entered for each transaction, so it is no generator."""
+
+    __slots__ = ("_session", "_what")
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session = session
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, psycopg.Error):
+            return
+        self._session.close()
+        sqlstate = error.sqlstate
+        if sqlstate is None or sqlstate[:2] in _AWAY:
+            reason = error.diag.message_primary or _first_line(error)
+            raise SinkUnavailable(f"the target cannot be reached: {reason}", sqlstate=sqlstate) from error
+        hint = None
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            hint = "the role needs CREATE on the database and its schemas, TEMPORARY, and its tables"
+        # The message of a wrong value has the value in it, and so would have the error that is the cause.
+        said: str | None = type(error).__name__
+        cause: psycopg.Error | None = None
+        if sqlstate[:2] != "22":
+            said, cause = error.diag.message_primary, error
+        raise ConfigError(f"of the target, {self._what}: {said}", sqlstate=sqlstate, hint=hint) from cause
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -8,13 +8,13 @@ manual, "Simple Query", "COPY Operations", "Pipelining", and libpq's "Pipeline M
 from __future__ import annotations
 
 import selectors
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, waiting
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -27,8 +27,11 @@ _HEADER: Final = 19
 """Bytes in front of the first row: a signature, flags, and the length of an extension, which is 0."""
 _COUNT: Final = Struct(">h")
 _LENGTH: Final = Struct(">i")
-
-
+_LOOK_SECONDS: Final = 1.0
+"""How often a wait looks whether it was interrupted."""
+_READ: Final = waiting.Wait.R
+_READ_WRITE: Final = waiting.Wait.RW
+_READABLE: Final = waiting.Ready.R
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)  # Windows has no poll
 
 
@@ -178,10 +181,35 @@ def _send(conn: PGconn, steps: Sequence[Step]) -> None:
 def _ended(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
     """End a pipeline of these steps."""
     conn.pipeline_sync()
+    # By psycopg's own loop, which is not written in Python: one is waited for here several thousand times a second.
+    counts, refusal, synchronised = waiting.wait(_answers(conn, len(steps), before), conn.socket, _LOOK_SECONDS)
+    if synchronised:
+        conn.exit_pipeline_mode()
+    elif refusal is None:
+        raise psycopg.OperationalError("the connection was lost")
+    return _checked(conn, refusal, counts)
+
+
+_Answering: TypeAlias = Generator[waiting.Wait, waiting.Ready | int, tuple[list[int], Refusal | None, bool]]
+
+
+def _answers(conn: PGconn, steps: int, before: int) -> _Answering:
+    """Send what is left, and take the answers to so many steps and to the end of the pipeline behind them."""
     counts: list[int] = []
     refusal: Refusal | None = None
-    for _ in steps:
-        while (result := _next(conn)) is not None:
+    while conn.flush():
+        if (yield _READ_WRITE) & _READABLE:
+            conn.consume_input()
+    for number in range(steps + 1):
+        while True:
+            while conn.is_busy():
+                if (yield _READ):
+                    conn.consume_input()
+            result = conn.get_result()
+            if number == steps:
+                return counts, refusal, result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC
+            if result is None:
+                break
             match result.status:
                 case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
                     counts.append(result.command_tuples or 0)
@@ -189,12 +217,7 @@ def _ended(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
                     pass
                 case _ if refusal is None:
                     refusal = _refusal(result, before + len(counts))
-    synchronised = _next(conn)
-    if synchronised is not None and synchronised.status == pq.ExecStatus.PIPELINE_SYNC:
-        conn.exit_pipeline_mode()
-    elif refusal is None:
-        raise psycopg.OperationalError("the connection was lost")
-    return _checked(conn, refusal, counts)
+    raise AssertionError
 
 
 def _checked(conn: PGconn, refusal: Refusal | None, counts: list[int]) -> list[int]:
