@@ -118,7 +118,7 @@ def follow(dsn: str, stop: threading.Event) -> None:
         thread.join()
 
 
-def _await_running(store: EventStore, name: str, seconds: float) -> None:
+def await_running(store: EventStore, name: str, seconds: float) -> None:
     """Wait until a projection is there, and has what was appended so far."""
     until = time.monotonic() + seconds
     while True:
@@ -148,7 +148,7 @@ def rebuild_while_written(store: EventStore, dsn: str, seconds_of_writing: float
         stop, ended = manager.Event(), manager.Event()
         following = pool.submit(follow, dsn, stop)
         try:
-            _await_running(store, "journal", seconds_of_writing)
+            await_running(store, "journal", seconds_of_writing)
             writing = [
                 pool.submit(events.write_until, dsn, f"beside-{writer}", ended, seconds_of_writing)
                 for writer in range(WRITERS)

@@ -262,6 +262,7 @@ def test_no_more_than_one_is_read_ahead(newest_database: Database) -> None:
             assert read <= number + 2
         with pytest.raises(ValueError, match="fifty"):
             next(items)
+        assert next(items, None) is None, "it is raised once"
 
 
 def test_who_leaves_early_does_not_wait_for_what_is_read(newest_database: Database) -> None:

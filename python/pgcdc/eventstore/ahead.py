@@ -69,14 +69,14 @@ class Ahead(Generic[Item]):
 
     def __enter__(self) -> Iterator[Item]:
         self._thread.start()
-        return iter(self._take, _END)
+        return self._items()
 
-    def _take(self) -> Any:
-        item = self._found.get()
-        if isinstance(item, _Failure):
-            raise item.error
-        self._room.release()
-        return item
+    def _items(self) -> Iterator[Item]:
+        while (item := self._found.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            self._room.release()
+            yield item
 
     def __exit__(self, *_raised: object) -> None:
         self._is_wanted = False
