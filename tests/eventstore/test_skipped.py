@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pgcdc.eventstore import EventStore
     from pgcdc.pipeline import DeadLetter
+    from pgcdc.pipeline.deadletter import Which
     from tests.conftest import Database
 
 EVENTS = [Sold("a", 1), Sold("a", 13), Sold("a", 2), Sold("b", -5), Closed(), Sold("b", 4)]
@@ -251,3 +252,63 @@ def test_one_that_takes_nothing_at_all_is_parked(newest_database: Database, monk
             caught_up(store)
             pipeline.dead_letters.retry()
             until(lambda: revenue(newest_database) == right_revenue(newest_database), "all are applied", pause=0.1)
+
+
+def test_what_was_dropped_does_not_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what was retried; one that is parked goes on when its letters were dropped."""
+    monkeypatch.setattr(skipping, "MOST", 3)
+    thirteen = [Sold("a", 13)]
+    skipped = "SELECT count(*) FROM es.skipped"
+    with store_with(database) as store:
+        pipeline = store.pipeline()
+        with running(pipeline):
+            caught_up(store)
+            for number in (2, 4):
+                for _ in range(2):
+                    store.append("till-1", thirteen)
+                caught_up(store)
+                assert database.execute(skipped) == [(number,)]
+                until(lambda: len(told(store)) == 2, "they are listed", pause=0.1)
+                if number == 2:
+                    assert pipeline.dead_letters.drop(consumer="revenue") == 2
+            store.append("till-1", [*thirteen, Sold("a", 1)])  # the third whose letter is there
+            caught_up(store)
+            until(lambda: len(told(store)) == 3, "it is listed", pause=0.1)
+            store.append("till-1", [*thirteen, Sold("a", 2)])
+            caught_up(store, "journal")
+            until(lambda: "it has skipped 3 events" in store.check()[2].found, "it is parked", pause=0.1)
+            assert revenue(database) == [("a", 1, 1)]
+            assert pipeline.dead_letters.drop(ids=[letters(store)[0].id]) == 1
+        with running(store.pipeline()):
+            until(lambda: revenue(database) == [("a", 3, 2)], "it goes on", pause=0.1)
+            until(lambda: len(told(store)) == 3, "the next one is listed", pause=0.1)
+            caught_up(store)
+            assert database.execute(skipped) == [(6,)]
+            assert faults(database) == RIGHT
+
+
+def test_letters_that_cannot_be_counted_now_are_counted_later(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are kept is away when it has to be asked whether there are too many: nothing is parked."""
+    monkeypatch.setattr(skipping, "MOST", 1)
+
+    class Away(MemoryDeadLetters):
+        refused = 0
+
+        def find(self, which: Which, limit: int | None = None) -> list[DeadLetter]:
+            if self._letters and self.refused < 2:
+                self.refused += 1
+                raise ConnectionLost("away")
+            self._letters.clear()  # somebody has dropped them
+            return []
+
+    away = Away()
+    with store_with(newest_database) as store, running(store.pipeline(dead_letters=away)):
+        caught_up(store)
+        store.append("till-1", [Sold("a", 13)])
+        until(lambda: len(away._letters) == 1, "it is listed")
+        store.append("till-1", [Sold("a", 13), Sold("a", 1)])
+        caught_up(store)
+        assert away.refused == 2
+        assert revenue(newest_database) == [("a", 1, 1)]

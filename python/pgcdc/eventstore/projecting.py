@@ -29,7 +29,7 @@ from pgcdc.eventstore.refusals import is_away, primary
 from pgcdc.eventstore.skipping import Skipped
 from pgcdc.eventstore.table import Writer
 from pgcdc.lsn import Position
-from pgcdc.pipeline.deadletter import DeadLetterStore
+from pgcdc.pipeline.deadletter import DeadLetter, DeadLetterStore
 from pgcdc.protocol import Batch, RowFormat
 from pgcdc.sink import Parked
 
@@ -343,11 +343,21 @@ class Projecting(_Following):
         live = self._generations.live(self._connection, self._projection.name)
         if live is None or live.generation == self._listed:
             return
-        try:
+        with self._keeping():
             self._skipped.see_to_letters(self._connection, live, self._pipeline, self._letters())
+        self._listed = live.generation
+
+    def _letters_there(self) -> Sequence[DeadLetter]:
+        with self._keeping():
+            return self._skipped.letters_of(self._projection.name, self._pipeline, self._letters())
+
+    @staticmethod
+    @contextmanager
+    def _keeping() -> Iterator[None]:
+        try:
+            yield
         except ConnectionLost as error:
             raise SinkUnavailable(f"where dead letters are kept: {error}") from error
-        self._listed = live.generation
 
     def _live(self, *, lock: bool = False) -> Generation | None:
         """The generation that is to be written to; None when it is parked, or of another version."""
@@ -415,7 +425,7 @@ class Projecting(_Following):
                 if is_away(error):
                     raise
                 why = type(error).__name__
-                self._skipped.add(self._connection, live, position, row, why, str(error))
+                self._skipped.add(self._connection, live, position, row, why, str(error), self._letters_there)
                 logger.warning(
                     "the projection %s skips event %d of the stream %s, which is a dead letter: %s",
                     *(live.name, row.sequence, row.stream_id, reason_of(error)),
@@ -458,6 +468,8 @@ class Projecting(_Following):
                 self._generations.advance(self._connection, live, place, 0 if commits is None else place.lsn, count)
             self.parked = None
             return True
+        except SinkUnavailable:
+            raise
         except Exception as error:
             if is_away(error):
                 raise

@@ -9,6 +9,7 @@ transaction in which the event is applied: once, however often it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
@@ -28,7 +29,8 @@ from pgcdc.protocol import Batch, encode_message
 __all__ = ["MOST", "Skipped"]
 
 MOST: Final = 1000
-"""So many events one generation may have skipped: a handler that takes nothing at all is parked then."""
+"""So many events one generation may have skipped, without those whose dead letters were dropped: a handler that takes
+nothing at all is parked then."""
 _ANY_OWNER: Final = 2**62
 """Epochs guard letters against a process that is not the owner any more. These are made of rows that are guarded."""
 _COLUMNS: Final = (
@@ -60,9 +62,17 @@ class Skipped:
             f"DELETE FROM {es}.skipped WHERE name = %s AND generation = %s AND stream_id = %s AND sequence = %s"
             " RETURNING (commit_lsn - '0/0'::pg_lsn)::bigint, change_index"
         )
-        self._of: LiteralString = (
+        self._new: LiteralString = (
             "SELECT stream_id, sequence, event_id, (commit_lsn - '0/0'::pg_lsn)::bigint, change_index, message,"
-            f" error_type, error_text, skipped_at, is_listed FROM {es}.skipped WHERE name = %s AND generation = %s"
+            f" error_type, error_text, skipped_at FROM {es}.skipped WHERE name = %s AND generation = %s"
+            " AND NOT is_listed"
+        )
+        self._known: LiteralString = (
+            f"SELECT event_id::text FROM {es}.skipped WHERE name = %s AND generation = %s AND event_id::text = ANY (%s)"
+        )
+        self._standing: LiteralString = (
+            f"SELECT count(*) FROM {es}.skipped WHERE name = %s AND generation = %s"
+            " AND (NOT is_listed OR event_id::text = ANY (%s))"
         )
         self._listed: LiteralString = (
             f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND NOT is_listed"
@@ -80,6 +90,7 @@ class Skipped:
         row: EventRow,
         why: str,
         text: str,
+        letters: Callable[[], Sequence[DeadLetter]] | None = None,
     ) -> None:
         """Write down an event that was skipped, in the caller's transaction.
 
@@ -90,11 +101,16 @@ class Skipped:
             row: The event.
             why: The class of what was raised.
             text: Its text.
+            letters: Reads the projection's dead letters; None where there are none yet.
 
         Raises:
-            EventStoreError: When the generation has skipped as many as it may.
+            EventStoreError: When the generation has skipped as many as it may: those do not count whose letters were
+                dropped.
         """
         found = connection.execute(self._count, (at.name, at.generation)).fetchone()
+        if found is not None and found[0] >= MOST and letters is not None:
+            standing = (at.name, at.generation, [letter.digest for letter in letters()])
+            found = connection.execute(self._standing, standing).fetchone()
         if found is not None and found[0] >= MOST:
             error = EventStoreError(f"the projection {at.name} has skipped {MOST:,} events")
             error.add_note(f"it has skipped {MOST:,} events: pgcdc deadletter list says why")
@@ -156,17 +172,36 @@ class Skipped:
         Raises:
             ConnectionLost: When that cannot be used now.
         """
-        rows = connection.cursor(row_factory=tuple_row).execute(self._of, (at.name, at.generation)).fetchall()
-        known = {str(row[2]) for row in rows}
-        there = letters.find(Which(pipelines=frozenset({pipeline}), consumer=at.name))
-        if gone := [letter.id for letter in there if letter.digest not in known]:
-            letters.remove(gone)
-        if new := [self._letter(pipeline, at.name, row) for row in rows if not row[-1]]:
+        cursor = connection.cursor(row_factory=tuple_row)
+        if there := self.letters_of(at.name, pipeline, letters):
+            cursor.execute(self._known, (at.name, at.generation, [letter.digest for letter in there]))
+            known = {digest for (digest,) in cursor}
+            if gone := [letter.id for letter in there if letter.digest not in known]:
+                letters.remove(gone)
+        cursor.execute(self._new, (at.name, at.generation))
+        if new := [self._letter(pipeline, at.name, row) for row in cursor]:
             letters.add(new, _ANY_OWNER)
             connection.execute(self._listed, (at.name, at.generation))
 
+    @staticmethod
+    def letters_of(name: str, pipeline: str, letters: DeadLetterStore) -> Sequence[DeadLetter]:
+        """Read the dead letters of a projection.
+
+        Args:
+            name: Its name.
+            pipeline: The pipeline's name.
+            letters: Where they are kept.
+
+        Returns:
+            The letters, of whichever generation.
+
+        Raises:
+            ConnectionLost: When that cannot be used now.
+        """
+        return letters.find(Which(pipelines=frozenset({pipeline}), consumer=name))
+
     def _letter(self, pipeline: str, name: str, row: tuple[Any, ...]) -> DeadLetter:
-        stream, sequence, event_id, lsn, index, message, why, text, skipped_at, _ = row
+        stream, sequence, event_id, lsn, index, message, why, text, skipped_at = row
         return DeadLetter(
             pipeline=pipeline,
             consumer=name,
