@@ -73,9 +73,10 @@ napoleon_custom_sections = [("Source", "notes_style")]
 myst_heading_anchors = 3
 
 
-def _links(_app: Sphinx, _page: str, source: list[str]) -> None:
+def _links(_app: Sphinx, page: str, source: list[str]) -> None:
     """Files outside this folder are in the repository, not on the site."""
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", source[0])
+    outside = re.escape("../" * (page.count("/") + 1))
+    source[0] = re.sub(rf"\[([^\]]+)\]\({outside}([^)]+)\)", r"\1 (`\2`)", source[0])
 
 
 def _tables(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
