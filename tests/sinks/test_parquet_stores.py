@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
@@ -171,6 +171,33 @@ def test_a_crash_and_another_writer(bucket: Bucket, monkeypatch: pytest.MonkeyPa
     assert by_key(state.to_dicts()) == {1: row(1, "b"), 3: row(3), 4: row(4)}
     tables = [pyarrow.parquet.read_table(pyarrow.BufferReader(objects.get(path))) for path in named]
     assert sorted(key for table in tables for key in table.column("id").to_pylist()) == [1, 1, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("cut_by", ["close", "reset"])
+def test_an_answer_is_lost(bucket: Bucket, cut_by: Literal["close", "reset"]) -> None:
+    """Wherever in the answers to a write the connection ends: each change is there once."""
+    url, cuts = f"{bucket.url}/lake", 0
+    with Proxy(bucket.port) as proxy:
+        proxy.cut_by = cut_by
+        sink = Parquet(url, **bucket.options(proxy.port))
+        sink.open()
+        pieces = batch_of(*(insert(TABLE, row(key)) for key in range(12))).pieces(1)
+        for number, piece in enumerate(pieces):
+            proxy.cut_after = 1 + number * 120  # the answer to a file is some hundred bytes long, that to an entry, too
+            written = False
+            while not written:
+                with suppress(SinkUnavailable):
+                    sink.write(piece)
+                    written = True
+            cuts += proxy.cut_after is None
+            proxy.cut_after = None
+    assert cuts > 3
+    objects = bucket.objects("lake")
+    tables = [
+        pyarrow.parquet.read_table(pyarrow.BufferReader(objects.get(file.path)))
+        for file in read_manifest(objects).files.values()
+    ]
+    assert sorted(key for table in tables for key in table.column("id").to_pylist()) == list(range(12))
 
 
 class _Translated(Proxy):
