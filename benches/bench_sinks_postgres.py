@@ -1,4 +1,4 @@
-"""PostgreSQL to PostgreSQL under pgbench: pgcdc's sink beside CREATE SUBSCRIPTION, each alone, by turns.
+"""PostgreSQL to PostgreSQL under pgbench: pgcdc's sink beside CREATE SUBSCRIPTION and bare SQL, each alone, by turns.
 
 What pgbench does to its four tables on one server is brought to another. The lag of a transaction is the time between
 its commit there and its commit here, by the servers' own clocks (`track_commit_timestamp`), which are one. What a
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import signal
 import statistics
@@ -35,14 +36,23 @@ from tests.servers.postgres import PostgresServer
 WHAT = (
     "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast as "
     "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
-    "pipeline with the sink Postgres in a process of its own. The servers, pgbench and pgcdc share the processors."
+    "pipeline with the sink Postgres in a process of its own. *Statements alone* is the least that has to be done by "
+    "whoever does it by SQL: one loop that takes pgbench's messages apart by hand and sends BEGIN, a prepared UPDATE "
+    "or INSERT for each row, and COMMIT, without waiting for one transaction before it sends the next. It leaves out all that makes a pipeline of it: no position is kept, so what was "
+    "under way at a crash is applied twice, or never; a row that is not there is not noticed; what is refused ends it; "
+    "tables never change; and it knows no others than pgbench's. *The sink's statements* is the same loop with what "
+    "the sink sends: how far it is, moved in the same transaction, and MERGE in place of UPDATE. The servers, pgbench "
+    "and the client share the processors."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
-    "of the p50 to that of the subscription, within each round; CPU: of the client's process for each transaction."
+    "of the p50 to that of the subscription, within each round; CPU: of the client's process for each transaction. Of "
+    "the lag, in milliseconds: coming, from the commit at the source until the first bytes are there, and answering, "
+    "from the first byte that is sent to the target until it has answered."
 )
 SKIPPED: list[str] = []
 
+SUBSCRIPTION = "CREATE SUBSCRIPTION"
 TABLES = ["pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history"]
 PATIENCE = 300.0
 
@@ -59,10 +69,25 @@ class Line:
     most: float
     cpu: float | None
     ratio: float | None = None
+    coming: float | None = None
+    answering: float | None = None
+
+
+@dataclass
+class _Client:
+    """What copies.
+
+    Attributes:
+        process: Its process, where it has one of its own.
+        stations: What it has said at its end: seconds of coming and answering.
+    """
+
+    process: psutil.Process | None = None
+    stations: tuple[float, float] | None = None
 
 
 def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]]]:
-    """Run both in turns.
+    """Run all in turns.
 
     Args:
         arguments: Of the command line.
@@ -76,20 +101,24 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     )
     parser.add_argument("--seconds", type=int, default=15, help="how long pgbench works (%(default)s)")
     parser.add_argument("--scale", type=int, default=2, help="pgbench's scale (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often both have their turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all have their turn (%(default)s)")
     options = parser.parse_args(arguments)
     workloads = {f"{options.rate} a second": ["-R", str(options.rate)], "as fast as pgbench can": []}
     settings = {"track_commit_timestamp": "on", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
+    contestants = {
+        SUBSCRIPTION: _subscription,
+        "pgcdc": _pipeline,
+        "statements alone": _floor("bare"),
+        "the sink's statements": _floor("guarded"),
+    }
     found: list[Line] = []
     with PostgresServer(VERSION, settings) as source, PostgresServer(VERSION, settings) as target:
         for number in range(options.rounds):
             for workload, pace in workloads.items():
-                pair = []
-                for contestant, copying in (("CREATE SUBSCRIPTION", _subscription), ("pgcdc", _pipeline)):
+                for contestant, copying in contestants.items():
                     turn = _Turn(source, target, f"bench_{number}_{len(found)}", options.scale)
-                    pair.append(turn.take(workload, contestant, copying, [*pace, "-T", str(options.seconds)]))
-                    found.append(pair[-1])
-                    print(f"{workload}, {contestant}: p50 {pair[-1].p50:.2f} ms", file=sys.stderr)
+                    found.append(turn.take(workload, contestant, copying, [*pace, "-T", str(options.seconds)]))
+                    print(f"{workload}, {contestant}: p50 {found[-1].p50:.2f} ms", file=sys.stderr)
     lines = [
         _median([line for line in found if (line.workload, line.contestant) == key], found)
         for key in dict.fromkeys((line.workload, line.contestant) for line in found)
@@ -115,13 +144,13 @@ class _Turn:
             connection.execute("ALTER TABLE pgbench_history ADD arrived timestamptz DEFAULT clock_timestamp()")
 
     def take(self, workload: str, contestant: str, copying: Callable[[_Turn], Any], arguments: list[str]) -> Line:
-        with copying(self) as process:
+        with copying(self) as client:
             _until(lambda: self._counts(self.target) == self._counts(self.source), "the copy")
-            before = _cpu(process)
+            before = _cpu(client.process)
             _pgbench(self.source, self.name, ["-n", "-c", "2", *arguments])
             _until(lambda: self._counts(self.target) == self._counts(self.source), "the stream")
-            cpu = None if before is None else (_cpu(process) or 0) - before
-            lags = self._lags(subscribed=process is None)
+            cpu = None if before is None else (_cpu(client.process) or 0) - before
+            lags = self._lags(subscribed=client.process is None)
         for server in (self.target, self.source):
             with server.connect() as connection:
                 connection.execute(
@@ -130,6 +159,7 @@ class _Turn:
                 )
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.name)))
         lags.sort()
+        coming, answering = client.stations or (None, None)
         return Line(
             workload,
             contestant,
@@ -138,6 +168,8 @@ class _Turn:
             lags[len(lags) * 95 // 100] * 1e3,
             lags[-1] * 1e3,
             None if cpu is None else cpu * 1e6 / len(lags),
+            coming=None if coming is None else coming * 1e3,
+            answering=None if answering is None else answering * 1e3,
         )
 
     def _counts(self, server: PostgresServer) -> list[Any]:
@@ -158,7 +190,7 @@ class _Turn:
 
 
 @contextlib.contextmanager
-def _subscription(turn: _Turn) -> Iterator[psutil.Process | None]:
+def _subscription(turn: _Turn) -> Iterator[_Client]:
     with turn.source.connect(turn.name) as connection:
         connection.execute("CREATE PUBLICATION bench FOR ALL TABLES")
     with turn.target.connect(turn.name) as connection:
@@ -167,19 +199,37 @@ def _subscription(turn: _Turn) -> Iterator[psutil.Process | None]:
         # As pgcdc's commits: by default a subscription does not wait for its own to be on the disk.
         statement += " WITH (binary = true, synchronous_commit = on)"
         connection.execute(sql.SQL(statement).format(sql.Identifier(turn.name), sql.Literal(dsn)))
-        yield None
+        yield _Client()
         connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(turn.name)))
 
 
 @contextlib.contextmanager
-def _pipeline(turn: _Turn) -> Iterator[psutil.Process | None]:
+def _pipeline(turn: _Turn) -> Iterator[_Client]:
     command = [sys.executable, "-m", "benches.bench_sinks_postgres"]
     with subprocess.Popen([*command, turn.source.dsn(turn.name), turn.target.dsn(turn.name)]) as process:
         try:
-            yield psutil.Process(process.pid)
+            yield _Client(psutil.Process(process.pid))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+def _floor(what: str) -> Callable[[_Turn], Any]:
+    @contextlib.contextmanager
+    def copying(turn: _Turn) -> Iterator[_Client]:
+        command = [sys.executable, "-m", "benches.sinks_postgres_floor"]
+        command += [turn.source.dsn(turn.name), turn.target.dsn(turn.name), what]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            client = _Client(psutil.Process(process.pid))
+            try:
+                yield client
+            finally:
+                process.send_signal(signal.SIGTERM)
+                said, _ = process.communicate(timeout=60)
+            coming, answering = json.loads(said)
+            client.stations = coming, answering
+
+    return copying
 
 
 def _cpu(process: psutil.Process | None) -> float | None:
@@ -210,11 +260,14 @@ def _median(lines: list[Line], everybody: list[Line]) -> Line:
     def middle(values: Iterator[float]) -> float:
         return statistics.median(values)
 
+    def perhaps(what: str) -> float | None:
+        return None if getattr(first, what) is None else middle(getattr(line, what) for line in lines)
+
     first = lines[0]
-    peers_ = [line for line in everybody if line.workload == first.workload and line.contestant != "pgcdc"]
+    subscribed = [one for one in everybody if (one.workload, one.contestant) == (first.workload, SUBSCRIPTION)]
     ratio = None
-    if first.contestant == "pgcdc":
-        ratio = middle(one.p50 / other.p50 for one, other in zip(lines, peers_, strict=True))
+    if first.contestant != SUBSCRIPTION:
+        ratio = middle(one.p50 / other.p50 for one, other in zip(lines, subscribed, strict=True))
     return Line(
         first.workload,
         first.contestant,
@@ -222,8 +275,10 @@ def _median(lines: list[Line], everybody: list[Line]) -> Line:
         middle(line.p50 for line in lines),
         middle(line.p95 for line in lines),
         middle(line.most for line in lines),
-        None if first.cpu is None else middle(line.cpu or 0.0 for line in lines),
+        perhaps("cpu"),
         ratio,
+        perhaps("coming"),
+        perhaps("answering"),
     )
 
 
@@ -233,8 +288,10 @@ def _table(lines: list[Line]) -> str:
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
         cpu = "" if line.cpu is None else f"{line.cpu:.0f} µs"
         lags = [f"{one:.2f}" for one in (line.p50, line.p95, line.most)]
-        rows.append([line.contestant, f"{line.transactions:,}", *lags, ratio, cpu])
-    return aligned(["", "transactions", "p50 ms", "p95 ms", "max ms", "x", "CPU"], rows, left=1)
+        stations = ["" if one is None else f"{one:.2f}" for one in (line.coming, line.answering)]
+        rows.append([line.contestant, f"{line.transactions:,}", *lags, ratio, cpu, *stations])
+    header = ["", "transactions", "p50 ms", "p95 ms", "max ms", "x", "CPU", "coming", "answering"]
+    return aligned(header, rows, left=1)
 
 
 def main() -> None:
