@@ -72,9 +72,7 @@ class Fold(Generic[State]):
         Raises:
             Exception: What the state's class raises; a note says at which event.
         """
-        if type(event) is UnknownEvent:
-            return state
-        apply = self._apply or self._handler(type(event))
+        apply = self._step(event)
         if apply is None:
             return state
         try:
@@ -82,14 +80,7 @@ class Fold(Generic[State]):
         except Exception as error:
             error.add_note(f"at event {sequence} of the stream {stream}, {type(event).__name__}")
             raise
-        if after is None:
-            if self._apply is None:
-                return state  # a method for one event may change the state in its place
-            raise ConfigError(
-                f"{self.state.__qualname__}.apply returned None for {type(event).__name__}",
-                hint="return the state after the event; for an event that changes nothing: case _: return self",
-            )
-        return after
+        return self._after(state, after, event)
 
     def over(
         self,
@@ -111,18 +102,55 @@ class Fold(Generic[State]):
         Returns:
             The state and the version after them.
         """
-        readers: dict[tuple[str, int], Decode] = {}
-        for sequence, name, number, payload, occurred_at in rows:
-            decode = readers.get((name, number))
-            try:
-                if decode is None:
-                    decode = readers[name, number] = codec.reader(name, number)
-                event = decode(payload)
-            except Exception:
-                event = codec.decode(name, number, payload, stream, sequence)  # raises what says more
-            state = self(state, event, sequence, stream, occurred_at)
-            version = sequence
+        named: tuple[str, int] | None = None
+        steps: dict[tuple[str, int], tuple[Decode, Callable[..., State | None] | None, bool]] = {}
+        event: Event | UnknownEvent | None = None
+        try:
+            for sequence, name, number, payload, occurred_at in rows:
+                event = None
+                if named is None or name != named[0] or number != named[1]:  # as a rule they are as before
+                    named = name, number
+                    known = steps.get(named)
+                    if known is None:
+                        # All of a name and version are of one class, so what takes them is asked for once.
+                        decode = codec.reader(name, number)
+                        event = decode(payload)
+                        apply = self._step(event)
+                        is_timed = apply in self._timed
+                        steps[named] = decode, apply, is_timed
+                    else:
+                        decode, apply, is_timed = known
+                        event = decode(payload)
+                else:
+                    event = decode(payload)
+                if apply is not None:
+                    after = apply(state, event, occurred_at) if is_timed else apply(state, event)
+                    state = after if after is not None else self._after(state, after, event)
+                version = sequence
+        except Exception as error:
+            if event is None:
+                codec.decode(name, number, payload, stream, sequence)  # raises what says more
+            else:
+                error.add_note(f"at event {sequence} of the stream {stream}, {type(event).__name__}")
+            raise
         return state, version
+
+    def _step(self, event: Event | UnknownEvent) -> Callable[..., State | None] | None:
+        """What takes the events of this one's class; None: they change nothing."""
+        if type(event) is UnknownEvent:
+            return None
+        return self._apply or self._handler(type(event))
+
+    def _after(self, state: State, after: State | None, event: Event | UnknownEvent) -> State:
+        """The state after an event, by what the class has returned."""
+        if after is not None:
+            return after
+        if self._apply is None:
+            return state  # a method for one event may change the state in its place
+        raise ConfigError(
+            f"{self.state.__qualname__}.apply returned None for {type(event).__name__}",
+            hint="return the state after the event; for an event that changes nothing: case _: return self",
+        )
 
     def _handler(self, event_type: type) -> Callable[..., State | None] | None:
         if event_type not in self._by_type:
