@@ -10,7 +10,7 @@ import pytest
 import pgcdc
 from pgcdc.pipeline import run as run_module
 from tests.demo.running import run
-from tests.pipeline.running import running
+from tests.pipeline.running import running, until
 from tests.pipeline.test_dead_letters import Picky
 
 if TYPE_CHECKING:
@@ -71,6 +71,38 @@ def test_it_lists_shows_retries_and_drops(
         ended = run("deadletter", "drop", "--table", "public.orders", "--consumer", "sink", *by_dsn)
         assert ended.code == 0 and ended.stderr.startswith("dropped ")
         assert run("deadletter", "list", *by_dsn).stdout == ""
+
+
+def test_of_a_consumer_with_a_slot_of_its_own(
+    newest_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names that the user gave; also when the consumer is not registered any more."""
+    database = newest_database
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.05)
+    database.execute("CREATE TABLE orders (id bigint PRIMARY KEY, status text)")
+    pipeline = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+    pipeline.add(Picky(), name="apart", own_slot=True, on_failure="park")
+    with running(pipeline) as one:
+        until(lambda: all(own.phase == "streaming" for own in pipeline.statistics().own_slots.values()), "it streams")
+        database.execute("INSERT INTO orders VALUES (1, 'poison')")
+        until(lambda: bool(pipeline.dead_letters.list()) or not one.alive, "it is parked")
+    pipeline.dead_letters.close()
+    file = tmp_path / "shop.toml"
+    for name, own_slot, gone in (("apart", "true", False), ("other", "false", True)):
+        file.write_text(
+            f'[pipeline]\nname = "shop"\ndsn = "{database.dsn}"\ntables = ["orders"]\n'
+            f'[consumers.{name}]\nsink = "tests.pipeline.targets:Recorder"\nown_slot = {own_slot}\n'
+        )
+        ended = run("deadletter", "list", "--target", str(file))
+        assert ended.code == 0 and len(ended.stdout.splitlines()) == 1 and "  shop/apart  " in ended.stdout
+        assert ended.stdout.endswith("; the pipeline has no such consumer any more\n") is gone
+        told = json.loads(run("deadletter", "list", "--json", "--target", str(file)).stdout)
+        assert (told["pipeline"], told["consumer"], told["gone"]) == ("shop", "apart", gone)
+    told = json.loads(run("deadletter", "list", "--json", "--dsn", database.dsn, "--pipeline", "shop").stdout)
+    assert (told["pipeline"], told["consumer"], told["gone"]) == ("shop", "apart", None)
+    assert run("deadletter", "list", "--dsn", database.dsn, "--pipeline", "sho").stdout == ""
+    ended = run("deadletter", "drop", "--consumer", "apart", "--target", str(file), "--json")
+    assert json.loads(ended.stdout) == {"dropped": 1}
 
 
 @pytest.mark.parametrize(

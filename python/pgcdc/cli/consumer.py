@@ -71,7 +71,6 @@ def forget(
                     hint="--yes does it",
                 )
             letters = len(pipeline.dead_letters.list(consumer=consumer))
-            # Of one that had a slot of its own and is not registered any more the letters are not counted.
             with_them = f"{letters} dead letters" if letters else "dead letters"
             and_slot = "and the slot, if nobody else is on it"
             if not typer.confirm(f"forget consumer {consumer!r}: its position, {with_them}, {and_slot}?", err=True):

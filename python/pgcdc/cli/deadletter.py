@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json as json_module
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,10 +64,10 @@ def list_(
     json: Json = False,
 ) -> None:
     """List dead letters, by consumer and position."""
-    with _letters(target, dsn, pipeline, json=json) as letters:
+    with _letters(target, dsn, pipeline, json=json) as (letters, known):
         found = letters.list(limit=limit, **_which(ids, consumer, table, since, position))
     for letter in found:
-        _say(_as_json(letter) if json else _as_line(letter))
+        _say(_as_json(letter, known) if json else _as_line(letter, known))
 
 
 @application.command("show", short_help="Show one, with the values of its row.")
@@ -79,12 +79,12 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one dead letter, with the values of its row and the text of the error."""
-    with _letters(target, dsn, pipeline, json=json) as letters:
+    with _letters(target, dsn, pipeline, json=json) as (letters, known):
         letter = letters.show(id)
     if json:
-        _say(_as_json(letter, whole=True))
+        _say(_as_json(letter, known, whole=True))
         return
-    _say(_as_line(letter))
+    _say(_as_line(letter, known))
     for name in ("first_at", "last_at", "error_type", "error_text", "values"):
         _say(f"  {name}: {getattr(letter, name)}")
     _say(f"  message: {len(letter.message)} bytes (--json prints them)")
@@ -112,7 +112,7 @@ def retry(
     """
     from pgcdc.cli import EXIT_DEAD_LETTERS
 
-    with _letters(target, dsn, pipeline, json=json) as letters:
+    with _letters(target, dsn, pipeline, json=json) as (letters, _):
         which = _which(ids, consumer, table, since, position)
         asked = letters.retry(**_meant(which, all))
         if not json:
@@ -150,19 +150,25 @@ def drop(
     json: Json = False,
 ) -> None:
     """Remove dead letters for good; what waits behind them is delivered by whoever runs the pipeline."""
-    with _letters(target, dsn, pipeline, json=json) as letters:
+    with _letters(target, dsn, pipeline, json=json) as (letters, _):
         dropped = letters.drop(**_meant(_which(ids, consumer, table, since, position), all))
     _say(json_module.dumps({"dropped": dropped}) if json else f"dropped {dropped}", error=not json)
 
 
 @contextlib.contextmanager
-def _letters(target: str | None, dsn: str | None, pipeline: str | None, *, json: bool = False) -> Iterator[DeadLetters]:
-    """The letters that a command line names; errors are printed, and become exit codes."""
+def _letters(
+    target: str | None, dsn: str | None, pipeline: str | None, *, json: bool = False
+) -> Iterator[tuple[DeadLetters, Collection[str] | None]]:
+    """The letters that a command line names, and the consumers that there are, where the pipeline is known.
+
+    Errors are printed, and become exit codes.
+    """
     from pgcdc.cli.building import build
     from pgcdc.cli.importing import as_python_does
     from pgcdc.errors import ConfigError
     from pgcdc.pipeline import DeadLetters, PostgresDeadLetters
 
+    known: Collection[str] | None = None
     with complaining(json=json) as redactor:
         if (target is None) == (dsn is None) or (target is not None and pipeline is not None):
             raise ConfigError(
@@ -170,12 +176,13 @@ def _letters(target: str | None, dsn: str | None, pipeline: str | None, *, json:
             )
         if target is not None:
             as_python_does()
-            letters = build(target, redactor).dead_letters
+            built = build(target, redactor)
+            letters, known = built.dead_letters, built.consumers
         else:
             redactor.learn_dsn(str(dsn))
             letters = DeadLetters(PostgresDeadLetters(str(dsn)), pipeline)
         with contextlib.closing(letters):
-            yield letters
+            yield letters, known
 
 
 def _which(
@@ -205,22 +212,25 @@ def _meant(which: dict[str, Any], all: bool) -> dict[str, Any]:
     return which
 
 
-def _as_line(letter: DeadLetter) -> str:
+def _as_line(letter: DeadLetter, known: Collection[str] | None) -> str:
     what = f"{letter.action} of {letter.table}" if letter.table else letter.action
     key = f" {letter.key}" if letter.key else ""
     tried = f"{letter.attempts} attempts, {letter.error_type}" if letter.state == "failed" else "waits"
     asked = ", asked for" if letter.requested else ""
+    gone = "" if known is None or letter.consumer in known else "; the pipeline has no such consumer any more"
+    whose = f"{letter.pipeline_name}/{letter.consumer}"
     return (
-        f"{letter.id}  {letter.pipeline}/{letter.consumer}  {letter.position}  {letter.last_at:%Y-%m-%dT%H:%M:%S%z}"
-        f"  {what}{key}: {tried}{asked}"
+        f"{letter.id}  {whose}  {letter.position}  {letter.last_at:%Y-%m-%dT%H:%M:%S%z}"
+        f"  {what}{key}: {tried}{asked}{gone}"
     )
 
 
-def _as_json(letter: DeadLetter, *, whole: bool = False) -> str:
+def _as_json(letter: DeadLetter, known: Collection[str] | None, *, whole: bool = False) -> str:
     values: dict[str, Any] = {
         "id": letter.id,
-        "pipeline": letter.pipeline,
+        "pipeline": letter.pipeline_name,
         "consumer": letter.consumer,
+        "gone": None if known is None else letter.consumer not in known,
         "position": str(letter.position),
         "state": letter.state,
         "requested": letter.requested,

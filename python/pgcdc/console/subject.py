@@ -81,17 +81,15 @@ class Subject:
         """The names of the pipeline's consumers; none where no pipeline is meant."""
         return [] if self.outline is None else [one.name for one in self.outline.consumers]
 
-    def letters(self, pipeline: str | None = None, consumers: Collection[str] = ()) -> DeadLetters:
+    def letters(self, pipeline: str | None = None) -> DeadLetters:
         """The dead letters; `close` them afterwards, if they are of a database.
 
         Args:
             pipeline: Where none is meant: only those of this one.
-            consumers: The names of its consumers, each of which may have a slot of its own.
         """
         if self._pipeline is not None:
             return self._pipeline.dead_letters
-        names = None if pipeline is None else [pipeline, *(f"{pipeline}{BESIDE}{name}" for name in consumers)]
-        return DeadLetters(PostgresDeadLetters(self.dsn), names)
+        return DeadLetters(PostgresDeadLetters(self.dsn), pipeline)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[EventStore]:

@@ -15,6 +15,7 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position
+from pgcdc.pipeline.settings import BESIDE
 
 __all__ = ["DeadLetter", "DeadLetterStore", "LetterState", "Marks", "MemoryDeadLetters", "Which", "outdated"]
 
@@ -28,7 +29,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Its number in the store, which also says which of two came first; 0 before it is stored.
-        pipeline: The pipeline's name.
+        pipeline: The pipeline's name; `"shop/search"` for a consumer with a slot of its own.
         consumer: The consumer's name.
         position: The change's position.
         digest: Of the change: what tells rows of the initial copy apart.
@@ -70,6 +71,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     last_at: datetime
 
     @property
+    def pipeline_name(self) -> str:
+        """The pipeline's name as it was given, whichever slot the consumer has."""
+        return self.pipeline.partition(BESIDE)[0]
+
+    @property
     def identity(self) -> tuple[str, str, Position, str]:
         """What no two letters share."""
         return self.pipeline, self.consumer, self.position, self.digest
@@ -80,6 +86,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pipelines: Of these pipelines.
+        beside: Also of their consumers that have, or had, slots of their own.
         consumer: The consumer.
         table: `schema.name`.
         position: The position of the change.
@@ -89,6 +96,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pipelines: frozenset[str] | None = None
+    beside: bool = False
     consumer: str | None = None
     table: str | None = None
     position: Position | None = None
@@ -103,7 +111,11 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             letter: The letter.
         """
         return (
-            (self.pipelines is None or letter.pipeline in self.pipelines)
+            (
+                self.pipelines is None
+                or letter.pipeline in self.pipelines
+                or (self.beside and letter.pipeline_name in self.pipelines)
+            )
             and self.consumer in (None, letter.consumer)
             and (self.table is None or self.table in (letter.table or "").split(","))
             and self.position in (None, letter.position)

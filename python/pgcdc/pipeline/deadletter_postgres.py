@@ -18,6 +18,7 @@ from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import DeadLetter, Marks, Which, outdated
 from pgcdc.pipeline.postgres_definitions import OwnTables, create, dead_letter_tables
 from pgcdc.pipeline.postgres_tables import DURABLE, PATIENCE, of_standby, primary
+from pgcdc.pipeline.settings import BESIDE
 from pgcdc.replication.settings import pin
 
 __all__ = ["PostgresDeadLetters"]
@@ -221,7 +222,8 @@ class PostgresDeadLetters:
             return []
         query = self._sql(
             "SELECT id, requested, {columns}, ''::bytea FROM {letters} WHERE"
-            " (%(pipelines)s::text[] IS NULL OR pipeline = ANY (%(pipelines)s))"
+            " (%(pipelines)s::text[] IS NULL OR pipeline = ANY (%(pipelines)s)"
+            "  OR (%(beside)s AND split_part(pipeline, %(separator)s, 1) = ANY (%(pipelines)s)))"
             " AND (%(consumer)s::text IS NULL OR consumer = %(consumer)s)"
             " AND (%(table)s::text IS NULL OR %(table)s = ANY (string_to_array(table_name, ',')))"
             " AND (%(lsn)s::pg_lsn IS NULL OR (commit_lsn, change_index) = (%(lsn)s::pg_lsn, %(index)s::bigint))"
@@ -232,6 +234,7 @@ class PostgresDeadLetters:
         )
         given = {
             **msgspec.structs.asdict(which),
+            "separator": BESIDE,
             "lsn": None if which.position is None else format_lsn(which.position.commit_lsn),
             "index": None if which.position is None else which.position.index,
             "pipelines": None if which.pipelines is None else sorted(which.pipelines),

@@ -38,7 +38,8 @@ class DeadLetters:
 
     Args:
         store: Where they are kept.
-        pipeline: The pipeline's name, or the names of several; None for those of all pipelines.
+        pipeline: The pipeline's name, or the names of several; None for those of all pipelines. Consumers that have,
+            or had, slots of their own are meant by it, too.
     """
 
     def __init__(self, store: DeadLetterStore, pipeline: str | Collection[str] | None = None) -> None:
@@ -85,7 +86,7 @@ class DeadLetters:
             ConnectionLost: When the store cannot be used now.
         """
         letter = self._store.read(id)
-        if letter is None or not Which(pipelines=self._pipelines).means(letter):
+        if letter is None or not Which(pipelines=self._pipelines, beside=True).means(letter):
             raise ConfigError(f"there is no dead letter {id}", hint="it may have been delivered or dropped")
         return letter
 
@@ -181,6 +182,7 @@ class DeadLetters:
             table = f"public.{table}"
         return Which(
             pipelines=self._pipelines,
+            beside=True,
             consumer=consumer,
             table=table,
             position=position,

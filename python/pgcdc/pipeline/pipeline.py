@@ -168,8 +168,7 @@ class Pipeline(Registration):
     @property
     def dead_letters(self) -> DeadLetters:
         """The changes that its consumers could not be given; to be listed, delivered again, dropped."""
-        beside = [settings_beside(self._settings, name, ()).name for name in self._with_own_slots()]
-        return DeadLetters(self._letters, [self.name, *beside])
+        return DeadLetters(self._letters, self.name)
 
     # Running.
 

@@ -37,8 +37,7 @@ def routes(console: Console) -> list[Route]:
 
     @contextlib.contextmanager
     def using(pipeline: str | None = None) -> Iterator[DeadLetters]:
-        names = [one.name for one in console.watch.seen.consumers if one.pipeline == pipeline]
-        letters = console.subject.letters(pipeline, names)
+        letters = console.subject.letters(pipeline)
         try:
             yield letters
         finally:
