@@ -2,8 +2,9 @@
 
 Both keep the same event (an order's, 140 bytes of JSON) with the same metadata and take turns, with synchronous_commit
 off and on. `eventsourcing` locks its table for each append, so that those who poll it see no gap. What that alone costs
-shows pgcdc's own store in transactions that lock the table ("table lock"); what a row costs on this disk, an INSERT
-through libpq ("bare INSERT"). Before anything is read, both databases are vacuumed and a checkpoint is made, so that
+shows pgcdc's own store in transactions that lock the table ("table lock"), and the most that this can be ("table lock,
+one call"); what a row costs on this machine and disk, an INSERT through libpq ("bare INSERT"), alone and by as many
+writers. Before anything is read, both databases are vacuumed and a checkpoint is made, so that
 neither is met by autovacuum in the middle.
 """
 
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 
 VERSION = 18
 WHAT = (
-    "pgcdc appends by one call of a function with the version that it expects; `eventsourcing` saves an aggregate "
-    "through psycopg, as its users do."
+    "pgcdc appends by one statement with the version that it expects; `eventsourcing` saves an aggregate through "
+    "psycopg, as its users do."
 )
 READ = (
     "Medians over the rounds. events/s: of the wall-clock time; client: user and system time of the client's process "
     "for each event; x: how many times as fast as eventsourcing, and what part of its client time, the medians of the "
-    "ratios within each round. Server and clients share the machine."
+    "ratios within each round. Server and clients share the machine. bare INSERT: a row and its COMMIT by libpq, with "
+    "no version and no stream: the most that there can be here. table lock: LOCK TABLE … IN EXCLUSIVE MODE before "
+    "each append, in four turns; in one call: by one function, the most that a lock of the table allows."
 )
 SKIPPED: list[str] = []
 WRITERS, PROCESSES = 32, 2
@@ -106,8 +109,8 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     sections = [
         Section(
             f"synchronous_commit {synchronous}",
-            f"The long stream has {options.events:,} events; {WRITERS} writers write to a stream each, pgcdc's"
-            f" and those of the table lock in {options.processes} processes.",
+            f"The long stream has {options.events:,} events; {WRITERS} writers write to a stream each, all but those"
+            f" of eventsourcing in {options.processes} processes.",
             _table([line for line in lines if line.synchronous == synchronous]),
         )
         for synchronous in options.synchronous.split(",")
@@ -152,7 +155,11 @@ def _round(
         time_it("full replay with envelopes", "pgcdc", total, lambda: sum(map(len, store.replay())))
         each = max(1, one // WRITERS)
         lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "pgcdc", events.write_at_once))
+        lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "bare INSERT", floor.write_bare))
         lines.append(_writers(dsn, each, synchronous, options.processes, "table lock", floor.write_under_a_lock))
+        floor.make_locked_append(dsn)
+        call = floor.write_under_a_lock_in_one_call
+        lines.append(_writers(dsn, each, synchronous, options.processes, "table lock, one call", call))
         recorded = [(entry.stream_id, entry.sequence) for batch in store.replay() for entry in batch]
         written = [place for place in recorded if place[0].startswith("writer-")]
         numbers = range(1, events.FIRST + 4 * each + 1)

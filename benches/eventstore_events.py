@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from typing import Self
 
 import msgspec
@@ -74,7 +76,7 @@ def write_until(dsn: str, stream: str, ended: threading.Event, seconds: float) -
 
 
 def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Barrier) -> tuple[float, float]:
-    """What one process of many writers does: a thread for each, all beginning with those of the other processes.
+    """What one process of many writers does, by a store with a connection for each.
 
     Args:
         dsn: Of the store.
@@ -85,17 +87,45 @@ def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Ba
     Returns:
         Seconds, and seconds of the processor.
     """
-    with EventStore(dsn, max_connections=len(writers)) as store, ThreadPoolExecutor(len(writers)) as threads:
-        ready = threading.Barrier(len(writers) + 1)
+    with EventStore(dsn, max_connections=len(writers)) as store:
 
-        def write(writer: int) -> None:
+        @contextmanager
+        def writing(writer: int) -> Iterator[Callable[[int], object]]:
+            stream, given = f"writer-{writer}", [ORDERED]
+            yield lambda version: store.append(stream, given, expected=version, metadata=METADATA)
+
+        return together(writing, writers, each, barrier)
+
+
+def together(
+    writing: Callable[[int], AbstractContextManager[Callable[[int], object]]],
+    writers: list[int],
+    each: int,
+    barrier: threading.Barrier,
+) -> tuple[float, float]:
+    """A thread for each writer of this process, all beginning with those of the other processes.
+
+    Args:
+        writing: Opens what a writer needs; it gives what appends one event behind a version.
+        writers: Their numbers.
+        each: How many events each appends, after some for which no time is taken.
+        barrier: Where the processes meet.
+
+    Returns:
+        Seconds, and seconds of the processor.
+    """
+    ready = threading.Barrier(len(writers) + 1)
+
+    def write(writer: int) -> None:
+        with writing(writer) as append:
             for version in range(FIRST):
-                store.append(f"writer-{writer}", [ORDERED], expected=version, metadata=METADATA)
+                append(version)
             ready.wait()
             ready.wait()
             for version in range(FIRST, FIRST + each):
-                store.append(f"writer-{writer}", [ORDERED], expected=version, metadata=METADATA)
+                append(version)
 
+    with ThreadPoolExecutor(len(writers)) as threads:
         done = [threads.submit(write, writer) for writer in writers]
         ready.wait()
         barrier.wait()

@@ -25,3 +25,9 @@ def test_a_round() -> None:
     }
     assert {line["work"] for line in data if line["contestant"] == "pgcdc"} == work
     assert [section.title for section in sections] == ["synchronous_commit off"]
+    assert {line["contestant"] for line in data if line["work"] == "32 writers"} >= {
+        "pgcdc",
+        "bare INSERT",
+        "table lock",
+        "table lock, one call",
+    }
