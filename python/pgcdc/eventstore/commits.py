@@ -201,7 +201,7 @@ class Commits:
             f" ORDER BY commit_lsn LIMIT {STRETCH}) AS c) AS n WHERE before < {STRETCH} ORDER BY commit_lsn"
         )
         self._events: LiteralString = (
-            f"SELECT (c.commit_lsn - '0/0'::pg_lsn)::bigint, {columns} FROM (SELECT * FROM {es}.commits"
+            f"SELECT {columns}, (c.commit_lsn - '0/0'::pg_lsn)::bigint FROM (SELECT * FROM {es}.commits"
             " WHERE commit_lsn > %s::pg_lsn AND commit_lsn <= %s::pg_lsn ORDER BY commit_lsn) AS c CROSS JOIN LATERAL"
             f" (SELECT * FROM {es}.events AS e WHERE e.id BETWEEN c.first_id AND c.last_id AND e.xid = c.xid OFFSET 0)"
             " AS e ORDER BY c.commit_lsn, e.id"
@@ -421,22 +421,28 @@ class Commits:
     ) -> list[tuple[Position, EventRow]]:
         cursor = connection.cursor(binary=True, row_factory=tuple_row)
         cursor.execute(self._events, (format_lsn(lsn), format_lsn(last_lsn)), prepare=True)
-        rows = [(commit_lsn, EventRow(*values)) for commit_lsn, *values in cursor.fetchall()]
-        if len(rows) < count:
-            archived = self._archived(connection, window, (lsn, LAST), (last_lsn, LAST))
-            merged = {row.id: (commit_lsn, row) for commit_lsn, row in rows}
-            merged |= {row.id: (key[0], row) for key, row in archived}
-            rows = sorted(merged.values(), key=lambda one: (one[0], one[1].id))
-        if len(rows) != count:
+        fetched = cursor.fetchall()
+        found: list[tuple[Position, EventRow]] = []
+        index, before = 0, 0
+        if len(fetched) == count:
+            # By their names, which takes half the time of a list of them: this runs for each event.
+            for id, stream, kind, name, version, payload, metadata, time, sequence, event_id, commit_lsn in fetched:
+                index = index + 1 if commit_lsn == before else 0
+                before = commit_lsn
+                row = EventRow(id, stream, kind, name, version, payload, metadata, time, sequence, event_id)
+                found.append((Position(commit_lsn, index), row))
+            return found
+        archived = self._archived(connection, window, (lsn, LAST), (last_lsn, LAST))
+        merged = {values[0]: (values[-1], EventRow(*values[:-1])) for values in fetched}
+        merged |= {row.id: (key[0], row) for key, row in archived}
+        if len(merged) != count:
             raise EventStoreError(
-                f"{count - len(rows)} events of transactions up to {format_lsn(last_lsn)} are neither in the table nor"
-                " in the archive",
+                f"{count - len(merged)} events of transactions up to {format_lsn(last_lsn)} are neither in the table"
+                " nor in the archive",
                 hint="was the table changed under pgcdc.maintenance?",
                 lsn=last_lsn,
             )
-        found: list[tuple[Position, EventRow]] = []
-        index, before = 0, 0
-        for commit_lsn, row in rows:
+        for commit_lsn, row in sorted(merged.values(), key=lambda one: (one[0], one[1].id)):
             index = index + 1 if commit_lsn == before else 0
             before = commit_lsn
             found.append((Position(commit_lsn, index), row))
