@@ -80,7 +80,7 @@ from pgcdc.protocol import (
     PgTid,
     RowFormat,
 )
-from pgcdc.sink import PartitionedSink, RewritingSink, Sink, SinkPart, TransactionalSink
+from pgcdc.sink import PartitionedSink, RewritingSink, Sink, SinkPart, ToldPart, TransactionalSink
 
 if TYPE_CHECKING:
     from pgcdc import eventstore
@@ -203,6 +203,7 @@ __all__ = [
     "StreamPrepare",
     "StreamStart",
     "StreamStop",
+    "ToldPart",
     "TransactionalSink",
     "Truncate",
     "Type",

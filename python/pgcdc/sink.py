@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from pgcdc.lsn import Position
     from pgcdc.protocol import Batch
+    from pgcdc.schema import SchemaChange
 
-__all__ = ["Parked", "PartitionedSink", "RewritingSink", "Sink", "SinkPart", "TransactionalSink"]
+__all__ = ["Parked", "PartitionedSink", "RewritingSink", "Sink", "SinkPart", "ToldPart", "TransactionalSink"]
 
 
 class Parked(NamedTuple):
@@ -132,6 +133,27 @@ class SinkPart(Protocol):
 
     def close(self) -> Awaitable[None] | None:
         """Let go of the partition; called before it is another process's, as far as that is known."""
+
+
+@runtime_checkable
+class ToldPart(SinkPart, Protocol):
+    """One for a sink that writes down what becomes of shapes: it is told once, by one partition for all of them.
+
+    Where a part has no such method, the sink's own `schema_changed` is called in each process.
+    """
+
+    def schema_changed(self, change: SchemaChange, note: str) -> Awaitable[None] | None:
+        """Write down that a table has another shape from here on, and keep the note, in one transaction.
+
+        Args:
+            change: What happened. All partitions have written what comes before it, and none what comes after.
+            note: As that of `write`.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from unittest import mock
 
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch
-from pgcdc.sinks import kafka
+from pgcdc.sinks import kafka, kafka_transactions
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, insert, transaction
 
@@ -35,9 +35,9 @@ def batches() -> list[Batch]:
 def main() -> None:
     """Write."""
     bootstrap, prefix, when, number = [*sys.argv[1:], "never", "0"][:4]
-    commit, count = kafka._Transaction.commit, 0
+    commit, count = kafka_transactions.Transaction.commit, 0
 
-    def killing(transaction: kafka._Transaction) -> None:
+    def killing(transaction: kafka_transactions.Transaction) -> None:
         nonlocal count
         count += 1
         if when == "before" and count == int(number):
@@ -48,7 +48,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sink = kafka.Kafka(bootstrap, prefix=prefix, format="json", partitions=3, timeout=120)
-    with mock.patch.object(kafka._Transaction, "commit", killing):
+    with mock.patch.object(kafka_transactions.Transaction, "commit", killing):
         sink.open()
         for batch in batches():
             last, stored = batch.last_position, sink.position()

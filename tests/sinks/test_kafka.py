@@ -19,7 +19,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from msgspec import UNSET
 
 import pgcdc
@@ -29,6 +29,7 @@ from pgcdc.pipeline import SqlitePositions
 from pgcdc.protocol import Batch, DebeziumEnvelope
 from pgcdc.schema import SchemaChange, change_of
 from pgcdc.sinks.kafka import Kafka
+from pgcdc.sinks.kafka_transactions import Transactions
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, transaction, truncate, update
 from pgcdc.testing.changes import message as logical_message
@@ -246,7 +247,7 @@ def test_a_beginning_that_took_too_long_is_gone_on_with(kafka: KafkaServer) -> N
         with pytest.raises(SinkUnavailable):
             sink.open()
     kafka.start()
-    sink._timeout = sink._topics._timeout = 60.0
+    sink._transactions.timeout = sink._topics._timeout = 60.0
     sink.open()
     for key in (1, 2):
         sink.write(batch_of(*(insert(PLAIN, {"id": one, "name": "a"}) for one in range(1, key + 1))))
@@ -360,15 +361,16 @@ def test_a_batch_that_fails_while_it_is_sent_is_looked_into(kafka: KafkaServer) 
     sink = opened(kafka, prefix, topic_settings={"max.message.bytes": "2000"}, settings={"compression.type": "none"})
     large = insert(PLAIN, {"id": 0, "name": "x" * 4000})
     batch = batch_of(transaction(large, *(insert(PLAIN, {"id": key, "name": ""}) for key in range(1, 4))))
-    send, sent = Kafka._send, 0
+    send, sent = Transactions.send, 0
 
-    def flushing(self: Kafka, producer: Producer, *arguments: Any) -> None:
+    def flushing(self: Transactions, *arguments: Any) -> None:
         nonlocal sent
-        send(self, producer, *arguments)
+        send(self, *arguments)
         sent += 1
-        producer.flush(60)
+        assert self.producer is not None
+        self.producer.flush(60)
 
-    with mock.patch.object(Kafka, "_send", flushing), pytest.raises(SinkRejected) as raised:
+    with mock.patch.object(Transactions, "send", flushing), pytest.raises(SinkRejected) as raised:
         sink.write(batch)
     assert raised.value.positions == {batch.first_position}
     sink.write(batch.take([1, 2, 3]))

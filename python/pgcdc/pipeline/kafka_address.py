@@ -44,6 +44,11 @@ class KafkaAddress:
     prefix: str
     settings: dict[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def client(self) -> dict[str, str]:
+        """What every client is told."""
+        return {**self.settings, "bootstrap.servers": self.brokers}
+
     def topic(self, table: Table) -> str:
         """The topic of a table's changes.
 

@@ -24,7 +24,7 @@ from pgcdc.pipeline.target import GaveUp, SinkFailed
 from pgcdc.pipeline.target_sink import SinkTarget
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
-from pgcdc.sink import PartitionedSink
+from pgcdc.sink import PartitionedSink, ToldPart
 
 __all__ = ["KeepingPart", "KeepingTarget", "Note", "Notes"]
 
@@ -38,11 +38,13 @@ class Note(msgspec.Struct, frozen=True):
         topic: The id of the topic, which another one of the same name does not have; empty where brokers give none.
         offset: That of the first record that is not in the sink.
         mark: What belongs to it.
+        told: The OID and version of the last shape that the sink was told of in this partition, in the same way.
     """
 
     topic: str
     offset: int
     mark: Mark
+    told: tuple[int, int] = (0, 0)
 
 
 class Notes(Offsets):
@@ -60,7 +62,7 @@ class Notes(Offsets):
         self._consumer = consumer
         self._topic = topic
         self._high = high
-        self._offset = 0
+        self._last = Note(topic, 0, Mark())
 
     def begin(self, text: str | None) -> None:
         """Go on behind what the sink has.
@@ -84,7 +86,7 @@ class Notes(Offsets):
             raise self._contradiction(
                 f"has the records up to offset {note.offset} of this partition, which ends at {self._high}"
             )
-        self._offset = note.offset
+        self._last = note
         self._lane.begin_at(note.offset, msgspec.structs.replace(note.mark, kept=note.offset))
 
     def _contradiction(self, what: str) -> PositionError:
@@ -103,12 +105,24 @@ class Notes(Offsets):
         """
         if self._barrier is not None:
             offset, mark = self._barrier.offset + 1, self._lane.mark.after(self._barrier.position, self._barrier)
-            return Note(self._topic, offset, mark)
+            return Note(self._topic, offset, mark, self._last.told)
         offsets, numbers = self._of_batch, self._numbers()
         # What lies between two of them is among the dead letters.
         count = numbers[done] if done < len(numbers) else numbers[-1] + 1
         offset = offsets[count] if count < len(offsets) else offsets[-1] + 1
-        return Note(self._topic, max(self._offset, offset), self._lane.mark.after(str(last)))
+        return Note(self._topic, max(self._last.offset, offset), self._lane.mark.after(str(last)), self._last.told)
+
+    def telling(self, change: SchemaChange) -> Note | None:
+        """What is to be kept when the sink is told of another shape: it is where it was, and knows that one.
+
+        Args:
+            change: What it is told.
+
+        Returns:
+            The note; None when it was told that before.
+        """
+        what = change.new.oid, change.version
+        return None if self._last.told == what else msgspec.structs.replace(self._last, told=what)
 
     def keep(self, note: Note) -> None:
         """The sink has kept it.
@@ -116,7 +130,7 @@ class Notes(Offsets):
         Args:
             note: What.
         """
-        self._offset = note.offset
+        self._last = note
         self._lane.keep(note.offset)
 
 
@@ -180,13 +194,24 @@ class KeepingPart:
         """
         await self._as_owner(lambda: self._whole.call(self._part.rewrite, batch))
 
+    @property
+    def is_told(self) -> bool:
+        """Whether what it is told of shapes is written by the part, once for all processes."""
+        return isinstance(self._part, ToldPart)
+
     async def schema_changed(self, change: SchemaChange) -> None:
-        """Tell the sink of another shape, once in this process.
+        """Tell the sink of another shape: once in this process, or in a transaction with a note that says so.
 
         Args:
             change: The change.
         """
-        if hasattr(self._sink, "schema_changed"):
+        if isinstance(self._part, ToldPart):
+            note = self._notes.telling(change)
+            if note is not None:
+                part, text = self._part, msgspec.json.encode(note).decode()
+                await self._as_owner(lambda: self._whole.call(part.schema_changed, change, text))
+                self._notes.keep(note)
+        elif hasattr(self._sink, "schema_changed"):
             await self._whole.schema_changed(change)
 
     async def close(self) -> None:
@@ -217,6 +242,13 @@ class KeepingTarget(SinkTarget):
         # How far it is, is known together with the group's offsets.
         self.keeps_position = False
         self._notes = notes
+
+    @property
+    def tells_once(self) -> bool:
+        """Whether one partition tells the sink of another shape for all of them."""
+        sink = self._sink
+        assert isinstance(sink, KeepingPart)
+        return sink.is_told
 
     async def write(
         self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()

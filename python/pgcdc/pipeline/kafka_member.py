@@ -163,8 +163,7 @@ class Member:
             "heartbeat.interval.ms": "1000",
             "topic.metadata.refresh.interval.ms": "10000",
             "queued.max.messages.kbytes": "16384",
-            **address.settings,
-            "bootstrap.servers": address.brokers,
+            **address.client,
             "group.id": group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -179,7 +178,7 @@ class Member:
         if not session.isdecimal():
             raise ConfigError("session.timeout.ms in the address of Kafka is a whole number of milliseconds")
         self._session = int(session) / 1000
-        self._admin_config = {**address.settings, "bootstrap.servers": address.brokers, "log_level": 2}
+        self._admin_config = {**address.client, "log_level": 2}
         self._admin: Any = None
         self._client: Any = None
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{subscription.name}-kafka", daemon=True)

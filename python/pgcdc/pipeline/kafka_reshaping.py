@@ -119,12 +119,14 @@ class PartitionReshaping(Reshaping):
         return any(self._migration(oid, whose) is not None for whose in (None, self._subscription.name))
 
     async def tell_too(self, change: SchemaChange, persist: Persist) -> None:
-        """Tell the target of a shape that another partition has entered.
+        """Tell the target of a shape that another partition has entered, unless that one has told it for all.
 
         Args:
             change: What the barrier says.
             persist: For what may be away.
         """
+        if getattr(self._target, "tells_once", False):
+            return
         position = Position(*change.position)
         new = self._versioning.at(change.new.oid, position)
         old = None if new is None else self._versioning.get(change.new.oid, new.version - 1)

@@ -27,7 +27,7 @@ from pgcdc.pipeline.kafka_lane import Offsets, PartitionConsumer, PartitionLane
 from pgcdc.pipeline.kafka_member import END_WITHIN, Assigned, Found, Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
-from pgcdc.pipeline.kafka_sharing import SharedHandler, SharedSink, shared
+from pgcdc.pipeline.kafka_sharing import RelayingSink, SharedHandler, SharedSink, shared
 from pgcdc.pipeline.kafka_source import Database, handed_over, skipped
 from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.parking import Desk
@@ -177,6 +177,7 @@ class KafkaRun:
         self._formats.use(self._database.catalog)
         if self._desk is not None:
             await self._check_letters(self._desk)
+        self._say_where_from()
         format = RowFormat(catalog=self._database.catalog)
         for name, subscription in self._subscriptions.items():
             topics = self._address.topics(subscription.tables)
@@ -199,6 +200,14 @@ class KafkaRun:
                 member.start()
         else:
             self._members = {}
+
+    def _say_where_from(self) -> None:
+        """To sinks that write to topics, too."""
+        topics = {topic for one in self._subscriptions.values() for topic in self._address.topics(one.tables)}
+        topics.add(self._address.messages_topic)
+        for one in self._subscriptions.values():
+            if isinstance(one, SinkSubscription) and isinstance(one.sink, RelayingSink):
+                one.sink.reads_from(self._address.client, self._address.prefix, topics)
 
     async def _check_letters(self, desk: Desk) -> None:
         """Of what a consumer has left on the slot nobody here knows the partition."""

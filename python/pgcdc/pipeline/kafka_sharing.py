@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from inspect import isawaitable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline.subscription import Handler, HandlerSubscription, SinkSubscription, Subscription, is_async
@@ -21,9 +21,23 @@ from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
 from pgcdc.sink import PartitionedSink, Sink, TransactionalSink
 
-__all__ = ["SharedHandler", "SharedSink", "shared"]
+__all__ = ["RelayingSink", "SharedHandler", "SharedSink", "shared"]
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class RelayingSink(Protocol):
+    """A sink that writes to topics itself, and must not write to those that it is given changes of."""
+
+    def reads_from(self, settings: Mapping[str, str], prefix: str, topics: Collection[str]) -> None:
+        """Be told, before it is opened, where the changes come from.
+
+        Args:
+            settings: Of librdkafka, for those who read there.
+            prefix: What the names of these topics begin with.
+            topics: What is read.
+        """
 
 
 def shared(subscription: Subscription) -> SharedSink | SharedHandler:

@@ -1,26 +1,26 @@
 """The sink for Kafka: a topic per table, and records and position in one transaction.
 
-Over 400 lines, because what may go wrong in a transaction and what is done about it is in one place.
+Over 400 lines, because all formats and the sink's promises to its users are in one class.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, get_args
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
-from pgcdc.errors import ConfigError, Error, PositionError, SinkRejected, SinkUnavailable
+from pgcdc.errors import ConfigError, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, DebeziumEnvelope
 from pgcdc.schema import SchemaChange
-from pgcdc.sinks.kafka_topics import Topic, Topics, stored_position
+from pgcdc.sinks.kafka_topics import Topic, Topics
+from pgcdc.sinks.kafka_transactions import Record, Report, Transactions
 
 if TYPE_CHECKING:
     from pgcdc.schema.avro import AvroWriter
@@ -33,31 +33,7 @@ logger = logging.getLogger("pgcdc.kafka")
 KafkaFormat: TypeAlias = Literal["debezium", "json", "pgcdc", "avro", "protobuf"]
 """What the values are; see `Kafka`."""
 
-_Record: TypeAlias = tuple[int, Relation | None, str, bytes | None, bytes | None, bytes | None, int | None]
 _Headers: TypeAlias = list[tuple[str, str | bytes | None]]
-
-_OF_A_ROW: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_MSG})
-"""What is wrong with one record and not with the broker."""
-
-_FENCED: Final = frozenset(
-    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
-)
-
-
-_BROKEN: Final = frozenset({KafkaError._STATE, KafkaError._FATAL})
-"""What librdkafka says of a record when the transaction has failed already: undoing it says why."""
-
-
-class _Stored(msgspec.Struct):
-    """What the topic of positions has of a sink.
-
-    Attributes:
-        position: `str(Position)`.
-        write: The id of the write that it came with.
-    """
-
-    position: str
-    write: str
 
 
 class Kafka:
@@ -155,12 +131,9 @@ class Kafka:
         self._topics = Topics(
             self._settings, prefix, topic, partitions, replication_factor, dict(topic_settings or {}), timeout
         )
-        self._producer: Producer | None = None
-        self._begun: Producer | None = None
-        self._batch_size = int(self._settings.get("batch.size", 1_000_000))
-        self._position: Position | None = None
-        # The last write whose commit was not answered: the topic says whether it took place.
-        self._doubtful: tuple[str, tuple[object, ...]] | None = None
+        self._transactions = self._transactions_of(self._name)
+        self._has_parts = False
+        self._source: tuple[Mapping[str, str], str, Collection[str]] | None = None
 
     def __repr__(self) -> str:
         return f"<Kafka {self._format} {self._prefix} at {self._bootstrap}>"
@@ -170,13 +143,17 @@ class Kafka:
 
         Raises:
             SinkUnavailable: When no broker answers.
-            ConfigError: When librdkafka does not take a setting.
+            ConfigError: When librdkafka does not take a setting, or the changes come from topics of the same prefix.
         """
-        self._connected()
+        self._refuse_loop()
+        self._transactions.connected()
+        if self._has_parts:
+            self._transactions.drop()  # other processes have the sink open, too
 
     def position(self) -> Position | None:
         """The position of the last change that was committed."""
-        return self._position
+        stored = self._transactions.stored
+        return None if stored is None or not stored.position else Position.parse(stored.position)
 
     def write(self, batch: Batch) -> None:
         """Commit the records of a batch and its position.
@@ -190,18 +167,16 @@ class Kafka:
             RegistryError: When the registry refuses the schema of a table's new shape.
             PositionError: When another process has taken the sink over.
         """
-        self._connected()
-        if self._doubtful is not None:
-            if self._doubtful[1] == _about(batch):
-                return  # it had been committed after all: `_connected` has found it
-            self._doubtful = None
-        last = batch.last_position
-        if batch.first_position is not None and batch.first_position.index != SNAPSHOT_INDEX and self._position:
-            batch = batch.after(self._position)
+        self._transactions.connected()
+        if self._transactions.was_committed(_about(batch)):
+            return
+        what, last, known = _about(batch), batch.last_position, self.position()
+        if batch.first_position is not None and batch.first_position.index != SNAPSHOT_INDEX and known:
+            batch = batch.after(known)
         if not batch.changes_count:
             return
-        position = last if last is None or self._position is None else max(last, self._position)
-        self._commit(batch, position)
+        position = last if last is None or known is None else max(last, known)
+        self._commit(self._transactions, batch, position=None if position is None else str(position), what=what)
 
     def rewrite(self, batch: Batch) -> None:
         """Write what was a dead letter; the position stays.
@@ -209,8 +184,7 @@ class Kafka:
         Args:
             batch: A batch of one change.
         """
-        self._connected()
-        self._commit(batch, None, [("pgcdc.rewritten", b"1")])
+        self._rewrite(self._transactions, batch)
 
     def schema_changed(self, change: SchemaChange) -> None:
         """Tell every partition of the table's topic that it has another shape from here on.
@@ -218,91 +192,55 @@ class Kafka:
         Args:
             change: What happened.
         """
-        if self._format not in ("json", "pgcdc"):
-            return
-        producer = self._connected()
-        value = msgspec.json.encode(change)
-        headers: _Headers = [
-            ("pgcdc.position", str(change.position).encode()),
-            ("pgcdc.schema_version", b"%d" % change.version),
-        ]
-        topics = {self._topics.of(relation).name: self._topics.of(relation) for relation in (change.old, change.new)}
-        with _Transaction(self, producer) as transaction:
-            try:
-                for topic in topics.values():
-                    self._barrier(producer, topic, "schema", value, headers)
-                transaction.commit()
-            except (_Refused, _Aborted) as refused:
-                transaction.abort()
-                if refused.error.code() not in _OF_A_ROW:
-                    raise self._failed(refused.error, "the broker refused the transaction") from None
-                raise SinkRejected(
-                    f"Kafka does not take a barrier: {refused.error.str()}",
-                    table=f"{change.schema}.{change.table}",
-                    hint="a compacted topic takes no record without a key",
-                ) from None
+        self._tell(self._transactions, change)
+
+    def part(self, name: str) -> KafkaPart:
+        """Give what writes the changes of one partition of a topic that is read, with a producer of its own.
+
+        Args:
+            name: The partition's.
+
+        Returns:
+            The part.
+        """
+        self._has_parts = True
+        return KafkaPart(self, self._transactions_of(f"{self._name}[{name}]", claims=True))
+
+    def reads_from(self, settings: Mapping[str, str], prefix: str, topics: Collection[str]) -> None:
+        """Say where the changes come from: nothing may be written to these topics.
+
+        Args:
+            settings: Of librdkafka, for those who read there.
+            prefix: What the names of these topics begin with.
+            topics: What is read.
+        """
+        self._source = settings, prefix, topics
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._begun = None
-        self._drop()
+        self._transactions.close()
         if self._writer is not None:
             self._writer.registry.close()
 
     # What the others are made of.
 
-    def _connected(self) -> Producer:
-        """The producer; after a failure a new one, which knows what the one before has committed."""
-        if self._producer is not None:
-            return self._producer
-        # One whose beginning took too long goes on with it: beside another it would fence that one in the end.
-        producer = self._begun or self._new()
-        self._begun = producer
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                producer.init_transactions(max(0.1, deadline - time.monotonic()))
-                break
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    self._begun = None
-                    raise self._failed(error.args[0], "a broker refused the producer") from None
-                if time.monotonic() > deadline:
-                    raise self._failed(error.args[0], "a broker did not answer") from None
-        self._begun = None
-        found = stored_position(self._topics, self._settings, self._name, self._timeout)
-        stored = None if found is None else msgspec.json.decode(found, type=_Stored)
-        self._position = None if stored is None else Position.parse(stored.position)
-        if self._doubtful is not None and (stored is None or stored.write != self._doubtful[0]):
-            self._doubtful = None
-        self._producer = producer
-        return producer
+    def _transactions_of(self, name: str, *, claims: bool = False) -> Transactions:
+        of = f"pgcdc.{self._prefix}.{name}"
+        return Transactions(name, of, self._topics, self._settings, self._timeout, claims=claims)
 
-    def _new(self) -> Producer:
-        settings = {
-            "linger.ms": 5,
-            "compression.type": "lz4",
-            "queue.buffering.max.kbytes": 65536,
-            **self._settings,
-            "batch.size": self._batch_size,
-            "transactional.id": f"pgcdc.{self._prefix}.{self._name}",
-            "enable.idempotence": True,
-            "acks": "all",
-            # Java's, so that keys are where other producers put them.
-            "partitioner": "murmur2_random",
-            "delivery.report.only.error": True,
-        }
-        try:
-            return Producer(settings)
-        except KafkaException as error:
-            raise ConfigError(f"librdkafka does not take a setting of the Kafka sink: {error.args[0].str()}") from None
-
-    def _drop(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(KafkaException):  # one that failed for good says so once more
-                producer.purge()
-                producer.flush(0)
+    def _refuse_loop(self) -> None:
+        """See that what is written is not read again; where it is another cluster, names say nothing."""
+        if self._source is None or _cluster(self._source[0], self._timeout) != _cluster(self._settings, self._timeout):
+            return
+        _, prefix, topics = self._source
+        self._topics.refuse(topics)
+        # Who has written them has positions and producers of these names.
+        if prefix == self._prefix:
+            raise ConfigError(
+                f"the changes of this pipeline come from topics with the prefix {self._prefix!r}, and its sink would"
+                " write to topics with the same",
+                hint="give the sink another prefix than the topics have that are read: Kafka(…, prefix=…)",
+            )
 
     def _key(self, batch: Batch) -> Callable[[Relation], Sequence[str]] | None:
         if not self._keys:
@@ -314,7 +252,7 @@ class Kafka:
 
         return key
 
-    def _records(self, batch: Batch) -> Sequence[_Record]:
+    def _records(self, batch: Batch) -> Sequence[Record]:
         key = self._key(batch)
         match self._format:
             case "debezium":
@@ -328,8 +266,8 @@ class Kafka:
                 return list(self._registered(lines, key or batch.key_columns))
 
     def _registered(
-        self, lines: Sequence[_Record], key_columns: Callable[[Relation], Sequence[str]]
-    ) -> Iterator[_Record]:
+        self, lines: Sequence[Record], key_columns: Callable[[Relation], Sequence[str]]
+    ) -> Iterator[Record]:
         """Records of JSON in the language of the registry's schemas."""
         writer = self._writer
         assert writer is not None
@@ -352,40 +290,45 @@ class Kafka:
                 ) from None
             yield number, relation, what, *made, position, version
 
-    def _commit(self, batch: Batch, position: Position | None, headers: _Headers | None = None) -> None:
-        producer = self._connected()
+    def _commit(self, transactions: Transactions, batch: Batch, headers: _Headers | None = None, **stored: Any) -> None:
+        """Commit the records of a batch, and what is stored with them."""
         records = self._records(batch)
         for relation in batch.relations:
             self._topics.of(relation)  # made now, if it is not there: not while the transaction is open
-        write = uuid.uuid4().hex
-        self._doubtful = (write, _about(batch)) if position is not None else None
-        with _Transaction(self, producer) as transaction:
-            try:
-                self._produce(producer, records, headers or [])
-                if position is not None:
-                    stored = msgspec.json.encode(_Stored(str(position), write))
-                    self._send(producer, self._topics.positions, stored, self._name.encode(), {})
-                transaction.commit()
-            except _Refused as refused:
-                with contextlib.suppress(SinkUnavailable):  # else the next producer undoes it
-                    transaction.abort()
-                raise self._rejected(records, {refused.number: refused.error}) from None
-            except _Aborted as aborted:
-                transaction.abort()
-                if culprits := self._culprits(producer, records, headers or []):
-                    self._drop()  # the sequence of what it sends has holes now
-                    raise self._rejected(records, culprits) from None
-                raise self._failed(aborted.error, "the broker refused the transaction") from None
-        self._doubtful = None
-        if position is not None:
-            self._position = position
+
+        def produce(some: Sequence[Record], report: Report | None) -> None:
+            self._produce(transactions, some, headers or [], report)
+
+        transactions.commit(records, produce, **stored)
+
+    def _rewrite(self, transactions: Transactions, batch: Batch) -> None:
+        self._commit(transactions, batch, [("pgcdc.rewritten", b"1")])
+
+    def _tell(self, transactions: Transactions, change: SchemaChange, note: str | None = None) -> None:
+        if self._format not in ("json", "pgcdc"):
+            return
+        transactions.connected()
+        what = ("schema", change.new.oid, change.version)
+        if transactions.was_committed(what):
+            return
+        value, position = msgspec.json.encode(change), str(change.position).encode()
+        headers: _Headers = [("pgcdc.position", position), ("pgcdc.schema_version", b"%d" % change.version)]
+        topics = {self._topics.of(relation).name: self._topics.of(relation) for relation in (change.old, change.new)}
+
+        def produce(_records: Sequence[Record], report: Report | None) -> None:
+            told = None if report is None else report(0)
+            for topic in topics.values():
+                self._barrier(transactions, topic, "schema", value, headers, told)
+
+        barrier = (0, change.new, "schema", None, value, position, change.version)
+        transactions.commit([barrier], produce, note=note, what=what)
 
     def _produce(
         self,
-        producer: Producer,
-        records: Sequence[_Record],
+        transactions: Transactions,
+        records: Sequence[Record],
         headers: _Headers,
-        report: Callable[[int], Callable[[KafkaError | None, object], None]] | None = None,
+        report: Report | None,
     ) -> None:
         """Hand all records over to librdkafka."""
         with_headers = self._headers or bool(headers)
@@ -407,42 +350,18 @@ class Kafka:
                 own += headers
             if what in ("truncate", "key"):
                 told = None if report is None else report(number)
-                self._barrier(producer, topic, what, value, own or [], told, number)
+                self._barrier(transactions, topic, what, value, own or [], told, number)
                 continue
             options: dict[str, Any] = {} if key is not None else {"partition": 0}
             if own is not None:
                 options["headers"] = own
             if report is not None:
                 options["on_delivery"] = report(number)
-            self._send(producer, topic.name, value, key, options, number)
-
-    def _send(
-        self,
-        producer: Producer,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        options: Mapping[str, Any],
-        number: int = 0,
-    ) -> None:
-        """Hand one record over, when there is room for it."""
-        while True:
-            try:
-                producer.produce(topic, value, key, **options)
-            except BufferError:
-                producer.poll(0.1)
-            except KafkaException as error:
-                if error.args[0].code() in _OF_A_ROW:
-                    raise _Refused(number, error.args[0]) from None
-                if error.args[0].code() in _BROKEN:
-                    raise _Aborted(error.args[0]) from None
-                raise self._failed(error.args[0], "a record could not be sent") from error
-            else:
-                return
+            transactions.send(topic.name, value, key, options, number)
 
     def _barrier(
         self,
-        producer: Producer,
+        transactions: Transactions,
         topic: Topic,
         what: str,
         value: bytes | None,
@@ -454,149 +373,79 @@ class Kafka:
         own = [*headers, ("pgcdc.barrier", what.encode()), ("pgcdc.partitions", b"%d" % topic.partitions)]
         options: dict[str, Any] = {} if report is None else {"on_delivery": report}
         for partition in range(topic.partitions):
-            self._send(producer, topic.name, value, None, {"partition": partition, "headers": own, **options}, number)
-
-    def _culprits(self, producer: Producer, records: Sequence[_Record], headers: _Headers) -> dict[int, KafkaError]:
-        """Which changes a broker does not take.
-
-        It refuses a whole batch of librdkafka's for one record: those that it names are sent once more, each alone.
-        """
-        suspects = self._refused(producer, records, headers)
-        found: dict[int, KafkaError] = {}
-        sizes: dict[int, int] = {}
-        for number, _, _, key, value, _, _ in records:
-            sizes[number] = max(sizes.get(number, 0), len(key or b"") + len(value or b""))
-        for number in sorted(suspects, key=lambda number: -sizes[number]):
-            refused = self._refused(producer, [record for record in records if record[0] == number], headers)
-            if number in refused:
-                found[number] = refused[number]
-            elif suspects[number].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                break  # the others are smaller
-        if suspects and not found:
-            self._batch_size = max(1, self._batch_size // 2)  # each alone is taken: together they are too large
-        return found
-
-    def _refused(self, producer: Producer, records: Sequence[_Record], headers: _Headers) -> dict[int, KafkaError]:
-        """Send records, each with a report, and undo it; those that were refused."""
-        found: dict[int, KafkaError] = {}
-
-        def report(number: int) -> Callable[[KafkaError | None, object], None]:
-            def reported(error: KafkaError | None, _message: object) -> None:
-                if error is not None and error.code() in _OF_A_ROW:
-                    found[number] = error
-
-            return reported
-
-        with _Transaction(self, producer) as transaction:
-            with contextlib.suppress(_Refused, _Aborted):
-                self._produce(producer, records, headers, report)
-            producer.flush(self._timeout)
-            transaction.abort()
-        return found
-
-    def _rejected(self, records: Sequence[_Record], refused: Mapping[int, KafkaError]) -> SinkRejected:
-        places = {number: (relation, position) for number, relation, _, _, _, position, _ in records}
-        relation, _ = places[min(refused)]
-        said = [places[number][1] for number in refused]
-        return SinkRejected(
-            f"Kafka does not take a record: {refused[min(refused)].str()}",
-            table=None if relation is None else f"{relation.schema}.{relation.name}",
-            hint="message.max.bytes of the broker, max.message.bytes of the topic and message.max.bytes in settings say"
-            " how large records may be; a compacted topic takes none without a key",
-            positions=[Position.parse(position.decode()) for position in said if position is not None],
-        )
-
-    def _failed(self, error: KafkaError, what: str) -> Error:
-        """What to raise; the next call begins with a new producer."""
-        self._drop()
-        if error.code() in _FENCED:
-            return PositionError(
-                f"another process writes to Kafka as {self._name!r}: {error.str()}",
-                hint="one process owns a pipeline; two pipelines need two names: Kafka(…, name=…)",
-            )
-        return SinkUnavailable(f"{what}: {error.str()}")
+            transactions.send(topic.name, value, None, {"partition": partition, "headers": own, **options}, number)
 
 
-class _Refused(Exception):
-    """A record that librdkafka does not take.
+class KafkaPart:
+    """One partition of a topic that is read: what comes of its records is written in transactions of its own.
 
     Args:
-        number: The number of its change.
-        error: Why.
+        sink: Whose part it is.
+        transactions: Under the partition's name.
     """
 
-    def __init__(self, number: int, error: KafkaError) -> None:
-        super().__init__()
-        self.number = number
-        self.error = error
-
-
-class _Aborted(Exception):
-    """The transaction has failed, and is to be undone, or was.
-
-    Args:
-        error: Why.
-    """
-
-    def __init__(self, error: KafkaError) -> None:
-        super().__init__()
-        self.error = error
-
-
-class _Transaction:
-    """A Kafka transaction: committed at the end of its block, undone by an exception."""
-
-    def __init__(self, sink: Kafka, producer: Producer) -> None:
+    def __init__(self, sink: Kafka, transactions: Transactions) -> None:
         self._sink = sink
-        self._producer = producer
-        self._is_open = False
+        self._transactions = transactions
 
-    def __enter__(self) -> _Transaction:
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as error:
-            self._fail(error.args[0], "a transaction could not be begun")
-        self._is_open = True
-        return self
+    def open(self) -> str | None:
+        """Take the partition over: whoever had it is fenced, and what it had not committed is undone.
 
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self.commit()
-        elif self._is_open and self._sink._producer is self._producer:
-            self.abort()
-
-    def commit(self) -> None:
-        """Commit, if that was not done.
+        Returns:
+            The note of the last transaction.
 
         Raises:
-            _Aborted: When it was undone instead.
+            SinkUnavailable: When no broker answers, or what was committed cannot be read yet.
         """
-        deadline = time.monotonic() + self._sink._timeout
-        while self._is_open:
-            try:
-                self._producer.commit_transaction(max(0.1, deadline - time.monotonic()))
-                self._is_open = False
-            except KafkaException as raised:
-                error = raised.args[0]
-                if error.txn_requires_abort():
-                    self.abort()
-                    raise _Aborted(error) from None
-                if not error.retriable() or time.monotonic() > deadline:
-                    self._is_open = False
-                    self._fail(error, "whether a transaction was committed is not known")
+        self._transactions.take_over()
+        stored = self._transactions.stored
+        return None if stored is None else stored.note
 
-    def abort(self) -> None:
-        """Undo it, if it was not ended."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        try:
-            self._producer.abort_transaction(self._sink._timeout)
-        except KafkaException as error:
-            self._fail(error.args[0], "a transaction could not be undone")
+    def write(self, batch: Batch, note: str) -> None:
+        """Commit the records of a batch and the note.
 
-    def _fail(self, error: KafkaError, what: str) -> NoReturn:
-        raise self._sink._failed(error, what) from None
+        Raises:
+            SinkUnavailable: As `Kafka.write`.
+            SinkRejected: As `Kafka.write`.
+            RegistryError: As `Kafka.write`.
+            PositionError: When another process has taken the partition over.
+        """
+        self._transactions.connected()
+        what = _about(batch)
+        if not self._transactions.was_committed(what):
+            self._sink._commit(self._transactions, batch, note=note, what=what)
+
+    def rewrite(self, batch: Batch) -> None:
+        """Write what was a dead letter; the note stays as it is.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._rewrite(self._transactions, batch)
+
+    def schema_changed(self, change: SchemaChange, note: str) -> None:
+        """Tell every partition of the table's topic that it has another shape from here on, and keep the note.
+
+        Raises:
+            SinkUnavailable: As `write`.
+            SinkRejected: As `write`.
+            PositionError: As `write`.
+        """
+        self._sink._tell(self._transactions, change, note)
+
+    def close(self) -> None:
+        """Let go of the producer."""
+        self._transactions.close()
+
+
+def _cluster(settings: Mapping[str, Any], timeout: float) -> str | None:
+    """The id of the cluster that brokers belong to."""
+    try:
+        return AdminClient(dict(settings)).list_topics(timeout=timeout).cluster_id
+    except KafkaException as error:
+        raise SinkUnavailable(f"no broker says which cluster it is of: {error.args[0].str()}") from error
 
 
 def _writer(format: KafkaFormat, registry: str | Mapping[str, Any] | None) -> AvroWriter | ProtobufWriter | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ign
 from pgcdc.errors import ConfigError, SinkUnavailable
 from pgcdc.events import Relation
 
-__all__ = ["Topic", "Topics", "legal_name", "stored_position"]
+__all__ = ["Topic", "Topics", "legal_name", "read_stored"]
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST: Final = 249
@@ -87,6 +87,8 @@ class Topics:
         self._client: AdminClient | None = None
         self._known: dict[str, Topic] = {}
         self._of: dict[tuple[str, str], Topic] = {}
+        # Those that must not be written to: the changes come from there.
+        self._sources: frozenset[str] = frozenset()
         # What legal names were made of, and the OID of the table that each is of.
         self._named: dict[str, tuple[str, int]] = {self.positions: (f"{prefix}.pgcdc_positions", 0)}
 
@@ -135,6 +137,14 @@ class Topics:
         """That of logical messages."""
         return self._there(legal_name(f"{self._prefix}.message"))
 
+    def refuse(self, sources: Collection[str]) -> None:
+        """See that nothing is written to the topics that the changes come from.
+
+        Args:
+            sources: Those topics.
+        """
+        self._sources = frozenset(sources)
+
     def make_positions(self) -> bool:
         """Make the topic of positions, where it is missing.
 
@@ -150,6 +160,11 @@ class Topics:
         known = self._known.get(name)
         if known is not None:
             return known
+        if name in self._sources:
+            raise ConfigError(
+                f"the changes of this pipeline come from topic {name}, and its sink would write to it",
+                hint="give the sink another prefix than the topics have that are read: Kafka(…, prefix=…)",
+            )
         partitions = self._listed().get(name)
         if partitions is None:
             self._make(NewTopic(name, self._partitions, self._copies, config=dict(self._topic_settings)))
@@ -190,36 +205,47 @@ class Topics:
         return partitions
 
 
-def stored_position(topics: Topics, settings: Mapping[str, Any], name: str, timeout: float) -> bytes | None:
-    """Read from the topic of positions what was committed last under a name; the topic is made where it is missing.
+def read_stored(
+    topics: Topics,
+    settings: Mapping[str, Any],
+    names: Collection[str],
+    timeout: float,
+    patience: float,
+    *,
+    committed: bool = True,
+) -> dict[str, bytes]:
+    """Read from the topic of positions what was written last under names; the topic is made where it is missing.
 
     Args:
         topics: The topics.
         settings: Of librdkafka.
-        name: The name.
+        names: The names.
         timeout: In seconds.
+        patience: How long open transactions of others, which hide what is behind them, are waited for, in seconds.
+        committed: Whether what is not committed, or was undone, does not count.
 
     Returns:
-        The last value, None where there is none.
+        The last value of each name that has one.
 
     Raises:
         SinkUnavailable: When it cannot be read to its end in time.
     """
     if not topics.make_positions():
-        return None
+        return {}
     place = TopicPartition(topics.positions, 0, 0)
     deadline = time.monotonic() + timeout
     consumer = Consumer(
         {
             **settings,
             "group.id": f"pgcdc.{uuid.uuid4().hex}",  # none is made: nothing is committed
-            "isolation.level": "read_committed",
+            "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 10,
         }
     )
-    found: bytes | None = None
+    wanted = {name.encode(): name for name in names}
+    found: dict[str, bytes] = {}
     try:
         latest = {place: OffsetSpec.latest()}  # type: ignore[no-untyped-call]
         [asked] = topics.client.list_offsets(latest, request_timeout=timeout).values()
@@ -227,17 +253,20 @@ def stored_position(topics: Topics, settings: Mapping[str, Any], name: str, time
         end = asked.result(timeout).offset
         consumer.assign([place])
         while time.monotonic() < deadline:
-            message = consumer.poll(0.5)
+            message = consumer.poll(max(0.01, min(0.5, deadline - time.monotonic())))
             if message is None:
                 continue
             error = message.error()
             if error is None:
-                if message.key() == name.encode():
-                    found = message.value()
+                name, value = wanted.get(message.key() or b""), message.value()
+                if name is not None and value is not None:
+                    found[name] = value
             elif error.code() != KafkaError._PARTITION_EOF:
                 raise SinkUnavailable(f"the topic of positions cannot be read: {error.str()}")
             elif (message.offset() or 0) >= end:
                 return found
+            else:
+                deadline = min(deadline, time.monotonic() + patience)
     except KafkaException as error:
         raise SinkUnavailable(f"the topic of positions cannot be read: {error.args[0].str()}") from error
     finally:
