@@ -7,11 +7,12 @@ import json
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
-from pgcdc.errors import PositionError, SinkRejected
+from pgcdc.errors import PositionError, SinkRejected, SinkUnavailable
 from pgcdc.lsn import Position
 from pgcdc.pipeline.deadletter import Which
 from pgcdc.pipeline.deadletter_sqlite import SqliteDeadLetters
@@ -27,6 +28,7 @@ from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import SinkSubscription
 from pgcdc.protocol import Batch
+from pgcdc.schema import SchemaChange, change_of
 from pgcdc.testing import Capture, insert, transaction
 
 TABLE = frozenset({("public", "orders")})
@@ -135,8 +137,8 @@ class Member:
         own = SinkSubscription("copy", TABLE, None, True, chosen, sink=part)
         self.desk = None if letters is None else Desk("shop", letters)
         formats = RowFormats()
-        keeping = KeepingTarget(own, formats, self.notes)
-        self.consumer = PartitionConsumer(own, keeping, self.lane, desk=self.desk, formats=formats)
+        self.keeping = KeepingTarget(own, formats, self.notes)
+        self.consumer = PartitionConsumer(own, self.keeping, self.lane, desk=self.desk, formats=formats)
         self.consumer.follow(self.notes)
         stored = StoredPosition(
             consumer="copy",
@@ -314,15 +316,101 @@ async def test_who_is_late_writes_nothing_and_waits_for_the_group() -> None:
     late.lane._items.popleft()  # its Begin: it has begun
     await late.run()
     assert (target.rows, late.consumer.state) == ([1], "stopped")
-    other = Member(target)
-    await other.consumer._open()
-    Part(Sink(target), "shop.orders/0").open()
-    other.offer(changes(2), 5)
-    other.lane._items.popleft()
-    other.is_ours = True
-    with pytest.raises(PositionError, match="somebody else"):
-        await other.run()
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+async def test_who_has_the_partition_takes_it_back_unless_it_was_written_to(wrote: bool) -> None:
+    """One that was stopped while it opened the partition goes on with that when it wakes up, and then finds out."""
+    target = Target()
+    owner = Member(target)
+    await owner.consumer._open()
+    owner.is_ours = True
+    other = Part(Sink(target), "shop.orders/0")
+    other.open()
+    if wrote:
+        other.write(changes(1), msgspec.json.encode(Note("id", 1, Mark())).decode())
+    owner.offer(changes(2, 3), 5)
+    owner.lane._items.popleft()
+    if wrote:
+        with pytest.raises(PositionError, match="somebody else"):
+            await owner.run()
+        assert target.rows == [1]
+    else:
+        await owner.run()
+        assert (target.rows, target.offsets()) == ([2, 3], {"shop.orders/0": 7})
+
+
+async def test_a_target_that_is_away_meanwhile_is_asked_before_anything_is_written() -> None:
+    target = Target()
+    owner = Member(target)
+    await owner.consumer._open()
+    owner.is_ours = True
+    other = Part(Sink(target), "shop.orders/0")
+    other.open()
+    opened, away = Part.open, iter([SinkUnavailable("away")])
+
+    def opening(part: Part) -> str | None:
+        for error in away:
+            other.write(changes(1), "another note")
+            opened(part)  # it had its effect, and nobody was told
+            raise error
+        return opened(part)
+
+    part = owner.keeping._sink
+    assert isinstance(part, KeepingPart)
+    part.coming = Note("id", 5, Mark())
+    with mock.patch.object(Part, "open", opening):
+        with pytest.raises(SinkUnavailable):
+            await part.write(changes(2))
+        with pytest.raises(PositionError, match="somebody else"):
+            await part.write(changes(2))
     assert target.rows == [1]
+    await owner.whole.close(1)
+
+
+async def test_who_is_late_and_finds_that_the_owner_is_ahead_is_no_error() -> None:
+    target = Target()
+    target.notes["shop.orders/0"] = msgspec.json.encode(Note("id", 1001, Mark())).decode()
+    late = Member(target)
+    await late.run()
+    assert late.consumer.state == "stopped"
+
+
+def other_shape(version: int = 2) -> SchemaChange:
+    [before] = changes(1).relations
+    [after] = Batch.of(
+        [payload for _, payload in Capture.of([transaction(insert("orders", {"id": 1, "more": 2}))]).messages]
+    ).relations
+    return change_of(before, after, old_version=version - 1, version=version, position=Position(77, 3))
+
+
+class TellingPart(Part):
+    """Of a sink that writes shapes down."""
+
+    def schema_changed(self, change: SchemaChange, note: str) -> None:
+        self._sink.target.rows.append(-change.version)
+        self._sink.target.notes[self._name] = note
+
+
+async def test_a_sink_that_writes_shapes_down_is_told_once() -> None:
+    """Also when what comes next was not done before a kill: the barrier comes again then."""
+    target = Target()
+    with mock.patch.object(Sink, "part", lambda sink, name: TellingPart(sink, name)):
+        for version in (2, 3):
+            for _ in range(2):
+                member = Member(target)
+                await member.consumer._open()
+                assert member.keeping.tells_once
+                await member.keeping.schema_changed(other_shape(version))
+                await member.whole.close(1)
+        member = Member(target)
+        member.offer(changes(1), 5)
+        await member.run()
+        member = Member(target)
+        await member.consumer._open()
+        await member.keeping.schema_changed(other_shape(3))
+        await member.whole.close(1)
+    assert (target.rows, target.offsets()) == ([-2, -3, 1], {"shop.orders/0": 6})
 
 
 @pytest.mark.parametrize(
@@ -339,6 +427,7 @@ async def test_what_contradicts_itself(note: Note | None, kept: int, why: str) -
     if note is not None:
         target.notes["shop.orders/0"] = msgspec.json.encode(note).decode()
     member = Member(target, mark=Mark(partitions=1, epoch=1, kept=kept))
+    member.is_ours = True
     with pytest.raises(PositionError, match=why):
         await member.run()
 

@@ -28,7 +28,7 @@ from pgcdc.sink import PartitionedSink, ToldPart
 
 __all__ = ["KeepingPart", "KeepingTarget", "Note", "Notes"]
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -162,13 +162,24 @@ class KeepingPart:
         self._notes = notes
         self._ours = ours
         self._own: Position | None = None
+        # The note that the sink has, as far as this process knows.
+        self._text: str | None = None
+        # That somebody else has opened the partition, until that is looked into.
+        self._doubt: PositionError | None = None
         self.coming: Note | None = None
 
     async def open(self) -> None:
         """Take the partition over, and go on behind what the sink has."""
         await self._whole.open()
         self._own = await self._whole.call(self._sink.position)
-        self._notes.begin(await self._as_owner(lambda: self._whole.call(self._part.open)))
+        try:
+            self._text = await self._whole.call(self._part.open)
+            self._notes.begin(self._text)
+        except PositionError:
+            # Who is late may find that whoever has the partition is ahead.
+            if await self._ours():
+                raise
+            raise GaveUp from None
 
     def position(self) -> Position | None:
         """What the sink was given from the slot."""
@@ -182,9 +193,7 @@ class KeepingPart:
         """
         note = self.coming
         assert note is not None
-        text = msgspec.json.encode(note).decode()
-        await self._as_owner(lambda: self._whole.call(self._part.write, batch, text))
-        self._notes.keep(note)
+        await self._keeping(note, self._part.write, batch)
 
     async def rewrite(self, batch: Batch) -> None:
         """Write what was a dead letter.
@@ -192,7 +201,7 @@ class KeepingPart:
         Args:
             batch: A batch of one change.
         """
-        await self._as_owner(lambda: self._whole.call(self._part.rewrite, batch))
+        await self._as_owner(lambda: self._whole.call(self._part.rewrite, batch), self._text)
 
     @property
     def is_told(self) -> bool:
@@ -208,9 +217,7 @@ class KeepingPart:
         if isinstance(self._part, ToldPart):
             note = self._notes.telling(change)
             if note is not None:
-                part, text = self._part, msgspec.json.encode(note).decode()
-                await self._as_owner(lambda: self._whole.call(part.schema_changed, change, text))
-                self._notes.keep(note)
+                await self._keeping(note, self._part.schema_changed, change)
         elif hasattr(self._sink, "schema_changed"):
             await self._whole.schema_changed(change)
 
@@ -218,14 +225,37 @@ class KeepingPart:
         """Let go of the partition; the sink goes on for the others."""
         await self._whole.call(self._part.close)
 
-    async def _as_owner(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        """What the sink says of another owner is right where that one is of the group: then this one is late."""
-        try:
-            return await call()
-        except PositionError:
-            if await self._ours():
-                raise
-            raise GaveUp from None
+    async def _keeping(self, note: Note, method: Callable[[T, str], Awaitable[None] | None], what: T) -> None:
+        """Write something together with a note."""
+        text = msgspec.json.encode(note).decode()
+        await self._as_owner(lambda: self._whole.call(method, what, text), text)
+        self._text = text
+        self._notes.keep(note)
+
+    async def _as_owner(self, call: Callable[[], Awaitable[None]], text: str | None) -> None:
+        """What the sink says of another owner is right where that one is of the group: then this one is late.
+
+        Args:
+            call: What is to be done.
+            text: The note that the sink has afterwards.
+        """
+        while True:
+            if self._doubt is not None:
+                # The other one may be late itself: it was opening the partition when it was stopped, and has written
+                # nothing since. Then the partition is taken back.
+                found = await self._whole.call(self._part.open)
+                if found not in (self._text, text):
+                    raise self._doubt
+                self._doubt = None
+                if found != self._text:
+                    break
+            try:
+                await call()
+                break
+            except PositionError as error:
+                if not await self._ours():
+                    raise GaveUp from None
+                self._doubt = error
 
 
 class KeepingTarget(SinkTarget):

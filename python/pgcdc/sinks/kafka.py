@@ -443,7 +443,7 @@ class KafkaPart:
 def _cluster(settings: Mapping[str, Any], timeout: float) -> str | None:
     """The id of the cluster that brokers belong to."""
     try:
-        return AdminClient(dict(settings)).list_topics(timeout=timeout).cluster_id
+        return AdminClient({**settings, "log_level": 2}).list_topics(timeout=timeout).cluster_id
     except KafkaException as error:
         raise SinkUnavailable(f"no broker says which cluster it is of: {error.args[0].str()}") from error
 

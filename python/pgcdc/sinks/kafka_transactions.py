@@ -164,6 +164,10 @@ class Transactions:
         producer = self._begun or self._new()
         self._begun = producer
         deadline = time.monotonic() + self.timeout
+        if self._claims:
+            # Without a connection librdkafka looks for the coordinator every half second; there are many partitions.
+            with contextlib.suppress(KafkaException):
+                producer.list_topics(self._topics.positions, timeout=min(1.0, self.timeout))
         while True:
             try:
                 producer.init_transactions(max(0.1, deadline - time.monotonic()))
