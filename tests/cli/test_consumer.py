@@ -44,6 +44,6 @@ def test_it_is_renamed_and_forgotten(newest_database: Database, tmp_path: Path) 
     ended = run("consumer", "rename", file("new"), "old", "new", "--json")
     assert (ended.code, json.loads(ended.stdout)) == (0, {"pipeline": "shop", "renamed": "old", "to": "new"})
     ended = run("consumer", "rename", file("new"), "old", "new", "--json")
-    assert ended.code == 1 and "it has them for 'new'" in json.loads(ended.stderr)["hint"]
+    assert ended.code == 2 and "it has them for 'new'" in json.loads(ended.stderr)["hint"]
     rows = newest_database.execute("SELECT consumer FROM pgcdc.positions")
     assert rows == [("new",)]

@@ -46,7 +46,7 @@ def test_lag_of_a_slot_and_of_a_pipeline(newest_database: Database, tmp_path: Pa
         assert ended.code == 0 and ended.stdout.startswith("pgcdc_shop: inactive, "), ended
         assert json.loads(run("lag", *arguments, "--json").stdout)["name"] == "pgcdc_shop"
     ended = run("lag", "nowhere", "--dsn", database.dsn)
-    assert ended.code == 1 and ended.stderr.splitlines()[0] == 'error: slot "nowhere" does not exist'
+    assert ended.code == 2 and ended.stderr.splitlines()[0] == 'error: slot "nowhere" does not exist'
     database.execute("SELECT pg_drop_replication_slot('pgcdc_shop')")
 
 

@@ -71,6 +71,9 @@ def test_consumers_with_slots_of_their_own(newest_database: Database, monkeypatc
             }.items():
                 answer = ask(url, page)
                 assert answer.status == (409 if "%00" in page else 200) and word in answer.body, page
+            for page in ("/slot?name=none", "/consumer?pipeline=shop&name=none", "/deadletter?id=999"):
+                answer = ask(url, page)
+                assert answer.status == 404 and b"No such" in answer.body, page
     pipeline.dead_letters.close()
     stored = gather(database.dsn, Asked(pipeline="shop")).store
     assert (stored["positions"], stored["dead_letters"]) == (2, 2), "the doctor knows them, too"

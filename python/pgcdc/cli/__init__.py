@@ -1,9 +1,9 @@
 """The command `pgcdc`: one file for each verb, imported when a verb is asked for.
 
 Exit codes: 0 done · 1 an error, with `error:` and mostly `hint:` on stderr, or a check that has failed · 2 the command
-line or a configuration is wrong, a server's included · 3 the demo's targets are not equal to the source · 4 another
-process has the pipeline or slot · 5 dead letters are left that were to be delivered · 130 interrupted · 141 who
-read the output is gone.
+line or a configuration is wrong, a server's included, or what the command names does not exist · 3 the demo's targets
+are not equal to the source · 4 another process has the pipeline or slot · 5 dead letters are left that were to be
+delivered · 130 interrupted · 141 who read the output is gone.
 
 Stdout is data; everything else goes to stderr. What is not an `pgcdc.Error` is a defect of pgcdc and comes with its
 trace.

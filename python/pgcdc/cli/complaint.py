@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from pgcdc.errors import ConfigError, Error, SlotInUse
+from pgcdc.errors import ConfigError, Error, PublicationNotFound, SlotInUse, SlotNotFound
 
 if TYPE_CHECKING:
     from pgcdc.cli.redaction import Redactor
@@ -90,13 +90,15 @@ def exit_code(error: Error) -> int:
         error: The error.
 
     Returns:
-        2 when the command line or a configuration is wrong, 4 when another process has the pipeline or slot, else 1.
+        2 when the command line or a configuration is wrong or names what does not exist, 4 when another process has the
+        pipeline or slot, else 1.
     """
     from pgcdc.cli import EXIT_CONFIGURATION, EXIT_ERROR, EXIT_SLOT_IN_USE
 
     if isinstance(error, SlotInUse):
         return EXIT_SLOT_IN_USE
-    return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_ERROR
+    wrong = (ConfigError, SlotNotFound, PublicationNotFound)
+    return EXIT_CONFIGURATION if isinstance(error, wrong) else EXIT_ERROR
 
 
 def complain(error: Error, redactor: Redactor | None = None, *, json: bool = False) -> None:

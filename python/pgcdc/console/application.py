@@ -140,19 +140,22 @@ class Console:
         html = self._templates.get_template(template).render(theme=theme_of(request), csrf=csrf, **more)
         return HTMLResponse(html, status)
 
-    def failed(self, request: Request, error: Error, title: str = "That did not work") -> Response:
+    def failed(
+        self, request: Request, error: Error, title: str = "That did not work", *, status: int = 409
+    ) -> Response:
         """Make the page of an error.
 
         Args:
             request: What was asked for.
             error: What was raised.
             title: Its title.
+            status: 404 where the address names what does not exist; 409 where what there is does not allow it.
 
         Returns:
             The answer.
         """
         hint = None if error.hint is None else self.redact(error.hint)
-        return self.page(request, "error.html", status=409, title=title, what=self.redact(str(error)), hint=hint)
+        return self.page(request, "error.html", status=status, title=title, what=self.redact(str(error)), hint=hint)
 
 
 def theme_of(request: Request) -> str:

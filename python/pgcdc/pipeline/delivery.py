@@ -67,6 +67,7 @@ class Delivery:
         self._calling = False
         self._tries = 0
         self._first_failure = 0.0
+        self._before: Exception | None = None
 
     @property
     def goes_well(self) -> bool:
@@ -118,6 +119,7 @@ class Delivery:
                     raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
                 await parking.park(part, {failed.number: failed.cause}, self._tries)
+                failure.forget(failed)
                 settled = {*settled, failed.number}
                 settled |= await parking.hold_back(part, settled, failed.number + 1)
             else:
@@ -144,6 +146,7 @@ class Delivery:
                     raise _of_handler(self.name, failed) from failed.cause
                 self._note(failed.cause)
                 await self.parking.park(part, {failed.number: failed.cause}, self._tries)
+                failure.forget(failed)
                 parts.append(part.take(range(failed.number + 1, batch.changes_count)))
             except SinkFailed as failed:
                 error = failed.cause
@@ -151,6 +154,8 @@ class Delivery:
                     raise failure.of_sink(self.name, batch, error) from error
                 parts.append(part.take(failed.left))
                 parts += reversed(await self._take_apart(part.take(failed.refused), error))
+                failure.forget(failed)
+                del error
 
     async def _take_apart(self, part: Described, error: Exception) -> Sequence[Described]:
         """Put what was refused among the dead letters.
@@ -201,6 +206,8 @@ class Delivery:
                 cause = _cause(error)
                 self._note(cause)
                 await parking.failed_again(letter, cause, self._tries)
+                failure.forget(error)
+                del cause
                 stays()
             else:
                 await parking.delivered(letter)
@@ -251,6 +258,9 @@ class Delivery:
         if failed is not None:
             # Only now: what counts attempts takes longer to set up than most calls.
             result = await self._try_again(call, failed)
+            failure.forget(failed)
+            self._forget()
+            del failed
         self.breaker.answered()
         if self.state == "retrying":
             logger.warning("consumer %r: available again", self.name)
@@ -284,6 +294,12 @@ class Delivery:
             except _Further as further:
                 pending = further.failed
 
+    def _forget(self) -> None:
+        """What failed before is over, and nobody asks any more where it was raised."""
+        before, self._before = self._before, None
+        if before is not None:
+            failure.forget(before)
+
     async def _call(self, call: Callable[[], Awaitable[Result]]) -> Result:
         while True:
             if not await self._lane.allowed():
@@ -312,6 +328,9 @@ class Delivery:
 
     def _failed(self, error: Exception) -> bool:
         """Told of each failure by what counts attempts; says whether there may be another attempt."""
+        if error is not self._before:
+            self._forget()
+            self._before = error
         if not self._is_temporary(error):
             if not isinstance(error, _Further | GaveUp):
                 self.breaker.answered()

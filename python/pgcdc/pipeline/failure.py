@@ -14,7 +14,7 @@ from pgcdc.lsn import Position, format_lsn
 from pgcdc.protocol import Batch
 from pgcdc.transforms.applying import AnyChange
 
-__all__ = ["of_handler", "of_sink"]
+__all__ = ["forget", "of_handler", "of_sink"]
 
 _HINT = "nothing was confirmed past it: it comes again at the next start, so put the cause right first"
 
@@ -120,3 +120,24 @@ def _what(change: AnyChange) -> tuple[str | None, str]:
         return tables, f"a truncate of {tables}"
     table = f"{change.schema}.{change.table}"
     return table, f"{'an' if change.action[0] in 'iu' else 'a'} {change.action} of {table}"
+
+
+def forget(error: BaseException) -> None:
+    """Let go of the frames that an error went through, and those behind it, when it is over.
+
+    They know the batch, and the error. Where one of them keeps the error, all of it would stay until the cyclic garbage
+    collector comes, which counts objects and not the bytes of batches.
+
+    Args:
+        error: What nobody is told of any more.
+    """
+    seen: set[int] = set()
+    left: list[object] = [error]
+    while left:
+        one = left.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        left += [one.__cause__, one.__context__, getattr(one, "cause", None), getattr(one, "failed", None)]
+        left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()

@@ -32,7 +32,15 @@ from pgcdc.pipeline.migrations import Migrations
 from pgcdc.pipeline.outline import PipelineOutline, outline
 from pgcdc.pipeline.own_slots import LOOK_EVERY, Start, checked, joined, shared, store_beside, together
 from pgcdc.pipeline.ownership import own
-from pgcdc.pipeline.positions import MemoryPositions, Move, PositionStore, StoredPosition, own_slots_in, stored_in
+from pgcdc.pipeline.positions import (
+    MemoryPositions,
+    Move,
+    PositionStore,
+    StoredPosition,
+    UnknownConsumer,
+    own_slots_in,
+    stored_in,
+)
 from pgcdc.pipeline.positions_postgres import PostgresPositions
 from pgcdc.pipeline.progress import Waiters
 from pgcdc.pipeline.provision import ProvisionPlan
@@ -726,7 +734,7 @@ class Pipeline(Registration):
     def _stored(self, consumer: str) -> Any:
         stored = self._store.load(self.name)
         if consumer not in stored:
-            raise PositionError(
+            raise UnknownConsumer(
                 f"pipeline {self.name!r} has no stored position for consumer {consumer!r}",
                 hint=f"it has them for {', '.join(map(repr, sorted(stored))) or 'none'}",
             )

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from pgcdc.errors import PositionError
+from pgcdc.errors import ConfigError, PositionError
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.pipeline.deadletter import MemoryDeadLetters
 from pgcdc.pipeline.schemas import MemorySchemas
@@ -24,6 +24,7 @@ __all__ = [
     "PositionStore",
     "SnapshotState",
     "StoredPosition",
+    "UnknownConsumer",
     "from_row",
     "refused",
     "stored_in",
@@ -98,6 +99,10 @@ class Move(msgspec.Struct, frozen=True):
 
     previous: StoredPosition | None
     next: StoredPosition
+
+
+class UnknownConsumer(PositionError, ConfigError):
+    """A consumer is named of which nothing is stored."""
 
 
 class PositionStore(Protocol):

@@ -35,7 +35,7 @@ def routes(console: Console) -> list[Route]:
         found = seen.consumer(pipeline, name)
         if found is None:
             error = ConfigError(f"there is no consumer {name} of a pipeline {pipeline}")
-            return console.failed(request, error, "No such consumer")
+            return console.failed(request, error, "No such consumer", status=404)
         query = urlencode({"pipeline": pipeline, "name": name})
         letters = urlencode({"consumer": name, "pipeline": pipeline})
         links = (f"/consumer?{query}", f"/deadletters?{letters}")

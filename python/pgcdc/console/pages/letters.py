@@ -68,8 +68,11 @@ def routes(console: Console) -> list[Route]:
         )
 
     def shown(request: Request) -> Response:
-        with using() as letters:
-            letter = letters.show(_number(request.query_params.get("id")))
+        try:
+            with using() as letters:
+                letter = letters.show(_number(request.query_params.get("id")))
+        except ConfigError as error:
+            return console.failed(request, error, "No such dead letter", status=404)
         values = None if letter.values is None else _spread(letter.values)
         return console.page(
             request,

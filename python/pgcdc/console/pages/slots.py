@@ -36,7 +36,8 @@ def routes(console: Console) -> list[Route]:
         name, seen = request.query_params.get("name", ""), console.watch.seen
         found = seen.slot(name)
         if found is None:
-            return console.failed(request, SlotNotFound(f"slot {name} does not exist", slot=name), "No such slot")
+            error = SlotNotFound(f"slot {name} does not exist", slot=name)
+            return console.failed(request, error, "No such slot", status=404)
         mine = [one for one in console.troubles() if one.link.startswith("/slot?")]
         mine = [one for one in mine if one.link == f"/slot?name={name}"]
         rising = console.watch.growth(f"slot/{name}/held")
