@@ -34,15 +34,15 @@ from pgcdc.sinks import Postgres
 from tests.servers.postgres import PostgresServer
 
 WHAT = (
-    "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast as "
-    "it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
+    "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast "
+    "as it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
     "pipeline with the sink Postgres in a process of its own. *Statements alone* is the least that has to be done by "
     "whoever does it by SQL: one loop that takes pgbench's messages apart by hand and sends BEGIN, a prepared UPDATE "
-    "or INSERT for each row, and COMMIT, without waiting for one transaction before it sends the next. It leaves out all that makes a pipeline of it: no position is kept, so what was "
-    "under way at a crash is applied twice, or never; a row that is not there is not noticed; what is refused ends it; "
-    "tables never change; and it knows no others than pgbench's. *The sink's statements* is the same loop with what "
-    "the sink sends: how far it is, moved in the same transaction, and MERGE in place of UPDATE. The servers, pgbench "
-    "and the client share the processors."
+    "or INSERT for each row, and COMMIT, without waiting for one transaction before it sends the next. It leaves out "
+    "all that makes a pipeline of it: no position is kept, so what was under way at a crash is applied twice, or "
+    "never; a row that is not there is not noticed; what is refused ends it; tables never change; and it knows no "
+    "others than pgbench's. *The sink's statements* is the same loop with what the sink sends: how far it is, moved "
+    "in the same transaction, and MERGE in place of UPDATE. The servers, pgbench and the client share the processors."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
