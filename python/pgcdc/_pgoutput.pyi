@@ -32,6 +32,7 @@ __all__ = [
     "SchemaVersions",
     "Spool",
     "TypeCatalog",
+    "copied_values",
     "encode_message",
     "encode_status_update",
     "json_number",
@@ -1400,6 +1401,22 @@ def encode_status_update(written: int, flushed: int, applied: int, reply_request
 
     Source:
         PostgreSQL manual, "Streaming Replication Protocol", Standby status update.
+    """
+
+def copied_values(data: bytes) -> list[list[bytes | None]]:
+    """Read the rows of COPY BINARY data that `Batch.to_copy` has written.
+
+    Args:
+        data: The data, whole.
+
+    Returns:
+        The values of each row, in binary.
+
+    Raises:
+        ValueError: When it is not whole.
+
+    Source:
+        PostgreSQL manual, "COPY", "Binary Format".
     """
 
 def json_number(text: str) -> float | Decimal:

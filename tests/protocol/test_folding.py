@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pgcdc import Batch, DecodeError
-from pgcdc.protocol import RowFormat
+from pgcdc.protocol import RowFormat, copied_values
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, delete, insert, message, truncate, update
 
@@ -160,6 +160,14 @@ def fields(data: bytes) -> list[list[bytes | None]]:
     return rows
 
 
+def test_rows_that_are_not_whole_are_refused() -> None:
+    [(_, _, _, data)] = batch_of([insert(PLAIN, {"id": 5, "name": None, "note": "e"})]).to_copy()
+    assert len(copied_values(data)) == 1
+    for size in range(len(data)):
+        with pytest.raises(ValueError, match="whole"):
+            copied_values(data[:size])
+
+
 def test_rows_for_copy_say_what_they_are() -> None:
     changes = [
         update(PLAIN, {"id": 3, "name": "c", "note": UNSET}, old={"id": 2}),
@@ -169,6 +177,7 @@ def test_rows_for_copy_say_what_they_are() -> None:
     ]
     [(relation, text, counts, data)] = batch_of(changes).to_copy()
     assert (relation.name, text, counts) == ("plain", (True, True, True), (1, 3, 2, 1))
+    assert copied_values(data) == fields(data)
     number = [struct.pack(">i", one) for one in range(5)]
     assert fields(data) == [
         [number[0], b"o", None, b"2", None, None],

@@ -110,13 +110,14 @@ class Fanout:
         Raises:
             SchemaError: When a table has got another name while the pipeline ran: whose it is now, a person decides.
         """
-        names = self._names_now(batch) if batch.changes_count else None
+        relations = batch.relations if batch.changes_count else []
+        names = self._names_now(batch, relations)
         if self._versioning is not None and batch.changes_count:
             batch = self._versioning.observe(batch, self._is_wanted, self._wait)
         nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
         for wanted, lanes in self._groups.items():
-            selected = self._select(batch, names, wanted) if batch.changes_count else batch
+            selected = self._select(batch, relations, names, wanted) if batch.changes_count else batch
             for lane in lanes:
                 if only is not None and lane not in only:
                     continue
@@ -166,12 +167,11 @@ class Fanout:
             del self._after[lane]  # positions go up: nothing that comes later is known
         return batch.after(after)
 
-    def _names_now(self, batch: Batch) -> Mapping[Table, Set[Table]] | None:
+    def _names_now(self, batch: Batch, relations: Sequence[Relation]) -> Mapping[Table, Set[Table]] | None:
         """Find what the tables are called now for each name in a batch; None when nothing was ever renamed.
 
         The server names a table as it was called when the row was written. The OID says which table that is.
         """
-        relations = batch.relations
         if all(self._names.get(relation.oid) == (relation.schema, relation.name) for relation in relations):
             return None
         later = [
@@ -217,10 +217,16 @@ class Fanout:
                 table=new,
             )
 
-    def _select(self, batch: Batch, names: Mapping[Table, Set[Table]] | None, wanted: Wanted) -> Batch:
+    def _select(
+        self,
+        batch: Batch,
+        relations: Sequence[Relation],
+        names: Mapping[Table, Set[Table]] | None,
+        wanted: Wanted,
+    ) -> Batch:
         tables, actions, messages = wanted
         if names is None:
-            if actions is None and not messages and all((one.schema, one.name) in tables for one in batch.relations):
+            if actions is None and not messages and all((one.schema, one.name) in tables for one in relations):
                 return batch.select(actions=_OF_ROWS)  # the same, where nobody has to look for names
             return batch.select(tables, actions, messages=messages or None)
         for then, now in names.items():

@@ -15,6 +15,7 @@ from pgcdc._pgoutput import (
     SchemaVersions,
     Spool,
     TypeCatalog,
+    copied_values,
     encode_message,
     encode_status_update,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "SchemaVersions",
     "Spool",
     "TypeCatalog",
+    "copied_values",
     "encode_message",
     "encode_status_update",
 ]

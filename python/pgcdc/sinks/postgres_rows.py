@@ -12,8 +12,9 @@ from typing import Final, Literal, TypeAlias
 from psycopg import sql
 
 from pgcdc.events import Relation
+from pgcdc.protocol import copied_values
 from pgcdc.sinks.postgres_tables import Connection, Target, types_of
-from pgcdc.sinks.postgres_wire import Step, copied
+from pgcdc.sinks.postgres_wire import Step
 
 __all__ = ["SESSION", "RowTable", "What"]
 
@@ -121,7 +122,7 @@ class RowTable:
         Raises:
             LookupError: When one is not prepared, and may not be.
         """
-        for _, mark, *parameters in copied(data):
+        for _, mark, *parameters in copied_values(data):
             what: What = "upsert" if parameters[0] is None else "upsert unset"
             if not self._key:
                 what = "append"

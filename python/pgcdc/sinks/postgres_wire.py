@@ -10,7 +10,6 @@ from __future__ import annotations
 import selectors
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import psycopg
@@ -19,14 +18,10 @@ from psycopg import pq, waiting
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Refusal", "Step", "copied", "run", "start"]
+__all__ = ["Refusal", "Step", "run", "start"]
 
 PIECE: Final = 1 << 20
 """How many bytes of COPY data are handed to libpq at once."""
-_HEADER: Final = 19
-"""Bytes in front of the first row: a signature, flags, and the length of an extension, which is 0."""
-_COUNT: Final = Struct(">h")
-_LENGTH: Final = Struct(">i")
 _LOOK_SECONDS: Final = 1.0
 """How often a wait looks whether it was interrupted."""
 _READ: Final = waiting.Wait.R
@@ -63,35 +58,6 @@ class Refusal(Exception):
         self.sqlstate = sqlstate
         self.primary = primary
         self.step = step
-
-
-def copied(data: bytes) -> Iterator[list[bytes | None]]:
-    """Read the rows of COPY BINARY data that was made here.
-
-    Args:
-        data: The data, whole.
-
-    Yields:
-        The values of each row, in binary.
-
-    Source:
-        PostgreSQL manual, "COPY", "Binary Format".
-    """
-    at = _HEADER
-    (count,) = _COUNT.unpack_from(data, at)
-    while count >= 0:
-        at += 2
-        values: list[bytes | None] = []
-        for _ in range(count):
-            (length,) = _LENGTH.unpack_from(data, at)
-            at += 4
-            if length < 0:
-                values.append(None)
-            else:
-                values.append(data[at : at + length])
-                at += length
-        yield values
-        (count,) = _COUNT.unpack_from(data, at)
 
 
 def start(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use pgoutput::batch::Batch;
 use pgoutput::copy_rows::{Counts, Form, Part, parts};
 use pgoutput::relation::Relation;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
@@ -57,4 +58,43 @@ pub fn to_copy<'py>(
         rows.push((relation, PyTuple::new(py, text)?, (gone, present, unset, moved), PyBytes::new(py, &bytes)));
     }
     Ok(rows)
+}
+
+/// Bytes in front of the first row: a signature, flags, and the length of an extension, which is 0.
+const HEADER: usize = 19;
+
+/// What is in front, and the rest.
+fn cut<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(first)
+}
+
+/// The values of each row that `to_copy` has written: a few rows are sent as parameters.
+#[pyfunction]
+pub fn copied_values<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Vec<Vec<Option<Bound<'py, PyBytes>>>>> {
+    let mut rows = Vec::new();
+    let mut rest = data.get(HEADER..).unwrap_or_default();
+    // The end is a count of -1.
+    while let Some(count) = cut(&mut rest).map(|bytes| i16::from_be_bytes(*bytes)) {
+        let Ok(count) = usize::try_from(count) else { return Ok(rows) };
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            let length = cut(&mut rest).map(|bytes| i32::from_be_bytes(*bytes)).ok_or_else(incomplete)?;
+            values.push(match usize::try_from(length) {
+                Ok(length) => {
+                    let (value, behind) = rest.split_at_checked(length).ok_or_else(incomplete)?;
+                    rest = behind;
+                    Some(PyBytes::new(py, value))
+                }
+                Err(_) => None,
+            });
+        }
+        rows.push(values);
+    }
+    Err(incomplete())
+}
+
+fn incomplete() -> PyErr {
+    PyValueError::new_err("these are not the rows of a COPY in binary, whole")
 }

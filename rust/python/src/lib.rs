@@ -78,6 +78,8 @@ mod _pgoutput {
     #[pymodule_export]
     use crate::encode::encode_message;
     #[pymodule_export]
+    use crate::fold::copied_values;
+    #[pymodule_export]
     use crate::format::RowFormat;
     #[pymodule_export]
     use crate::frames::{Frames, Libpq};
