@@ -483,7 +483,7 @@ def test_a_slot_that_is_gone_and_positions_elsewhere(newest_database: Database, 
     after = found()["slot"]
     assert after.status == "failed" and after.found.endswith("1 stored position is of it"), after
     ended = run("init", str(path), "--yes")
-    assert ended.code == 1 and ended.stdout == "" and "does not exist any more, and pipeline 'shop'" in ended.stderr
+    assert ended.code == 2 and ended.stdout == "" and "does not exist any more, and pipeline 'shop'" in ended.stderr
     assert "hint: call Pipeline.destroy() once" in ended.stderr and "when_needed" in ended.stderr
 
 

@@ -60,7 +60,7 @@ def test_tables_weigh_by_their_size() -> None:
     assert round(progress.done, 6) == 0.1
     assert progress.rows_per_second == 50
     assert progress.seconds_left is not None and round(progress.seconds_left, 6) == 18
-    assert str(progress) == "10 %: 1 of 2 tables, 100 of about 1,100 rows, 0 MB, 50 rows/s, about 18 s left"
+    assert str(progress) == "10 %: 1 of 2 tables, 100 of about 1,100 rows, 3.9 kB, 50 rows/s, about 18 s left"
     meter.turn(1, "copying")
     meter.received(1, 1500, 1)
     assert meter.read().done < 1, "more came than the server thought there was: it is not done for that"

@@ -101,7 +101,9 @@ def _row(slot: SlotState) -> tuple[str, ...]:
 
 
 def _size(count: int | None) -> str:
-    return "" if count is None else f"{count / 1024**2:,.1f} MB"
+    from pgcdc.replication.plan import size
+
+    return "" if count is None else size(count)
 
 
 def _as_json(slot: SlotState) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from pgcdc.errors import ConfigError
 from pgcdc.observe.facts import Facts
 from pgcdc.observe.finding import Finding
+from pgcdc.replication.plan import size
 from pgcdc.replication.quoting import identifier, literal
 from pgcdc.replication.slot import SlotState, check_slot, synchronised
 
@@ -63,7 +64,7 @@ def slot(facts: Facts) -> Finding:
             mend=f"SELECT pg_drop_replication_slot({literal(found.name)});"
             '\n-- then start the pipeline with snapshot="when_needed"',
         )
-    room = "" if found.safe_wal_size is None else f", {found.safe_wal_size / _GIGABYTE:.1f} GB before it may be lost"
+    room = "" if found.safe_wal_size is None else f", {size(found.safe_wal_size)} before it may be lost"
     close = found.wal_status == "unreserved" or (found.safe_wal_size or _GIGABYTE) < _GIGABYTE // 2
     active = "a process streams from it" if found.active else "no process streams from it"
     return Finding(
@@ -94,7 +95,7 @@ def slot_lag(facts: Facts) -> Finding:
     said, status = [], "ok"
     for one in ours:
         seconds = "an unknown time" if one.lag_seconds is None else f"at least {one.lag_seconds:.0f} s"
-        said.append(f"{one.name} {(one.lag_bytes or 0) / 1024**2:,.1f} MB, {seconds}")
+        said.append(f"{one.name} {size(one.lag_bytes or 0)}, {seconds}")
         if one.lag_seconds is None:
             status = "warning" if status == "ok" else status
         elif one.lag_seconds > facts.asked.lag_seconds:
@@ -123,7 +124,7 @@ def other_slots(facts: Facts) -> Finding:
         check="other_slots",
         title="no forgotten slot keeps WAL",
         status="warning" if left else "ok",
-        found="; ".join(f"{one.name} keeps {(one.held_bytes or 0) / _GIGABYTE:.1f} GB" for one in left) or "none",
+        found="; ".join(f"{one.name} keeps {size(one.held_bytes or 0)}" for one in left) or "none",
         why="WAL is removed when the last slot needs it no more: one that nobody uses fills the disk",
         mend="\n".join(_of_other(facts, one) for one in left) or None,
     )

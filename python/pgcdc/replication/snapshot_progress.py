@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from pgcdc.replication.plan import size
+
 if TYPE_CHECKING:
     from pgcdc.replication.snapshot_plan import TablePlan
 
@@ -78,7 +80,7 @@ class SnapshotProgress(msgspec.Struct, frozen=True):
         parts = [
             f"{self.finished} of {len(self.tables)} tables",
             f"{self.rows:,}{of} rows",
-            f"{self.nbytes / 1e6:,.0f} MB",
+            size(self.nbytes),
             f"{self.rows_per_second:,.0f} rows/s",
         ]
         if self.done == 1:
