@@ -69,12 +69,22 @@ def test_no_unique_index(newest_database: Database, store: EventStore) -> None:
     assert not {1, 2} & set(_status(store.check()))
 
 
-def test_triggers_that_are_disabled(newest_database: Database, store: EventStore) -> None:
-    newest_database.execute("ALTER TABLE es.events DISABLE TRIGGER append_only")
+@pytest.mark.parametrize(
+    "disabled",
+    [
+        "events DISABLE TRIGGER append_only",
+        "events DISABLE TRIGGER keep_rules",
+        "events ENABLE TRIGGER keep_rules_of_copies",  # runs for each append then, and not for copies
+        "streams DISABLE TRIGGER keep_rules",
+        "events DISABLE TRIGGER ALL",
+    ],
+)
+def test_triggers_that_are_disabled(newest_database: Database, store: EventStore, disabled: str) -> None:
+    newest_database.execute(f"ALTER TABLE es.{disabled}")
     findings = store.check()
     assert findings[7].status == "failed"
     assert findings[7].hint is not None
-    newest_database.execute(findings[7].hint)
+    newest_database.execute(*findings[7].hint.split("\n"))
     assert store.check()[7].status == "ok"
 
 

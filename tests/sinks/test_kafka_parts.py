@@ -179,6 +179,42 @@ def test_a_commit_that_was_not_answered_is_looked_for(kafka: KafkaServer) -> Non
     assert [(one.partition(), headers(one)["pgcdc.barrier"]) for one in barriers] == [(0, "schema"), (1, "schema")]
 
 
+def test_one_that_looked_before_its_heir_claimed_writes_nothing(kafka: KafkaServer) -> None:
+    """It was stopped between its look and its beginning, and what it has in hand the heir has written meanwhile."""
+    prefix = fresh()
+    late, owner = part_of(process(kafka, prefix), 0), part_of(process(kafka, prefix), 0)
+    late.open()
+    late.write(rows(1), "one")
+    late._transactions.drop()  # as after any failure
+    look = Transactions._is_owner
+
+    def looks_and_sleeps(transactions: Transactions) -> bool:
+        found = look(transactions)
+        if transactions is late._transactions and found:
+            assert owner.open() == "one"
+            owner.write(rows(2), "two")
+        return found
+
+    with mock.patch.object(Transactions, "_is_owner", looks_and_sleeps), pytest.raises(PositionError):
+        late.write(rows(2), "two, late")
+    with contextlib.suppress(SinkUnavailable):  # it was fenced, and goes on
+        owner.write(rows(3), "three")
+    owner.write(rows(4), "four")
+    assert {1, 2, 4} <= set(keys(kafka, prefix)) and len(keys(kafka, prefix)) == len(set(keys(kafka, prefix)))
+    assert part_of(process(kafka, prefix), 0).open() == "four"
+
+
+def test_rows_that_are_written_again_do_not_hide_a_commit_that_was_not_answered(kafka: KafkaServer) -> None:
+    prefix = fresh()
+    part = part_of(process(kafka, prefix), 0)
+    part.open()
+    with no_answer(), pytest.raises(SinkUnavailable):
+        part.write(rows(1), "one")
+    part.rewrite(rows(9))
+    part.write(rows(1), "one")
+    assert keys(kafka, prefix) == [1, 9]
+
+
 def test_formats_that_say_nothing_of_shapes(kafka: KafkaServer) -> None:
     prefix = fresh()
     part = part_of(process(kafka, prefix, format="debezium"), 0)

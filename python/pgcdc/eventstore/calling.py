@@ -201,7 +201,7 @@ def _answer(connection: OwnConnection) -> pq.abc.PGresult:
 def _prepare(connection: OwnConnection, query: str) -> bytes:
     parts = query.split("%s")
     text = "".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]
-    name = b"pgcdc_%d" % len(connection.prepared)
+    name = b"pgcdc_%d" % next(connection.numbers)  # never again: the server may have prepared one that was interrupted
     connection.pgconn.send_prepare(name, text.encode())
     result = connection.wait(generators.execute(connection.pgconn))[-1]
     if result.status != pq.ExecStatus.COMMAND_OK:

@@ -5,6 +5,7 @@ Written by hand beside connections_async.py: the two wait by different means.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import select
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         prepared: The names of statements that were prepared on it around psycopg.
+        numbers: For the names of those to come.
         readable: Waits until the server has said something.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.prepared: dict[str, bytes] = {}
+        self.numbers = itertools.count()
         self.readable = select.poll()
         self.readable.register(self.pgconn.socket, select.POLLIN)
 

@@ -114,6 +114,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return line if self.hint is None else f"{line}\n  {'':8}{self.hint}"
 
 
+TRIGGERS: Final = {
+    ("events", "append_only"): ("ENABLE", "OA"),
+    ("events", "advance_stream"): ("ENABLE", "OA"),
+}
+"""Table and name: how it is put in force, and the modes (`tgenabled`) in which it is."""
+RULES: Final = {
+    ("events", "keep_rules"): ("ENABLE ALWAYS", "A"),
+    ("events", "keep_rules_of_copies"): ("ENABLE REPLICA", "RA"),
+    ("streams", "keep_rules"): ("ENABLE ALWAYS", "A"),
+}
+"""Likewise, from migration 9 on."""
+
+
 def bytes_of(count: int) -> str:
     """A number of bytes, short.
 

@@ -105,6 +105,7 @@ class Fold(Generic[State]):
         named: tuple[str, int] | None = None
         steps: dict[tuple[str, int], tuple[Decode, Callable[..., State | None] | None, bool]] = {}
         event: Event | UnknownEvent | None = None
+        sequence = version
         try:
             for sequence, name, number, payload, occurred_at in rows:
                 event = None
@@ -128,6 +129,8 @@ class Fold(Generic[State]):
                     state = after if after is not None else self._after(state, after, event)
                 version = sequence
         except Exception as error:
+            if sequence == version:
+                raise  # from where the rows come: the last one that came is done
             if event is None:
                 codec.decode(name, number, payload, stream, sequence)  # raises what says more
             else:

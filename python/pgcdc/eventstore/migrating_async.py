@@ -17,6 +17,7 @@ from pgcdc.eventstore.statements import Statements
 
 __all__ = ["apply", "plan"]
 
+_ATTEMPTS = 20
 _LOCK = 0x65767374  # two that make the same schema at once come one after the other
 
 
@@ -130,6 +131,21 @@ async def apply(
     Raises:
         ConfigError: As for `plan`.
     """
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return await _apply(connection, statements, profile, max_payload_bytes)
+        except psycopg.errors.LockNotAvailable:  # a migration waits less than deadlock_timeout for who appends
+            if left == 0:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _apply(
+    connection: psycopg.AsyncConnection[Any],
+    statements: Statements,
+    profile: Literal["full", "lean"] | None,
+    max_payload_bytes: int | None,
+) -> Plan:
     async with connection.transaction():
         await connection.execute("SET LOCAL client_min_messages = error")  # wal_level is looked at by `check`
         await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))

@@ -183,6 +183,9 @@ class Transactions:
         try:
             if self._claims and self._owner is None:
                 self._claim()
+            elif self._owner is not None and not self._is_owner():
+                # Claimed between the look before and the fencing, which may be long. Who claims from here on fences us.
+                raise self._followed()
             found = self._read([self._name]).get(self._name)
         except BaseException:
             self.drop()
@@ -227,7 +230,8 @@ class Transactions:
         stored = None
         if position is not None or note is not None:
             stored = Stored(uuid.uuid4().hex, position or "", note)
-        self._doubtful = None if stored is None else (stored.write, what)
+        if stored is not None:
+            self._doubtful = stored.write, what
         with Transaction(self) as transaction:
             try:
                 produce(records, None)
@@ -244,8 +248,8 @@ class Transactions:
                     self.drop()  # the sequence of what it sends has holes now
                     raise _rejected(records, culprits) from None
                 raise self.failed(aborted.error, "the broker refused the transaction") from None
-        self._doubtful = None
         if stored is not None:
+            self._doubtful = None
             self.stored = stored
 
     def send(

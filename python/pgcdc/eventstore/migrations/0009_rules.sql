@@ -2,6 +2,11 @@
 -- statement, however often that is prepared: nine of them took a quarter of the time of an append of one event, which cannot break them.
 -- The one that is kept is the limit of a payload, which is set by init() and read from it.
 
+-- Both at once, and before anything else: an append that has one of them would otherwise be waited for by whoever it waits for. Within
+-- less than deadlock_timeout, so that this gives way and not the append; init() tries again.
+SET LOCAL lock_timeout = '900ms';
+LOCK TABLE {schema}.streams, {schema}.events IN ACCESS EXCLUSIVE MODE;
+
 -- The rule that a row breaks, by the name that its constraint had; NULL: none. The planner puts it into the statement that calls it.
 CREATE FUNCTION {schema}.broken_rule(
     event_version integer, payload jsonb, metadata jsonb, occurred_at timestamptz, sequence bigint, retention_class text
@@ -33,6 +38,10 @@ BEGIN
 END $$;
 CREATE TRIGGER keep_rules BEFORE UPDATE OF event_version, payload, metadata, occurred_at, sequence, retention_class ON {schema}.events
     FOR EACH ROW EXECUTE FUNCTION {schema}.keep_rules();
+ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER keep_rules;
+-- Under session_replication_role = replica, where the trigger that asks for them otherwise does not run.
+CREATE TRIGGER keep_rules_of_copies BEFORE INSERT ON {schema}.events FOR EACH ROW EXECUTE FUNCTION {schema}.keep_rules();
+ALTER TABLE {schema}.events ENABLE REPLICA TRIGGER keep_rules_of_copies;
 
 -- As before, but for the rules.
 CREATE OR REPLACE FUNCTION {schema}.advance_stream() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -179,6 +188,10 @@ BEGIN
 END $$;
 CREATE TRIGGER keep_rules BEFORE INSERT OR UPDATE OF state ON {schema}.streams FOR EACH ROW
     WHEN (NEW.version < 0 OR NEW.state NOT IN ('open', 'closed', 'deleted')) EXECUTE FUNCTION {schema}.keep_stream_rules();
+ALTER TABLE {schema}.streams ENABLE ALWAYS TRIGGER keep_rules;
+
+-- Who may append or insert calls these with its own rights, also where functions are nobody's by default. They read and write nothing.
+GRANT EXECUTE ON FUNCTION {schema}.broken_rule(integer, jsonb, jsonb, timestamptz, bigint, text), {schema}.refuse_row(text) TO PUBLIC;
 
 ALTER TABLE {schema}.events
     DROP CONSTRAINT IF EXISTS events_event_version_check,
