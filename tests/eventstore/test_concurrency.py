@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from pgcdc.eventstore import Append, ConcurrencyConflict, Event, EventStore, EventStoreError
+from pgcdc.eventstore import Append, ConcurrencyConflict, Event, EventStore, EventStoreError, calling
 from tests.eventstore.contract import Counted, Total
 
 if TYPE_CHECKING:
@@ -128,6 +128,17 @@ def test_one_append_that_many_repeat_behind_its_events_is_done_once(store: Event
     with ThreadPoolExecutor(WRITERS) as threads:
         assert {version for versions in threads.map(write, range(WRITERS)) for version in versions} == {1}
     assert len(store.read("count-1")) == 1
+
+
+def test_a_statement_whose_preparing_was_interrupted_is_prepared_again(store: EventStore) -> None:
+    """The server has it under a name that is not noted; the connection is used again."""
+    connection = store._connections.take()
+    for number in range(3):
+        calling._prepare(connection, "SELECT %s::text, 1")
+        connection.prepared.clear()
+        assert calling.ask(connection, "SELECT %s::text, 1", (str(number),)) == (str(number), 1)
+        connection.prepared.clear()
+    store._connections.give(connection)
 
 
 def test_who_gives_way_in_a_deadlock_is_told_so(store: EventStore) -> None:

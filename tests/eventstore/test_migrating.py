@@ -12,6 +12,7 @@ import pgcdc
 from pgcdc.eventstore import EventStore
 from pgcdc.eventstore.migrations import migrations
 from tests.eventstore.contract import CREATED
+from tests.faults.judge import until
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -115,6 +116,22 @@ def test_from_before_the_ninth(database: Database) -> None:
         assert store.insert("order-1", [CREATED], after=5) == 6
         assert [one.sequence for one in store.read("order-1")] == [1, 2, 3, 4, 5, 6]
         assert store.init().steps == []
+
+
+def test_the_ninth_gives_way(database: Database) -> None:
+    """To whoever has read already, and appends then: nobody is in a deadlock, and it is done a moment later."""
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    with EventStore(database.dsn) as store, ThreadPoolExecutor(1) as threads:
+        make_until(store, database, 8)
+        store.append("order-1", [CREATED])
+        with database.connect() as connection:
+            with connection.transaction():
+                connection.execute("SELECT FROM es.events")
+                made = threads.submit(store.init)
+                until(lambda: database.execute(waiting))
+                assert store.append("order-1", [CREATED], expected=1, connection=connection) == 2
+            assert made.result(timeout=60).steps[0].what == "migration 9: rules"
+        assert store.append("order-1", [CREATED], expected=2) == 3
 
 
 def test_profiles(newest_database: Database) -> None:

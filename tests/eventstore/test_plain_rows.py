@@ -90,7 +90,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("rule", BROKEN)
 def test_the_rules_of_a_row(database: Database, rule: str) -> None:
-    """For a plain INSERT, a COPY, and what is set right under pgcdc.maintenance."""
+    """For a plain INSERT, also of what is copied as a replica, and for what is set right under pgcdc.maintenance."""
     column, value = BROKEN[rule]
     columns = {
         "stream_id": "'till-8'",
@@ -104,16 +104,18 @@ def test_the_rules_of_a_row(database: Database, rule: str) -> None:
         given = columns | {column: value}
         if rule == "events_payload_size":
             database.execute("ALTER TABLE es.events ALTER COLUMN payload SET STORAGE EXTERNAL")
-        with pytest.raises(psycopg.errors.CheckViolation) as raised:
-            database.execute(f"INSERT INTO es.events ({', '.join(given)}) VALUES ({', '.join(given.values())})")
-        assert raised.value.diag.constraint_name == rule
-        assert (raised.value.diag.schema_name, raised.value.diag.table_name) == ("es", "events")
-        with pytest.raises(psycopg.errors.CheckViolation) as raised:
-            database.execute(
-                "BEGIN; SET LOCAL pgcdc.maintenance = on;"
-                f" UPDATE es.events SET {column} = {value} WHERE stream_id = 'till-1'; COMMIT"
-            )
-        assert raised.value.diag.constraint_name == rule
+        insert = f"INSERT INTO es.events ({', '.join(given)}) VALUES ({', '.join(given.values())})"
+        for before in ("", "SET session_replication_role = replica; "):
+            with pytest.raises(psycopg.errors.CheckViolation) as raised:
+                database.execute(before + insert)
+            assert raised.value.diag.constraint_name == rule
+            assert (raised.value.diag.schema_name, raised.value.diag.table_name) == ("es", "events")
+            with pytest.raises(psycopg.errors.CheckViolation) as raised:
+                database.execute(
+                    f"BEGIN; {before}SET LOCAL pgcdc.maintenance = on;"
+                    f" UPDATE es.events SET {column} = {value} WHERE stream_id = 'till-1'; COMMIT"
+                )
+            assert raised.value.diag.constraint_name == rule
         assert [one.event for one in store.read("till-1")] == [Sold("a", 1)]
         assert store.read("till-8") == []
 
@@ -201,6 +203,32 @@ def test_a_role_that_may_no_more_than_it_has_to(newest_database: Database) -> No
             assert writer.insert("order-1", [PAID], after=1) == 2
             assert writer.insert("order-2", [CREATED], after=0) == 1
             assert writer.append("order-2", [PAID], expected=1) == 2
+    finally:
+        newest_database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_role_goes_on_where_functions_are_nobodys(newest_database: Database) -> None:
+    """What the ninth migration makes it calls with its own rights."""
+    role = f"writer_{newest_database.name}"
+    newest_database.execute(
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC", f"CREATE ROLE {role} LOGIN"
+    )
+    try:
+        with EventStore(newest_database.dsn) as store:
+            make_until(store, newest_database, 8)
+            newest_database.execute(
+                f"GRANT USAGE ON SCHEMA es TO {role}",
+                f"GRANT SELECT, INSERT ON es.events TO {role}",
+                f"GRANT SELECT, INSERT, UPDATE ON es.streams TO {role}",
+                f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA es TO {role}",
+                f"GRANT EXECUTE ON FUNCTION es.append TO {role}",
+            )
+            with EventStore(f"{newest_database.dsn} user={role}") as writer:
+                assert writer.append("order-1", [CREATED]) == 1
+                store.init()
+                assert writer.append("order-1", [PAID], expected=1) == 2
+                assert writer.append("order-2", [CREATED], expected="none") == 1
+                assert writer.insert("order-2", [PAID], after=1) == 2
     finally:
         newest_database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
