@@ -6,7 +6,10 @@ Over 400 lines because two servers, all types and both ways to write are one sin
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +21,12 @@ from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailab
 from pgcdc.protocol import Batch
 from pgcdc.schema import change_of
 from pgcdc.sinks import Postgres, postgres, postgres_session, postgres_wire
+from pgcdc.sinks.postgres_session import Move
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, truncate, update
 from pgcdc.testing.contracts import SinkContract
 from tests.conftest import Database, _new_database
+from tests.faults.judge import until
 from tests.pipeline.running import running
 from tests.sinks import shop
 
@@ -390,6 +395,51 @@ def test_who_has_begun_and_is_late_writes_nothing(newest_database: Database) -> 
             assert taken.position() == batches[2].last_position
             taken.write(batches[4])
     assert len(names(newest_database)) == 5
+
+
+def test_ctrl_c_while_it_writes_loses_nothing(newest_database: Database) -> None:
+    """The answers that nobody has read are not taken for those of the next batch."""
+    batches = list(in_order(*([insert(ITEMS, ROW | {"id": number})] for number in range(1, 6))))
+    blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'public.items'::regclass"
+
+    def interrupt() -> None:
+        until(lambda: newest_database.execute(blocked))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with opened(newest_database) as sink:
+        for batch in batches[:2]:
+            sink.write(batch)
+        with newest_database.connect() as connection, connection.transaction():
+            connection.execute("LOCK TABLE public.items IN ACCESS EXCLUSIVE MODE")
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                sink.write(batches[2])
+            thread.join()
+        for batch in batches[2:]:
+            sink.write(batch)
+        assert newest_database.execute("SELECT id FROM public.items ORDER BY id") == [(1,), (2,), (3,), (4,), (5,)]
+
+
+def test_a_process_that_was_stopped_within_a_write_is_named(
+    newest_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the row of the position: whoever opens the sink meanwhile says so, and gets it when that is gone."""
+    monkeypatch.setattr(postgres_session, "_LOCK_WITHIN", "50ms")
+    [batch] = in_order([insert(ITEMS, ROW | {"id": 1})])
+    with opened(newest_database) as stopped:
+        assert batch.last_position is not None
+        stopped._session.start(Move(stopped._kept, batch.last_position))
+        other = Postgres(newest_database.dsn)
+        with pytest.raises(SinkUnavailable, match="another session is in a transaction") as raised:
+            other.open()
+        assert raised.value.hint is not None
+        query = raised.value.hint.removeprefix("is its process stopped? ")
+        assert len(newest_database.execute(query)) == 1
+        other.open()
+        other.write(batch)
+        other.close()
+    assert newest_database.execute("SELECT id FROM public.items") == [(1,)]
 
 
 def test_a_constraint_that_says_no_at_the_commit(newest_database: Database) -> None:

@@ -55,6 +55,8 @@ _BIGINT: Final = Struct(">q").pack
 _LSN: Final = Struct(">Q").pack
 _MOVE: Final = b"pgcdc_position"
 """The prepared statement that moves it."""
+_LOCK_WITHIN: Final = "10s"
+"""How long who opens waits for the row of its position: another process may have been stopped with it locked."""
 _EXECUTE_MOVE: Final = b"EXECUTE " + _MOVE
 
 
@@ -202,7 +204,16 @@ class Session:
                 statement = sql.SQL(
                     "SELECT epoch, written, commit_lsn::text, change_index, note FROM {0} WHERE name = %s"
                 )
-            row = connection.execute(statement.format(self._table), (kept.name,)).fetchone()
+            try:
+                with connection.transaction():
+                    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_WITHIN)))
+                    row = connection.execute(statement.format(self._table), (kept.name,)).fetchone()
+            except psycopg.errors.LockNotAvailable:
+                raise SinkUnavailable(
+                    f"another session is in a transaction that writes to the target under the name {kept.name!r}",
+                    hint="is its process stopped? SELECT pid, query_start, pg_terminate_backend(pid) FROM"
+                    " pg_stat_activity WHERE application_name = 'pgcdc sink' AND backend_xid IS NOT NULL;",
+                ) from None
         if row is None or (kept.epoch is not None and row[0] != kept.epoch):
             raise PositionError(
                 f"the target is written to by somebody else under the name {kept.name!r}",
@@ -213,6 +224,13 @@ class Session:
             kept.late, kept.unsure = kept.unsure, None  # it was not applied, unless its commit is still under way
         kept.epoch, kept.written, kept.seen = epoch, written, connection
         kept.position = None if lsn is None else Position(parse_lsn(lsn), index)
+
+    def leave(self) -> None:
+        """Let go of the connection where it is in the midst of something, whose answers who asks next would take."""
+        if (opened := self._opened) is not None and (
+            opened.pgconn.pipeline_status or opened.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        ):
+            self.close()
 
     def _create(self, connection: Connection) -> None:
         with connection.transaction():
@@ -412,6 +430,8 @@ class _Told:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not isinstance(error, psycopg.Error):
+            if error is not None:
+                self._session.leave()
             return
         self._session.close()
         sqlstate = error.sqlstate
