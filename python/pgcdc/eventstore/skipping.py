@@ -75,7 +75,7 @@ class Skipped:
             " AND (NOT is_listed OR event_id::text = ANY (%s))"
         )
         self._listed: LiteralString = (
-            f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND NOT is_listed"
+            f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND event_id = ANY (%s)"
         )
         self._unlist: LiteralString = f"UPDATE {es}.skipped SET is_listed = false WHERE name = ANY (%s)"
         self._unlist_of: LiteralString = (
@@ -179,9 +179,10 @@ class Skipped:
             if gone := [letter.id for letter in there if letter.digest not in known]:
                 letters.remove(gone)
         cursor.execute(self._new, (at.name, at.generation))
-        if new := [self._letter(pipeline, at.name, row) for row in cursor]:
-            letters.add(new, _ANY_OWNER)
-            connection.execute(self._listed, (at.name, at.generation))
+        if rows := cursor.fetchall():
+            letters.add([self._letter(pipeline, at.name, row) for row in rows], _ANY_OWNER)
+            # Those alone: another that was skipped meanwhile has no letter yet.
+            connection.execute(self._listed, (at.name, at.generation, [row[2] for row in rows]))
 
     @staticmethod
     def letters_of(name: str, pipeline: str, letters: DeadLetterStore) -> Sequence[DeadLetter]:
