@@ -217,7 +217,9 @@ def test_somebody_else_who_builds_it_too_is_noticed(newest_database: Database) -
                 moved.append(progress.done)
                 threads.submit(
                     newest_database.execute,
-                    "UPDATE es.projections SET base_id = base_id + 1 WHERE status = 'building'",
+                    # The lock of the table has a queue: of the row alone the next stretch could take it first.
+                    "BEGIN; LOCK TABLE es.projections IN EXCLUSIVE MODE;"
+                    " UPDATE es.projections SET base_id = base_id + 1 WHERE status = 'building'; COMMIT",
                 )
                 until(
                     lambda: (
