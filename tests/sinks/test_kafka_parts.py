@@ -216,12 +216,13 @@ def test_rows_that_are_written_again_do_not_hide_a_commit_that_was_not_answered(
 
 
 def test_formats_that_say_nothing_of_shapes(kafka: KafkaServer) -> None:
+    """Nothing is written, and the note is kept: who looks at what is there compares it with what was told."""
     prefix = fresh()
     part = part_of(process(kafka, prefix, format="debezium"), 0)
     part.open()
     part.write(rows(1), "one")
     part.schema_changed(other_shape(), "told")
-    assert part_of(process(kafka, prefix), 0).open() == "one"
+    assert part_of(process(kafka, prefix), 0).open() == "told"
     assert len(consumed(kafka.bootstrap, f"{prefix}.public.plain")) == 1
 
 
@@ -235,6 +236,20 @@ def test_a_row_that_is_refused_is_named_and_the_note_stays(kafka: KafkaServer) -
         part.write(batch, "three")
     assert part_of(process(kafka, prefix), 0).open() == "one"
     assert keys(kafka, prefix) == [1]
+
+
+@pytest.mark.parametrize("of", ["part", "sink"])
+def test_a_batch_that_was_refused_is_refused_again(kafka: KafkaServer, of: str) -> None:
+    """That it was not committed is not in doubt: the same batch comes again when the culprit is looked for."""
+    prefix = fresh()
+    large = batch_of(insert(PLAIN, {"id": 2, "name": "x" * LARGE}))
+    part = part_of(process(kafka, prefix), 0)
+    sink = opened(kafka, prefix, format="json", partitions=2)
+    part.open()
+    for _ in range(3):
+        with pytest.raises(SinkRejected):
+            part.write(large, "two") if of == "part" else sink.write(large)
+    assert keys(kafka, prefix) == []
 
 
 def test_what_others_have_open_is_not_waited_for_in_vain(kafka: KafkaServer) -> None:

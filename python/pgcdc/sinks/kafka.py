@@ -305,11 +305,15 @@ class Kafka:
         self._commit(transactions, batch, [("pgcdc.rewritten", b"1")])
 
     def _tell(self, transactions: Transactions, change: SchemaChange, note: str | None = None) -> None:
-        if self._format not in ("json", "pgcdc"):
+        tells = self._format in ("json", "pgcdc")
+        if not tells and note is None:
             return
         transactions.connected()
         what = ("schema", change.new.oid, change.version)
         if transactions.was_committed(what):
+            return
+        if not tells:  # the note is kept all the same: whoever has the partition next goes on from there
+            transactions.commit([], lambda _records, _report: None, note=note, what=what)
             return
         value, position = msgspec.json.encode(change), str(change.position).encode()
         headers: _Headers = [("pgcdc.position", position), ("pgcdc.schema_version", b"%d" % change.version)]

@@ -230,13 +230,13 @@ class Transactions:
         stored = None
         if position is not None or note is not None:
             stored = Stored(uuid.uuid4().hex, position or "", note)
-        if stored is not None:
-            self._doubtful = stored.write, what
         with Transaction(self) as transaction:
             try:
                 produce(records, None)
                 if stored is not None:
                     self._store(self._name, stored)
+                    # From here on and not before: what was refused was not committed, though it may come again.
+                    self._doubtful = stored.write, what
                 transaction.commit()
             except _Refused as refused:
                 with contextlib.suppress(SinkUnavailable):  # else the next producer undoes it
@@ -244,6 +244,7 @@ class Transactions:
                 raise _rejected(records, {refused.number: refused.error}) from None
             except _Aborted as aborted:
                 transaction.abort()
+                self._doubtful = None
                 if culprits := self._culprits(records, produce):
                     self.drop()  # the sequence of what it sends has holes now
                     raise _rejected(records, culprits) from None
