@@ -35,30 +35,12 @@ from pgcdc.eventstore.recorded import EventRow, Recorded
 from pgcdc.eventstore.statements import Statements
 from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 
-__all__ = ["BEGINNING", "Commits", "Committed", "EventRow", "Place", "Stretch", "recorded_of"]
+__all__ = ["BEGINNING", "Commits", "EventRow", "Place", "Stretch", "recorded_of"]
 
 STRETCH: Final = 2_000
 """Events that are read at once, as far as transactions are not larger."""
 _VISIBLE_WITHIN: Final = 60.0
 _JSON: Final = msgspec.json.Decoder(dict[str, Any])
-
-
-class Committed(NamedTuple):
-    """One transaction.
-
-    Attributes:
-        xid: Its id, with the epoch.
-        commit_lsn: The LSN of its commit.
-        events: How many events it has.
-        first_id: The least id of them.
-        last_id: The greatest.
-    """
-
-    xid: int
-    commit_lsn: int
-    events: int
-    first_id: int
-    last_id: int
 
 
 class Place(NamedTuple):
@@ -207,15 +189,15 @@ class Commits:
             " AS e ORDER BY c.commit_lsn, e.id"
         )
 
-    def note(self, connection: psycopg.Connection[Any], transactions: Sequence[Committed]) -> None:
+    def note(self, connection: psycopg.Connection[Any], transactions: Sequence[Sequence[int]]) -> None:
         """Note transactions, in the caller's transaction; those that are noted already stay.
 
         Args:
             connection: On which.
-            transactions: Whole ones.
+            transactions: Whole ones, by columns: their ids with the epoch, the LSNs of their commits, how many events
+                each has, the least id of these, and the greatest.
         """
-        columns = zip(*transactions, strict=True)
-        xids, lsns, events, first, last = columns
+        xids, lsns, events, first, last = transactions
         values = (xids, map(format_lsn, lsns), events, first, last)
         # As text: psycopg's own way takes longer than all the rest.
         connection.execute(self._note, ["{" + ",".join(map(str, column)) + "}" for column in values], prepare=True)

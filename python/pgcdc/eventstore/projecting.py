@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -21,7 +23,7 @@ import psycopg
 
 from pgcdc.errors import ConnectionLost, DecodeError, EventStoreError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.events import Insert
-from pgcdc.eventstore.commits import Commits, Committed, EventRow, Place, Stretch
+from pgcdc.eventstore.commits import Commits, EventRow, Place, Stretch
 from pgcdc.eventstore.connecting import PREPARE, options_of
 from pgcdc.eventstore.generations import Generation, Generations
 from pgcdc.eventstore.projection import Projection
@@ -39,6 +41,8 @@ logger = logging.getLogger("pgcdc.eventstore")
 
 WHOLE: Final = 2**31 - 1
 """The index behind the last change of a transaction: places are of whole ones."""
+_Placed = tuple[tuple[int, int], EventRow]
+"""An event and its position, as two numbers: a `Position` takes longer than all that is done with most of them."""
 
 
 class Step(NamedTuple):
@@ -51,6 +55,23 @@ class Step(NamedTuple):
 
     place: Place
     rows: Sequence[tuple[Position, EventRow]]
+
+
+class _Run(NamedTuple):
+    """Events that follow each other, in one list: what is made for each of them is most of what following costs.
+
+    Attributes:
+        rows: The events.
+        place: How far one is with them.
+    """
+
+    rows: Sequence[_Placed]
+    place: Place
+
+    @property
+    def has_transactions(self) -> bool:
+        """Whether they are transactions; what no slot has brought is one whole, and its index is below 0."""
+        return not self.place.base_id and bool(self.rows) and self.rows[0][0][1] >= 0
 
 
 def connect(dsn: str) -> psycopg.Connection[Any]:
@@ -113,17 +134,43 @@ def rows_of(schema: str) -> RowFormat[EventRow]:
     return RowFormat("struct", types={f"{schema}.events": EventRow}, json="text")
 
 
-def _commits_of(steps: Sequence[Step]) -> list[Committed]:
-    """The transactions of steps that have events."""
-    commits: list[Committed] = []
-    for place, rows in steps:
-        if len(rows) == 1:  # most are, and this runs for each
-            row = rows[0][1]
-            commits.append(Committed(row.xid, place.lsn, 1, row.id, row.id))
-        elif rows:
-            ids = [row.id for _, row in rows]
-            commits.append(Committed(rows[0][1].xid, place.lsn, len(ids), min(ids), max(ids)))
-    return commits
+def _commits_of(lsns: Sequence[int], rows: Sequence[EventRow | _Noted]) -> Sequence[Sequence[int]]:
+    """What is to be noted of events: columns, as `Commits.note` takes them.
+
+    Args:
+        lsns: The LSN of each one's commit, in their order.
+        rows: The events.
+    """
+    ids = [row.id for row in rows]
+    xids = [row.xid for row in rows]
+    if len(set(lsns)) == len(lsns):  # most transactions have one, and this runs for each
+        return [xids, lsns, [1] * len(ids), ids, ids]
+    found = []
+    for lsn, group in groupby(zip(lsns, xids, ids, strict=True), key=itemgetter(0)):
+        several = list(group)
+        numbers = [one[2] for one in several]
+        found.append((several[0][1], lsn, len(numbers), min(numbers), max(numbers)))
+    return list(zip(*found, strict=True))
+
+
+def _halves(run: _Run) -> tuple[_Run, _Run] | None:
+    """A run cut where a transaction begins; None when it is applied whole or not at all."""
+    rows = run.rows
+    if not run.has_transactions:
+        return None
+    middle = len(rows) // 2
+    lsn = rows[middle][0][0]
+    at = next((number for number in range(middle, 0, -1) if rows[number - 1][0][0] != lsn), 0)
+    at = at or next((number for number in range(middle, len(rows)) if rows[number][0][0] != lsn), 0)
+    return (_Run(rows[:at], Place(rows[at - 1][0][0])), _Run(rows[at:], run.place)) if at else None
+
+
+def _behind(place: Place, run: _Run) -> Sequence[_Placed]:
+    """The events of a run that are not done at a place."""
+    rows = run.rows
+    if not run.has_transactions:
+        return rows if run.place > place else []
+    return rows if rows[0][0][0] > place.lsn else [one for one in rows if one[0][0] > place.lsn]
 
 
 class _Noted(msgspec.Struct, gc=False):
@@ -163,28 +210,30 @@ class _Following:
                 raise SinkUnavailable(f"the event store's server is away: {primary(error)}") from error
             raise self._refusal(f"the event store's server refused: {primary(error)}") from error
 
-    def _steps(self, batch: Batch) -> list[Step]:
-        steps: list[Step] = []
-        rows: list[tuple[Position, EventRow]] = []
-        last_lsn = -1
-        for change in batch.changes(self._format):
+    def _inserts(self, batch: Batch) -> tuple[list[Any], int]:
+        """The events of a batch, and the LSN of its last commit: what else comes is somebody who waits."""
+        changes: list[Any] = batch.changes(self._format)
+        if {*map(type, changes)} == {Insert}:
+            return changes, changes[-1].commit_lsn
+        for change in changes:
             if isinstance(change, DecodeError):
                 if self._refusal is SinkRejected:
                     raise change
                 raise self._refusal(f"an event cannot be decoded: {change}") from change
-            lsn, index = change.commit_lsn, change.index
-            assert isinstance(lsn, int) and isinstance(index, int), "a pipeline's changes have positions"
-            if lsn != last_lsn:
-                last_lsn, rows = lsn, []
-                steps.append(Step(Place(lsn), rows))
-            if isinstance(change, Insert):  # else it is somebody who waits: a step without rows
-                rows.append((Position(lsn, index), change.new))
-        return steps
+        return [one for one in changes if isinstance(one, Insert)], changes[-1].commit_lsn if changes else 0
 
-    def _note(self, connection: psycopg.Connection[Any], commits: Sequence[Committed]) -> None:
-        new = [one for one in commits if one.commit_lsn > self._commits.noted_lsn]
-        if new:
-            self._commits.note(connection, new)
+    def _run(self, batch: Batch) -> _Run:
+        inserts, through = self._inserts(batch)
+        positions = zip([one.commit_lsn for one in inserts], [one.index for one in inserts], strict=True)
+        return _Run([*zip(positions, [one.new for one in inserts], strict=True)], Place(through))
+
+    def _note(
+        self, connection: psycopg.Connection[Any], lsns: Sequence[int], rows: Sequence[EventRow | _Noted]
+    ) -> None:
+        """Note the transactions of events that nobody has noted yet: in a pipeline another consumer may have."""
+        if lsns and lsns[-1] > (noted := self._commits.noted_lsn):
+            new = bisect_right(lsns, noted)
+            self._commits.note(connection, _commits_of(lsns[new:], rows[new:]))
 
     def _has_noted(self, lsn: int) -> None:
         self._commits.noted_lsn = max(self._commits.noted_lsn, lsn)
@@ -212,13 +261,11 @@ class Noting(_Following):
 
     def write(self, batch: Batch) -> None:
         """Note the transactions of a batch."""
-        steps = self._steps(batch)
-        if not steps:
+        inserts, through = self._inserts(batch)
+        if not through:
             return
-        commits = _commits_of(steps)
-        through = steps[-1].place.lsn
         with self._speaking(), self._connection.transaction():
-            self._note(self._connection, commits)
+            self._note(self._connection, [one.commit_lsn for one in inserts], [one.new for one in inserts])
             self._commits.noted(self._connection, through)
         self._has_noted(through)
 
@@ -289,19 +336,18 @@ class Projecting(_Following):
 
     def write(self, batch: Batch) -> None:
         """Apply a batch, note its transactions and move the place, in one transaction."""
-        steps = self._steps(batch)
-        if not steps:
+        run = self._run(batch)
+        through = run.place.lsn
+        if not through:
             return
-        commits = _commits_of(steps)
-        through = steps[-1].place.lsn
         with self._speaking():
             live = self._live()
             if live is not None and live.place.lsn < self._passed:
                 self._catch_up()
                 live = self._live()
-            if live is None or live.place.lsn < self._passed or not self._apply(steps, commits):
+            if live is None or live.place.lsn < self._passed or not self._apply(run, is_live=True):
                 with self._connection.transaction():
-                    self._note(self._connection, commits)
+                    self._note_run(self._connection, run)
                     self._generations.passed(self._connection, self._projection.name, through)
                 self._passed = max(self._passed, through)
                 # Generations may have changed places since it was looked: a commit comes by the stream before others
@@ -314,16 +360,14 @@ class Projecting(_Following):
 
     def rewrite(self, batch: Batch) -> None:
         """Apply an event that was a dead letter, in its own transaction, which takes it out of what was skipped."""
-        steps = self._steps(batch)
-        for step in steps:
-            for _, row in step.rows:
-                try:
-                    with self._speaking():
-                        self._apply_again(row)
-                except (SinkUnavailable, SinkRejected):
-                    raise
-                except Exception as error:
-                    raise SinkRejected(reason_of(error)) from error
+        for _, row in self._run(batch).rows:
+            try:
+                with self._speaking():
+                    self._apply_again(row)
+            except (SinkUnavailable, SinkRejected):
+                raise
+            except Exception as error:
+                raise SinkRejected(reason_of(error)) from error
 
     def _apply_again(self, row: EventRow) -> None:
         with self._connection.transaction():
@@ -399,25 +443,25 @@ class Projecting(_Following):
         if live.error is not None:
             logger.info("the projection %s was parked (%s): it is tried again", live.name, live.error)
         for stretch in self._commits.after(self._connection, live.place, self._passed):
-            if not self._apply(steps_of(stretch), None, again=again):
+            if not self._apply(_Run(*stretch), is_live=False, again=again):
                 return
         if live.error is not None:
             self._generations.park(self._connection, live, None)
         self.parked = None
 
-    def _apply_to(self, live: Generation, *several: Sequence[tuple[Position, EventRow]]) -> None:
+    def _apply_to(self, live: Generation, rows: Sequence[_Placed]) -> None:
         """Give events to a new instance, and write what it says of them."""
         writer = self._writer_to(live)
         writer.forget()
         instance = self._projection.owner()
         writer.bind(instance)
-        for rows in several:
-            self._projection.apply(instance, rows)
+        self._projection.apply(instance, rows)
         writer.write()
 
-    def _apply_each(self, live: Generation, rows: Sequence[tuple[Position, EventRow]]) -> None:
+    def _apply_each(self, live: Generation, rows: Sequence[_Placed]) -> None:
         """Apply events one after the other, and skip what cannot be applied."""
-        for position, row in rows:
+        for numbers, row in rows:
+            position = Position(*numbers)
             try:
                 with self._connection.transaction():
                     self._apply_to(live, [(position, row)])
@@ -432,19 +476,16 @@ class Projecting(_Following):
                 )
                 self._listed = None
 
-    def _apply(
-        self,
-        steps: Sequence[Step],
-        commits: Sequence[Committed] | None,
-        *,
-        again: bool = False,
-        one_by_one: bool = False,
-    ) -> bool:
-        """Apply steps in one transaction, or in several when one of them fails; whether all are applied.
+    def _note_run(self, connection: psycopg.Connection[Any], run: _Run) -> None:
+        if run.place.lsn > self._commits.noted_lsn:
+            self._note(connection, [position[0] for position, _ in run.rows], [row for _, row in run.rows])
+
+    def _apply(self, run: _Run, *, is_live: bool, again: bool = False, one_by_one: bool = False) -> bool:
+        """Apply events in one transaction, or in several when one of them fails; whether all are applied.
 
         Args:
-            steps: What is applied.
-            commits: The transactions that are to be noted with them; None: they come from what was noted.
+            run: What is applied.
+            is_live: Whether it comes from the stream, and its transactions are to be noted; else from what was noted.
             again: Whether a parked one is tried again.
             one_by_one: Whether what cannot be applied is skipped.
         """
@@ -453,19 +494,17 @@ class Projecting(_Following):
                 live = self._generations.live(self._connection, self._projection.name, lock=True)
                 if live is None or live.version != self._projection.version or (live.error and not again):
                     return False
-                if commits is not None and live.place.lsn < self._passed:
+                if is_live and live.place.lsn < self._passed:
                     return False  # it was put in the place of the one that was looked at, and does not have all before
-                fresh = [step for step in steps if step.place > live.place]
+                fresh = _behind(live.place, run)
                 if one_by_one:
-                    for step in fresh:
-                        self._apply_each(live, step.rows)
+                    self._apply_each(live, fresh)
                 else:
-                    self._apply_to(live, *[step.rows for step in fresh])
-                if commits:
-                    self._note(self._connection, commits)  # last, so that others who note them wait for a moment only
-                place = max(steps[-1].place, live.place)
-                count = sum(len(step.rows) for step in fresh)
-                self._generations.advance(self._connection, live, place, 0 if commits is None else place.lsn, count)
+                    self._apply_to(live, fresh)
+                if is_live:
+                    self._note_run(self._connection, run)  # last, so that others who note them wait for a moment only
+                place = max(run.place, live.place)
+                self._generations.advance(self._connection, live, place, place.lsn if is_live else 0, len(fresh))
             self.parked = None
             return True
         except SinkUnavailable:
@@ -473,16 +512,13 @@ class Projecting(_Following):
         except Exception as error:
             if is_away(error):
                 raise
-            if len(steps) > 1:
-                middle = len(steps) // 2
-                first, second = steps[:middle], steps[middle:]
-                split = rest = None
-                if commits is not None:
-                    split = [one for one in commits if one.commit_lsn <= first[-1].place.lsn]
-                    rest = commits[len(split) :]
-                return self._apply(first, split, again=again) and self._apply(second, rest, again=again)
+            if halves := _halves(run):
+                first, second = halves
+                return self._apply(first, is_live=is_live, again=again) and self._apply(
+                    second, is_live=is_live, again=again
+                )
             if self._projection.on_failure == "dead_letter" and not one_by_one:
-                return self._apply(steps, commits, again=again, one_by_one=True)
+                return self._apply(run, is_live=is_live, again=again, one_by_one=True)
             self._park(error)
             return False
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
 from pgcdc.errors import ConfigError
-from pgcdc.eventstore.codec import Codec
+from pgcdc.eventstore.codec import Codec, Decode
 from pgcdc.eventstore.commits import EventRow, recorded_of
 from pgcdc.eventstore.folding import method_of
 from pgcdc.eventstore.table import Table
@@ -146,7 +146,7 @@ class Projection:
     def __repr__(self) -> str:
         return f"Projection({self.name!r}, version={self.version})"
 
-    def apply(self, instance: object, rows: Iterable[tuple[Position, EventRow]]) -> None:
+    def apply(self, instance: object, rows: Iterable[tuple[tuple[int, int], EventRow]]) -> None:
         """Give events to the handlers; one that no handler takes is not decoded.
 
         Args:
@@ -156,21 +156,31 @@ class Projection:
         Raises:
             Exception: What a handler raises; a note says at which event.
         """
-        of, codec = self.handlers.of, self._codec
+        codec = self._codec
+        name, version = None, 0
+        handler: tuple[Callable[..., Any], bool] | None = None
+        decode: Decode | None = None
         for position, row in rows:
-            handler = of(row.event_type)
+            if row.event_type != name or row.event_version != version:  # as a rule they are as before
+                name, version, decode = row.event_type, row.event_version, None
+                handler = self.handlers.of(name)
             if handler is None:
                 continue
             method, takes_envelope = handler
             try:
                 if takes_envelope:
-                    recorded = recorded_of(row, position, codec)
+                    recorded = recorded_of(row, Position(*position), codec)
                     method(instance, recorded.event, recorded)
+                elif decode is None:
+                    event = codec.decode(row.event_type, row.event_version, row.payload, row.stream_id, row.sequence)
+                    decode = codec.reader(row.event_type, row.event_version)
+                    method(instance, event)
                 else:
-                    method(
-                        instance,
-                        codec.decode(row.event_type, row.event_version, row.payload, row.stream_id, row.sequence),
-                    )
+                    try:
+                        event = decode(row.payload)
+                    except Exception as error:
+                        raise codec.invalid(row.event_type, version, error, row.stream_id, row.sequence) from error
+                    method(instance, event)
             except Exception as error:
                 error.add_note(f"at event {row.sequence} of the stream {row.stream_id}, {row.event_type}")
                 raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -124,10 +125,12 @@ class BoundTable:
         self._table = table
         self._select = select
         self._said: dict[Key, _Said] = {}
+        self._columns = itemgetter(*table.key)
+        self._is_one = len(table.key) == 1
 
     def _of(self, values: Mapping[str, Any]) -> _Said:
         try:
-            key = tuple([values[column] for column in self._table.key])
+            key = (self._columns(values),) if self._is_one else self._columns(values)
         except KeyError as missing:
             raise ConfigError(
                 f"the column {missing.args[0]} of the key of the table {self._table.name} was not given",
@@ -148,17 +151,17 @@ class BoundTable:
         """
         said = self._of(values)
         said.stays = True
-        key = self._table.key
+        key, put, added = self._table.key, said.put, said.added
         for column, value in values.items():
-            if column in key:
+            if column in added:
+                added[column] += value
+            elif column in key:
                 continue
-            if column in said.put:
-                before = said.put[column]
-                said.put[column] = value if before is None else before + value
-            elif column in said.added:
-                said.added[column] += value
+            elif column in put:
+                before = put[column]
+                put[column] = value if before is None else before + value
             else:
-                said.added[column] = value
+                added[column] = value
 
     def put(self, **values: Any) -> None:
         """Set columns of a row; one that does not exist is made.
