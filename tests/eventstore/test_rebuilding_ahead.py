@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from pgcdc.errors import ConnectionLost
-from pgcdc.eventstore import EventStore, EventStoreError, RebuildProgress, Recorded, Table, commits, plan_rebuild
+from pgcdc.errors import ConfigError, ConnectionLost
+from pgcdc.eventstore import (
+    EventStore,
+    EventStoreError,
+    RebuildProgress,
+    Recorded,
+    Table,
+    commits,
+    plan_rebuild,
+    rollback,
+)
 from pgcdc.eventstore import rebuild as build
 from pgcdc.eventstore.ahead import Ahead
+from pgcdc.eventstore.projecting import connect
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, store_of
 from tests.eventstore.test_projections import caught_up, write
 from tests.pipeline.running import running, until
@@ -250,7 +261,7 @@ def test_no_more_than_one_is_read_ahead(newest_database: Database) -> None:
     """And in order; what reading raises comes behind all before it."""
     read = 0
 
-    def numbers(connection: psycopg.Connection[Any]) -> Iterator[int]:
+    def numbers(connection: psycopg.Connection[Any], _ended: object) -> Iterator[int]:
         nonlocal read
         for number in range(50):
             connection.execute("SELECT 1")
@@ -268,7 +279,7 @@ def test_no_more_than_one_is_read_ahead(newest_database: Database) -> None:
 
 
 def test_who_leaves_early_does_not_wait_for_what_is_read(newest_database: Database) -> None:
-    def numbers(connection: psycopg.Connection[Any]) -> Iterator[int]:
+    def numbers(connection: psycopg.Connection[Any], _ended: object) -> Iterator[int]:
         yield 1
         connection.execute("SELECT pg_sleep(600)")
         yield 2
@@ -283,3 +294,144 @@ def test_who_leaves_early_does_not_wait_for_what_is_read(newest_database: Databa
             pause=0.01,
         )
     assert not [thread for thread in threading.enumerate() if thread.name == "sleeping numbers"]
+
+
+def test_who_leaves_early_does_not_wait_for_a_commit_that_is_not_visible(newest_database: Database) -> None:
+    """No statement is under way then that could be cancelled."""
+    with store_of(newest_database) as store, newest_database.connect() as other:
+        filled(store, 50)
+        other.execute("BEGIN")
+        [(xid,)] = other.execute("SELECT pg_current_xact_id()::text").fetchall()
+        newest_database.execute(
+            f"INSERT INTO es.commits SELECT '{xid}', max(commit_lsn) + 1, 1, 51, 51 FROM es.commits"
+        )
+        order, waits = commits.Commits(store._statements), threading.Event()
+
+        def read(connection: psycopg.Connection[Any], ended: Callable[[], bool]) -> Iterator[commits.Stretch]:
+            def asked() -> bool:
+                waits.set()
+                return ended()
+
+            return order.after(connection, commits.BEGINNING, 2**60, asked)
+
+        with Ahead(newest_database.dsn, read, "waiting reader") as stretches:
+            count = 0
+            while count < 50:
+                count += len(next(stretches).rows)
+            assert waits.wait(60)
+        assert not [thread for thread in threading.enumerate() if thread.name == "waiting reader"]
+        ended = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%es.commits%' AND pid <> pg_backend_pid()"
+        until(lambda: newest_database.execute(ended) == [(0,)], "its connection is closed", pause=0.01)
+
+
+def test_a_stretch_of_large_events_is_shorter(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stretches are in memory during a rebuild; and it is as long again when events are small again."""
+    monkeypatch.setattr(commits, "STRETCH_BYTES", 20_000)
+    with store_of(newest_database, ("journal", Journal)) as store:
+        with running(store.pipeline()):
+            caught_up(store)
+        for size in (10, 4_000, 10):
+            for number in range(100):
+                store.append("till-1", [Sold("x" * size, number)])
+        with running(store.pipeline()):
+            caught_up(store)
+        with connect(newest_database.dsn) as connection:
+            order = commits.Commits(store._statements)
+            through = order.through(connection)
+            lengths = [len(one.rows) for one in order.after(connection, commits.BEGINNING, through)]
+        assert sum(lengths) == 300
+        assert max(lengths) == STRETCH
+        assert lengths.count(2) > 30, "four at most of the large ones, in powers of two of it"
+        build(store, "journal")
+    assert faults(newest_database) == RIGHT
+
+
+class Twice:
+    """Two tables, so that a reader can have one of them and wait for the other."""
+
+    first = Table("event_id uuid", key=["event_id"])
+    second = Table("event_id uuid", key=["event_id"])
+
+    def on_sold(self, event: Sold, recorded: Recorded) -> None:
+        self.first.put(event_id=recorded.event_id)
+        self.second.put(event_id=recorded.event_id)
+
+
+@pytest.mark.parametrize("what", [build, rollback])
+def test_a_reader_that_has_one_of_the_tables_and_waits_for_the_other(
+    database: Database, what: Callable[[EventStore, str], object]
+) -> None:
+    """The server ends one of the two after a second, before who changes places has given way."""
+    with store_of(database, ("twice", Twice)) as store:
+        filled(store, 50)
+        build(store, "twice")
+        with database.connect() as reader, ThreadPoolExecutor(1) as threads:
+            reader.execute("BEGIN")
+            reader.execute("SET LOCAL deadlock_timeout = '100s'")  # so it is the other one that is ended
+            reader.execute("SELECT FROM public.second")
+            changing = threads.submit(what, store, "twice")
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.second'::regclass"
+            until(lambda: database.execute(waits) == [(1,)], "it waits for the table", pause=0.01)
+            assert reader.execute("SELECT count(*) FROM public.first").fetchone() == (50,)
+            if what is rollback:
+                with pytest.raises(EventStoreError, match="in use: they cannot change places"):
+                    changing.result()
+            reader.rollback()
+            changing.result() if what is build else rollback(store, "twice")
+        assert database.execute("SELECT count(*) FROM public.first") == [(50,)]
+
+
+def test_a_table_whose_name_is_taken_is_said_before_it_is_built(newest_database: Database) -> None:
+    """Also when somebody takes it meanwhile: then at the end, with what to do, and it goes on there."""
+    with store_of(newest_database, ("twice", Journal)) as store:
+        filled(store, 50)
+    newest_database.execute("CREATE TABLE public.second (mine integer)")
+    with store_of(newest_database, ("twice", Twice), version=2) as store:
+        taken = pytest.raises(ConfigError, match='relation "second" already exists in the schema public')
+        with taken as failed:
+            build(store, "twice")
+        assert failed.value.hint is not None and "rename the table" in failed.value.hint
+        assert newest_database.execute("SELECT count(*) FROM es.projections WHERE status = 'building'") == [(0,)]
+        newest_database.execute("DROP TABLE public.second")
+
+        def take_it(_progress: RebuildProgress) -> None:
+            newest_database.execute("CREATE TABLE IF NOT EXISTS public.second (mine integer)")
+
+        for told in (take_it, lambda _progress: None):
+            with pytest.raises(ConfigError, match='relation "second" already exists in the schema public'):
+                build(store, "twice", told=told)
+            assert place(newest_database, "twice") == 50
+        newest_database.execute("ALTER TABLE public.second RENAME TO third")
+        build(store, "twice")
+        assert newest_database.execute("SELECT count(*) FROM public.second") == [(50,)]
+
+
+@pytest.mark.parametrize("on_failure", ["park", "dead_letter"])
+def test_a_handler_that_goes_past_an_error_of_the_database(newest_database: Database, on_failure: str) -> None:
+    """And reads again: the server has not gone away, though libpq's pipeline says nothing else."""
+
+    class Swallowing(Twice):
+        def on_sold(self, event: Sold, recorded: Recorded) -> None:
+            if event.amount == 7:
+                with suppress(psycopg.Error):
+                    self.second.get(event_id="no uuid")
+                self.first.get(event_id=recorded.event_id)
+            super().on_sold(event, recorded)
+
+    with store_of(newest_database, ("twice", Twice)) as store:
+        filled(store, 50)
+    with store_of(newest_database, ("twice", Swallowing), on_failure=on_failure) as store:
+        if on_failure == "park":
+            with pytest.raises(EventStoreError, match="cannot be built: InFailedSqlTransaction"):
+                build(store, "twice")
+        else:
+            build(store, "twice")
+            skipped = "SELECT generation, count(*), max(error_type) FROM es.skipped GROUP BY 1"
+            assert newest_database.execute(skipped) == [(2, 2, "InFailedSqlTransaction")]
+
+
+def test_a_name_that_is_not_there_is_known_without_a_server() -> None:
+    with EventStore("host=/nowhere") as store:
+        for what in (plan_rebuild, build, rollback):
+            with pytest.raises(ConfigError, match="there is no projection daily"):
+                what(store, "daily")

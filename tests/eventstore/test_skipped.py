@@ -312,3 +312,117 @@ def test_letters_that_cannot_be_counted_now_are_counted_later(
         caught_up(store)
         assert away.refused == 2
         assert revenue(newest_database) == [("a", 1, 1)]
+
+
+def dropped_twice(store: EventStore, database: Database) -> None:
+    """Four that are skipped, of three that may be: two were dropped, and two have letters."""
+    with running(store.pipeline()):
+        caught_up(store)
+        for number in (2, 4):
+            store.append("till-1", [Sold("a", 13), Sold("a", 1), Sold("a", 13)])
+            caught_up(store)
+            until(lambda: len(told(store)) == 2, "they are listed", pause=0.1)
+            if number == 2:
+                drop(store)
+    assert database.execute("SELECT count(*) FROM es.skipped") == [(4,)]
+
+
+def drop(store: EventStore) -> None:
+    pipeline = store.pipeline()
+    assert pipeline.dead_letters.drop(consumer="revenue") == 2
+    pipeline.dead_letters.close()
+
+
+def test_what_was_dropped_stays_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same class is built as far as it was live; so it is with the slot's end, and with what is put back."""
+    monkeypatch.setattr(skipping, "MOST", 3)
+    skipped = "SELECT count(*), count(*) FILTER (WHERE p.status = 'live') FROM es.skipped JOIN es.projections AS p"
+    skipped += " USING (name, generation)"
+    with store_with(database) as store:
+        dropped_twice(store, database)
+        both = told(store)
+        assert rebuild(store, "revenue").done == 6
+        assert rebuild(store, "revenue").done == 6, "once more, while no pipeline runs"
+        assert database.execute(skipped) == [(8, 4)]
+        for what in ("built", "put back", "put back", "destroyed"):
+            if what == "put back":
+                rollback(store, "revenue")
+            elif what == "destroyed":
+                store.pipeline().destroy()
+            with running(store.pipeline()):
+                caught_up(store)
+                until(lambda: told(store) == both, "those that were not dropped are letters", pause=0.1)
+        with running(store.pipeline()):
+            store.append("till-1", [Sold("a", 13), Sold("a", 2)])
+            caught_up(store)
+            until(lambda: len(told(store)) == 3, "one more is not one too many", pause=0.1)
+            assert revenue(database) == [("a", 4, 3)]
+
+
+def test_a_rebuild_that_skips_too_many(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops, and says what to do; it goes on there with the class that is mended."""
+    monkeypatch.setattr(skipping, "MOST", 3)
+
+    class Worse(Afraid):
+        def on_sold(self, event: Sold) -> None:
+            if event.amount == 1:
+                raise ValueError("one")
+            super().on_sold(event)
+
+    with store_with(newest_database) as store:
+        dropped_twice(store, newest_database)
+        with running(store.pipeline()):
+            store.append("till-1", [Sold("a", 1), Sold("a", 1), Sold("a", 2)])
+            caught_up(store)
+    with store_with(newest_database, Worse) as store:
+        with pytest.raises(
+            EventStoreError, match=r"has skipped 3 events that the live one has taken, and now event 8"
+        ) as failed:
+            rebuild(store, "revenue")
+        assert failed.value.hint is not None and "mend the class, and rebuild it" in failed.value.hint
+    with store_with(newest_database) as store:
+        assert rebuild(store, "revenue").done == 9
+        assert revenue(newest_database) == [("a", 6, 5)]
+
+
+def test_a_letter_says_why_its_event_was_skipped_last(newest_database: Database) -> None:
+    class Other(Mended):
+        def on_sold(self, event: Sold) -> None:
+            if event.amount == 13:
+                raise KeyError("thirteen")
+            super().on_sold(event)
+
+    with store_with(newest_database) as store, running(store.pipeline()):
+        caught_up(store)
+        store.append("till-1", EVENTS)
+        caught_up(store)
+        until(lambda: told(store) == BOTH, "they are listed", pause=0.1)
+    with store_with(newest_database, Other, version=2) as store, running(store.pipeline()):
+        rebuild(store, "revenue")
+        now = [("revenue", key(2), "KeyError"), BOTH[1]]
+        until(lambda: told(store) == now, "it says what the new class has raised", pause=0.1)
+
+
+def test_letters_are_not_read_again_for_each_event(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where more were dropped than may be skipped."""
+    monkeypatch.setattr(skipping, "MOST", 20)
+
+    class Counting(MemoryDeadLetters):
+        finds = 0
+
+        def find(self, which: Which, limit: int | None = None) -> list[DeadLetter]:
+            self.finds += 1
+            return super().find(which, limit)
+
+    kept = Counting()
+    with store_with(newest_database) as store, running(store.pipeline(dead_letters=kept)):
+        caught_up(store)
+        for _ in range(2):
+            store.append("till-1", [Sold("a", 13)] * 19)
+            until(lambda: len(kept._letters) == 19, "they are listed")
+            kept._letters.clear()
+        caught_up(store)
+        before = kept.finds
+        store.append("till-1", [Sold("a", 13)] * 19)
+        until(lambda: len(kept._letters) == 19, "they are listed")
+        assert kept.finds - before < 5

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import psycopg
 
@@ -15,9 +16,12 @@ from pgcdc.eventstore.projecting import connect
 __all__ = ["Ahead"]
 
 Item = TypeVar("Item")
+Reads: TypeAlias = Callable[[psycopg.Connection[Any], Callable[[], bool]], Iterator[Item]]
 _END: Final = object()
 _ENDED_WITHIN: Final = 5.0
 """Seconds that a reader may take to end, when nobody wants what it reads any more."""
+_CANCEL_EVERY: Final = 0.1
+"""Seconds: a cancellation between two statements hits neither."""
 
 
 class _Failure:
@@ -33,18 +37,22 @@ class Ahead(Generic[Item]):
 
     Args:
         dsn: Where the thread connects to.
-        read: Makes the items, on that connection.
+        read: Makes the items, on that connection. Where it waits for something else than the server it asks its second
+            argument whether nobody wants them any more, and ends then.
         name: The thread's name.
 
     Example:
         ::
 
-            with Ahead(dsn, lambda connection: commits.after(connection, place, through_lsn), "reader") as stretches:
+            def read(connection, ended):
+                return commits.after(connection, place, through_lsn, ended)
+
+            with Ahead(dsn, read, "reader") as stretches:
                 for stretch in stretches:
                     apply(stretch)
     """
 
-    def __init__(self, dsn: str, read: Callable[[psycopg.Connection[Any]], Iterator[Item]], name: str) -> None:
+    def __init__(self, dsn: str, read: Reads[Item], name: str) -> None:
         self._dsn = dsn
         self._read = read
         self._room = threading.Semaphore(1)
@@ -58,7 +66,7 @@ class Ahead(Generic[Item]):
             # The thread alone closes it: nobody takes a connection away from under it.
             with connect(self._dsn) as connection:
                 self._connection = connection
-                items = self._read(connection)
+                items = self._read(connection, lambda: not self._is_wanted)
                 while self._room.acquire() and self._is_wanted:
                     item = next(items, _END)
                     self._found.put(item)
@@ -81,7 +89,9 @@ class Ahead(Generic[Item]):
     def __exit__(self, *_raised: object) -> None:
         self._is_wanted = False
         self._room.release()
-        if self._thread.is_alive() and self._connection is not None:
-            with suppress(psycopg.Error):
-                self._connection.cancel_safe(timeout=_ENDED_WITHIN)
-        self._thread.join(_ENDED_WITHIN)
+        deadline = time.monotonic() + _ENDED_WITHIN
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if self._connection is not None:
+                with suppress(psycopg.Error):
+                    self._connection.cancel_safe(timeout=_ENDED_WITHIN)
+            self._thread.join(_CANCEL_EVERY)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pgcdc.eventstore.store import EventStore
     from pgcdc.eventstore.store_async import AsyncEventStore
 
-__all__ = ["Building", "RebuildProgress"]
+__all__ = ["Building", "RebuildProgress", "projection_of"]
 
 ASYNCHRONOUS: Final = "SET LOCAL synchronous_commit = off"
 """What is lost in a crash of the server comes again: the place is lost with it."""
@@ -92,7 +92,7 @@ class Building:
     """One projection, on one connection."""
 
     def __init__(self, store: EventStore | AsyncEventStore, name: str, connection: psycopg.Connection[Any]) -> None:
-        self.projection = _projection(store, name)
+        self.projection = projection_of(store, name)
         self.statements = store._statements
         self.commits = Commits(self.statements, store._archive)
         self.generations = Generations(self.statements)
@@ -130,7 +130,7 @@ class Building:
         """
         return Ahead(
             self._dsn,
-            lambda connection: self.commits.after(connection, at.place, through_lsn),
+            lambda connection, ended: self.commits.after(connection, at.place, through_lsn, ended),
             f"pgcdc-rebuild-{at.name}",
         )
 
@@ -314,7 +314,19 @@ def _behind(at: Generation, stretch: Stretch) -> Generation:
     return msgspec.structs.replace(at, place=stretch.place, events=at.events + len(stretch.rows))
 
 
-def _projection(store: EventStore | AsyncEventStore, name: str) -> Projection:
+def projection_of(store: EventStore | AsyncEventStore, name: str) -> Projection:
+    """Find a projection of a store.
+
+    Args:
+        store: The store.
+        name: The projection's name.
+
+    Returns:
+        What was declared.
+
+    Raises:
+        ConfigError: When there is none of that name.
+    """
     for projection in store.projections:
         if projection.name == name:
             return projection

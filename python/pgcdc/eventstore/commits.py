@@ -21,7 +21,7 @@ Snapshots).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
 import msgspec
@@ -38,7 +38,11 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position, format_lsn
 __all__ = ["BEGINNING", "Commits", "EventRow", "Place", "Stretch", "recorded_of"]
 
 STRETCH: Final = 2_000
-"""Events that are read at once, as far as transactions are not larger."""
+"""Events that are read at once at most, as far as transactions are not larger."""
+STRETCH_BYTES: Final = 8 * 1024 * 1024
+"""So large a stretch may be, when its events are as large as those of the one before."""
+_FIRST: Final = 250
+"""Events of the first stretch, of which nothing is known yet."""
 _VISIBLE_WITHIN: Final = 60.0
 _JSON: Final = msgspec.json.Decoder(dict[str, Any])
 
@@ -97,6 +101,31 @@ def recorded_of(row: Any, position: Position | None, codec: Codec) -> Recorded:
         event_version=row.event_version,
         position=position,
     )
+
+
+class _Length:
+    """How many events a stretch has: as many as the one before makes believe that memory has room for.
+
+    Attributes:
+        events: So many. Few numbers, each with a plan of its own that knows it.
+    """
+
+    def __init__(self) -> None:
+        self.events = STRETCH
+        while self.events > _FIRST:
+            self.events //= 2
+
+    def read(self, rows: Sequence[tuple[Position, EventRow]]) -> None:
+        """Learn from a stretch.
+
+        Args:
+            rows: Its rows.
+        """
+        size = sum([len(row.payload) + len(row.metadata) for _, row in rows])
+        most, events = 2 * self.events, STRETCH
+        while events > 1 and (events > most or events * size > STRETCH_BYTES * max(len(rows), 1)):
+            events //= 2
+        self.events = events
 
 
 class Commits:
@@ -169,18 +198,18 @@ class Commits:
         )
         self._before: LiteralString = (
             f"SELECT {columns} FROM {es}.events AS e WHERE pg_visible_in_snapshot(e.xid, %s::pg_snapshot) AND e.id > %s"
-            f" ORDER BY e.id LIMIT {STRETCH}"
+            " ORDER BY e.id LIMIT {events}"
         )
         self._missed: LiteralString = (
             f"SELECT {columns} FROM {es}.events AS e JOIN {es}.commits AS c ON c.xid = e.xid"
-            f" WHERE c.commit_lsn = %s::pg_lsn AND e.id > %s ORDER BY e.id LIMIT {STRETCH}"
+            " WHERE c.commit_lsn = %s::pg_lsn AND e.id > %s ORDER BY e.id LIMIT {events}"
         )
         self._next: LiteralString = (
             "SELECT commit_lsn, seen, events FROM (SELECT (commit_lsn - '0/0'::pg_lsn)::bigint AS commit_lsn,"
             " pg_visible_in_snapshot(xid, pg_current_snapshot()) AS seen, events,"
             " sum(events) OVER (ORDER BY c.commit_lsn) - events AS before"
             f" FROM (SELECT * FROM {es}.commits WHERE commit_lsn > %s::pg_lsn AND commit_lsn <= %s::pg_lsn"
-            f" ORDER BY commit_lsn LIMIT {STRETCH}) AS c) AS n WHERE before < {STRETCH} ORDER BY commit_lsn"
+            " ORDER BY commit_lsn LIMIT {events}) AS c) AS n WHERE before < {events} ORDER BY commit_lsn"
         )
         self._events: LiteralString = (
             f"SELECT {columns}, (c.commit_lsn - '0/0'::pg_lsn)::bigint FROM (SELECT * FROM {es}.commits"
@@ -302,6 +331,7 @@ class Commits:
         connection: psycopg.Connection[Any],
         place: Place,
         through_lsn: int,
+        ended: Callable[[], bool] = bool,
     ) -> Iterator[Stretch]:
         """Read events in the order of commits.
 
@@ -309,6 +339,7 @@ class Commits:
             connection: On which; in autocommit mode or not, each stretch is a query.
             place: How far one is.
             through_lsn: How far to read: what `through` has said, or less.
+            ended: Whether to end early, asked while it waits; by default not.
 
         Yields:
             Stretches that follow each other.
@@ -317,20 +348,21 @@ class Commits:
             EventStoreError: When events are not there that were committed.
         """
         window = Window(self._archive, "commits")
+        length = _Length()
         is_first = True
         for lsn, snapshot in connection.cursor(row_factory=tuple_row).execute(self._epochs).fetchall():
             begin_lsn = lsn - 1  # all that committed before the slot's first transaction
             if place.lsn < begin_lsn <= through_lsn:
-                for stretch in self._noted(connection, window, place.lsn, begin_lsn - 1):
+                for stretch in self._noted(connection, window, length, place.lsn, begin_lsn - 1, ended):
                     yield stretch
                     place = stretch.place
                 query = self._before if is_first else self._missed
                 which = snapshot if is_first else format_lsn(begin_lsn)
                 archived_lsn = 0 if is_first else begin_lsn
-                yield from self._of_epoch(connection, window, place, begin_lsn, archived_lsn, query, which)
+                yield from self._of_epoch(connection, window, length, place, begin_lsn, archived_lsn, query, which)
                 place = Place(begin_lsn)
             is_first = False
-        for stretch in self._noted(connection, window, place.lsn, through_lsn):
+        for stretch in self._noted(connection, window, length, place.lsn, through_lsn, ended):
             yield stretch
             place = stretch.place
         if place.lsn < through_lsn:
@@ -340,6 +372,7 @@ class Commits:
         self,
         connection: psycopg.Connection[Any],
         window: Window,
+        length: _Length,
         place: Place,
         begin_lsn: int,
         archived_lsn: int,
@@ -350,36 +383,42 @@ class Commits:
         position = Position(begin_lsn + 1, SNAPSHOT_INDEX)
         after = place.base_id
         while True:
-            rows = self._rows(connection, query, (which, after))
+            most = length.events
+            rows = self._rows(connection, _at_most(query, most), (which, after))
             # Asked for afterwards: what the table does not have any more is recorded by then.
-            found = self._archived(connection, window, (archived_lsn, after), (archived_lsn, LAST), STRETCH)
+            found = self._archived(connection, window, (archived_lsn, after), (archived_lsn, LAST), most)
             if found:
                 merged = {row.id: row for row in rows} | {row.id: row for _, row in found}
-                rows = [merged[number] for number in sorted(merged)][:STRETCH]
-            if len(rows) < STRETCH:
+                rows = [merged[number] for number in sorted(merged)][:most]
+            if len(rows) < most:
                 break
             after = rows[-1].id
-            yield Stretch([(position, row) for row in rows], Place(place.lsn, after))
+            stretch = Stretch([(position, row) for row in rows], Place(place.lsn, after))
+            length.read(stretch.rows)
+            yield stretch
         yield Stretch([(position, row) for row in rows], Place(begin_lsn))
 
     def _noted(
         self,
         connection: psycopg.Connection[Any],
         window: Window,
+        length: _Length,
         lsn: int,
         through_lsn: int,
+        ended: Callable[[], bool],
     ) -> Iterator[Stretch]:
         cursor = connection.cursor(row_factory=tuple_row)
         deadline = time.monotonic() + _VISIBLE_WITHIN
         while True:
-            cursor.execute(self._next, (format_lsn(lsn), format_lsn(through_lsn)), prepare=True)
+            query = _at_most(self._next, length.events)
+            cursor.execute(query, (format_lsn(lsn), format_lsn(through_lsn)), prepare=True)
             found = cursor.fetchall()
             if not found:
                 return
             # A transaction is in the stream a moment before others see it; with a synchronous standby longer.
             seen = next((number for number, (_, is_seen, _) in enumerate(found) if not is_seen), len(found))
             if not seen:
-                if time.monotonic() > deadline:
+                if ended() or time.monotonic() > deadline:
                     raise EventStoreError(
                         f"the transaction that commits at {format_lsn(found[0][0])} is in the stream, but not visible",
                         hint="is a synchronous standby away? its commit waits for that",
@@ -389,7 +428,9 @@ class Commits:
                 continue
             last_lsn = found[seen - 1][0]
             count = sum(events for _, _, events in found[:seen])
-            yield Stretch(self._of_commits(connection, window, lsn, last_lsn, count), Place(last_lsn))
+            rows = self._of_commits(connection, window, lsn, last_lsn, count)
+            length.read(rows)
+            yield Stretch(rows, Place(last_lsn))
             lsn = last_lsn
             deadline = time.monotonic() + _VISIBLE_WITHIN
 
@@ -437,7 +478,11 @@ class Commits:
         return window.read(segments, after, through, limit) if segments else []
 
     @staticmethod
-    def _rows(connection: psycopg.Connection[Any], query: LiteralString, values: tuple[object, ...]) -> list[EventRow]:
+    def _rows(connection: psycopg.Connection[Any], query: bytes, values: tuple[object, ...]) -> list[EventRow]:
         cursor = connection.cursor(binary=True, row_factory=tuple_row)
         cursor.execute(query, values, prepare=True)
         return [EventRow(*row) for row in cursor.fetchall()]
+
+
+def _at_most(query: str, events: int) -> bytes:
+    return query.replace("{events}", str(events)).encode()

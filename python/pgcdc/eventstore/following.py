@@ -222,6 +222,9 @@ class EventPipeline(Pipeline):
             with connect_store(self._dsn) as connection:
                 known = {COMMITS, *self._projections}
                 self._gaps.keep(connection, {k: v for k, v in self._positions().items() if k not in known})
+                with contextlib.closing(self._own_letters):
+                    for name in self._projections:  # before they go, because a crash in between is to lose none
+                        self._skipped.unlist(connection, name, self._own_letters)
         except psycopg.errors.UndefinedTable:
             logger.debug("there is no event store in the schema %s", self._statements.schema)
         except psycopg.Error as error:
@@ -229,7 +232,6 @@ class EventPipeline(Pipeline):
         super().destroy(tables=tables)
         with contextlib.suppress(psycopg.Error), connect_store(self._dsn) as connection:
             self._commits.unmake_epoch(connection, self._settings.slot)
-            self._skipped.unlist(connection, list(self._subscriptions))  # dead letters have gone with the pipeline
 
     def forget(self, consumer: str) -> None:
         """As `Pipeline.forget`; of a reactor also what it has missed while there was no slot, and its dead letters.

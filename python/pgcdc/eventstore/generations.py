@@ -175,11 +175,7 @@ class Generations:
                 for statement in table.create(f'"{schema}"'):
                     connection.execute(statement)
         except psycopg.errors.DuplicateTable as error:
-            raise ConfigError(
-                f"the projection {projection.name} cannot make its tables: {error.diag.message_primary}",
-                hint="a projection makes its tables itself: rename the table, or give the projection another schema",
-                sqlstate=error.sqlstate,
-            ) from None
+            raise _no_room(projection.name, error.diag.message_primary or "", error.sqlstate) from None
         connection.execute(self._begin, row)
         return Generation(
             name=projection.name,
@@ -193,6 +189,27 @@ class Generations:
             events=0,
             error=None,
         )
+
+    def look_for_room(self, connection: psycopg.Connection[Any], at: Generation, home: str) -> None:
+        """Look whether a generation's tables can be where they are to be.
+
+        Args:
+            connection: On which.
+            at: The generation.
+            home: The schema where they are to be.
+
+        Raises:
+            ConfigError: When a relation of the name of one of them is there, and not of the projection that is live.
+        """
+        live = self.live(connection, at.name)
+        own = [] if live is None or live.schema != home or live.generation == at.generation else live.tables
+        there = connection.cursor(row_factory=tuple_row).execute(
+            "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"
+            " AND relname <> ALL (%s) ORDER BY 1 LIMIT 1",
+            (f'"{home}"', at.tables, own),
+        )
+        if (found := there.fetchone()) is not None:
+            raise _no_room(at.name, f'relation "{found[0]}" already exists in the schema {home}', "42P07")
 
     def free_schema(self, connection: psycopg.Connection[Any], name: str, number: int) -> str:
         """A schema that is not there, for a generation's tables while it is not live.
@@ -297,3 +314,11 @@ class Generations:
             at: The generation.
         """
         connection.execute(self._forget, (at.name, at.generation))
+
+
+def _no_room(name: str, said: str, sqlstate: str | None) -> ConfigError:
+    return ConfigError(
+        f"the projection {name} cannot make its tables: {said}",
+        hint="a projection makes its tables itself: rename the table, or give the projection another schema",
+        sqlstate=sqlstate,
+    )

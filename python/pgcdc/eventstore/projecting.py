@@ -393,7 +393,7 @@ class Projecting(_Following):
 
     def _letters_there(self) -> Sequence[DeadLetter]:
         with self._keeping():
-            return self._skipped.letters_of(self._projection.name, self._pipeline, self._letters())
+            return self._skipped.letters_of(self._projection.name, self._letters())
 
     @staticmethod
     @contextmanager

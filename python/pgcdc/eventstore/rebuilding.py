@@ -23,7 +23,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgcdc.errors import ConfigError, EventStoreError, SinkUnavailable
-from pgcdc.eventstore.building import Building, RebuildProgress
+from pgcdc.eventstore.building import Building, RebuildProgress, projection_of
 from pgcdc.eventstore.generations import Generation
 from pgcdc.eventstore.projecting import connect
 from pgcdc.eventstore.refusals import refused
@@ -41,6 +41,8 @@ NEAR: Final = 2_000
 """Events that may be left when the live one is locked."""
 LOCK_WITHIN: Final = 2.0
 """Seconds that readers and writers of the tables may have to wait; then the rebuild goes on, and tries again."""
+_IN_USE: Final = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+"""A reader that has one of the tables and waits for another one is told of before it has waited for too long."""
 _ENDED_WITHIN: Final = 3.0
 """Seconds that a rebuild which has just ended may still have its lock: the server notices a little later."""
 _ATTEMPTS: Final = 30
@@ -95,7 +97,7 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
     Raises:
         ConfigError: When there is no such projection.
     """
-    with _connected(store) as connection:
+    with _connected(store, name) as connection:
         building = Building(store, name, connection)
         live, begun = building.known()
         resumes = begun is not None and begun.version == building.projection.version
@@ -141,7 +143,7 @@ def rebuild(
         EventStoreError: When an event cannot be applied, or the tables are in use for so long that they cannot change
             places; the next call goes on there.
     """
-    with _connected(store) as connection:
+    with _connected(store, name) as connection:
         building = Building(store, name, connection)
         _lock(connection, store, name)
         through_lsn = building.commits.through(connection)
@@ -171,7 +173,7 @@ def rebuild(
                 total = building.count()
             try:
                 at = _replace(building, at)
-            except psycopg.errors.LockNotAvailable:
+            except _IN_USE:
                 logger.warning("the tables of the projection %s are in use: they cannot change places yet", name)
                 continue
             told(building.progress(at, at.events))
@@ -193,7 +195,7 @@ def rollback(store: EventStore | AsyncEventStore, name: str) -> None:
         ConfigError: When there is none that was live before.
         EventStoreError: When the tables are in use.
     """
-    with _connected(store) as connection:
+    with _connected(store, name) as connection:
         building = Building(store, name, connection)
         _lock(connection, store, name)
         try:
@@ -207,14 +209,15 @@ def rollback(store: EventStore | AsyncEventStore, name: str) -> None:
                         hint="pgcdc events rebuild builds one",
                     )
                 _change_places(building, live, retired[-1], live.schema)
-        except psycopg.errors.LockNotAvailable:
+        except _IN_USE:
             raise EventStoreError(
                 f"the tables of the projection {name} are in use: they cannot change places", hint="try again"
             ) from None
 
 
 @contextmanager
-def _connected(store: EventStore | AsyncEventStore) -> Iterator[psycopg.Connection[Any]]:
+def _connected(store: EventStore | AsyncEventStore, name: str) -> Iterator[psycopg.Connection[Any]]:
+    projection_of(store, name)  # whether there is one is known without a server
     try:
         with connect(store._dsn) as connection:
             yield connection
@@ -241,10 +244,13 @@ def _begin(building: Building, restart: bool) -> Generation:
         _, begun = building.known()
         if begun is not None:
             if begun.version == building.projection.version and not restart:
+                building.generations.look_for_room(connection, begun, building.projection.schema)
                 logger.info("the rebuild of the projection %s goes on after %d events", begun.name, begun.events)
                 return begun
             _drop(building, begun)
-        return building.generations.begin(connection, building.projection, beside=True)
+        at = building.generations.begin(connection, building.projection, beside=True)
+        building.generations.look_for_room(connection, at, building.projection.schema)
+        return at
 
 
 def _drop(building: Building, at: Generation) -> None:
@@ -278,15 +284,16 @@ def _change_places(building: Building, live: Generation, other: Generation, home
     _grant(connection, live, other)
     _move(building, live.tables, live.schema, away)
     generations.become(connection, live, "retired", away)
+    building.skipped.inherit(connection, other, live)
     _settle(building, other, home)
 
 
 def _settle(building: Building, at: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
+    generations.look_for_room(connection, at, home)
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
     _move(building, at.tables, at.schema, home)
     generations.become(connection, at, "live", home)
-    building.skipped.unlist_of(connection, at)  # its dead letters have gone when another one became live
     generations.drop_schema(connection, at.schema)
     # What the pipeline has followed meanwhile the new one does not have. On a quiet server nothing would tell it so.
     connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (WAITING,))

@@ -225,9 +225,12 @@ def is_away(error: BaseException) -> bool:
 
     Returns:
         False for all that comes from what was written. That a row is too large for an index, or a statement too
-        complex, is an OperationalError, too, and would be one for ever.
+        complex, is an OperationalError, too, and would be one for ever. So is what a pipeline says of statements behind
+        one that has failed: whoever went past that error meets it again.
     """
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    if isinstance(error, psycopg.errors.PipelineAborted):
         return False
     return not (error.sqlstate or "").startswith("54")
 

@@ -4,6 +4,9 @@ An event that a handler raises on, or that makes rows the database refuses, is s
 transaction are applied. What is skipped is a row beside the projection's place: no crash can be in between. The dead
 letter is made of that row afterwards, wherever dead letters are kept. `pgcdc deadletter retry` takes the row out in the
 transaction in which the event is applied: once, however often it is asked for.
+
+`is_listed` of a row, of whichever generation, says that the event has a dead letter, or that somebody has dropped it:
+who removes letters himself takes it back first. So what was dropped stays so when generations change places.
 """
 # ruff: noqa: S608  (what is put in is a name that was looked at)
 
@@ -67,8 +70,12 @@ class Skipped:
             f" error_type, error_text, skipped_at FROM {es}.skipped WHERE name = %s AND generation = %s"
             " AND NOT is_listed"
         )
+        self._of_event: LiteralString = (
+            f"UPDATE {es}.skipped SET is_listed = false WHERE name = %s AND stream_id = %s AND sequence = %s"
+        )
         self._known: LiteralString = (
-            f"SELECT event_id::text FROM {es}.skipped WHERE name = %s AND generation = %s AND event_id::text = ANY (%s)"
+            f"SELECT event_id::text, skipped_at FROM {es}.skipped WHERE name = %s AND generation = %s"
+            " AND event_id::text = ANY (%s)"
         )
         self._standing: LiteralString = (
             f"SELECT count(*) FROM {es}.skipped WHERE name = %s AND generation = %s"
@@ -77,10 +84,20 @@ class Skipped:
         self._listed: LiteralString = (
             f"UPDATE {es}.skipped SET is_listed = true WHERE name = %s AND generation = %s AND event_id = ANY (%s)"
         )
-        self._unlist: LiteralString = f"UPDATE {es}.skipped SET is_listed = false WHERE name = ANY (%s)"
-        self._unlist_of: LiteralString = (
-            f"UPDATE {es}.skipped SET is_listed = false WHERE name = %s AND generation = %s"
+        self._unlist: LiteralString = (
+            f"UPDATE {es}.skipped SET is_listed = false WHERE name = %s AND event_id::text = ANY (%s)"
         )
+        self._new_ones: LiteralString = (
+            f"SELECT count(*) FROM {es}.skipped AS s WHERE s.name = %s AND s.generation = %s AND NOT EXISTS"
+            f" (SELECT FROM {es}.skipped AS o JOIN {es}.projections AS p USING (name, generation)"
+            " WHERE p.status = 'live' AND o.name = s.name AND o.stream_id = s.stream_id AND o.sequence = s.sequence)"
+        )
+        self._inherit: LiteralString = (
+            f"UPDATE {es}.skipped AS s SET is_listed = true FROM {es}.skipped AS o WHERE s.name = %s"
+            " AND s.generation = %s AND NOT s.is_listed AND o.is_listed AND o.name = s.name AND o.generation = %s"
+            " AND o.stream_id = s.stream_id AND o.sequence = s.sequence"
+        )
+        self._left: dict[tuple[str, int], int] = {}
 
     def add(
         self,
@@ -101,26 +118,43 @@ class Skipped:
             row: The event.
             why: The class of what was raised.
             text: Its text.
-            letters: Reads the projection's dead letters; None where there are none yet.
+            letters: Reads the projection's dead letters; None where there are none yet, because it is being built.
 
         Raises:
-            EventStoreError: When the generation has skipped as many as it may: those do not count whose letters were
-                dropped.
+            EventStoreError: When the generation has skipped as many as it may. Those do not count whose letters were
+                dropped; of one that is being built, those that the live one has skipped, too.
         """
-        found = connection.execute(self._count, (at.name, at.generation)).fetchone()
-        if found is not None and found[0] >= MOST and letters is not None:
-            standing = (at.name, at.generation, [letter.digest for letter in letters()])
-            found = connection.execute(self._standing, standing).fetchone()
-        if found is not None and found[0] >= MOST:
+        # Counted when as many have come as there was room for: letters are not read again for each.
+        left = self._left.get((at.name, at.generation), 0) or MOST - self._skipped_by(connection, at, letters)
+        if left <= 0:
+            if letters is None:
+                raise EventStoreError(
+                    f"the projection {at.name} cannot be built: it has skipped {MOST:,} events that the live one has"
+                    f" taken, and now event {row.sequence} of the stream {row.stream_id} ({why})",
+                    hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
+                )
             error = EventStoreError(f"the projection {at.name} has skipped {MOST:,} events")
             error.add_note(f"it has skipped {MOST:,} events: pgcdc deadletter list says why")
             raise error
+        self._left[at.name, at.generation] = left - 1
         place = (at.name, at.generation, row.stream_id, row.sequence, row.event_id, format_lsn(position.commit_lsn))
         values = (*place, position.index, self._message(connection, position, row), why, text.replace("\0", "\\u0000"))
         connection.execute(self._add, values)
 
+    def _skipped_by(
+        self, connection: psycopg.Connection[Any], at: Generation, letters: Callable[[], Sequence[DeadLetter]] | None
+    ) -> int:
+        place: tuple[Any, ...] = (at.name, at.generation)
+        for query in (self._count, self._new_ones if letters is None else self._standing):
+            if query is self._standing and letters is not None:
+                place = (*place, [letter.digest for letter in letters()])
+            found = connection.execute(query, place).fetchone()
+            if found is None or found[0] < MOST:
+                break
+        return 0 if found is None else int(found[0])
+
     def take(self, connection: psycopg.Connection[Any], at: Generation, stream: str, sequence: int) -> Position | None:
-        """Take an event out, in the transaction in which it is applied.
+        """Take an event out, in the transaction in which it is applied: its letter will go.
 
         Args:
             connection: On which.
@@ -136,27 +170,34 @@ class Skipped:
             .execute(self._take, (at.name, at.generation, stream, sequence))
             .fetchone()
         )
+        connection.execute(self._of_event, (at.name, stream, sequence))  # of other generations, that may be live again
         return None if row is None else Position(*row)
 
-    def unlist(self, connection: psycopg.Connection[Any], names: list[str]) -> None:
-        """Note that the dead letters of projections are gone, and are to be made again.
+    def unlist(self, connection: psycopg.Connection[Any], name: str, letters: DeadLetterStore) -> None:
+        """Note that the dead letters of a projection are about to go, and are to be made again.
+
+        Not of those that were dropped.
 
         Args:
             connection: On which.
-            names: The projections.
+            name: The projection's name.
+            letters: Where they are kept.
+
+        Raises:
+            ConnectionLost: When that cannot be used now.
         """
-        connection.execute(self._unlist, (names,))
+        if there := self.letters_of(name, letters):
+            connection.execute(self._unlist, (name, [letter.digest for letter in there]))
 
-    def unlist_of(self, connection: psycopg.Connection[Any], at: Generation) -> None:
-        """Note that dead letters are to be made of all that a generation has skipped, in the transaction it goes live.
-
-        While another one was live, letters of this one were removed: as that one's, or since that one has applied them.
+    def inherit(self, connection: psycopg.Connection[Any], at: Generation, live: Generation) -> None:
+        """Note of which events there are letters, or were until they were dropped, in the transaction it goes live.
 
         Args:
             connection: On which.
-            at: The generation.
+            at: The generation that goes live.
+            live: The one that was.
         """
-        connection.execute(self._unlist_of, (at.name, at.generation))
+        connection.execute(self._inherit, (at.name, at.generation, live.generation))
 
     def see_to_letters(
         self, connection: psycopg.Connection[Any], at: Generation, pipeline: str, letters: DeadLetterStore
@@ -173,11 +214,17 @@ class Skipped:
             ConnectionLost: When that cannot be used now.
         """
         cursor = connection.cursor(row_factory=tuple_row)
-        if there := self.letters_of(at.name, pipeline, letters):
+        there = [letter for letter in self.letters_of(at.name, letters) if letter.pipeline == pipeline]
+        if there:
             cursor.execute(self._known, (at.name, at.generation, [letter.digest for letter in there]))
-            known = {digest for (digest,) in cursor}
-            if gone := [letter.id for letter in there if letter.digest not in known]:
-                letters.remove(gone)
+            known: dict[str, datetime] = dict(cursor.fetchall())
+            if gone := [letter for letter in there if letter.digest not in known]:
+                # Another generation may have skipped it, and be live again.
+                connection.execute(self._unlist, (at.name, [letter.digest for letter in gone]))
+                letters.remove([letter.id for letter in gone])
+            # Skipped again, by a generation that was built since: its letter says so.
+            again = [one.digest for one in there if one.digest in known and one.last_at < known[one.digest]]
+            connection.execute(self._unlist, (at.name, again))
         cursor.execute(self._new, (at.name, at.generation))
         if rows := cursor.fetchall():
             letters.add([self._letter(pipeline, at.name, row) for row in rows], _ANY_OWNER)
@@ -185,21 +232,20 @@ class Skipped:
             connection.execute(self._listed, (at.name, at.generation, [row[2] for row in rows]))
 
     @staticmethod
-    def letters_of(name: str, pipeline: str, letters: DeadLetterStore) -> Sequence[DeadLetter]:
+    def letters_of(name: str, letters: DeadLetterStore) -> Sequence[DeadLetter]:
         """Read the dead letters of a projection.
 
         Args:
             name: Its name.
-            pipeline: The pipeline's name.
             letters: Where they are kept.
 
         Returns:
-            The letters, of whichever generation.
+            The letters, of whichever generation, and pipeline.
 
         Raises:
             ConnectionLost: When that cannot be used now.
         """
-        return letters.find(Which(pipelines=frozenset({pipeline}), consumer=name))
+        return letters.find(Which(consumer=name))
 
     def _letter(self, pipeline: str, name: str, row: tuple[Any, ...]) -> DeadLetter:
         stream, sequence, event_id, lsn, index, message, why, text, skipped_at = row
@@ -218,7 +264,7 @@ class Skipped:
             error_text=text,
             attempts=1,
             first_at=skipped_at,
-            last_at=datetime.now(UTC),
+            last_at=max(datetime.now(UTC), skipped_at),
         )
 
     def _message(self, connection: psycopg.Connection[Any], position: Position, row: EventRow) -> bytes:
