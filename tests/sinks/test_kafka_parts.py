@@ -8,6 +8,8 @@ from unittest import mock
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 import pgcdc
 from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailable
@@ -16,7 +18,7 @@ from pgcdc.schema import SchemaChange, change_of
 from pgcdc.sinks import kafka_transactions
 from pgcdc.sinks.kafka import Kafka, KafkaPart
 from pgcdc.sinks.kafka_transactions import Transaction, Transactions
-from pgcdc.testing.changes import Table, insert
+from pgcdc.testing.changes import Table, insert, truncate
 from tests.servers.kafka import KafkaServer
 from tests.sinks.test_kafka import LARGE, PLAIN, WIDE, batch_of, consumed, fresh, headers, key_of, opened
 
@@ -236,6 +238,21 @@ def test_a_row_that_is_refused_is_named_and_the_note_stays(kafka: KafkaServer) -
         part.write(batch, "three")
     assert part_of(process(kafka, prefix), 0).open() == "one"
     assert keys(kafka, prefix) == [1]
+
+
+def test_a_new_producer_looks_again_how_many_partitions_there_are(kafka: KafkaServer) -> None:
+    """After a failure a topic may be another one, and a barrier stands in every partition."""
+    prefix = fresh()
+    part = part_of(process(kafka, prefix), 0)
+    part.open()
+    part.write(rows(1), "one")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    [added] = admin.create_partitions([NewPartitions(f"{prefix}.public.plain", 3)]).values()
+    added.result()
+    part._transactions.drop()
+    part.write(batch_of(truncate(PLAIN)), "two")
+    barriers = [one for one in consumed(kafka.bootstrap, f"{prefix}.public.plain") if "pgcdc.barrier" in headers(one)]
+    assert [(one.partition(), headers(one)["pgcdc.partitions"]) for one in barriers] == [(n, "3") for n in range(3)]
 
 
 @pytest.mark.parametrize("of", ["part", "sink"])

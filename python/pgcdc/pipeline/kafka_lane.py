@@ -90,7 +90,8 @@ class PartitionLane(Lane):
         with self._condition:
             if offset > self.begins:
                 self.begins = offset
-                self._mark = msgspec.structs.replace(mark, partitions=self._mark.partitions, epoch=self._mark.epoch)
+                own = self._mark
+                self._mark = msgspec.structs.replace(mark, partitions=own.partitions, epoch=own.epoch, topic=own.topic)
 
     def keep(self, offset: int) -> None:
         """The target has said that all is done up to an offset.

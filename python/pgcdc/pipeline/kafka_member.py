@@ -53,6 +53,8 @@ ASK_WITHIN = 10.0
 """Seconds that a question to the broker may take."""
 END_WITHIN = 5.0
 """Seconds that the tasks of partitions have to finish the call that they are in, when the partitions go elsewhere."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks whether the topics are still what they were."""
 SESSION: float = 10.0
 """Seconds after which the broker gives away the partitions of a member that it does not hear of."""
 
@@ -157,6 +159,10 @@ class Member:
         self._broken: BaseException | None = None
         self._said: set[object] = set()
         self._store_at = 0.0
+        self._look_at = 0.0
+        self._looking: dict[str, Future[Any]] = {}
+        # Topics that were not there when they were looked for last.
+        self._gone: set[str] = set()
         self._polled_at = time.monotonic()
         self._config: dict[str, Any] = {
             "session.timeout.ms": str(int(SESSION * 1000)),
@@ -168,6 +174,7 @@ class Member:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
+            "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "partition.assignment.strategy": "cooperative-sticky",
             "error_cb": self._on_error,
@@ -315,6 +322,7 @@ class Member:
                 raise self._broken
             self._take(records)
             self._hand_over()
+            self._look_at_topics()
             self._answer()
             self._store_some()
 
@@ -355,7 +363,7 @@ class Member:
         taken: dict[TopicPartition, list[Any]] = {}
         for record in records:
             error = record.error()
-            if error is not None:
+            if error is not None and error.code() != self._kafka.KafkaError._PARTITION_EOF:
                 self._failed(record, error)
             else:
                 taken.setdefault((record.topic(), record.partition()), []).append(record)
@@ -378,6 +386,11 @@ class Member:
             nbytes = 0
 
         for each in records:
+            if each.error() is not None:
+                # The end. There may be no records between the last one and here, only what ends transactions: who
+                # stored an offset before these would be behind what is left when retention has removed them.
+                end_run(each.offset())
+                continue
             record = read_record(each, self._format)
             if isinstance(record, Barrier):
                 end_run(record.offset)
@@ -399,7 +412,8 @@ class Member:
             run.append(batch)
             offsets.extend([record.offset] * batch.changes_count)
             nbytes += record.nbytes
-        end_run(records[-1].offset() + 1)
+        if records[-1].error() is None:
+            end_run(records[-1].offset() + 1)
 
     def _check_first(self, one: Assigned, position: Position | None) -> None:
         """Whether the topic goes back to what the consumer has had from the slot."""
@@ -563,17 +577,15 @@ class Member:
             self._client.incremental_assign([])  # it is about to leave: others get them at once
             return
         started = []
+        topics = {topic: self._describe(topic) for topic in {one.topic for one in partitions}}
         for one in self._client.committed(partitions, timeout=ASK_WITHIN):
             low, high = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
-            mark = Mark.read(one.metadata) or Mark()
-            count, topic_id = self._describe(one.topic)
-            if mark.partitions not in (0, count):
-                raise PositionError(
-                    f"topic {one.topic!r} had {mark.partitions} partitions and has {count} now: its keys are in others"
-                    " than before",
-                    hint="the number of partitions is fixed: make a new topic for another one",
-                )
-            new = msgspec.structs.replace(mark, partitions=count, epoch=mark.epoch + 1)
+            stored, (count, topic_id) = Mark.read(one.metadata), topics[one.topic]
+            # One that was added has nothing stored, and the others say how many there were.
+            for known in self._marks(one.topic, count) if stored is None else [stored]:
+                self._check_topic(one.topic, known, count, topic_id)
+            mark = stored or Mark()
+            new = msgspec.structs.replace(mark, partitions=count, epoch=mark.epoch + 1, topic=topic_id)
             offset = one.offset if one.offset >= 0 else -1
             assigned = self._begins(Found(one.topic, one.partition, offset, new, low, high, topic_id))
             self._assigned[one.topic, one.partition] = assigned
@@ -587,12 +599,65 @@ class Member:
     def _describe(self, topic: str) -> tuple[int, str]:
         """How many partitions a topic has, and its id."""
         # Not by the consumer, which is in a call: another one that serves callbacks would abort the process at its end.
-        asked = self._admin.describe_topics(self._kafka.TopicCollection([topic]), request_timeout=ASK_WITHIN)
+        [asked] = self._ask_for([topic]).values()
         try:
-            found = asked[topic].result(2 * ASK_WITHIN)
+            return _described(asked.result(2 * ASK_WITHIN))
         except TimeoutError:
             raise ConnectionLost(f"consumer {self._subscription.name!r} has lost Kafka: no answer in time") from None
-        return len(found.partitions), str(found.topic_id)
+
+    def _ask_for(self, topics: Collection[str]) -> dict[str, Future[Any]]:
+        wanted = self._kafka.TopicCollection(list(topics))
+        asked: dict[str, Future[Any]] = self._admin.describe_topics(wanted, request_timeout=ASK_WITHIN)
+        return asked
+
+    def _marks(self, topic: str, count: int) -> list[Mark]:
+        """What is stored of any partition of a topic."""
+        every = [self._kafka.TopicPartition(topic, number) for number in range(count)]
+        found = [Mark.read(one.metadata) for one in self._client.committed(every, timeout=ASK_WITHIN)]
+        return [mark for mark in found if mark is not None]
+
+    def _look_at_topics(self) -> None:
+        """See from time to time that the topics are still what they were; nothing waits here for the answer."""
+        if not self._looking:
+            if self._assigned and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_EVERY
+                self._looking = self._ask_for({topic for topic, _ in self._assigned})
+            return
+        if not all(asked.done() for asked in self._looking.values()):
+            return
+        looked, self._looking = self._looking, {}
+        for topic, asked in looked.items():
+            try:
+                count, topic_id = _described(asked.result())
+            except self._kafka.KafkaException as error:
+                if error.args[0].code() != self._kafka.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue  # the client tells of it, and asks again
+                if topic in self._gone:  # twice: a broker that has just started may not know of it yet
+                    raise self._deleted(topic, "was deleted") from None
+                self._gone.add(topic)
+                continue
+            self._gone.discard(topic)
+            for (of, _), one in self._assigned.items():
+                if of == topic:
+                    self._check_topic(topic, one.lane.mark, count, topic_id)
+
+    def _check_topic(self, topic: str, mark: Mark, count: int, topic_id: str) -> None:
+        """Whether a topic is still what it was when something of it was stored."""
+        if mark.topic and topic_id and mark.topic != topic_id:
+            raise self._deleted(topic, "was deleted and made again")
+        if mark.partitions not in (0, count):
+            raise PositionError(
+                f"topic {topic!r} had {mark.partitions} partitions and has {count} now: its keys are in others than"
+                " before",
+                hint="the number of partitions is fixed: make a new topic for another one",
+            )
+
+    def _deleted(self, topic: str, what: str) -> PositionError:
+        return PositionError(
+            f"topic {topic!r} {what} while consumer {self._subscription.name!r} was not done with it",
+            hint="what was not read of it is gone: empty the target, forget the group's offsets, and let the topic be"
+            " made again with a copy of existing rows",
+        )
 
     def _revoke(self, partitions: Sequence[Any]) -> None:
         lanes = self._give_up(partitions)
@@ -639,6 +704,10 @@ class Member:
         self._assigned.clear()
         self._refuse()
         self._client.close()
+
+
+def _described(found: Any) -> tuple[int, str]:
+    return len(found.partitions), str(found.topic_id)
 
 
 def _answer(future: Future[bool], answer: bool) -> None:

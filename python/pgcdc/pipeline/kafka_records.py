@@ -84,6 +84,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         epoch: How many owners it has had.
         rewritten: Those barriers that are done and stood behind newer changes; the last ones.
         kept: The offset up to which the target has said, by what it keeps itself, that all is done; 0: nothing.
+        topic: The id of the topic, which another one of the same name does not have; empty where brokers give none.
     """
 
     position: str = ""
@@ -93,6 +94,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int = 0
     rewritten: tuple[str, ...] = ()
     kept: int = 0
+    topic: str = ""
 
     def after(self, position: str, barrier: Barrier | None = None) -> Mark:
         """The same when more is done.

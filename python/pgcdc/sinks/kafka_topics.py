@@ -145,6 +145,11 @@ class Topics:
         """
         self._sources = frozenset(sources)
 
+    def forget(self) -> None:
+        """Look again what topics there are: one may have been deleted, or have other partitions."""
+        self._known.clear()
+        self._of.clear()
+
     def make_positions(self) -> bool:
         """Make the topic of positions, where it is missing.
 

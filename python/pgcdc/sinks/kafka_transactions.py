@@ -180,6 +180,7 @@ class Transactions:
                     raise self.failed(error.args[0], "a broker did not answer") from None
         self._begun = None
         self.producer = producer
+        self._topics.forget()
         try:
             if self._claims and self._owner is None:
                 self._claim()
