@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from examples.order import Item, OrderCreated, OrderPaid, OrderShipped
 from pgcdc import cli
-from pgcdc.eventstore import AsyncEventStore, EventStore, context
+from pgcdc.eventstore import AsyncEventStore, EventStore, archive, context
 from tests.eventstore import revenue
 from tests.eventstore.revenue import store_of
 from tests.pipeline.running import running
@@ -129,6 +130,30 @@ def test_check(call: Call, store: EventStore, newest_database: Database) -> None
     assert "8 failed" in call("check", code=1)
 
 
+def test_a_store_that_is_declared_is_looked_at(
+    newest_database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it is, and where its archive is, is not said again; it may be an asynchronous one."""
+    options: dict[str, Any] = {"schema": "shop", "registry": revenue.registry, "archive": tmp_path / "archive"}
+    with EventStore(newest_database.dsn, **options) as store:
+        store.init(profile="lean")
+        store.retention("till", hot=timedelta(seconds=1))
+        store.append("till-1", [revenue.Sold("toys", 1)] * 3)
+        archive(store, now=datetime.now(UTC) + timedelta(days=1))
+    for declared in (EventStore, AsyncEventStore):
+        monkeypatch.setattr(revenue, "declared", declared(newest_database.dsn, **options), raising=False)
+        for arguments, said in (
+            (("check", "--deep"), "3 events are in 1 segments of the archive, "),
+            (("check", "--deep"), ", all read"),
+            (("stats",), "event store in the schema shop: 3 events in 1 streams"),
+        ):
+            assert cli.main(["events", *arguments, "--store", "tests.eventstore.revenue:declared"]) == 0
+            assert said in capsys.readouterr().out
+
+
 def test_no_store(call: Call) -> None:
     for verb in (["history", "order-1"], ["stats"], ["check"]):
         said = call(*verb, code=2)
@@ -166,6 +191,9 @@ def test_rebuild(
         assert json.loads(call("revenue", "--json"))["done"] == 2
         assert json.loads(call("revenue", "--json", "--dry-run"))["live_version"] == 1
         assert "say which projection, or --all" in call(code=2)
+        assert "there is no projection daily" in call("daily", code=2)
+        for more in ("--dry-run", "--restart"):
+            assert f"--rollback, without {more}" in call("journal", "--rollback", more, code=2)
         assert "there is no event store tests.eventstore.revenue:registry" in call(
             "revenue", "--store", "tests.eventstore.revenue:registry", code=2
         )

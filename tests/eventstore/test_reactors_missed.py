@@ -248,6 +248,48 @@ def test_dead_letters_go_with_a_reactor_that_is_forgotten_or_with_the_tables(new
             assert letters(store) == []
 
 
+def streaming_of_its_own(pipeline: EventPipeline) -> None:
+    def phases() -> list[str]:
+        return [one.phase for one in pipeline.statistics().own_slots.values()]
+
+    until(lambda: phases() == ["streaming"], "it streams on a slot of its own", pause=0.05)
+
+
+def test_so_do_those_of_one_with_a_slot_of_its_own(newest_database: Database) -> None:
+    mailed: list[int] = []
+    with store_with_mails(newest_database, mailed, refusing(2), on_failure="park", own_slot=True) as store:
+        pipeline = store.pipeline()
+        with running(pipeline):
+            caught_up(store)
+            streaming_of_its_own(pipeline)
+            append(store, 1, 2, 3)
+            until(lambda: mailed == [1, 3] and len(letters(store)) == 1, "one has failed", pause=0.1)
+        store.pipeline().destroy()
+        assert len(letters(store)) == 1
+    with store_with_mails(newest_database, mailed, on_failure="park", own_slot=True) as store:
+        pipeline = store.pipeline()
+        with running(pipeline):
+            caught_up(store)
+            assert len(pipeline.dead_letters.retry()) == 1
+            until(lambda: letters(store) == [], "the letter is given", pause=0.1)
+        assert mailed == [1, 3, 2]
+    with store_with_mails(newest_database, mailed, refusing(4), on_failure="park", own_slot=True) as store:
+        for go in ("forget", "forget what was destroyed", "destroy with the tables"):
+            pipeline = store.pipeline()
+            with running(pipeline):
+                streaming_of_its_own(pipeline)
+                append(store, 4)
+                until(lambda: len(letters(store)) == 1, "it has failed", pause=0.1)
+            if go == "forget what was destroyed":
+                store.pipeline().destroy()
+                assert len(letters(store)) == 1
+            if go == "destroy with the tables":
+                store.pipeline().destroy(tables=True)
+            else:
+                store.pipeline().forget("mails")
+            assert letters(store) == [], go
+
+
 def test_two_processes_at_once_do_not_give_it_twice(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     mailed: list[int] = []
     other: list[int] = []

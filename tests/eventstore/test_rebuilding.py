@@ -172,8 +172,11 @@ def test_killed_it_goes_on_where_it_was(database: Database, tmp_path: Path) -> N
         assert plan.resumes
         assert 0 < plan.done < plan.events == 4500
         assert f"goes on after {plan.done:,} events" in str(plan)
-        done = rebuild(store, "journal")
+        told: list[int] = []
+        done = rebuild(store, "journal", told=lambda progress: told.append(progress.done))
         assert done.done == 4500
+        assert plan.done < told[0] < 4500, "behind what was done, in the same generation"
+        assert generations(database, "journal")[-1] == (2, 1, "live", "public")
         assert faults(database) == RIGHT
 
 

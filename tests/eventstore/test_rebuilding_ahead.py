@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from pgcdc.errors import ConfigError, ConnectionLost
+from pgcdc.errors import ConnectionLost
 from pgcdc.eventstore import (
     EventStore,
     EventStoreError,
@@ -20,12 +20,12 @@ from pgcdc.eventstore import (
     Table,
     commits,
     plan_rebuild,
-    rollback,
 )
 from pgcdc.eventstore import rebuild as build
 from pgcdc.eventstore.ahead import Ahead
 from pgcdc.eventstore.projecting import connect
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, store_of
+from tests.eventstore.test_changing_places import Twice
 from tests.eventstore.test_projections import caught_up, write
 from tests.pipeline.running import running, until
 
@@ -346,66 +346,6 @@ def test_a_stretch_of_large_events_is_shorter(newest_database: Database, monkeyp
     assert faults(newest_database) == RIGHT
 
 
-class Twice:
-    """Two tables, so that a reader can have one of them and wait for the other."""
-
-    first = Table("event_id uuid", key=["event_id"])
-    second = Table("event_id uuid", key=["event_id"])
-
-    def on_sold(self, event: Sold, recorded: Recorded) -> None:
-        self.first.put(event_id=recorded.event_id)
-        self.second.put(event_id=recorded.event_id)
-
-
-@pytest.mark.parametrize("what", [build, rollback])
-def test_a_reader_that_has_one_of_the_tables_and_waits_for_the_other(
-    database: Database, what: Callable[[EventStore, str], object]
-) -> None:
-    """The server ends one of the two after a second, before who changes places has given way."""
-    with store_of(database, ("twice", Twice)) as store:
-        filled(store, 50)
-        build(store, "twice")
-        with database.connect() as reader, ThreadPoolExecutor(1) as threads:
-            reader.execute("BEGIN")
-            reader.execute("SET LOCAL deadlock_timeout = '100s'")  # so it is the other one that is ended
-            reader.execute("SELECT FROM public.second")
-            changing = threads.submit(what, store, "twice")
-            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.second'::regclass"
-            until(lambda: database.execute(waits) == [(1,)], "it waits for the table", pause=0.01)
-            assert reader.execute("SELECT count(*) FROM public.first").fetchone() == (50,)
-            if what is rollback:
-                with pytest.raises(EventStoreError, match="in use: they cannot change places"):
-                    changing.result()
-            reader.rollback()
-            changing.result() if what is build else rollback(store, "twice")
-        assert database.execute("SELECT count(*) FROM public.first") == [(50,)]
-
-
-def test_a_table_whose_name_is_taken_is_said_before_it_is_built(newest_database: Database) -> None:
-    """Also when somebody takes it meanwhile: then at the end, with what to do, and it goes on there."""
-    with store_of(newest_database, ("twice", Journal)) as store:
-        filled(store, 50)
-    newest_database.execute("CREATE TABLE public.second (mine integer)")
-    with store_of(newest_database, ("twice", Twice), version=2) as store:
-        taken = pytest.raises(ConfigError, match='relation "second" already exists in the schema public')
-        with taken as failed:
-            build(store, "twice")
-        assert failed.value.hint is not None and "rename the table" in failed.value.hint
-        assert newest_database.execute("SELECT count(*) FROM es.projections WHERE status = 'building'") == [(0,)]
-        newest_database.execute("DROP TABLE public.second")
-
-        def take_it(_progress: RebuildProgress) -> None:
-            newest_database.execute("CREATE TABLE IF NOT EXISTS public.second (mine integer)")
-
-        for told in (take_it, lambda _progress: None):
-            with pytest.raises(ConfigError, match='relation "second" already exists in the schema public'):
-                build(store, "twice", told=told)
-            assert place(newest_database, "twice") == 50
-        newest_database.execute("ALTER TABLE public.second RENAME TO third")
-        build(store, "twice")
-        assert newest_database.execute("SELECT count(*) FROM public.second") == [(50,)]
-
-
 @pytest.mark.parametrize("on_failure", ["park", "dead_letter"])
 def test_a_handler_that_goes_past_an_error_of_the_database(newest_database: Database, on_failure: str) -> None:
     """And reads again: the server has not gone away, though libpq's pipeline says nothing else."""
@@ -428,10 +368,3 @@ def test_a_handler_that_goes_past_an_error_of_the_database(newest_database: Data
             build(store, "twice")
             skipped = "SELECT generation, count(*), max(error_type) FROM es.skipped GROUP BY 1"
             assert newest_database.execute(skipped) == [(2, 2, "InFailedSqlTransaction")]
-
-
-def test_a_name_that_is_not_there_is_known_without_a_server() -> None:
-    with EventStore("host=/nowhere") as store:
-        for what in (plan_rebuild, build, rollback):
-            with pytest.raises(ConfigError, match="there is no projection daily"):
-                what(store, "daily")

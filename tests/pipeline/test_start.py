@@ -16,7 +16,7 @@ import pgcdc
 import pgcdc.replication
 from pgcdc import ConfigError, PositionError, SlotInUse, SlotNotFound
 from pgcdc.pipeline import MemoryPositions, Move, SqlitePositions, publishing
-from pgcdc.pipeline.pipeline import _Signals
+from pgcdc.pipeline.signals import Signals
 from pgcdc.replication.timeline import switch_point
 from tests.pipeline.running import Running, confirmed, counted_saves, running, slots, until
 from tests.pipeline.shop import ORDERS, left_behind, publications, run_once, shop
@@ -344,13 +344,13 @@ def test_a_publication_that_is_dropped_while_it_runs(orders: Database) -> None:
 def test_a_second_signal_does_not_stop_the_next_run(new_orders: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may come when the run has ended and `run` has not returned yet."""
     pipeline = shop(new_orders)
-    close = _Signals.close
+    close = Signals.close
 
-    def signal_and_close(signals: _Signals) -> None:
+    def signal_and_close(signals: Signals) -> None:
         signal.raise_signal(signal.SIGTERM)
         close(signals)
 
-    monkeypatch.setattr(_Signals, "close", signal_and_close)
+    monkeypatch.setattr(Signals, "close", signal_and_close)
     for _ in range(2):
         streamed: list[bool] = []
 

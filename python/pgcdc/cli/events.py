@@ -1,4 +1,7 @@
-"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist, rebuilds, the archive."""
+"""`pgcdc events`: the tables of an event store, a stream's history, numbers, the checklist, rebuilds, the archive.
+
+Over 400 lines because all verbs share how a store is found, and how moments are read and progress is told.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ def history(
     state_class = None if state is None else _class(state)
     moment = None if at is None else _moment(at)
     if store and not dsn:
-        entries = _history(_declared(store), stream, state_class, moment)
+        entries: list[HistoryEntry] = _ask(_declared(store), lambda one: one.history(stream, state_class, at=moment))
     else:
         modules = [_module(name) for name in module or []]
         with _store(dsn, schema, events=modules, archive=archive) as given:
@@ -117,12 +120,12 @@ def history(
 
 
 @application.command("stats", short_help="Count and measure.")
-def stats(dsn: _Dsn = "", schema: _Schema = "es", json: _Json = False) -> None:
+def stats(dsn: _Dsn = "", schema: _Schema = "es", store: _StorePath = "", json: _Json = False) -> None:
     """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay."""
     import msgspec
 
-    with _store(dsn, schema) as store:
-        found = store.stats()
+    wanted = _declared(store) if store and not dsn else _store(dsn, schema)
+    found = _ask(wanted, lambda one: one.stats())
     typer.echo(msgspec.json.encode(found).decode() if json else str(found))
 
 
@@ -134,13 +137,14 @@ def check(
         bool, typer.Option("--deep", help="Look at all streams for holes, and read all files of the archive.")
     ] = False,
     archive: _Archive = None,
+    store: _StorePath = "",
     json: _Json = False,
 ) -> None:
     """Go through the checklist of event sourcing, live; exits with 1 when a point has failed."""
     import msgspec
 
-    with _store(dsn, schema, archive=archive) as store:
-        findings = store.check(deep=deep)
+    wanted = _declared(store) if store and not dsn else _store(dsn, schema, archive=archive)
+    findings = _ask(wanted, lambda one: one.check(deep=deep))
     typer.echo(msgspec.json.encode(findings).decode() if json else "\n".join(map(str, findings)))
     if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(1)
@@ -170,10 +174,15 @@ def rebuild(
         raise ConfigError(
             "say which projection, or --all", hint="pgcdc events rebuild daily_revenue --store shop:store"
         )
+    if back and (dry_run or restart):
+        raise ConfigError(
+            "--rollback changes places at once, and builds nothing",
+            hint=f"--rollback, without {'--dry-run' if dry_run else '--restart'}",
+        )
     names = [projection.name for projection in declared.projections] if name is None else [name]
     for one in names:
         if dry_run:
-            plan = plan_rebuild(declared, one)
+            plan = plan_rebuild(declared, one, restart=restart)
             typer.echo(msgspec.json.encode(plan).decode() if json else str(plan))
         elif back:
             rollback(declared, one)
@@ -245,20 +254,19 @@ def _store(dsn: str, schema: str, **options: Any) -> EventStore:
     return EventStore(dsn, schema=schema, max_connections=1, **options)
 
 
-def _history(
-    store: EventStore | AsyncEventStore, stream: str, state: type | None, at: int | datetime | None
-) -> list[HistoryEntry]:
+def _ask(store: EventStore | AsyncEventStore, question: Callable[[Any], Any]) -> Any:
+    """Ask a store that is declared, which may be an asynchronous one."""
     from pgcdc.eventstore import EventStore
 
     if isinstance(store, EventStore):
         with store:
-            return store.history(stream, state, at=at)
+            return question(store)
 
     import asyncio
 
-    async def asked() -> list[HistoryEntry]:
+    async def asked() -> Any:
         async with store:
-            return await store.history(stream, state, at=at)
+            return await question(store)
 
     return asyncio.run(asked())
 

@@ -232,7 +232,8 @@ class Building:
                 raise
             raise EventStoreError(
                 f"the projection {at.name} cannot be built: {reason_of(error)}",
-                hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
+                hint="what is live stays as it is; mend the class, and rebuild it: it goes on there, with --restart"
+                " (restart=True) from the beginning",
             ) from error
         if self.generations.advance(self.connection, at, stretch.place, 0, len(stretch.rows)).rowcount != 1:
             raise self._elsewhere(at)

@@ -27,6 +27,7 @@ from pgcdc.lsn import format_lsn
 from pgcdc.pipeline import Pipeline
 from pgcdc.pipeline.ownership import disown, own
 from pgcdc.pipeline.positions import StoredPosition
+from pgcdc.pipeline.settings import BESIDE
 from pgcdc.pipeline.start import check_slot, look_at
 from pgcdc.replication import connect
 
@@ -109,6 +110,7 @@ class EventPipeline(Pipeline):
         self.add(Noting(dsn, statements.schema, self._commits), name=COMMITS, max_rows=rows, **whole)
         generations = Generations(statements)
         self._projections = frozenset(one.name for one in projections)
+        self._letters_go = self._projections | {COMMITS}
         self._skipped = Skipped(statements)
         format = rows_of(statements.schema)
         for projection in projections:
@@ -247,20 +249,10 @@ class EventPipeline(Pipeline):
             was_kept = self._gaps.forget(connection, [consumer])
         if was_kept and consumer not in self._positions():
             with contextlib.closing(self._own_letters):
-                self._own_letters.forget(self.name, [consumer])
+                for pipeline in (self.name, f"{self.name}{BESIDE}{consumer}"):
+                    self._own_letters.forget(pipeline, [consumer])
             return
         super().forget(consumer)
-
-    def _forget_letters(self, *, all_of_them: bool) -> None:
-        letters = self._own_letters
-        if all_of_them:
-            letters.forget(self.name)
-            return
-        having = set(letters.marks(self.name))
-        stay = having - {COMMITS, *self._projections}
-        letters.forget(self.name, {*self._subscriptions, *self._store.load(self.name), *having} - stay)
-        for consumer in stay:
-            letters.rename(self.name, consumer, consumer)  # so the next run's owner may begin with the first epoch
 
     def _make_slot(self) -> None:
         """Make the slot, and note what was committed before it: the stream begins exactly behind that."""

@@ -123,6 +123,16 @@ class Generations:
         row = connection.cursor(row_factory=tuple_row).execute(query, (name,), prepare=True).fetchone()
         return None if row is None else self._read(row)
 
+    @staticmethod
+    def lock(connection: psycopg.Connection[Any], name: str) -> None:
+        """Be the only one that makes a generation of a projection, until the transaction ends.
+
+        Args:
+            connection: On which, in a transaction.
+            name: The projection's name.
+        """
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"pgcdc {name}",))
+
     def of(self, connection: psycopg.Connection[Any], name: str) -> list[Generation]:
         """Read all generations of a projection, the oldest first.
 

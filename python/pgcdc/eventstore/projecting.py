@@ -322,7 +322,7 @@ class Projecting(_Following):
             connection = self._connection
             through = self._commits.start_lsn
             with connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"pgcdc {self._projection.name}",))
+                self._generations.lock(connection, self._projection.name)
                 live = self._generations.live(connection, self._projection.name)
                 if live is None:
                     self._generations.begin(connection, self._projection, beside=False, passed_lsn=through)

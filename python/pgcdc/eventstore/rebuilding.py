@@ -26,7 +26,7 @@ from pgcdc.errors import ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore.building import Building, RebuildProgress, projection_of
 from pgcdc.eventstore.generations import Generation
 from pgcdc.eventstore.projecting import connect
-from pgcdc.eventstore.refusals import refused
+from pgcdc.eventstore.refusals import primary, refused
 from pgcdc.eventstore.statements import WAITING
 
 if TYPE_CHECKING:
@@ -45,6 +45,35 @@ _IN_USE: Final = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetect
 """A reader that has one of the tables and waits for another one is told of before it has waited for too long."""
 _ENDED_WITHIN: Final = 3.0
 """Seconds that a rebuild which has just ended may still have its lock: the server notices a little later."""
+_PRIVILEGES: Final = """
+    SELECT a.privilege_type, NULL, CASE WHEN a.grantee <> 0 THEN a.grantee::regrole::text END, a.is_grantable
+        FROM pg_class AS c, aclexplode(c.relacl) AS a
+        WHERE c.oid = format('%%I.%%I', %(here)s::text, %(table)s::text)::regclass AND a.grantee <> c.relowner
+    UNION ALL
+    SELECT a.privilege_type, n.attname::text, CASE WHEN a.grantee <> 0 THEN a.grantee::regrole::text END, a.is_grantable
+        FROM pg_attribute AS o JOIN pg_attribute AS n USING (attname), aclexplode(o.attacl) AS a
+        WHERE o.attrelid = format('%%I.%%I', %(here)s::text, %(table)s::text)::regclass AND NOT o.attisdropped
+        AND n.attrelid = format('%%I.%%I', %(there)s::text, %(table)s::text)::regclass AND NOT n.attisdropped
+"""
+_POLICIES: Final = """
+    SELECT polname::text, CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+        CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
+            ELSE 'ALL' END,
+        (SELECT string_agg(CASE WHEN r = 0 THEN 'PUBLIC' ELSE r::regrole::text END, ', ') FROM unnest(polroles) AS r),
+        pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+        FROM pg_policy WHERE polrelid = format('%%I.%%I', %s::text, %s::text)::regclass ORDER BY 1
+"""
+_SECURITY: Final = """
+    SELECT CASE WHEN relrowsecurity THEN 'ENABLE' ELSE 'DISABLE' END,
+        CASE WHEN relforcerowsecurity THEN 'FORCE' ELSE 'NO FORCE' END
+        FROM pg_class WHERE oid = format('%%I.%%I', %s::text, %s::text)::regclass
+"""
+_GRANTEES: Final = """
+    SELECT DISTINCT CASE WHEN a.grantee <> 0 THEN a.grantee::regrole::text ELSE 'PUBLIC' END
+        FROM pg_class AS c, LATERAL (SELECT * FROM aclexplode(c.relacl) UNION ALL
+            SELECT x.* FROM pg_attribute AS t, aclexplode(t.attacl) AS x WHERE t.attrelid = c.oid) AS a
+        WHERE c.oid = format('%%I.%%I', %s::text, %s::text)::regclass AND a.grantee <> c.relowner
+"""
 _ATTEMPTS: Final = 30
 _ROUNDS: Final = 5
 """So often what has come meanwhile is applied, as long as it is not less than in the round before."""
@@ -84,12 +113,13 @@ class RebuildPlan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
+def plan_rebuild(store: EventStore | AsyncEventStore, name: str, *, restart: bool = False) -> RebuildPlan:
     """Say what `rebuild` would do.
 
     Args:
         store: The store.
         name: The projection's name.
+        restart: As for `rebuild`.
 
     Returns:
         The plan, for `print`.
@@ -100,7 +130,7 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str) -> RebuildPlan:
     with _connected(store, name) as connection:
         building = Building(store, name, connection)
         live, begun = building.known()
-        resumes = begun is not None and begun.version == building.projection.version
+        resumes = not restart and begun is not None and _fits(building, begun)
         number = max((one.generation for one in building.generations.of(connection, name)), default=0) + 1
         schema = building.generations.free_schema(connection, name, number)
         return RebuildPlan(
@@ -132,7 +162,8 @@ def rebuild(
     Args:
         store: The store that it is declared in.
         name: Its name.
-        restart: Whether one that was begun is thrown away.
+        restart: Whether one that was begun is thrown away. Else the class goes on where it was, whatever it makes of
+            the events before; one with other tables, or another version, begins anew.
         told: Told how far it is, after each stretch.
 
     Returns:
@@ -241,9 +272,10 @@ def _lock(connection: psycopg.Connection[Any], store: EventStore | AsyncEventSto
 def _begin(building: Building, restart: bool) -> Generation:
     connection = building.connection
     with connection.transaction():
+        building.generations.lock(connection, building.projection.name)
         _, begun = building.known()
         if begun is not None:
-            if begun.version == building.projection.version and not restart:
+            if _fits(building, begun) and not restart:
                 building.generations.look_for_room(connection, begun, building.projection.schema)
                 logger.info("the rebuild of the projection %s goes on after %d events", begun.name, begun.events)
                 return begun
@@ -251,6 +283,12 @@ def _begin(building: Building, restart: bool) -> Generation:
         at = building.generations.begin(connection, building.projection, beside=True)
         building.generations.look_for_room(connection, at, building.projection.schema)
         return at
+
+
+def _fits(building: Building, begun: Generation) -> bool:
+    """Whether the class may go on with it: not when there are other tables, whose rows would begin in the midst."""
+    projection = building.projection
+    return begun.version == projection.version and begun.tables == [table.name for table in projection.tables]
 
 
 def _drop(building: Building, at: Generation) -> None:
@@ -263,6 +301,7 @@ def _replace(building: Building, at: Generation) -> Generation:
     connection, generations = building.connection, building.generations
     with connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = '{int(LOCK_WITHIN * 1000)}ms'".encode())
+        generations.lock(connection, at.name)  # a pipeline may make the first one at this moment
         live = generations.live(connection, at.name, lock=True)  # whoever writes to it waits from here on
         through_lsn = building.commits.through(connection)
         for stretch in building.commits.after(connection, at.place, through_lsn):
@@ -307,18 +346,42 @@ def _move(building: Building, tables: Sequence[str], here: str, there: str) -> N
 
 
 def _grant(connection: psycopg.Connection[Any], live: Generation, other: Generation) -> None:
-    """Who may use the live tables may use those of the same names that take their place."""
+    """Who may use the live tables may use those of the same names that take their place, and see the same rows.
+
+    Nobody else: those were live once, maybe, and had privileges and policies that are not there any more.
+    """
     for table in set(live.tables) & set(other.tables):
+        here, there = (live.schema, table), sql.Identifier(other.schema, table)
         cursor = connection.cursor(row_factory=tuple_row)
-        cursor.execute(
-            "SELECT a.privilege_type, CASE WHEN a.grantee <> 0 THEN a.grantee::regrole::text END"
-            " FROM pg_class AS c, aclexplode(c.relacl) AS a"
-            " WHERE c.oid = format('%%I.%%I', %s::text, %s::text)::regclass AND a.grantee <> c.relowner",
-            (live.schema, table),
-        )
-        for privilege, grantee in cursor.fetchall():
-            # Both come from the catalog, the role quoted where it needs it.
-            to = sql.SQL("PUBLIC" if grantee is None else grantee)
-            connection.execute(
-                sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(privilege), sql.Identifier(other.schema, table), to)
+        cursor.execute(_GRANTEES, (other.schema, table))
+        for (grantee,) in cursor.fetchall():
+            connection.execute(sql.SQL("REVOKE ALL ON {} FROM {} CASCADE").format(there, sql.SQL(grantee)))
+        cursor.execute(_POLICIES, (other.schema, table))
+        for policy, *_ in cursor.fetchall():
+            connection.execute(sql.SQL("DROP POLICY {} ON {}").format(sql.Identifier(policy), there))
+        cursor.execute(_PRIVILEGES, {"here": here[0], "there": other.schema, "table": table})
+        for privilege, column, grantee, may_grant in cursor.fetchall():
+            of = sql.SQL("") if column is None else sql.SQL(" ({})").format(sql.Identifier(column))
+            # All come from the catalog, the role quoted where it needs it.
+            to = sql.SQL(("PUBLIC" if grantee is None else grantee) + (" WITH GRANT OPTION" if may_grant else ""))
+            connection.execute(sql.SQL("GRANT {}{} ON {} TO {}").format(sql.SQL(privilege), of, there, to))
+        cursor.execute(_POLICIES, here)
+        for policy, kind, command, roles, using, check in cursor.fetchall():
+            statement = sql.SQL("CREATE POLICY {} ON {} AS {} FOR {} TO {}").format(
+                sql.Identifier(policy), there, sql.SQL(kind), sql.SQL(command), sql.SQL(roles)
             )
+            for word, condition in (("USING", using), ("WITH CHECK", check)):
+                if condition is not None:
+                    statement += sql.SQL(f" {word} (") + sql.SQL(condition) + sql.SQL(")")
+            try:
+                connection.execute(statement)
+            except psycopg.ProgrammingError as error:
+                raise ConfigError(
+                    f"the policy {policy} of the table {table} cannot be that of the new one: {primary(error)}",
+                    hint="ALTER POLICY, so that it is right for both, or DROP it; and rebuild again: it goes on there",
+                    sqlstate=error.sqlstate,
+                ) from error
+        cursor.execute(_SECURITY, here)
+        for whats in cursor.fetchall():
+            for what in whats:
+                connection.execute(sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(there, sql.SQL(what)))

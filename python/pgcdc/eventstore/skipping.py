@@ -131,7 +131,8 @@ class Skipped:
                 raise EventStoreError(
                     f"the projection {at.name} cannot be built: it has skipped {MOST:,} events that the live one has"
                     f" taken, and now event {row.sequence} of the stream {row.stream_id} ({why})",
-                    hint="what is live stays as it is; mend the class, and rebuild it: it goes on there",
+                    hint="what is live stays as it is; mend the class, and rebuild it: it goes on there, with --restart"
+                    " (restart=True) from the beginning",
                 )
             error = EventStoreError(f"the projection {at.name} has skipped {MOST:,} events")
             error.add_note(f"it has skipped {MOST:,} events: pgcdc deadletter list says why")

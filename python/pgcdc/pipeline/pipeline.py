@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -50,6 +49,7 @@ from pgcdc.pipeline.run import Run
 from pgcdc.pipeline.schemas import MemorySchemas, SchemaStore
 from pgcdc.pipeline.schemas_postgres import PostgresSchemas
 from pgcdc.pipeline.settings import Settings, SnapshotMode, check_settings, settings_beside, spool_place
+from pgcdc.pipeline.signals import Signals
 from pgcdc.pipeline.source import Source
 from pgcdc.pipeline.spooling import (
     SpoolOptions,
@@ -150,6 +150,9 @@ class Pipeline(Registration):
         store = PostgresPositions(settings.dsn) if positions is None else positions
         self._set_up(settings, store, letters_beside(store, settings.dsn) if dead_letters is None else dead_letters)
 
+    _letters_go: frozenset[str] | None = None
+    """The consumers whose dead letters `destroy()` removes; None: all."""
+
     def _set_up(self, settings: Settings, store: PositionStore, letters: DeadLetterStore) -> None:
         super().__init__(settings)
         self._store = store
@@ -192,7 +195,7 @@ class Pipeline(Registration):
             Error: When it cannot start or cannot go on; nothing is confirmed past what could not be delivered.
         """
         try:
-            with contextlib.closing(_Signals(self._signalled)):
+            with contextlib.closing(Signals(self._signalled)):
                 asyncio.run(self.arun(source=source))
         finally:
             for one in (self, *self._beside.values()):
@@ -300,6 +303,7 @@ class Pipeline(Registration):
         one = object.__new__(Pipeline)
         settings = settings_beside(self._settings, consumer, () if subscription is None else subscription.tables)
         one._set_up(settings, store_beside(self._store, self.name), self._own_letters)
+        one._letters_go = self._letters_go
         if subscription is not None:
             one._subscriptions[consumer] = shared(subscription)
         return one
@@ -572,22 +576,33 @@ class Pipeline(Registration):
             Error: When the server cannot be reached or refuses.
         """
         plan = self.plan_destroy() if tables else None
-        with self._owned(), connect(self._settings.dsn) as connection:
-            own(connection, self._settings.slot, _sleep)
-            self._drop_slot(connection)
-            self._forget_letters(all_of_them=tables)
-            for directory in self._spools():
-                remove_spool(directory, self._settings.slot, source_of(connection))
-            self._store.forget(self.name)
-            self._schemas.forget(self.name)
+        self._remove(all_letters=tables)
         for one in self._all_beside():
-            one._destroy_beside()
+            one._remove_beside(all_letters=tables)
         if plan is not None:
             with connect(self._settings.dsn) as connection:
                 provision.remove_tables(connection, plan, self._stores())
 
-    def _forget_letters(self, *, all_of_them: bool) -> None:  # noqa: ARG002 (a pipeline of another kind may keep some)
-        self._own_letters.forget(self.name)
+    def _remove(self, *, all_letters: bool) -> None:
+        with self._owned(), connect(self._settings.dsn) as connection:
+            own(connection, self._settings.slot, _sleep)
+            self._drop_slot(connection)
+            self._forget_letters(all_of_them=all_letters)
+            for directory in self._spools():
+                remove_spool(directory, self._settings.slot, source_of(connection))
+            self._store.forget(self.name)
+            self._schemas.forget(self.name)
+
+    def _forget_letters(self, *, all_of_them: bool) -> None:
+        letters = self._own_letters
+        if all_of_them or self._letters_go is None:
+            letters.forget(self.name)
+            return
+        having = set(letters.marks(self.name))
+        stay = having - self._letters_go
+        letters.forget(self.name, {*self._subscriptions, *self._store.load(self.name), *having} - stay)
+        for consumer in stay:
+            letters.rename(self.name, consumer, consumer)  # so the next run's owner may begin with the first epoch
 
     def _drop_slot(self, connection: Connection) -> None:
         slot = connection.slot(self._settings.slot)
@@ -616,7 +631,7 @@ class Pipeline(Registration):
             left_behind = consumer in self._store.load(self.name)
             has_own = consumer in {*self._with_own_slots(), *own_slots_in(self._store, self.name)}
         if has_own and not left_behind:
-            self._beside_for(consumer)._destroy_beside()
+            self._beside_for(consumer)._remove_beside()
             return
         with self._owned(), connect(self._settings.dsn) as connection:
             own(connection, self._settings.slot, _sleep)
@@ -718,11 +733,11 @@ class Pipeline(Registration):
             names = {*self._with_own_slots(), *own_slots_in(self._store, self.name)}
         return [self._beside_for(name) for name in sorted(names)]
 
-    def _destroy_beside(self) -> None:
+    def _remove_beside(self, *, all_letters: bool = True) -> None:
         with self._owned(), connect(self._settings.dsn) as connection:
             its_own = self._is_its_own(connection)
         if its_own:
-            self.destroy()
+            self._remove(all_letters=all_letters)
 
     def _is_its_own(self, connection: Connection) -> bool:
         """Whether the slot of this name is that of this pipeline beside another, as far as anything says so."""
@@ -778,21 +793,6 @@ async def _undisturbed(run: Run | KafkaRun) -> None:
         cancelled.__context__ = task.exception()
         raise cancelled
     task.result()
-
-
-class _Signals:
-    """SIGTERM and SIGINT call a function, in the main thread of the main interpreter; elsewhere nothing is changed."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._before: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, lambda *_: call())
-
-    def close(self) -> None:
-        """Put back what was there."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def _sleep(seconds: float) -> None:
