@@ -13,7 +13,7 @@ from pgcdc.eventstore import EventStore, EventStoreError, RebuildProgress, Recor
 from pgcdc.eventstore import rebuild as build
 from pgcdc.eventstore.building import Building
 from pgcdc.eventstore.projecting import connect
-from tests.eventstore.revenue import RIGHT, Journal, Revenue, Sold, faults, revenue, right_revenue, store_of
+from tests.eventstore.revenue import RIGHT, Journal, Revenue, Sold, faults, registry, revenue, right_revenue, store_of
 from tests.eventstore.test_projections import caught_up
 from tests.pipeline.running import running, until
 
@@ -81,6 +81,8 @@ def test_a_table_whose_name_is_taken_is_said_before_it_is_built(newest_database:
         taken = pytest.raises(ConfigError, match='relation "second" already exists in the schema public')
         with taken as failed:
             build(store, "twice")
+        with pytest.raises(ConfigError, match='relation "second" already exists in the schema public'):
+            plan_rebuild(store, "twice")
         assert failed.value.hint is not None and "rename the table" in failed.value.hint
         assert newest_database.execute("SELECT count(*) FROM es.projections WHERE status = 'building'") == [(0,)]
         newest_database.execute("DROP TABLE public.second")
@@ -218,6 +220,19 @@ def test_a_pipeline_that_makes_the_first_one_at_the_same_moment(database: Databa
         with running(store.pipeline()):
             caught_up(store)
         assert revenue(database) == right_revenue(database)
+
+
+def test_a_role_that_may_make_no_schema(newest_database: Database, reader: str) -> None:
+    with store_of(newest_database, ("revenue", Revenue)) as store:
+        filled(store, 10)
+    newest_database.execute(
+        f"GRANT USAGE ON SCHEMA es TO {reader}", f"GRANT ALL ON ALL TABLES IN SCHEMA es TO {reader}"
+    )
+    with EventStore(f"{newest_database.dsn} options='-c role={reader}'", registry=registry) as store:
+        store.projection("revenue")(Revenue)
+        with pytest.raises(ConfigError, match="the projection revenue cannot have its schema es_revenue_2") as failed:
+            build(store, "revenue")
+        assert failed.value.hint is not None and "GRANT CREATE ON DATABASE" in failed.value.hint
 
 
 def test_a_name_that_is_not_there_is_known_without_a_server() -> None:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pgcdc.cli.deadletter import application as deadletter
-from pgcdc.errors import ConnectionLost, EventStoreError
+from pgcdc.errors import ConnectionLost, EventStoreError, SlotInUse
 from pgcdc.eventstore import Recorded, Table, rebuild, rollback, skipping
 from pgcdc.pipeline import MemoryDeadLetters
 from tests.eventstore.revenue import RIGHT, Closed, Journal, Revenue, Sold, faults, revenue, right_revenue, store_of
@@ -327,9 +327,9 @@ def dropped_twice(store: EventStore, database: Database) -> None:
     assert database.execute("SELECT count(*) FROM es.skipped") == [(4,)]
 
 
-def drop(store: EventStore) -> None:
+def drop(store: EventStore, count: int = 2) -> None:
     pipeline = store.pipeline()
-    assert pipeline.dead_letters.drop(consumer="revenue") == 2
+    assert pipeline.dead_letters.drop(consumer="revenue") == count
     pipeline.dead_letters.close()
 
 
@@ -357,6 +357,12 @@ def test_what_was_dropped_stays_so(database: Database, monkeypatch: pytest.Monke
             caught_up(store)
             until(lambda: len(told(store)) == 3, "one more is not one too many", pause=0.1)
             assert revenue(database) == [("a", 4, 3)]
+            with pytest.raises(SlotInUse):
+                store.pipeline().destroy()
+            drop(store, 3)
+            store.append("till-1", [Sold("a", 13)])
+            caught_up(store)
+            until(lambda: len(told(store)) == 1, "nothing was taken back by what was refused", pause=0.1)
 
 
 def test_a_rebuild_that_skips_too_many(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

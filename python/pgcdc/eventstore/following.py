@@ -224,9 +224,6 @@ class EventPipeline(Pipeline):
             with connect_store(self._dsn) as connection:
                 known = {COMMITS, *self._projections}
                 self._gaps.keep(connection, {k: v for k, v in self._positions().items() if k not in known})
-                with contextlib.closing(self._own_letters):
-                    for name in self._projections:  # before they go, because a crash in between is to lose none
-                        self._skipped.unlist(connection, name, self._own_letters)
         except psycopg.errors.UndefinedTable:
             logger.debug("there is no event store in the schema %s", self._statements.schema)
         except psycopg.Error as error:
@@ -253,6 +250,13 @@ class EventPipeline(Pipeline):
                     self._own_letters.forget(pipeline, [consumer])
             return
         super().forget(consumer)
+
+    def _forget_letters(self, *, all_of_them: bool) -> None:
+        # Before they go, because a crash in between is to lose none; and as the owner: nobody drops one meanwhile.
+        with contextlib.suppress(psycopg.errors.UndefinedTable), connect_store(self._dsn) as connection:
+            for name in self._projections:
+                self._skipped.unlist(connection, name, self._own_letters)
+        super()._forget_letters(all_of_them=all_of_them)
 
     def _make_slot(self) -> None:
         """Make the slot, and note what was committed before it: the stream begins exactly behind that."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal, LiteralString
 
 import msgspec
@@ -179,7 +180,7 @@ class Generations:
         status: Status = "building" if beside else "live"
         tables = [table.name for table in projection.tables]
         row = (projection.name, number, projection.version, status, schema, tables, format_lsn(passed_lsn))
-        connection.execute(f'CREATE SCHEMA {"" if beside else "IF NOT EXISTS "}"{schema}"'.encode())
+        self.make_schema(connection, projection.name, schema, if_not_exists=not beside)
         try:
             for table in projection.tables:
                 for statement in table.create(f'"{schema}"'):
@@ -200,26 +201,27 @@ class Generations:
             error=None,
         )
 
-    def look_for_room(self, connection: psycopg.Connection[Any], at: Generation, home: str) -> None:
+    def look_for_room(self, connection: psycopg.Connection[Any], name: str, tables: Sequence[str], home: str) -> None:
         """Look whether a generation's tables can be where they are to be.
 
         Args:
             connection: On which.
-            at: The generation.
+            name: The projection's name.
+            tables: The tables' names.
             home: The schema where they are to be.
 
         Raises:
             ConfigError: When a relation of the name of one of them is there, and not of the projection that is live.
         """
-        live = self.live(connection, at.name)
-        own = [] if live is None or live.schema != home or live.generation == at.generation else live.tables
+        live = self.live(connection, name)
+        own = [] if live is None or live.schema != home else live.tables
         there = connection.cursor(row_factory=tuple_row).execute(
             "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"
             " AND relname <> ALL (%s) ORDER BY 1 LIMIT 1",
-            (f'"{home}"', at.tables, own),
+            (f'"{home}"', list(tables), own),
         )
         if (found := there.fetchone()) is not None:
-            raise _no_room(at.name, f'relation "{found[0]}" already exists in the schema {home}', "42P07")
+            raise _no_room(name, f'relation "{found[0]}" already exists in the schema {home}', "42P07")
 
     def free_schema(self, connection: psycopg.Connection[Any], name: str, number: int) -> str:
         """A schema that is not there, for a generation's tables while it is not live.
@@ -238,6 +240,32 @@ class Generations:
         candidates = itertools.chain([first], (f"{first}_{another}" for another in itertools.count(2)))
         there = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)"
         return next(schema for schema in candidates if connection.execute(there, (schema,)).fetchone() == (False,))
+
+    @staticmethod
+    def make_schema(
+        connection: psycopg.Connection[Any], name: str, schema: str, *, if_not_exists: bool = False
+    ) -> None:
+        """Make a schema for the tables of a generation.
+
+        Args:
+            connection: On which.
+            name: The projection's name.
+            schema: The schema's.
+            if_not_exists: Whether it may be there.
+
+        Raises:
+            ConfigError: When this role may make none.
+        """
+        words = "CREATE SCHEMA IF NOT EXISTS {}" if if_not_exists else "CREATE SCHEMA {}"
+        try:
+            connection.execute(sql.SQL(words).format(sql.Identifier(schema)))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ConfigError(
+                f"the projection {name} cannot have its schema {schema}: {error.diag.message_primary}",
+                hint="GRANT CREATE ON DATABASE … TO …; tables that are not live, because they are being built or were"
+                " replaced, have a schema of their own",
+                sqlstate=error.sqlstate,
+            ) from error
 
     def drop_tables(self, connection: psycopg.Connection[Any], at: Generation) -> None:
         """Drop the tables of a generation that is not live, views on them too, and its schema if nothing else is in it.

@@ -125,11 +125,12 @@ def plan_rebuild(store: EventStore | AsyncEventStore, name: str, *, restart: boo
         The plan, for `print`.
 
     Raises:
-        ConfigError: When there is no such projection.
+        ConfigError: When there is no such projection, or the name of one of its tables is taken.
     """
     with _connected(store, name) as connection:
         building = Building(store, name, connection)
         live, begun = building.known()
+        _look_for_room(building)
         resumes = not restart and begun is not None and _fits(building, begun)
         number = max((one.generation for one in building.generations.of(connection, name)), default=0) + 1
         schema = building.generations.free_schema(connection, name, number)
@@ -276,19 +277,25 @@ def _begin(building: Building, restart: bool) -> Generation:
         _, begun = building.known()
         if begun is not None:
             if _fits(building, begun) and not restart:
-                building.generations.look_for_room(connection, begun, building.projection.schema)
+                _look_for_room(building)
                 logger.info("the rebuild of the projection %s goes on after %d events", begun.name, begun.events)
                 return begun
             _drop(building, begun)
-        at = building.generations.begin(connection, building.projection, beside=True)
-        building.generations.look_for_room(connection, at, building.projection.schema)
-        return at
+        _look_for_room(building)
+        return building.generations.begin(connection, building.projection, beside=True)
 
 
 def _fits(building: Building, begun: Generation) -> bool:
     """Whether the class may go on with it: not when there are other tables, whose rows would begin in the midst."""
     projection = building.projection
     return begun.version == projection.version and begun.tables == [table.name for table in projection.tables]
+
+
+def _look_for_room(building: Building) -> None:
+    tables = [table.name for table in building.projection.tables]
+    building.generations.look_for_room(
+        building.connection, building.projection.name, tables, building.projection.schema
+    )
 
 
 def _drop(building: Building, at: Generation) -> None:
@@ -319,7 +326,7 @@ def _replace(building: Building, at: Generation) -> Generation:
 def _change_places(building: Building, live: Generation, other: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
     away = generations.free_schema(connection, live.name, live.generation)
-    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(away)))
+    generations.make_schema(connection, live.name, away)
     _grant(connection, live, other)
     _move(building, live.tables, live.schema, away)
     generations.become(connection, live, "retired", away)
@@ -329,8 +336,8 @@ def _change_places(building: Building, live: Generation, other: Generation, home
 
 def _settle(building: Building, at: Generation, home: str) -> None:
     connection, generations = building.connection, building.generations
-    generations.look_for_room(connection, at, home)
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(home)))
+    generations.look_for_room(connection, at.name, at.tables, home)
+    generations.make_schema(connection, at.name, home, if_not_exists=True)
     _move(building, at.tables, at.schema, home)
     generations.become(connection, at, "live", home)
     generations.drop_schema(connection, at.schema)
