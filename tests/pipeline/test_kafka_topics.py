@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import confluent_kafka
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 import pgcdc
-from pgcdc.errors import PositionError
-from pgcdc.pipeline import kafka_member
+from pgcdc.errors import ConfigError, PositionError
+from pgcdc.pipeline import kafka_member, kafka_topic_ids
+from pgcdc.pipeline.kafka_topic_ids import TopicIds
 from tests.pipeline.kafka_reading import ORDERS, Reading, writing
 from tests.pipeline.running import running, until
 
@@ -92,10 +103,37 @@ class Shop:
             return str(asked.result().topic_id)
         return None
 
-    def kept(self) -> list[TopicPartition]:
-        """What the group has stored of it."""
+    def kept(self, topic: str | None = None) -> list[TopicPartition]:
+        """What the group has stored of it, or of another one."""
         [asked] = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(GROUP)]).values()
-        return [one for one in asked.result().topic_partitions or () if one.topic == self.topic]
+        return [one for one in asked.result().topic_partitions or () if one.topic == (topic or self.topic)]
+
+    @property
+    def positions(self) -> str:
+        """The topic of the writer's positions."""
+        return self.topic.replace("public.orders", "pgcdc_positions")
+
+    def remembered(self) -> str:
+        """What the group has stored with that."""
+        return "".join(one.metadata or "" for one in self.kept(self.positions))
+
+    def end_of_positions(self) -> int:
+        latest = {TopicPartition(self.positions, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+        [asked] = self.admin.list_offsets(latest).values()
+        return int(asked.result().offset)
+
+    def policy(self) -> str:
+        """How the broker removes its records."""
+        topic = ConfigResource(ConfigResource.Type.TOPIC, self.topic)
+        [asked] = self.admin.describe_configs([topic]).values()
+        return str(asked.result()["cleanup.policy"].value)
+
+    def set_policy(self, policy: str) -> None:
+        entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+        topic = ConfigResource(ConfigResource.Type.TOPIC, self.topic, incremental_configs=[entry])
+        [asked] = self.admin.incremental_alter_configs([topic]).values()
+        asked.result()
+        until(lambda: self.policy() == policy, "the policy")
 
     def stored(self) -> dict[int, int]:
         return {one.partition: one.offset for one in self.kept()}
@@ -174,3 +212,116 @@ def test_a_topic_that_was_made_again_is_another(shop: Shop) -> None:
             ended = shop.until_ended(reader)
             assert isinstance(ended, PositionError)
             assert "was deleted and made again" in str(ended)
+
+
+def test_a_group_remembers_a_topic_that_brokers_forget(shop: Shop) -> None:
+    """Offsets go with the topic: the group would be taken for a new one, and what it had not read would be missed."""
+    with running(shop.writer) as write:
+        write.streaming()
+        with shop.reading() as reader:
+            shop.until_given(30, reader)
+            until(lambda: shop.remembered() != "", "the topic's id", pause=0.05)
+        shop.database.execute("INSERT INTO orders SELECT n, n, 'unread' FROM generate_series(31, 40) n")
+        write.catch_up(shop.database)
+    former = shop.remembered()
+    shop.make_again(2)
+    until(lambda: not any(one.offset >= 0 for one in shop.kept()), "the broker has forgotten", pause=0.05)
+    for _ in range(2):  # whoever starts it again without a look is told once more
+        with shop.reading() as reader:
+            ended = shop.until_ended(reader)
+            assert isinstance(ended, PositionError)
+            assert "was deleted and made again" in str(ended)
+    [forgotten] = shop.admin.delete_consumer_groups([GROUP]).values()
+    forgotten.result()
+    with shop.reading() as reader:
+        until(lambda: shop.remembered() not in ("", former) or not reader.alive, "the new one's id", pause=0.05)
+        assert reader.error is None
+
+
+def test_what_a_group_remembers_neither_expires_nor_lags(shop: Shop) -> None:
+    """Of a topic that its members do not read, brokers forget what is not stored again from time to time."""
+    with mock.patch.object(kafka_topic_ids, "AGAIN", 0.2), running(shop.writer) as write, shop.reading() as reader:
+        write.streaming()
+        shop.until_given(30, reader)
+        until(lambda: shop.remembered() != "", "the topic's id", pause=0.05)
+        end = shop.end_of_positions()
+        shop.database.execute("INSERT INTO orders SELECT n, n, 'b' FROM generate_series(31, 40) n")
+        write.catch_up(shop.database)
+        assert shop.end_of_positions() > end
+        until(lambda: shop.kept(shop.positions)[0].offset == shop.end_of_positions(), "the end", pause=0.05)
+
+
+def test_members_remember_what_others_do(kafka: KafkaServer) -> None:
+    kafka.start()
+    group, positions = f"group-{uuid.uuid4().hex[:8]}", f"positions-{uuid.uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    [made] = admin.create_topics([NewTopic(positions, 1, 1)]).values()
+    made.result()
+    answers: list[KafkaError | None] = []
+    client = Consumer(
+        {"bootstrap.servers": kafka.bootstrap, "group.id": group, "on_commit": lambda error, _: answers.append(error)}
+    )
+
+    def store(topics: list[str], of: dict[str, str]) -> str:
+        """What there is when one member has stored what it knows."""
+        ids = TopicIds(confluent_kafka, group, topics, positions)
+        answers.clear()
+
+        def stored() -> bool:
+            if client.poll(0.01) is None and answers:
+                return True
+            ids.keep(admin, client, lambda: of)
+            return False
+
+        until(stored, "an answer")
+        assert answers == [None]
+        return str(client.committed([ids.place])[0].metadata)
+
+    ids = TopicIds(confluent_kafka, group, ["a", "b"], positions)
+    store(["a", "b"], {"a": "id of a, the first"})
+    text = store(["a", "b"], {"b": "other one"})
+    assert not ids.tells_another(text, "a", "id of a, the first")
+    assert ids.tells_another(text, "a", "another id")
+    assert not ids.tells_another(text, "a", ""), "some brokers give none"
+    assert ids.tells_another(text, "b", "id of b")
+    text = store(["b"], {"b": "id of b, made again"})
+    assert not ids.tells_another(text, "b", "id of b, made again")
+    assert not ids.tells_another(text, "a", "another id"), "nobody reads it any more"
+    many = [f"topic-{number}" for number in range(300)]
+    text = store(many, {topic: f"{topic:>22}" for topic in many})
+    assert TopicIds(confluent_kafka, group, many, positions).tells_another(text, "topic-0", "another id")
+    client.close()
+
+
+def test_a_topic_that_is_compacted_is_refused(shop: Shop) -> None:
+    """Compaction removes changes before they are read, and the last one of a key may say less than those before."""
+    with running(shop.writer) as write:
+        write.streaming()
+        write.catch_up(shop.database)
+    shop.set_policy("compact,delete")
+    with shop.reading() as reader:
+        ended = shop.until_ended(reader)
+        assert isinstance(ended, ConfigError)
+        assert "is compacted" in str(ended)
+    shop.set_policy("delete")
+    with shop.reading() as reader:
+        shop.until_given(30, reader)
+
+
+def test_members_without_partitions_stand_by(shop: Shop) -> None:
+    with running(shop.writer) as write, shop.reading() as reader:
+        write.streaming()
+        shop.until_given(30, reader)
+        with shop.reading() as second, shop.reading() as third:
+            readers = [reader, second, third]
+
+            def settled() -> bool:
+                [asked] = shop.admin.describe_consumer_groups([GROUP]).values()
+                group = asked.result()
+                stable = group.state == confluent_kafka.ConsumerGroupState.STABLE
+                return (stable and len(group.members) == 3) or not all(one.alive for one in readers)
+
+            until(settled, "three members", pause=0.05)
+            shop.database.execute("INSERT INTO orders SELECT n, n, 'b' FROM generate_series(31, 40) n")
+            shop.until_given(40, reader)
+            assert [one.error for one in readers] == [None] * 3

@@ -20,6 +20,8 @@ from unittest import mock
 import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource, ConfigSource
 from msgspec import UNSET
 
 import pgcdc
@@ -376,6 +378,21 @@ def test_a_batch_that_fails_while_it_is_sent_is_looked_into(kafka: KafkaServer) 
     sink.write(batch.take([1, 2, 3]))
     sink.close()
     assert [key_of(one)["id"] for one in consumed(kafka.bootstrap, f"{prefix}.public.plain")] == [1, 2, 3]
+
+
+def test_what_is_read_again_is_not_compacted(kafka: KafkaServer) -> None:
+    """Who reads it needs every change, whatever the broker's default is."""
+    prefix = fresh()
+    sink = opened(kafka, prefix, format="pgcdc")
+    sink.write(batch_of(insert(PLAIN, {"id": 1, "name": ""})))
+    sink.close()
+    topic = ConfigResource(ConfigResource.Type.TOPIC, f"{prefix}.public.plain")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    [asked] = admin.describe_configs([topic]).values()
+    policy = asked.result()["cleanup.policy"]
+    assert (policy.value, policy.source) == ("delete", ConfigSource.DYNAMIC_TOPIC_CONFIG.value)
+    with pytest.raises(ConfigError, match="compaction"):
+        Kafka("nowhere:1", format="pgcdc", topic_settings={"cleanup.policy": "compact,delete"})
 
 
 def test_barriers_that_a_compacted_topic_refuses_stop_it(kafka: KafkaServer) -> None:

@@ -87,6 +87,11 @@ class KafkaAddress:
         """The topic of logical messages."""
         return f"{self.prefix}.message"
 
+    @property
+    def positions_topic(self) -> str:
+        """The topic of the positions of whoever writes the others."""
+        return f"{self.prefix}.pgcdc_positions"
+
 
 def parse_address(url: str, prefix: str) -> KafkaAddress:
     """Read where changes come from.

@@ -27,6 +27,7 @@ from pgcdc.pipeline.items import Appointment
 from pgcdc.pipeline.kafka_address import KafkaAddress, client_library
 from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Barrier, Mark, read_record
+from pgcdc.pipeline.kafka_topic_ids import TopicIds
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.worker import Worker
 from pgcdc.protocol import Batch, RowFormat
@@ -163,6 +164,7 @@ class Member:
         self._looking: dict[str, Future[Any]] = {}
         # Topics that were not there when they were looked for last.
         self._gone: set[str] = set()
+        self._topic_ids = TopicIds(self._kafka, group, topics, address.positions_topic)
         self._polled_at = time.monotonic()
         self._config: dict[str, Any] = {
             "session.timeout.ms": str(int(SESSION * 1000)),
@@ -323,6 +325,7 @@ class Member:
             self._take(records)
             self._hand_over()
             self._look_at_topics()
+            self._topic_ids.keep(self._admin, self._client, self._ids)
             self._answer()
             self._store_some()
 
@@ -528,6 +531,9 @@ class Member:
 
     def _stored(self, error: Any, partitions: Sequence[Any]) -> None:
         """What became of a commit; called by the client, in the thread."""
+        if any(self._topic_ids.is_place(one) for one in partitions):
+            self._topic_ids.stored(error)
+            return
         self._committing = max(0, self._committing - 1)
         for one in partitions if error is None else ():
             mark = Mark.read(one.metadata)
@@ -578,12 +584,19 @@ class Member:
             return
         started = []
         topics = {topic: self._describe(topic) for topic in {one.topic for one in partitions}}
-        for one in self._client.committed(partitions, timeout=ASK_WITHIN):
+        if topics:
+            self._check_policies(topics)
+        place = self._topic_ids.place
+        *every, remembered = self._client.committed([*partitions, place], timeout=ASK_WITHIN)
+        for one in every:
             low, high = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
             stored, (count, topic_id) = Mark.read(one.metadata), topics[one.topic]
             # One that was added has nothing stored, and the others say how many there were.
             for known in self._marks(one.topic, count) if stored is None else [stored]:
                 self._check_topic(one.topic, known, count, topic_id)
+            if one.offset < 0 and self._topic_ids.tells_another(remembered.metadata, one.topic, topic_id):
+                less = f"; when nothing is missing, delete only what the group has stored for topic {place.topic}"
+                raise self._deleted(one.topic, "was deleted and made again", less)
             mark = stored or Mark()
             new = msgspec.structs.replace(mark, partitions=count, epoch=mark.epoch + 1, topic=topic_id)
             offset = one.offset if one.offset >= 0 else -1
@@ -593,6 +606,7 @@ class Member:
             one.offset = assigned.lane.through_lsn
             started.append(one)
         self._client.incremental_assign(started)
+        self._topic_ids.soon()
         names = ", ".join(f"{one.topic}/{one.partition}" for one in started)
         logger.info("consumer %r has partitions %s", self._subscription.name, names or "none")
 
@@ -603,7 +617,35 @@ class Member:
         try:
             return _described(asked.result(2 * ASK_WITHIN))
         except TimeoutError:
-            raise ConnectionLost(f"consumer {self._subscription.name!r} has lost Kafka: no answer in time") from None
+            raise self._unanswered() from None
+
+    def _check_policies(self, topics: Collection[str]) -> None:
+        """See that brokers do not remove, by compaction, what was not read yet."""
+        kind = self._kafka.admin.ConfigResource.Type.TOPIC
+        wanted = [self._kafka.admin.ConfigResource(kind, topic) for topic in topics]
+        for resource, asked in self._admin.describe_configs(wanted, request_timeout=ASK_WITHIN).items():
+            try:
+                policy = asked.result(2 * ASK_WITHIN)["cleanup.policy"].value
+            except self._kafka.KafkaException as error:
+                if error.args[0].code() != self._kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise
+                if "policies" not in self._said:
+                    self._said.add("policies")
+                    name = self._subscription.name
+                    logger.warning("consumer %r may not see how topics are set: see that none is compacted", name)
+                continue
+            except TimeoutError:
+                raise self._unanswered() from None
+            if "compact" in policy:
+                raise ConfigError(
+                    f"topic {resource.name!r} is compacted, which removes changes before consumer"
+                    f" {self._subscription.name!r} has read them",
+                    hint="set the topic's cleanup.policy to delete; what compaction has removed is missing, unless"
+                    " everything is read up to now: else make the topic again with a copy of existing rows",
+                )
+
+    def _unanswered(self) -> ConnectionLost:
+        return ConnectionLost(f"consumer {self._subscription.name!r} has lost Kafka: no answer in time")
 
     def _ask_for(self, topics: Collection[str]) -> dict[str, Future[Any]]:
         wanted = self._kafka.TopicCollection(list(topics))
@@ -652,11 +694,14 @@ class Member:
                 hint="the number of partitions is fixed: make a new topic for another one",
             )
 
-    def _deleted(self, topic: str, what: str) -> PositionError:
+    def _ids(self) -> dict[str, str]:
+        return {topic: one.lane.mark.topic for (topic, _), one in self._assigned.items()}
+
+    def _deleted(self, topic: str, what: str, less: str = "") -> PositionError:
         return PositionError(
             f"topic {topic!r} {what} while consumer {self._subscription.name!r} was not done with it",
-            hint="what was not read of it is gone: empty the target, forget the group's offsets, and let the topic be"
-            " made again with a copy of existing rows",
+            hint=f"what was not read of it is gone: empty the target, delete group {self._group}, and let the topic be"
+            f" made again with a copy of existing rows{less}",
         )
 
     def _revoke(self, partitions: Sequence[Any]) -> None:

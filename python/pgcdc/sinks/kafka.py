@@ -77,7 +77,8 @@ class Kafka:
             fence each other. By default the prefix.
         partitions: How many a topic gets that is made; the broker's `num.partitions` when None.
         replication_factor: How many copies it gets; the broker's `default.replication.factor` when None.
-        topic_settings: Further settings of topics that are made, such as `{"retention.ms": "-1"}`.
+        topic_settings: Further settings of topics that are made, such as `{"retention.ms": "-1"}`. In format `"pgcdc"`
+            they are not compacted, whatever the broker's default is.
         tombstones: Whether a key that is gone gets a record without a value; never in format `"pgcdc"`.
         headers: Whether records have headers. Barriers always do.
         decimal: `decimal.handling.mode` of format `"debezium"`.
@@ -128,9 +129,11 @@ class Kafka:
         self._timeout = timeout
         own = {"bootstrap.servers": bootstrap, "logger": logger}
         self._settings = {**own, **(settings or {})}
-        self._topics = Topics(
-            self._settings, prefix, topic, partitions, replication_factor, dict(topic_settings or {}), timeout
-        )
+        made = dict(topic_settings or {})
+        # Who reads such topics needs every change: what the last one of a key leaves out is in those before it.
+        if format == "pgcdc" and "compact" in made.setdefault("cleanup.policy", "delete"):
+            raise ConfigError('format="pgcdc" is for who needs every change, and compaction leaves the last ones alone')
+        self._topics = Topics(self._settings, prefix, topic, partitions, replication_factor, made, timeout)
         self._transactions = self._transactions_of(self._name)
         self._has_parts = False
         self._source: tuple[Mapping[str, str], str, Collection[str]] | None = None
