@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Event
 from typing import TYPE_CHECKING
+from unittest import mock
 from uuid import UUID
 
 import pytest
 
 import pgcdc
-from pgcdc.eventstore import EventStore
+from pgcdc.eventstore import EventStore, migrating
 from pgcdc.eventstore.migrations import migrations
 from tests.eventstore.contract import CREATED
 from tests.faults.judge import until
@@ -132,6 +135,65 @@ def test_the_ninth_gives_way(database: Database) -> None:
                 assert store.append("order-1", [CREATED], expected=1, connection=connection) == 2
             assert made.result(timeout=60).steps[0].what == "migration 9: rules"
         assert store.append("order-1", [CREATED], expected=2) == 3
+
+
+@pytest.mark.parametrize("number", [3, 8])
+def test_it_comes_through_while_many_write(newest_database: Database, number: int) -> None:
+    """They take the two tables in every order, and begin anew at once; none of them has to give way."""
+    json = '[{"t": "created", "v": 1, "p": {}}]'
+    append = f"SELECT status FROM es.append(%(stream)s, 'order', -1, '{json}', '{{}}')"
+    ways = [
+        [append],
+        ["SELECT count(*) FROM es.events WHERE stream_id = %(stream)s", append],
+        ["SELECT version FROM es.streams WHERE stream_id = %(stream)s", append],
+        [
+            "SELECT FROM es.streams WHERE stream_id = %(stream)s FOR UPDATE",
+            "INSERT INTO es.events (stream_id, stream_type, event_type, payload, sequence) SELECT stream_id, 'order',"
+            " 'created', '{}', version + 1 FROM es.streams WHERE stream_id = %(stream)s",
+        ],
+    ]
+    stop = Event()
+
+    def write(which: int) -> int:
+        done, stream = 0, {"stream": f"order-{which}"}
+        with newest_database.connect() as connection:
+            connection.execute(append, stream)
+            begun.put(which)
+            while not stop.is_set():
+                with connection.transaction():
+                    for query in ways[which % len(ways)]:
+                        connection.execute(query, stream)
+                done += 1
+        return done
+
+    begun: Queue[int] = Queue()
+    with EventStore(newest_database.dsn) as store, ThreadPoolExecutor(6) as threads:
+        make_until(store, newest_database, number)
+        writers = [threads.submit(write, which) for which in range(6)]
+        try:
+            for _ in writers:
+                begun.get(timeout=30)
+            assert store.init().steps
+        finally:
+            stop.set()
+        written = sum(writer.result() for writer in writers) + len(writers)
+        assert newest_database.execute("SELECT count(*) FROM es.events") == [(written,)]
+        assert store.init().steps == []
+
+
+def test_a_transaction_that_does_not_end_is_told_of(newest_database: Database) -> None:
+    with (
+        EventStore(newest_database.dsn) as store,
+        newest_database.connect() as connection,
+        mock.patch.object(migrating, "_ATTEMPTS_FOR", 0.0),
+    ):
+        make_until(store, newest_database, 8)
+        with connection.transaction():
+            connection.execute("SELECT FROM es.events")
+            with pytest.raises(pgcdc.EventStoreError, match="in use") as raised:
+                store.init()
+        assert raised.value.hint and "pg_stat_activity" in raised.value.hint
+        assert store.init().steps
 
 
 def test_profiles(newest_database: Database) -> None:

@@ -5,7 +5,10 @@ Source: PostgreSQL manual, "CREATE TABLE", "Explicit Locking" (advisory locks).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import asyncio
+import random
+import time as clock
+from typing import Any, Final, Literal
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -17,7 +20,10 @@ from pgcdc.eventstore.statements import Statements
 
 __all__ = ["apply", "plan"]
 
-_ATTEMPTS = 20
+_LOCK_WITHIN: Final = "100ms"
+"""How long writers wait for a migration that waits for one of them: less than `deadlock_timeout`."""
+_ATTEMPTS_FOR = 60.0
+"""Seconds after which it is given up: somebody reads or writes in a transaction that does not end."""
 _LOCK = 0x65767374  # two that make the same schema at once come one after the other
 
 
@@ -130,14 +136,17 @@ async def apply(
 
     Raises:
         ConfigError: As for `plan`.
+        psycopg.errors.LockNotAvailable: When others do not let go of the tables.
     """
-    for left in reversed(range(_ATTEMPTS)):
+    deadline = clock.monotonic() + _ATTEMPTS_FOR
+    while True:
         try:
             return await _apply(connection, statements, profile, max_payload_bytes)
-        except psycopg.errors.LockNotAvailable:  # a migration waits less than deadlock_timeout for who appends
-            if left == 0:
+        except psycopg.errors.LockNotAvailable:
+            if clock.monotonic() > deadline:
                 raise
-    raise AssertionError("the last attempt returns or raises")
+        # Those who waited meanwhile have all begun anew: not in step with them.
+        await asyncio.sleep(random.uniform(0.02, 0.3))  # noqa: S311
 
 
 async def _apply(
@@ -150,9 +159,25 @@ async def _apply(
         await connection.execute("SET LOCAL client_min_messages = error")  # wal_level is looked at by `check`
         await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))
         made = await plan(connection, statements, profile, max_payload_bytes)
+        if made.steps:
+            await _lock(connection, statements)
         for step in made.steps:
             await connection.execute(step.sql)
     return made
+
+
+async def _lock(connection: psycopg.AsyncConnection[Any], statements: Statements) -> None:
+    """Take what the steps need before the first of them, both tables at once; or give way to who appends.
+
+    A writer that has one of the two and wants the other, while this has the other and wants that one, would be waited
+    for in vain.
+    """
+    await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'")
+    tables = [f"{statements.quoted}.{table}" for table in ("events", "streams")]
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)
+    if (await cursor.fetchone() or (False,))[0]:
+        await connection.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
 
 
 def _index_steps(schema: str, present: set[str], profile: Profile) -> list[Step]:

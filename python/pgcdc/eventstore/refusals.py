@@ -87,6 +87,13 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint="roll it back and do it again; of several append_many none has to give way: they lock in one order",
             sqlstate=sqlstate,
         )
+    if sqlstate == "55P03":
+        return EventStoreError(
+            f"the event store's tables are in use: {primary(error)}",
+            hint="somebody has a transaction open that has read or written there: end it, or try again;"
+            " pg_stat_activity shows it by its xact_start",
+            sqlstate=sqlstate,
+        )
     if sqlstate == "55000" and constraint in ("streams_state", "streams_no_hole"):
         return EventStoreError(
             f"the stream {stream} did not take the event: {primary(error)}",
