@@ -76,16 +76,18 @@ def does_one(connections: Connections, query: str, values: tuple[Value, ...]) ->
 
 def _asked(connection: OwnConnection, query: str, values: tuple[Value, ...]) -> pq.abc.PGresult:
     """The result of a statement that is prepared at its first use."""
-    _send(connection, query, values, pq.Format.TEXT)
-    result = _answer(connection)
-    if result.status not in _DONE:
+    for attempt in range(3):
+        _send(connection, query, values, pq.Format.TEXT, prepared=attempt < 2)
+        result = _answer(connection)
+        if result.status in _DONE:
+            return result
         error = error_from_result(result)
-        if isinstance(error, psycopg.errors.InvalidSqlStatementName) and connection.prepared:
-            # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit.
-            connection.prepared.clear()
-            return _asked(connection, query, values)
-        raise error
-    return result
+        if not isinstance(error, psycopg.errors.InvalidSqlStatementName):
+            break
+        # psycopg drops all that is prepared when a transaction was rolled back. Nothing was done: it is autocommit. The
+        # second time it is a pooler, which has given this to another server's process than what was prepared.
+        connection.prepared.clear()
+    raise error
 
 
 def rows(
@@ -108,14 +110,15 @@ def rows(
         yield connection.cursor(binary=True, row_factory=tuple_row).execute(query, values).fetchall()
         return
     try:
-        _send(connection, query, values, pq.Format.BINARY)
-        try:
-            yield from _pieces(connection, _CHUNK)
-        except psycopg.errors.InvalidSqlStatementName:  # as in _asked; nothing has come yet
-            if not connection.prepared:
-                raise
-            connection.prepared.clear()
-            yield from rows(connection, query, values)
+        for attempt in range(3):
+            _send(connection, query, values, pq.Format.BINARY, prepared=attempt < 2)
+            try:
+                yield from _pieces(connection, _CHUNK)
+                return
+            except psycopg.errors.InvalidSqlStatementName:  # as in _asked; nothing has come yet
+                if attempt == 2:
+                    raise
+                connection.prepared.clear()
     finally:
         if connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             connection.wait(generators.fetch_many(connection.pgconn))
@@ -173,14 +176,19 @@ def _pieces(connection: OwnConnection, size: int) -> Iterator[list[tuple[Any, ..
             yield loading.load_rows(0, result.ntuples, tuple)
 
 
-def _send(connection: OwnConnection, query: str, values: tuple[Value, ...], result_format: pq.Format) -> None:
-    """Send a statement that is prepared at its first use."""
-    name = connection.prepared.get(query) or _prepare(connection, query)
+def _send(
+    connection: OwnConnection, query: str, values: tuple[Value, ...], result_format: pq.Format, *, prepared: bool = True
+) -> None:
+    """Send a statement that is prepared at its first use, or one that is not."""
     texts = [value if value is None or type(value) is bytes else str(value).encode() for value in values]
     for text in texts:
         if text is not None and b"\0" in text:  # libpq would take it for the end
             raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-    connection.pgconn.send_query_prepared(name, texts, result_format=result_format)
+    if prepared:
+        name = connection.prepared.get(query) or _prepare(connection, query)
+        connection.pgconn.send_query_prepared(name, texts, result_format=result_format)
+    else:
+        connection.pgconn.send_query_params(_numbered(query), texts, result_format=result_format)
 
 
 def _answer(connection: OwnConnection) -> pq.abc.PGresult:
@@ -198,11 +206,14 @@ def _answer(connection: OwnConnection) -> pq.abc.PGresult:
     return results[-1]
 
 
-def _prepare(connection: OwnConnection, query: str) -> bytes:
+def _numbered(query: str) -> bytes:
     parts = query.split("%s")
-    text = "".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]
-    name = b"pgcdc_%d" % next(connection.numbers)  # never again: the server may have prepared one that was interrupted
-    connection.pgconn.send_prepare(name, text.encode())
+    return ("".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]).encode()
+
+
+def _prepare(connection: OwnConnection, query: str) -> bytes:
+    name = next(connection.names).encode()  # never again: the server may have prepared one that was interrupted
+    connection.pgconn.send_prepare(name, _numbered(query))
     result = connection.wait(generators.execute(connection.pgconn))[-1]
     if result.status != pq.ExecStatus.COMMAND_OK:
         raise error_from_result(result)

@@ -6,9 +6,11 @@ import os
 import select
 from typing import Any, Final
 
+import psycopg
+
 from pgcdc.connection_string import parameters_of
 
-__all__ = ["PREPARE", "is_quiet", "options_of"]
+__all__ = ["PREPARE", "is_quiet", "name_apart", "options_of"]
 
 PREPARE: Final = (
     # What was appended survives the server's crash, whatever role or database say; a DSN that says otherwise is meant.
@@ -55,3 +57,15 @@ def is_quiet(socket: int) -> bool:
     poll = select.poll()
     poll.register(socket, select.POLLIN)
     return not poll.poll(0)
+
+
+def name_apart(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Have what psycopg prepares named as on no other connection.
+
+    Behind a pooler several share a server's process. psycopg counts from 0 on each, so that the name of one's statement
+    would be that of another's, perhaps of a store in another schema.
+
+    Args:
+        connection: One that is new.
+    """
+    connection._prepared._prepared_idx = int.from_bytes(os.urandom(7), "big")

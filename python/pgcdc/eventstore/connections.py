@@ -6,19 +6,23 @@ Written by hand beside connections_async.py: the two wait by different means.
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import select
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
 
-from pgcdc.eventstore.connecting import PREPARE, options_of
+from pgcdc.eventstore.connecting import PREPARE, name_apart, options_of
 
 __all__ = ["Connections", "OwnConnection"]
 
 _IDLE: Final = psycopg.pq.TransactionStatus.IDLE
+_LOOK_AFTER = 5.0
+"""Seconds after which whoever waits for a connection looks whether somebody has one."""
 
 
 class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -26,14 +30,15 @@ class OwnConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         prepared: The names of statements that were prepared on it around psycopg.
-        numbers: For the names of those to come.
+        names: Those of statements to come, which no other connection has.
         readable: Waits until the server has said something.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.prepared: dict[str, bytes] = {}
-        self.numbers = itertools.count()
+        self.names = map(f"pgcdc_{os.urandom(8).hex()}_%d".__mod__, itertools.count())
+        name_apart(self)
         self.readable = select.poll()
         self.readable.register(self.pgconn.socket, select.POLLIN)
 
@@ -48,6 +53,9 @@ class Connections:
 
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
+        self._limit = limit
+        self._made: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
+        self._making = 0
         self._idle: list[OwnConnection] = []
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # as a semaphore, without Python around its lock
         for _ in range(limit):
@@ -84,7 +92,12 @@ class Connections:
         Raises:
             psycopg.OperationalError: When the server cannot be reached.
         """
-        self._free.get()
+        while True:
+            try:
+                self._free.get(timeout=_LOOK_AFTER)
+                break
+            except queue.Empty:
+                self._find_lost()
         try:
             return self._take()
         except BaseException:
@@ -114,13 +127,24 @@ class Connections:
             if not connection.closed and not connection.readable.poll(0):
                 return connection
             connection.close()  # the server has said something meanwhile: that it ends
-        connection = OwnConnection.connect(autocommit=True, **options_of(self._dsn))
+        self._making += 1
+        try:
+            connection = OwnConnection.connect(autocommit=True, **options_of(self._dsn))
+        finally:
+            self._making -= 1
+        self._made.add(connection)
         try:
             connection.execute(PREPARE)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _find_lost(self) -> None:
+        """Put back what a Ctrl-C has taken away: it can come between any two steps of those who take and give."""
+        used = sum(not one.closed for one in list(self._made)) - len(self._idle) + self._making
+        for _ in range(self._limit - used):
+            self._free.put(None)
 
     def close(self) -> None:
         """Close those that are not in use."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from pgcdc.eventstore.connecting import PREPARE, is_quiet, options_of
+from pgcdc.eventstore.connecting import PREPARE, is_quiet, name_apart, options_of
 
 __all__ = ["AsyncConnections"]
 
@@ -65,6 +65,7 @@ class AsyncConnections:
                 return connection
             await connection.close()  # the server has said something meanwhile: that it ends
         connection = await psycopg.AsyncConnection.connect(autocommit=True, **options_of(self._dsn))
+        name_apart(connection)
         try:
             await connection.execute(PREPARE)
         except BaseException:

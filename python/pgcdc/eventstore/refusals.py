@@ -87,6 +87,13 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint="roll it back and do it again; of several append_many none has to give way: they lock in one order",
             sqlstate=sqlstate,
         )
+    if sqlstate == "26000":
+        return EventStoreError(
+            f"the event store's server does not know what was prepared: {primary(error)}",
+            hint="a pooler of transactions has to follow prepared statements, as PgBouncer does from 1.21 on with"
+            " max_prepared_statements; nothing was done",
+            sqlstate=sqlstate,
+        )
     if sqlstate == "55P03":
         return EventStoreError(
             f"the event store's tables are in use: {primary(error)}",
