@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+import pgcdc
 from pgcdc.eventstore import EventStore, Every, inspecting
 from tests.eventstore.contract import CREATED, PAID, Counted
 from tests.eventstore.revenue import lose_the_slot, store_of
@@ -53,11 +54,111 @@ def test_in_order(database: Database) -> None:
         assert (stats.streams, stats.events, stats.types[0].stream_type, stats.types[0].longest) == (1, 2, "order", 2)
 
 
-def test_a_hole(newest_database: Database, store: EventStore) -> None:
-    store.append("order-1", [CREATED, PAID])
-    _maintain(newest_database, "DELETE FROM es.events WHERE sequence = 1")
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "DELETE FROM es.events WHERE sequence = 1",
+        "DELETE FROM es.events WHERE sequence = 2",
+        "DELETE FROM es.streams WHERE stream_id = 'order-1'",
+        "UPDATE es.events SET sequence = 5 WHERE sequence = 1 AND stream_id = 'order-1'",
+        "UPDATE es.events SET stream_type = 'other' WHERE sequence = 1 AND stream_id = 'order-1'",
+        "UPDATE es.streams SET version = 7 WHERE stream_id = 'order-1'",
+    ],
+)
+def test_a_hole(newest_database: Database, store: EventStore, broken: str) -> None:
+    for stream in ("order-1", "order-2"):
+        store.append(stream, [CREATED, PAID])
+    _maintain(newest_database, broken)
     for deep in (False, True):
         assert _status(store.check(deep=deep))[1] == "failed"
+
+
+@pytest.mark.parametrize("where", ["TRUE", "stream_id = 'order-1'"])
+def test_streams_without_events(newest_database: Database, store: EventStore, where: str) -> None:
+    """Nothing is left of them among the last events: all streams have to be looked at."""
+    for stream in ("order-1", "order-2"):
+        store.append(stream, [CREATED, PAID])
+    _maintain(newest_database, f"DELETE FROM es.events WHERE {where}")
+    assert _status(store.check(deep=True))[1] == "failed"
+    _maintain(newest_database, f"UPDATE es.streams SET state = 'deleted' WHERE {where}")
+    assert 1 not in _status(store.check(deep=True)), "somebody has deleted them, and says so"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "payload = '[]'",
+        "metadata = '[]'",
+        "event_version = 0",
+        "retention_class = 'icy'",
+        "occurred_at = 'infinity'",
+        "sequence = 0",
+    ],
+)
+def test_an_event_that_breaks_a_rule(newest_database: Database, store: EventStore, broken: str) -> None:
+    store.append("order-1", [CREATED, PAID])
+    newest_database.execute(
+        "ALTER TABLE es.events DISABLE TRIGGER ALL", f"UPDATE es.events SET {broken} WHERE sequence = 1"
+    )
+    newest_database.execute(
+        "ALTER TABLE es.events ENABLE TRIGGER append_only",
+        "ALTER TABLE es.events ENABLE TRIGGER advance_stream",
+        "ALTER TABLE es.events ENABLE ALWAYS TRIGGER keep_rules",
+        "ALTER TABLE es.events ENABLE REPLICA TRIGGER keep_rules_of_copies",
+    )
+    for deep in (False, True):
+        assert store.check(deep=deep)[7].status == "failed"
+    if "version" in broken:
+        with pytest.raises(pgcdc.InvalidEvent, match="version 0"):
+            store.read("order-1")
+
+
+def test_a_stream_of_no_known_state(newest_database: Database, store: EventStore) -> None:
+    store.append("order-1", [CREATED, PAID])
+    newest_database.execute(
+        "ALTER TABLE es.streams DISABLE TRIGGER keep_rules",
+        "UPDATE es.streams SET state = 'odd'",
+        "ALTER TABLE es.streams ENABLE ALWAYS TRIGGER keep_rules",
+    )
+    assert store.check(deep=True)[7].status == "failed"
+
+
+def test_ids_that_are_behind(newest_database: Database, store: EventStore) -> None:
+    """As where the rows were copied, or came by logical replication, which sends no sequences."""
+    store.append("order-1", [CREATED, PAID])
+    newest_database.execute("SELECT setval('es.events_id_seq', 1, false)")
+    finding = store.check()[1]
+    assert finding.status == "failed" and finding.hint
+    newest_database.execute(finding.hint.partition(": ")[2])
+    assert store.check()[1].status == "ok"
+
+
+@pytest.mark.parametrize("function", ["refuse_change()", "keep_rules()", "refuse_row(rule text)"])
+def test_functions_that_do_nothing(newest_database: Database, store: EventStore, function: str) -> None:
+    kind, what = ("text", "rule") if "rule " in function else ("trigger", "NEW")
+    newest_database.execute(
+        f"CREATE OR REPLACE FUNCTION es.{function} RETURNS {kind} LANGUAGE plpgsql AS 'BEGIN RETURN {what}; END'"
+    )
+    assert store.check()[7].status == "failed"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP PUBLICATION es_events",
+        "ALTER PUBLICATION es_events DROP TABLE es.events",
+        "ALTER PUBLICATION es_events SET (publish = 'update')",
+    ],
+)
+def test_nobody_is_sent_an_event(newest_database: Database, store: EventStore, statement: str) -> None:
+    newest_database.execute(statement)
+    finding = store.check()[6]
+    assert finding.status == "failed" and finding.hint
+    if finding.hint.startswith("ALTER"):
+        newest_database.execute(finding.hint)
+    else:
+        store.init()
+    assert store.check()[6].status == "nothing"
 
 
 def test_no_unique_index(newest_database: Database, store: EventStore) -> None:

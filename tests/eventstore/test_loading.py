@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import msgspec
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 
 import pgcdc
 from pgcdc.eventstore import Event, EventStore, Registry, upcast
+from pgcdc.eventstore import store as store_module
 from pgcdc.eventstore.statements import Statements
 
 if TYPE_CHECKING:
@@ -112,3 +114,32 @@ def test_what_fails_says_where(database: Database, place: int) -> None:
             store.load("a-1", Seen)
         assert (invalid.value.stream, invalid.value.sequence) == ("a-1", place)
         assert store.append("a-1", [Gone()], expected=1000) == 1001, "the connection can be used again"
+
+
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_more_than_are_in_memory_at_once(newest_database: Database, count: int) -> None:
+    with EventStore(newest_database.dsn, registry=registry) as store, mock.patch.object(store_module, "_ROWS", 5):
+        store.init()
+        newest_database.execute(ROWS.format(count=count))
+        assert store.load("a-1", Seen)[1] == count
+        assert store.state("a-1", Seen, at=8)[1] == 8
+
+
+@pytest.mark.parametrize("missing", [1, 500, 999])
+def test_an_event_that_is_missing_is_not_left_out(newest_database: Database, missing: int) -> None:
+    """Without it the state would be another one, and nobody would know."""
+    with EventStore(newest_database.dsn, registry=registry) as store:
+        store.init()
+        newest_database.execute(
+            ROWS.format(count=1000),
+            f"BEGIN; SET LOCAL pgcdc.maintenance = on; DELETE FROM es.events WHERE sequence = {missing}; COMMIT",
+        )
+        for call in (
+            lambda: store.load("a-1", Seen),
+            lambda: store.state("a-1", Seen, at=1000),
+            lambda: store.read("a-1"),
+            lambda: store.history("a-1"),
+        ):
+            with pytest.raises(pgcdc.EventStoreError, match=f"behind {missing - 1} is missing"):
+                call()
+        assert [one.sequence for one in store.read("a-1", after=missing)] == list(range(missing + 1, 1001))

@@ -253,3 +253,40 @@ def test_events_that_leave_sooner(newest_database: Database) -> None:
         ("warm",),
         ("cold",),
     ]
+
+
+@pytest.mark.parametrize("sequence", [1, 5])
+def test_a_row_that_a_trigger_writes(database: Database, sequence: int) -> None:
+    """Somebody's trigger on the events, which writes to another stream, also while `append` runs."""
+    with EventStore(database.dsn) as store:
+        store.init()
+        database.execute(
+            "CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.stream_type <> 'till' THEN"
+            f" {row(sequence)}; END IF; RETURN NULL; END $$",
+            "CREATE TRIGGER follow AFTER INSERT ON es.events FOR EACH ROW EXECUTE FUNCTION follow()",
+        )
+        if sequence == 1:
+            store.append("order-1", [CREATED])
+            assert database.execute("SELECT version FROM es.streams WHERE stream_id = 'till-8'") == [(1,)]
+            assert store.append("till-8", [PAID, PAID], expected=1) == 3
+        else:
+            with pytest.raises(pgcdc.EventStoreError, match="hole"):
+                store.append("order-1", [CREATED])
+            database.execute("DROP TRIGGER follow ON es.events")  # which what `check` tries would meet, too
+        assert store.check(deep=True)[0].status == "ok"
+
+
+def test_append_out_of_a_trigger(database: Database) -> None:
+    """What `append` writes there has advanced its stream already."""
+    with EventStore(database.dsn) as store:
+        store.init()
+        event = '[{"t": "created", "v": 1, "p": {}}, {"t": "created", "v": 1, "p": {}}]'
+        database.execute(
+            "CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.stream_type <> 'till' THEN"
+            f" PERFORM es.append('till-8', 'till', -1, '{event}', '{{}}'); END IF; RETURN NULL; END $$",
+            "CREATE TRIGGER follow AFTER INSERT ON es.events FOR EACH ROW EXECUTE FUNCTION follow()",
+        )
+        for count in (1, 2):
+            store.append("order-1", [CREATED], expected=count - 1)
+            assert [one.sequence for one in store.read("till-8")] == list(range(1, 2 * count + 1))
+        assert store.check(deep=True)[0].status == "ok"

@@ -204,6 +204,13 @@ class Codec:
                 hint="a newer program has written it: bring this one up to date",
                 event_type=name,
             )
+        elif version < 1:
+            raise InvalidEvent(
+                f"an event {name} is of version {version}, and the first one is 1",
+                hint="it was written while the triggers were off: pgcdc events check --deep shows which; set it right"
+                " under pgcdc.maintenance",
+                event_type=name,
+            )
         else:
             chain = [event_type.__upcasters__[number] for number in range(version, event_type.__event_version__)]
             newest = msgspec.json.Decoder(event_type).decode

@@ -36,6 +36,7 @@ __all__ = ["check", "statistics"]
 _LARGE: Final = 65_536
 _OLD: Final = timedelta(days=365)
 _MEASURED: Final = 10_000
+_READABLE: Final = "WHERE occurred_at >= '0001-01-02 UTC' AND occurred_at < '9999-12-31 UTC'"
 
 
 def statistics(connection: psycopg.Connection[Any], statements: Statements) -> StoreStatistics:
@@ -77,7 +78,7 @@ def statistics(connection: psycopg.Connection[Any], statements: Statements) -> S
         f"SELECT count(*), coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint"  # noqa: S608
         f" FROM {es}.archive_segments",
     )
-    ((oldest,),) = _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1") or [(None,)]  # noqa: S608
+    oldest = _all(connection, f"SELECT occurred_at FROM {es}.events {_READABLE} ORDER BY id LIMIT 1")  # noqa: S608
     return StoreStatistics(
         schema=statements.schema,
         streams=sum(one.streams for one in types),
@@ -86,7 +87,7 @@ def statistics(connection: psycopg.Connection[Any], statements: Statements) -> S
         index_bytes=index_bytes,
         payload_bytes=mean,
         largest_payload_bytes=largest,
-        oldest=oldest,
+        oldest=oldest[0][0] if oldest else None,
         microseconds_per_event=per_event,
         segments=segments,
         archived_events=archived,
@@ -118,7 +119,7 @@ def check(
         _small(connection, statements),
         _retention(connection, statements, archive, deep),
         _rebuilds(connection, statements, deep),
-        _append_only(connection, statements),
+        _append_only(connection, statements, deep),
     ]
 
 
@@ -135,11 +136,15 @@ def _unique(connection: psycopg.Connection[Any], statements: Statements, deep: b
         hint = f"CREATE UNIQUE INDEX events_stream_sequence ON {es}.events (stream_id, sequence);"
         return Finding(number=1, what=what, status="failed", found="there is no such index", hint=hint)
     some = "" if deep else f" WHERE stream_id IN (SELECT stream_id FROM {es}.events ORDER BY id DESC LIMIT 1000)"  # noqa: S608
+    # Deep: also streams that have no event, where nobody has deleted them with their state.
     rows = _all(
         connection,
-        f"SELECT s.stream_id FROM {es}.streams s JOIN (SELECT stream_id, count(*) AS events, max(sequence) AS last"  # noqa: S608
-        f" FROM {es}.events{some} GROUP BY 1) e USING (stream_id)"
-        " WHERE e.last <> s.version OR e.events <> s.version - s.archived_through LIMIT 1",
+        "SELECT stream_id FROM (SELECT stream_id, count(*) AS events, min(sequence) AS first, max(sequence) AS last,"  # noqa: S608
+        f" min(stream_type) AS type, max(stream_type) AS other FROM {es}.events{some} GROUP BY 1) AS e"
+        f" {'FULL' if deep else 'LEFT'} JOIN {es}.streams AS s USING (stream_id)"
+        " WHERE s.version IS NULL OR e.last <> s.version OR e.first <> s.archived_through + 1"
+        " OR e.events <> s.version - s.archived_through OR e.type <> s.stream_type OR e.other <> s.stream_type"
+        " OR (e.events IS NULL AND s.version <> s.archived_through AND s.state <> 'deleted') LIMIT 1",
     )
     if rows:
         hint = "was the table changed under pgcdc.maintenance, or restored in part? restore it from a backup"
@@ -147,7 +152,7 @@ def _unique(connection: psycopg.Connection[Any], statements: Statements, deep: b
             number=1,
             what=what,
             status="failed",
-            found=f"the stream {rows[0][0]} has a hole, or another version",
+            found=f"the stream {rows[0][0]} has a hole, or another version or type",
             hint=hint,
         )
     return Finding(
@@ -160,6 +165,8 @@ def _unique(connection: psycopg.Connection[Any], statements: Statements, deep: b
 
 def _conflicts(connection: psycopg.Connection[Any], statements: Statements) -> Finding:
     what = "of two writers one gets a conflict"
+    es = statements.quoted
+    set_right = f"SELECT setval('{es}.events_id_seq', (SELECT max(id) FROM {es}.events));"  # noqa: S608
     stream = f"pgcdc.check-{uuid.uuid4()}"
     events = '[{"t": "pgcdc.check", "v": 1, "p": {}}]'
     values = {"stream": stream, "type": None, "after": 0, "events": events, "metadata": "{}"}
@@ -176,6 +183,14 @@ def _conflicts(connection: psycopg.Connection[Any], statements: Statements) -> F
                 late = error.diag.constraint_name
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
         return Finding(number=2, what=what, status="nothing", found="this role may not append, so it was not tried")
+    except psycopg.errors.UniqueViolation as error:
+        return Finding(
+            number=2,
+            what=what,
+            status="failed",
+            found=f"nothing can be appended: {error.diag.message_primary}",
+            hint=f"the sequence of ids is behind the table, as after a copy: {set_right}",
+        )
     if said == ["ok", "conflict"] and late == "events_stream_sequence":
         return Finding(number=2, what=what, status="ok", found="tried by append and by INSERT (23505), rolled back")
     return Finding(
@@ -248,6 +263,8 @@ def _rebuilds(connection: psycopg.Connection[Any], statements: Statements, deep:
         found = f"wal_level is {wal_level}, so nobody can follow the order of commits"
         hint = "ALTER SYSTEM SET wal_level = logical; and restart the server"
         return Finding(number=7, what=what, status="failed", found=found, hint=hint)
+    if (finding := _published(connection, statements, what)) is not None:
+        return finding
     followers = _all(connection, statements.followers)
     for slot, database, is_here, is_lost in followers:
         if database is not None and not is_here:
@@ -263,6 +280,31 @@ def _rebuilds(connection: psycopg.Connection[Any], statements: Statements, deep:
         found, hint = f"{finding.found}; no slot follows the store", "run its pipeline"
         return msgspec.structs.replace(finding, status="warning", found=found, hint=hint)
     return finding
+
+
+def _published(connection: psycopg.Connection[Any], statements: Statements, what: str) -> Finding | None:
+    """Whether those who follow are sent what is appended; None when they are."""
+    name = f"{statements.schema}_events"
+    rows = _all(
+        connection,
+        "SELECT pubinsert, EXISTS (SELECT FROM pg_publication_tables AS t WHERE t.pubname = p.pubname"
+        " AND t.schemaname = %s AND t.tablename = 'events') FROM pg_publication AS p WHERE pubname = %s",
+        statements.schema,
+        name,
+    )
+    if rows and all(rows[0]):
+        return None
+    if not rows:
+        found, hint = f"there is no publication {name}", "store.init() makes it"
+    elif not rows[0][1]:
+        found = f"the publication {name} does not have the table"
+        hint = f'ALTER PUBLICATION "{name}" ADD TABLE {statements.quoted}.events;'
+    else:
+        found, hint = (
+            f"the publication {name} has no inserts",
+            f"ALTER PUBLICATION \"{name}\" SET (publish = 'insert');",
+        )
+    return Finding(number=7, what=what, status="failed", found=f"{found}: nobody is sent an event", hint=hint)
 
 
 def _snapshots(connection: psycopg.Connection[Any], statements: Statements) -> Finding:
@@ -334,7 +376,7 @@ def _retention(
                 except (EventStoreError, SinkUnavailable) as error:
                     return Finding(number=6, what=what, status="failed", found=str(error), hint=error.hint)
             files += ", all read"
-    oldest = _all(connection, f"SELECT occurred_at FROM {es}.events ORDER BY id LIMIT 1")  # noqa: S608
+    oldest = _all(connection, f"SELECT occurred_at FROM {es}.events {_READABLE} ORDER BY id LIMIT 1")  # noqa: S608
     if not oldest:
         return Finding(
             number=6, what=what, status="ok" if segments else "nothing", found=files or "there are no events"
@@ -352,7 +394,7 @@ def _retention(
     return Finding(number=6, what=what, status="ok", found=found)
 
 
-def _append_only(connection: psycopg.Connection[Any], statements: Statements) -> Finding:
+def _append_only(connection: psycopg.Connection[Any], statements: Statements, deep: bool) -> Finding:
     what = "the database refuses UPDATE, DELETE and TRUNCATE"
     es = statements.quoted
     rows = _all(
@@ -370,10 +412,80 @@ def _append_only(connection: psycopg.Connection[Any], statements: Statements) ->
         if found.get((table, name), "-") not in modes
     }
     if not wrong:
-        return Finding(number=8, what=what, status="ok", found="the triggers are in force")
+        return _kept(connection, statements, what, deep, has_rules=has_rules)
     hint = "\n".join(f"ALTER TABLE {es}.{table} {how} TRIGGER {name};" for (table, name), how in wrong.items())
     said = f"missing or disabled: {', '.join(f'{name} on {table}' for table, name in wrong)}"
     return Finding(number=8, what=what, status="failed", found=said, hint=hint)
+
+
+def _kept(
+    connection: psycopg.Connection[Any], statements: Statements, what: str, deep: bool, *, has_rules: bool
+) -> Finding:
+    """Whether the triggers do what they are there for, and whether anything came past them."""
+    es = statements.quoted
+    if has_rules:
+        some = "" if deep else " ORDER BY id DESC LIMIT 1000"
+        rule = "broken_rule(event_version, payload, metadata, occurred_at, sequence, retention_class)"
+        rows = _all(
+            connection,
+            f"SELECT id, rule FROM (SELECT id, {es}.{rule} AS rule FROM {es}.events{some}) AS e"  # noqa: S608
+            " WHERE rule IS NOT NULL LIMIT 1",
+        )
+        if rows:
+            found = f"the event with id {rows[0][0]} breaks the rule {rows[0][1]}"
+            hint = "it was written while the triggers were off: set it right under pgcdc.maintenance"
+            return Finding(number=8, what=what, status="failed", found=found, hint=hint)
+    if deep and _all(
+        connection,
+        f"SELECT FROM {es}.streams WHERE version < 0 OR archived_through > version"
+        " OR state NOT IN ('open', 'closed', 'deleted') LIMIT 1",
+    ):
+        found, hint = "a stream has a state or version that there is not", "set it right under pgcdc.maintenance"
+        return Finding(number=8, what=what, status="failed", found=found, hint=hint)
+    taken = _taken(connection, statements, has_rules=has_rules)
+    if taken is None:
+        return Finding(number=8, what=what, status="ok", found="the triggers are in force")
+    if taken:
+        hint = "the functions of the triggers are not those of pgcdc: compare with its migrations"
+        return Finding(number=8, what=what, status="failed", found=f"{taken} was not refused", hint=hint)
+    return Finding(number=8, what=what, status="ok", found="the triggers are in force; tried, rolled back")
+
+
+def _taken(connection: psycopg.Connection[Any], statements: Statements, *, has_rules: bool) -> str | None:
+    """Try what is to be refused, on an event that nobody sees; what was not, None when it cannot be tried."""
+    stream = f"pgcdc.check-{uuid.uuid4()}"
+    events = '[{"t": "pgcdc.check", "v": 1, "p": {}}]'
+    tries: dict[str, tuple[Any, Any]] = {
+        "UPDATE": (f"UPDATE {statements.quoted}.events SET payload = payload WHERE stream_id = %s", (stream,)),  # noqa: S608
+        "DELETE": (f"DELETE FROM {statements.quoted}.events WHERE stream_id = %s", (stream,)),  # noqa: S608
+    }
+    if has_rules:
+        tries["an INSERT of no JSON object"] = (
+            f"INSERT INTO {statements.quoted}.events (stream_id, stream_type, event_type, payload, sequence)"  # noqa: S608
+            " VALUES (%s, 'pgcdc.check', 'pgcdc.check', '[]', 2)",
+            (stream,),
+        )
+        update = f"UPDATE {statements.quoted}.events SET payload = '[]' WHERE stream_id = '{stream}'"  # noqa: S608
+        tries["an UPDATE to no JSON object"] = f"SET LOCAL pgcdc.maintenance = on; {update}", None
+    try:
+        with connection.transaction(force_rollback=True):
+            appended = _all(connection, statements.append, stream, None, 0, events, "{}")
+            if appended[0][0] != "ok":
+                return None  # the second point says so
+            for name, (query, values) in tries.items():
+                try:
+                    with connection.transaction():
+                        connection.execute(query, values)
+                    return name
+                except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation):
+                    pass
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.ReadOnlySqlTransaction,
+        psycopg.errors.UniqueViolation,  # the second point says so
+    ):
+        return None
+    return ""
 
 
 def _payloads(connection: psycopg.Connection[Any], es: str) -> tuple[float, int]:

@@ -22,7 +22,7 @@ from pgcdc.errors import (
 if TYPE_CHECKING:
     from pgcdc.eventstore.statements import Statements
 
-__all__ = ["answered", "conflict", "is_away", "known_already", "refused"]
+__all__ = ["answered", "conflict", "hole", "is_away", "known_already", "refused"]
 
 _UNREADABLE: Final = {
     "events_payload_object": "a payload that is no JSON object",
@@ -121,6 +121,12 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint=f"GRANT CREATE ON DATABASE … TO …; or, as who may: CREATE SCHEMA {statements.quoted} AUTHORIZATION …;",
             sqlstate=sqlstate,
         )
+    if sqlstate == "42501" and ("table migrations" in primary(error) or "must be owner" in primary(error)):
+        return ConfigError(
+            f"the event store cannot be made or changed by this role: {primary(error)}",
+            hint=f"call init as the owner of the schema {statements.schema}, or a member of that role",
+            sqlstate=sqlstate,
+        )
     if sqlstate == "42501":
         return ConfigError(
             f"the event store may not be used: {primary(error)}",
@@ -128,6 +134,7 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             f" GRANT SELECT, INSERT ON {statements.quoted}.events TO …;"
             f" GRANT SELECT, INSERT, UPDATE ON {statements.quoted}.streams, {statements.quoted}.snapshots TO …;"
             f" GRANT USAGE ON SEQUENCE {statements.quoted}.events_id_seq TO …;"
+            f" GRANT SELECT ON {statements.quoted}.archived_streams, {statements.quoted}.archive_segments TO …;"
             f" GRANT SELECT ON ALL TABLES IN SCHEMA {statements.quoted} TO …; -- for who looks at a whole store",
             sqlstate=sqlstate,
         )
@@ -262,3 +269,17 @@ def primary(error: psycopg.Error) -> str:
         return error.diag.message_primary
     text = str(error).partition("\n")[0]
     return text if isinstance(error, psycopg.OperationalError) and "invalid" not in text else type(error).__name__
+
+
+def hole(stream: str, sequence: int) -> EventStoreError:
+    """The exception for a stream of which an event is missing.
+
+    Args:
+        stream: The stream.
+        sequence: The event before.
+    """
+    return EventStoreError(
+        f"of the stream {stream} an event behind {sequence} is missing",
+        hint="was it deleted under pgcdc.maintenance, or table or archive restored in part? pgcdc events check --deep"
+        " looks at all of them; restore from a backup",
+    )

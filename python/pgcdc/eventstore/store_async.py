@@ -44,7 +44,7 @@ from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
-from pgcdc.eventstore.refusals import answered, conflict, refused
+from pgcdc.eventstore.refusals import answered, conflict, hole, refused
 from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events
 from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
@@ -217,8 +217,9 @@ class AsyncEventStore(Declarations):
             ConcurrencyConflict: When a stream is not as expected; its `stream` says which.
             EventStoreError: As for `append`.
         """
-        async with self._doing(connection=connection) as used:
-            return await repeating.append_many(used, self._statements, self._archive, self._codec, appends)
+        given = list(appends)
+        async with self._doing(", ".join(one.stream for one in given), "any", connection) as used:
+            return await repeating.append_many(used, self._statements, self._archive, self._codec, given)
 
     async def insert(
         self,
@@ -337,7 +338,7 @@ class AsyncEventStore(Declarations):
         Raises:
             InvalidEvent: When a payload is not what its class says.
         """
-        return await self._read(stream, after, _LAST, limit, connection)
+        return await self._read(stream, max(0, after), _LAST, limit, connection)
 
     async def load(
         self, stream: str, state: type[State], *, connection: psycopg.AsyncConnection[Any] | None = None
@@ -674,14 +675,14 @@ class AsyncEventStore(Declarations):
                     if late or (rows and rows[0][0] > version + 1):
                         late += rows  # the table does not begin there: the archive is asked first, by this connection
                     else:
-                        state, version = fold.over(rows, state, version, self._codec, stream)
+                        state, version = _whole(fold, rows, state, version, self._codec, stream)
             last = late[0][0] - 1 if late else until
             if last > version and (late or not count):
                 given = used, self._statements, self._archive, stream, version, last
                 async for part in archived.beginning(*given):
                     events = [(e.sequence, e.event_type, e.event_version, e.payload, e.occurred_at) for e in part]
-                    state, version = fold.over(events, state, version, self._codec, stream)
-                state, version = fold.over(late, state, version, self._codec, stream)
+                    state, version = _whole(fold, events, state, version, self._codec, stream)
+                state, version = _whole(fold, late, state, version, self._codec, stream)
             if count < _ROWS:
                 return state, version
 
@@ -706,7 +707,7 @@ class AsyncEventStore(Declarations):
         if before and limit is not None:
             rows = rows[: limit - len(before)]
         decode = self._codec.decode
-        return before + [
+        events = before + [
             Recorded(
                 event=decode(name, number, payload, stream, sequence),
                 stream_id=stream,
@@ -721,6 +722,10 @@ class AsyncEventStore(Declarations):
             )
             for place, stream_type, sequence, name, number, event_id, occurred_at, metadata, payload in rows
         ]
+        if events and events[-1].sequence - after != len(events):
+            behind = next(n for n, event in enumerate(events, after) if event.sequence != n + 1)
+            raise hole(stream, behind)
+        return events
 
     async def _until(self, used: psycopg.AsyncConnection[Any], stream: str, at: int | datetime) -> int:
         """The last sequence of a moment."""
@@ -764,3 +769,13 @@ class AsyncEventStore(Declarations):
         # A standby, or a role that reads only: the state is right without it.
         with suppress(psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege):
             await used.execute(self._statements.save, row)
+
+
+def _whole(
+    fold: Fold[State], rows: list[Any], state: State, version: int, codec: Codec, stream: str
+) -> tuple[State, int]:
+    """Fold rows of which none is missing: a state without one of its events would be wrong, and nobody would know."""
+    after, reached = fold.over(rows, state, version, codec, stream)
+    if reached - version != len(rows):
+        raise hole(stream, next(n for n, row in enumerate(rows, version) if row[0] != n + 1))
+    return after, reached
