@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgcdc.eventstore import calling
 from pgcdc.eventstore.archives import LAST, Archive, Key, Window, not_given
@@ -46,7 +45,7 @@ def beginning(
     Raises:
         EventStoreError: When they cannot be found there.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
+    cursor = calling.cursor(connection, binary=True)
     cursor.execute(statements.archived, (stream, after, until))
     for *about, first, last, _ in cursor.fetchall():
         segment = Segment(*about)
@@ -78,7 +77,7 @@ def until_time(
     Raises:
         EventStoreError: As for `beginning`.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
+    cursor = calling.cursor(connection, binary=True)
     cursor.execute(statements.archived, (stream, 0, LAST))
     for *about, first, last, max_occurred in cursor.fetchall():
         if max_occurred <= at:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgcdc.eventstore import calling_async as calling
 from pgcdc.eventstore.archives import LAST, Archive, Key, Window, not_given
@@ -45,7 +44,7 @@ async def beginning(
     Raises:
         EventStoreError: When they cannot be found there.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
+    cursor = calling.cursor(connection, binary=True)
     await cursor.execute(statements.archived, (stream, after, until))
     for *about, first, last, _ in await cursor.fetchall():
         segment = Segment(*about)
@@ -77,7 +76,7 @@ async def until_time(
     Raises:
         EventStoreError: As for `beginning`.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
+    cursor = calling.cursor(connection, binary=True)
     await cursor.execute(statements.archived, (stream, 0, LAST))
     for *about, first, last, max_occurred in await cursor.fetchall():
         if max_occurred <= at:

@@ -21,7 +21,7 @@ from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections import Connections, OwnConnection
 
-__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "does_one", "elsewhere", "rows"]
+__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "cursor", "does_one", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 Value = bytes | str | int | None
@@ -31,6 +31,23 @@ _SOON: Final = 50.0
 """Milliseconds in which an answer comes as a rule; who waits for longer waits as psycopg does."""
 _CHUNK: Final = 500
 """Rows that are taken at once, while the server makes the next ones."""
+
+
+def cursor(connection: psycopg.Connection[Any], *, binary: bool = False) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A cursor that understands the store's statements, whatever a caller's connection makes by itself.
+
+    One of another class (`ClientCursor`, `RawCursor`) would put values in as text, or take `%s` for SQL.
+
+    Args:
+        connection: On which.
+        binary: Whether rows come in binary, which no setting (`DateStyle`) writes in another way.
+
+    Returns:
+        The cursor.
+    """
+    made = psycopg.Cursor(connection, row_factory=tuple_row)
+    made.format = psycopg.pq.Format.BINARY if binary else psycopg.pq.Format.TEXT
+    return made
 
 
 def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int | None, ...]) -> tuple[str, int]:
@@ -45,7 +62,7 @@ def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int
         The row.
     """
     if not isinstance(connection, OwnConnection):
-        row = connection.cursor(row_factory=tuple_row).execute(query, values).fetchone()
+        row = cursor(connection).execute(query, values).fetchone()
         assert row is not None, "the function returns a row"
         return row[0], row[1]
     result = _asked(connection, query, values)
@@ -107,7 +124,7 @@ def rows(
         Some rows.
     """
     if not isinstance(connection, OwnConnection) or not capabilities.has_stream_chunked():
-        yield connection.cursor(binary=True, row_factory=tuple_row).execute(query, values).fetchall()
+        yield cursor(connection, binary=True).execute(query, values).fetchall()
         return
     try:
         for attempt in range(3):
@@ -235,7 +252,7 @@ def copied(connection: psycopg.Connection[Any], query: str, after_id: int, batch
     """
     rows: list[Any] = []
     if not isinstance(connection, OwnConnection):
-        with connection.cursor() as cursor, cursor.copy(query, (after_id,)) as copy:
+        with cursor(connection) as asking, asking.copy(query, (after_id,)) as copy:
             for row in copy:
                 rows.append(row)
                 if len(rows) == batch:

@@ -14,11 +14,28 @@ from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections_async import AsyncConnections
 
-__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "does_one", "elsewhere", "rows"]
+__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "cursor", "does_one", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 Value = bytes | str | int | None
 """Bytes are a text as it is sent."""
+
+
+def cursor(connection: psycopg.AsyncConnection[Any], *, binary: bool = False) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+    """A cursor that understands the store's statements, whatever a caller's connection makes by itself.
+
+    One of another class (`ClientCursor`, `RawCursor`) would put values in as text, or take `%s` for SQL.
+
+    Args:
+        connection: On which.
+        binary: Whether rows come in binary, which no setting (`DateStyle`) writes in another way.
+
+    Returns:
+        The cursor.
+    """
+    made = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+    made.format = psycopg.pq.Format.BINARY if binary else psycopg.pq.Format.TEXT
+    return made
 
 
 async def ask(
@@ -34,9 +51,9 @@ async def ask(
     Returns:
         The row.
     """
-    cursor = connection.cursor(row_factory=tuple_row)
-    await cursor.execute(query, values)
-    row = await cursor.fetchone()
+    asking = cursor(connection)
+    await asking.execute(query, values)
+    row = await asking.fetchone()
     assert row is not None, "the function returns a row"
     return row[0], row[1]
 
@@ -71,9 +88,9 @@ async def rows(
     Yields:
         All of them.
     """
-    cursor = connection.cursor(binary=True, row_factory=tuple_row)
-    await cursor.execute(query, values)
-    yield await cursor.fetchall()
+    asking = cursor(connection, binary=True)
+    await asking.execute(query, values)
+    yield await asking.fetchall()
 
 
 def comes_in_pieces(_connection: psycopg.AsyncConnection[Any]) -> bool:
@@ -102,7 +119,7 @@ async def all_rows(
     Yields:
         So many rows.
     """
-    async for row in connection.cursor(binary=True, row_factory=tuple_row).stream(query, (after_id,), size=batch):
+    async for row in cursor(connection, binary=True).stream(query, (after_id,), size=batch):
         yield [row]
 
 
@@ -121,7 +138,7 @@ async def copied(
         So many rows.
     """
     rows: list[Any] = []
-    async with connection.cursor() as cursor, cursor.copy(query, (after_id,)) as copy:
+    async with cursor(connection) as asking, asking.copy(query, (after_id,)) as copy:
         async for row in copy:
             rows.append(row)
             if len(rows) == batch:

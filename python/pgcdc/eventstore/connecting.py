@@ -17,7 +17,7 @@ PREPARE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings"
     " WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client';"
     " SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed';"
-    " SET row_security = off; SET timezone = 'UTC'"
+    " SET row_security = off; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'"
 )
 _PATIENCE: Final[dict[str, Any]] = {
     "connect_timeout": os.environ.get("PGCONNECT_TIMEOUT", "10"),

@@ -22,7 +22,7 @@ from pgcdc.errors import (
 if TYPE_CHECKING:
     from pgcdc.eventstore.statements import Statements
 
-__all__ = ["answered", "conflict", "hole", "is_away", "known_already", "refused"]
+__all__ = ["answered", "conflict", "hole", "is_away", "known_already", "refused", "see_encoding"]
 
 _UNREADABLE: Final = {
     "events_payload_object": "a payload that is no JSON object",
@@ -32,7 +32,28 @@ _UNREADABLE: Final = {
 """The constraints of a row, and what they refuse."""
 
 
-def refused(error: psycopg.Error, statements: Statements, stream: str = "", expected: int | str | None = None) -> Error:
+def see_encoding(connection: psycopg.pq.abc.PGconn) -> None:
+    """See that what comes on a caller's connection is text.
+
+    Args:
+        connection: The caller's.
+
+    Raises:
+        ConfigError: When it is not: psycopg makes bytes of it then.
+    """
+    if connection.parameter_status(b"client_encoding") == b"SQL_ASCII":
+        raise ConfigError(
+            "the connection's client_encoding is SQL_ASCII, in which nothing is text",
+            hint="psycopg.connect(…, client_encoding='UTF8'), or SET client_encoding = 'UTF8'",
+        )
+
+
+def refused(
+    error: psycopg.Error | UnicodeEncodeError,
+    statements: Statements,
+    stream: str = "",
+    expected: int | str | None = None,
+) -> Error:
     """The exception for what psycopg raised.
 
     Args:
@@ -44,6 +65,8 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
     Returns:
         The exception, to be raised.
     """
+    if isinstance(error, UnicodeEncodeError):  # what was to be sent
+        return _not_in_encoding(None)
     sqlstate = error.sqlstate or ""
     constraint = error.diag.constraint_name or ""
     if (sqlstate == "23505" and constraint == "events_stream_sequence") or sqlstate == "40001":
@@ -61,6 +84,8 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
             hint="payload and metadata are JSON objects, and occurred_at is a moment of the years 1 to 9999",
             sqlstate=sqlstate,
         )
+    if sqlstate == "22P05" and error.diag.source_function == "report_untranslatable_char":
+        return _not_in_encoding(sqlstate)
     if sqlstate == "22P05":
         return InvalidEvent(
             "an event has text with the character U+0000, which jsonb cannot hold",
@@ -80,6 +105,13 @@ def refused(error: psycopg.Error, statements: Statements, stream: str = "", expe
     if sqlstate == "22003":
         return ConfigError(
             "a version is larger than a stream can have", hint="the version that load has returned", sqlstate=sqlstate
+        )
+    if sqlstate == "25006":
+        return EventStoreError(
+            f"the event store's server refused: {primary(error)}",
+            hint="what writes needs a transaction that may, on the primary: connection.read_only = False, and no"
+            " default_transaction_read_only of the connection's",
+            sqlstate=sqlstate,
         )
     if sqlstate == "40P01":
         return EventStoreError(
@@ -211,9 +243,14 @@ def answered(status: str, version: int, stream: str, expected: int | str) -> int
         raise EventStoreError(f"the stream {stream} is closed", hint="begin another stream")
     if status == "type":
         raise _other_type(stream)
+    if status == "partial":
+        raise EventStoreError(
+            f"some of these events are in the stream {stream} already, and others are not",
+            hint="repeat an append with the same events and ids as the first time",
+        )
     raise EventStoreError(
-        f"some of these events are in the stream {stream} already, and others are not",
-        hint="repeat an append with the same events and ids as the first time",
+        f"the append to the stream {stream} was answered by a word that this program does not know",
+        hint="was the event store brought up to date by a newer program? read the stream again",
     )
 
 
@@ -229,6 +266,14 @@ def known_already(stream: str) -> EventStoreError:
     return EventStoreError(
         f"events of these ids are in the stream {stream} already",
         hint="store.append(…, event_ids=…) does not append again what was appended before",
+    )
+
+
+def _not_in_encoding(sqlstate: str | None) -> ConfigError:
+    return ConfigError(
+        "an event has a character that the encoding of the connection, or of the database, does not have",
+        hint="client_encoding=UTF8 for the connection; only a database whose encoding is UTF8 has every character",
+        sqlstate=sqlstate,
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgcdc.eventstore import archived, calling
 from pgcdc.eventstore.archives import Archive
@@ -93,7 +92,7 @@ def append_many(
     versions: dict[str, int] = {}
     rows: list[tuple[str, str, int]] = []
     for _ in range(_ATTEMPTS):
-        cursor = connection.cursor(row_factory=tuple_row)
+        cursor = calling.cursor(connection)
         cursor.execute(statements.append_many, (encoded,))
         rows = cursor.fetchall()
         stream, status, version = rows[0] if rows else ("", "ok", 0)
@@ -144,7 +143,7 @@ def _known(
     until: int | None = None,
 ) -> tuple[str, int]:
     """What the function would say if all events were in the table; "new" when none of these ids is there."""
-    cursor = connection.cursor(row_factory=tuple_row)
+    cursor = calling.cursor(connection)
     cursor.execute(statements.type_of, (stream,))
     row = cursor.fetchone()
     version: int = (0 if row is None else row[1]) if until is None else until

@@ -165,13 +165,15 @@ class Statements:
             f" (SELECT FROM {es}.streams AS t WHERE t.stream_id = s.stream_id AND t.stream_type = %s::text)"
         )
         # Lines of a JSON array each, but for what the client puts in: brackets, and commas for the delimiter. Text is
-        # quoted by the server, so neither the delimiter nor the quote of CSV can be in a value.
+        # quoted by the server, so neither the delimiter nor the quote of CSV can be in a value. JSON is UTF-8, whatever
+        # encoding a caller's connection has.
         place: LiteralString = (
             "to_json(CASE WHEN event_version = 1 THEN event_type ELSE event_type || '@' || event_version END), payload,"
             " to_json(stream_id), sequence"
         )
         source: LiteralString = (
-            f"FROM {es}.events WHERE id > %s ORDER BY id) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+            f"FROM {es}.events WHERE id > %s ORDER BY id)"
+            " TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01', ENCODING 'UTF8')"
         )
         self.scan: LiteralString = f"COPY (SELECT {place} {source}"
         self.scan_rows: LiteralString = (

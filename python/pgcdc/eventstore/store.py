@@ -21,7 +21,6 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
@@ -40,7 +39,7 @@ from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
-from pgcdc.eventstore.refusals import answered, conflict, hole, refused
+from pgcdc.eventstore.refusals import answered, conflict, hole, refused, see_encoding
 from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events
 from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
@@ -261,10 +260,10 @@ class EventStore(Declarations):
         }
         with self._doing(stream, after, connection) as used:
             if event_ids is None:
-                used.execute(self._statements.insert, values)
+                calling.cursor(used).execute(self._statements.insert, values)
             else:
                 with used.transaction():
-                    used.execute(self._statements.insert, values)
+                    calling.cursor(used).execute(self._statements.insert, values)
                     repeating.refuse_known(used, self._statements, self._archive, stream, after, event_ids)
         return after + len(given)
 
@@ -603,8 +602,10 @@ class EventStore(Declarations):
         """A connection for a block; what the server refuses is told in our words."""
         try:
             with self._connections.use(connection) as used:
+                if connection is not None:
+                    see_encoding(connection.pgconn)
                 yield used
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeEncodeError) as error:
             raise refused(error, self._statements, stream, expected) from error
         except SinkUnavailable as error:
             raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
@@ -616,18 +617,18 @@ class EventStore(Declarations):
             idle, busy = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.ACTIVE
             is_ours = used.autocommit and used.pgconn.transaction_status == idle
             if is_ours:
-                used.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                calling.cursor(used).execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             else:
-                used.execute(self._statements.reading_all)
+                calling.cursor(used).execute(self._statements.reading_all)
             try:
                 yield used
             finally:
                 # One of our own that is left in the middle of its COPY is closed by the pool.
                 if is_ours and not used.closed and used.pgconn.transaction_status != busy:
-                    used.execute("COMMIT")
+                    calling.cursor(used).execute("COMMIT")
 
     def _segments_after(self, used: psycopg.Connection[Any], after_id: int) -> list[Segment]:
-        cursor = used.cursor(row_factory=tuple_row)
+        cursor = calling.cursor(used)
         cursor.execute(self._statements.segments_after, (after_id,))
         return [Segment(*row) for row in cursor.fetchall()]
 
@@ -639,7 +640,7 @@ class EventStore(Declarations):
     def _look(self, stream: str, expected: Expected, connection: psycopg.Connection[Any] | None) -> int:
         """The version of a stream that is as expected."""
         with self._doing(stream, expected, connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
+            cursor = calling.cursor(used)
             cursor.execute(self._statements.type_of, (stream,))
             row = cursor.fetchone()
         version: int = 0 if row is None else row[1]
@@ -688,7 +689,7 @@ class EventStore(Declarations):
         connection: psycopg.Connection[Any] | None,
     ) -> list[Recorded]:
         with self._doing(stream, connection=connection) as used:
-            cursor = used.cursor(binary=True, row_factory=tuple_row)
+            cursor = calling.cursor(used, binary=True)
             cursor.execute(self._statements.read, (stream, after, until, limit))
             rows = cursor.fetchall()
             before: list[Recorded] = []
@@ -726,7 +727,7 @@ class EventStore(Declarations):
             return at
         if at.tzinfo is None:
             raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
-        cursor = used.cursor(row_factory=tuple_row)
+        cursor = calling.cursor(used)
         cursor.execute(self._statements.until, (stream, at))
         row = cursor.fetchone()
         earlier = archived.until_time(used, self._statements, self._archive, stream, at)
@@ -739,7 +740,7 @@ class EventStore(Declarations):
     ) -> tuple[State, int]:
         """The last snapshot of this shape of the state, or what there is before the first event."""
         shape = shape_of(self._shapes, state)
-        cursor = used.cursor(binary=True, row_factory=tuple_row)
+        cursor = calling.cursor(used, binary=True)
         cursor.execute(self._statements.snapshot, (stream, shape.projector, shape.schema_hash))
         row = cursor.fetchone()
         stored = False if row is None else shape.decode(row[1])

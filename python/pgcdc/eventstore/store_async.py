@@ -20,7 +20,6 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
@@ -44,7 +43,7 @@ from pgcdc.eventstore.history import history_of
 from pgcdc.eventstore.lines import Lines
 from pgcdc.eventstore.plan import Plan, Profile
 from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
-from pgcdc.eventstore.refusals import answered, conflict, hole, refused
+from pgcdc.eventstore.refusals import answered, conflict, hole, refused, see_encoding
 from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events
 from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
@@ -265,10 +264,10 @@ class AsyncEventStore(Declarations):
         }
         async with self._doing(stream, after, connection) as used:
             if event_ids is None:
-                await used.execute(self._statements.insert, values)
+                await calling.cursor(used).execute(self._statements.insert, values)
             else:
                 async with used.transaction():
-                    await used.execute(self._statements.insert, values)
+                    await calling.cursor(used).execute(self._statements.insert, values)
                     await repeating.refuse_known(used, self._statements, self._archive, stream, after, event_ids)
         return after + len(given)
 
@@ -608,8 +607,10 @@ class AsyncEventStore(Declarations):
         """A connection for a block; what the server refuses is told in our words."""
         try:
             async with self._connections.use(connection) as used:
+                if connection is not None:
+                    see_encoding(connection.pgconn)
                 yield used
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeEncodeError) as error:
             raise refused(error, self._statements, stream, expected) from error
         except SinkUnavailable as error:
             raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
@@ -623,18 +624,18 @@ class AsyncEventStore(Declarations):
             idle, busy = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.ACTIVE
             is_ours = used.autocommit and used.pgconn.transaction_status == idle
             if is_ours:
-                await used.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                await calling.cursor(used).execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             else:
-                await used.execute(self._statements.reading_all)
+                await calling.cursor(used).execute(self._statements.reading_all)
             try:
                 yield used
             finally:
                 # One of our own that is left in the middle of its COPY is closed by the pool.
                 if is_ours and not used.closed and used.pgconn.transaction_status != busy:
-                    await used.execute("COMMIT")
+                    await calling.cursor(used).execute("COMMIT")
 
     async def _segments_after(self, used: psycopg.AsyncConnection[Any], after_id: int) -> list[Segment]:
-        cursor = used.cursor(row_factory=tuple_row)
+        cursor = calling.cursor(used)
         await cursor.execute(self._statements.segments_after, (after_id,))
         return [Segment(*row) for row in await cursor.fetchall()]
 
@@ -646,7 +647,7 @@ class AsyncEventStore(Declarations):
     async def _look(self, stream: str, expected: Expected, connection: psycopg.AsyncConnection[Any] | None) -> int:
         """The version of a stream that is as expected."""
         async with self._doing(stream, expected, connection) as used:
-            cursor = used.cursor(row_factory=tuple_row)
+            cursor = calling.cursor(used)
             await cursor.execute(self._statements.type_of, (stream,))
             row = await cursor.fetchone()
         version: int = 0 if row is None else row[1]
@@ -695,7 +696,7 @@ class AsyncEventStore(Declarations):
         connection: psycopg.AsyncConnection[Any] | None,
     ) -> list[Recorded]:
         async with self._doing(stream, connection=connection) as used:
-            cursor = used.cursor(binary=True, row_factory=tuple_row)
+            cursor = calling.cursor(used, binary=True)
             await cursor.execute(self._statements.read, (stream, after, until, limit))
             rows = await cursor.fetchall()
             before: list[Recorded] = []
@@ -733,7 +734,7 @@ class AsyncEventStore(Declarations):
             return at
         if at.tzinfo is None:
             raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
-        cursor = used.cursor(row_factory=tuple_row)
+        cursor = calling.cursor(used)
         await cursor.execute(self._statements.until, (stream, at))
         row = await cursor.fetchone()
         earlier = await archived.until_time(used, self._statements, self._archive, stream, at)
@@ -746,7 +747,7 @@ class AsyncEventStore(Declarations):
     ) -> tuple[State, int]:
         """The last snapshot of this shape of the state, or what there is before the first event."""
         shape = shape_of(self._shapes, state)
-        cursor = used.cursor(binary=True, row_factory=tuple_row)
+        cursor = calling.cursor(used, binary=True)
         await cursor.execute(self._statements.snapshot, (stream, shape.projector, shape.schema_hash))
         row = await cursor.fetchone()
         stored = False if row is None else shape.decode(row[1])
