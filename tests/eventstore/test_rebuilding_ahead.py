@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.conftest import Database
 
 STRETCH = 20
+ROUNDS = 50
+"""Of each writer, at most: a live projection with small batches falls behind four that never pause."""
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +92,9 @@ def test_many_stretches_while_four_write(database: Database) -> None:
         ended = threading.Event()
 
         def go_on(seed: int) -> None:
-            while not ended.is_set():
+            for _ in range(ROUNDS):  # what the live one does not keep up with has to be waited for at the end
+                if ended.is_set():
+                    break
                 write(store, seed, 5)
 
         with running(store.pipeline(rows=50)), ThreadPoolExecutor(4) as threads:
