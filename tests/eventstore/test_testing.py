@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import time
 from decimal import Decimal
+from typing import ClassVar
 
 import pytest
 
 from examples.order import Order, OrderCancelled, OrderShipped, WrongOrder, cancel, pay
+from pgcdc import ConfigError
 from pgcdc.eventstore import Append, InvalidEvent
 from pgcdc.eventstore.testing import assert_idempotent, given
 from tests.eventstore.contract import CREATED
@@ -66,3 +70,55 @@ def test_a_projection_that_remembers_is_found() -> None:
 
     with pytest.raises(AssertionError, match=r"the table revenue of .*Remembering is another one in run"):
         assert_idempotent(Remembering, events)
+
+
+def test_one_run_is_enough_for_what_an_instance_remembers() -> None:
+    """Also within a transaction: when one of its events is skipped, each is applied by itself."""
+
+    class Numbering(Revenue):
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def on_sold(self, event: Sold) -> None:
+            self.seen += 1
+            self.revenue.put(category=event.category, total=event.amount, sales=self.seen)
+
+    for events in ([Sold("toys", 1), Sold("toys", 2)], [[Sold("toys", 1), Sold("toys", 2)]]):
+        for seed in range(20):
+            with pytest.raises(AssertionError, match="another one in run 1, in 2 batches"):
+                assert_idempotent(Numbering, events, runs=1, seed=seed)
+            assert assert_idempotent(Revenue, events, runs=1, seed=seed)["revenue"][0]["total"] == 3
+
+
+def test_the_clock_and_lots_are_found_with_one_event() -> None:
+    class Timed(Revenue):
+        def on_sold(self, event: Sold) -> None:
+            self.revenue.put(category=event.category, total=time.perf_counter_ns(), sales=1)
+
+    class Drawn(Revenue):
+        def on_sold(self, event: Sold) -> None:
+            self.revenue.put(category=event.category, total=random.getrandbits(60), sales=1)
+
+    for wrong in (Timed, Drawn):
+        with pytest.raises(AssertionError, match="another one in run 1"):
+            assert_idempotent(wrong, [Sold("toys", 1)])
+
+
+def test_what_is_applied_again_gets_to_the_class_again() -> None:
+    """So a test sees effects elsewhere by its own means; what was written already does not get there."""
+
+    class Sending(Revenue):
+        sent: ClassVar[list[int]] = []
+
+        def on_sold(self, event: Sold) -> None:
+            self.sent.append(event.amount)
+            super().on_sold(event)
+
+    assert_idempotent(Sending, [Sold("toys", number) for number in range(5)], runs=20)
+    assert all(Sending.sent.count(number) > 21 for number in range(5))
+
+
+@pytest.mark.parametrize("runs", [0, -1])
+def test_no_run_proves_nothing(runs: int) -> None:
+    with pytest.raises(ConfigError, match="without a run"):
+        assert_idempotent(Revenue, [Sold("toys", 1)], runs=runs)
