@@ -167,6 +167,17 @@ def test_what_was_read_may_be_gone(shop: Shop) -> None:
             shop.until_given(40, reader)
 
 
+def test_who_ends_at_once_looks_for_the_end(shop: Shop) -> None:
+    """The client tells of it half a second after the last record."""
+    with running(shop.writer) as write:
+        write.streaming()
+        write.catch_up(shop.database)
+        with shop.reading() as reader:
+            shop.until_given(30, reader)
+        assert reader.error is None
+    assert shop.stored() == shop.ends()
+
+
 def test_partitions_that_are_added_end_it(shop: Shop) -> None:
     """A row's next change would be in another partition, where nothing keeps it behind the last one."""
     with running(shop.writer) as write:

@@ -93,6 +93,15 @@ class PartitionLane(Lane):
                 own = self._mark
                 self._mark = msgspec.structs.replace(mark, partitions=own.partitions, epoch=own.epoch, topic=own.topic)
 
+    def end_at(self, offset: int) -> None:
+        """Nothing is left, and there are no records up to an offset.
+
+        Args:
+            offset: The offset.
+        """
+        with self._condition:
+            self.through_lsn = max(self.through_lsn, offset)
+
     def keep(self, offset: int) -> None:
         """The target has said that all is done up to an offset.
 

@@ -56,6 +56,8 @@ END_WITHIN = 5.0
 """Seconds that the tasks of partitions have to finish the call that they are in, when the partitions go elsewhere."""
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the topics are still what they were."""
+LOOK_FOR_END = 0.7
+"""Seconds that who leaves waits for what stands behind the last records: brokers answer after half a second."""
 SESSION: float = 10.0
 """Seconds after which the broker gives away the partitions of a member that it does not hear of."""
 
@@ -94,6 +96,7 @@ class Assigned:
         pending: What does not fit into the lane.
         paused: Whether the client reads nothing more of it.
         first: The offset of the first record that the topic has, when earlier ones are gone and none was read yet.
+        taken: The offset behind the last record that was taken, as long as what follows it is not known.
     """
 
     lane: PartitionLane
@@ -102,6 +105,7 @@ class Assigned:
     pending: deque[tuple[Batch, list[int], int, int] | Barrier] = field(default_factory=deque)
     paused: bool = False
     first: int | None = None
+    taken: int | None = None
 
 
 class Member:
@@ -393,6 +397,7 @@ class Member:
                 # The end. There may be no records between the last one and here, only what ends transactions: who
                 # stored an offset before these would be behind what is left when retention has removed them.
                 end_run(each.offset())
+                one.taken = None
                 continue
             record = read_record(each, self._format)
             if isinstance(record, Barrier):
@@ -416,7 +421,8 @@ class Member:
             offsets.extend([record.offset] * batch.changes_count)
             nbytes += record.nbytes
         if records[-1].error() is None:
-            end_run(records[-1].offset() + 1)
+            one.taken = records[-1].offset() + 1
+            end_run(one.taken)
 
     def _check_first(self, one: Assigned, position: Position | None) -> None:
         """Whether the topic goes back to what the consumer has had from the slot."""
@@ -731,6 +737,21 @@ class Member:
         with suppress(RuntimeError, TimeoutError):  # the loop may have ended without us
             asyncio.run_coroutine_threadsafe(self._ends(lanes), self._loop).result(2 * END_WITHIN)
 
+    def _look_for_ends(self) -> None:
+        """See whether only what ends a transaction follows what is done: see `_arrange`."""
+        wanted = {of for of, one in self._assigned.items() if one.taken == one.lane.progress()[0]}
+        deadline = time.monotonic() + LOOK_FOR_END
+        while wanted and (left := deadline - time.monotonic()) > 0:
+            record = self._client.poll(min(left, READ_TIMEOUT))
+            error = None if record is None else record.error()
+            if record is None or (error is not None and error.code() != self._kafka.KafkaError._PARTITION_EOF):
+                continue
+            of = record.topic(), record.partition()
+            if of in wanted:
+                wanted.remove(of)
+                if error is not None and of in self._assigned:
+                    self._assigned[of].lane.end_at(record.offset())
+
     def _leave(self) -> None:
         """Leave the group, with everything stored that is done."""
         lanes = self.lanes
@@ -739,6 +760,7 @@ class Member:
             lane.close()
         self._refuse()
         self._end(lanes)
+        self._look_for_ends()
         deadline, again_at = time.monotonic() + LEAVE_WITHIN, 0.0
         while (now := time.monotonic()) < deadline:
             if not self._committing and now >= again_at:
