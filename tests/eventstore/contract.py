@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from examples import order as shop
 from examples.order import Item, Order, OrderCancelled, OrderCreated, OrderPaid, OrderShipped, WrongOrder
+from pgcdc import ConfigError
 from pgcdc.eventstore import (
     Append,
     ConcurrencyConflict,
@@ -34,6 +37,13 @@ class Counted(Event, tag="test.Counted"):
 
     writer: int
     number: int
+
+
+class Weighed(Event, tag="test.Weighed"):
+    """A number that may be missing."""
+
+    grams: float | None
+    said: Any = None
 
 
 class Total:
@@ -228,6 +238,81 @@ class StoreContract:
         assert calls == 3
         with pytest.raises(ValueError, match="attempt"):
             store.retry("count-1", Total, decide, attempts=0)
+
+    def test_arguments_that_are_none(self, store: Any) -> None:
+        store.append("count-1", [Counted(0, number) for number in range(5)])
+        assert len(store.read("count-1", after=-1)) == 5
+        assert store.state("count-1", Total, at=-1)[1] == 0
+        assert store.history("count-1", at=-1) == []
+        calls: list[Callable[[], Any]] = [
+            lambda: store.read("count-1", limit=-1),
+            lambda: store.read("count-1", limit=1.5),
+            lambda: store.read("count-1", after="all"),
+            lambda: store.read("count-1", after=2**63),
+            lambda: list(store.replay(after_id=None)),
+            lambda: list(store.scan(after_id=2**63)),
+            lambda: store.state("count-1", Total, at=None),
+            lambda: store.state("count-1", Total, at=True),
+            lambda: store.state("count-1", Total, at=2**63),
+            lambda: store.history("count-1", at="today"),
+            lambda: store.append("count-1", [], expected="nonsense"),
+            lambda: store.insert("count-1", [Counted(0, 5)], after=-1),
+            lambda: store.insert("count-1", [Counted(0, 5)], after=2**63 - 1),
+            lambda: store.insert("count-1", [], after="any"),
+            lambda: list(store.replay(batch=0)),
+            lambda: list(store.scan(batch=-1)),
+        ]
+        for wrong in calls:
+            with pytest.raises(ConfigError):
+                wrong()
+        assert store.load("count-1", Total)[1] == 5
+
+    @pytest.mark.parametrize("text", ["a\0b", "half \ud800", None, 5])
+    def test_a_stream_that_no_text_is(self, store: Any, text: Any) -> None:
+        calls: list[Callable[[], Any]] = [
+            lambda: store.append(text, [Counted(0, 1)]),
+            lambda: store.append(text, [Counted(0, 1)], expected=1),
+            lambda: store.append(text, []),
+            lambda: store.append("count-1", [Counted(0, 1)], stream_type=text or 5),
+            lambda: store.append_many([Append(stream=text, events=[Counted(0, 1)])]),
+            lambda: store.insert(text, [Counted(0, 1)], after=0),
+            lambda: store.read(text),
+            lambda: store.load(text, Total),
+            lambda: store.state(text, Total, at=1),
+            lambda: store.history(text),
+        ]
+        for wrong in calls:
+            with pytest.raises(ConfigError):
+                wrong()
+        assert list(store.replay()) == []
+
+    def test_no_events_are_inserted(self, store: Any) -> None:
+        assert store.insert("count-1", [], after=0) == 0
+        with pytest.raises(ConcurrencyConflict):
+            store.insert("count-1", [], after=5)
+        store.append("count-1", [Counted(0, 1)], stream_type="")
+        assert store.insert("count-1", [], after=1) == 1
+        assert store.read("count-1")[0].stream_type == ""
+
+    def test_what_json_has_no_number_for(self, store: Any) -> None:
+        for number in (float("nan"), float("inf")):
+            with pytest.raises(InvalidEvent, match="would be null"):
+                store.append("count-1", [Counted(0, 1)], metadata={"a": [{"b": number}]})
+            with pytest.raises(InvalidEvent, match="would be null"):
+                store.append("weighed-1", [Weighed(number)])
+            for said in ([number], {"a": (1, number)}, Weighed(number), frozenset([number])):
+                with pytest.raises(InvalidEvent, match="would be null"):
+                    store.append("weighed-1", [Weighed(1.5, said)])
+        assert store.append("weighed-1", [Weighed(None)], metadata={"a": None}) == 1
+        assert store.read("weighed-1")[0].event == Weighed(None)
+        # What only looks like it, and what JSON has of its own.
+        raw = msgspec.Raw(b'{"a":null}')
+        assert (
+            store.append("weighed-1", [Weighed(1.5, raw), Weighed(None, {"null": [b"a", 1.5]})], metadata={"r": raw})
+            == 3
+        )
+        assert store.read("weighed-1")[1].event == Weighed(1.5, {"a": None})
+        assert store.read("weighed-1")[1].metadata == {"r": {"a": None}}
 
     def test_a_state_at_a_sequence_and_a_time(self, store: Any) -> None:
         store.append("order-1", [CREATED])

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError
+from pgcdc.eventstore.arguments import behind, looked_at, moment_of, piece_of, version_of
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.context import current_metadata
 from pgcdc.eventstore.event import Event, Registry, default_registry
@@ -129,16 +130,15 @@ class MemoryEventStore:
             ConcurrencyConflict: When the stream is not as expected.
             EventStoreError: As for `EventStore.append`.
         """
-        items = _items(encode_events(self._codec, events, event_ids, retention_class))
+        number = expected_number(expected)
+        looked_at(stream, stream_type)
+        given = list(events)
+        if not given:
+            return self._look(stream, expected)
+        items = _items(encode_events(self._codec, given, event_ids, retention_class))
         about = _plain(self._codec, metadata)
         with self._lock:
-            if not items:
-                version = self._version(stream)
-                fits = {"any": True, "none": not version, "exists": bool(version)}
-                if not (fits[expected] if isinstance(expected, str) else version == expected_number(expected)):
-                    raise conflict(stream, expected, version)
-                return version
-            status, version = self._append(stream, stream_type, expected_number(expected), items, about)
+            status, version = self._append(stream, stream_type, number, items, about)
         return answered(status, version, stream, expected)
 
     def append_many(self, appends: Iterable[Append]) -> dict[str, int]:
@@ -198,7 +198,12 @@ class MemoryEventStore:
             ConcurrencyConflict: When one of the numbers is taken.
             EventStoreError: When there would be a hole.
         """
-        items = _items(encode_events(self._codec, events, event_ids, retention_class))
+        version_of(after)
+        looked_at(stream, stream_type)
+        given = list(events)
+        if not given:
+            return self._look(stream, after)
+        items = _items(encode_events(self._codec, given, event_ids, retention_class))
         about = _plain(self._codec, metadata)
         with self._lock:
             version = self._version(stream)
@@ -268,6 +273,9 @@ class MemoryEventStore:
         Returns:
             The events.
         """
+        looked_at(stream)
+        piece_of("limit", limit, 0)
+        after = behind("after", after)
         with self._lock:
             rows = self._streams.get(stream, [])[after : None if limit is None else after + limit]
         return [self._recorded(stream, row) for row in rows]
@@ -282,6 +290,7 @@ class MemoryEventStore:
         Returns:
             The state and the version it is of.
         """
+        looked_at(stream)
         return self.state(stream, state, at=self._version(stream))
 
     def state(self, stream: str, state: type[State], *, at: int | datetime) -> tuple[State, int]:
@@ -295,6 +304,8 @@ class MemoryEventStore:
         Returns:
             The state then, and the version it is of.
         """
+        looked_at(stream)
+        at = moment_of(at)
         fold = self._fold(state)
         rows = self._until(stream, at)
         given = ((row.sequence, row.event_type, row.event_version, row.payload, row.occurred_at) for row in rows)
@@ -313,9 +324,9 @@ class MemoryEventStore:
         Returns:
             An entry for each event.
         """
-        events = [
-            self._recorded(stream, row) for row in self._until(stream, self._version(stream) if at is None else at)
-        ]
+        looked_at(stream)
+        rows = self._until(stream, self._version(stream) if at is None else moment_of(at))
+        events = [self._recorded(stream, row) for row in rows]
         return history_of(events, None if state is None else self._fold(state))
 
     def replay(self, *, after_id: int = 0, batch: int = 1000) -> Iterator[list[Recorded]]:
@@ -328,6 +339,8 @@ class MemoryEventStore:
         Yields:
             Lists of events.
         """
+        after_id = behind("after_id", after_id)
+        piece_of("batch", batch, 1)
         with self._lock:
             found = [(row.id, stream, row) for stream, rows in self._streams.items() for row in rows]
         found = sorted((entry for entry in found if entry[0] > after_id), key=lambda entry: entry[0])
@@ -364,13 +377,19 @@ class MemoryEventStore:
     def _version(self, stream: str) -> int:
         return len(self._streams.get(stream, ()))
 
+    def _look(self, stream: str, expected: Expected) -> int:
+        """The version of a stream that is as expected."""
+        version = self._version(stream)
+        fits = {"any": True, "none": not version, "exists": bool(version)}
+        if not (fits[expected] if isinstance(expected, str) else version == expected):
+            raise conflict(stream, expected, version)
+        return version
+
     def _until(self, stream: str, at: int | datetime) -> list[_Row]:
         with self._lock:
             rows = list(self._streams.get(stream, ()))
         if not isinstance(at, datetime):
             return rows[:at]
-        if at.tzinfo is None:
-            raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
         return rows[: next((place for place, row in enumerate(rows) if row.occurred_at > at), len(rows))]
 
     def _append(
@@ -388,7 +407,7 @@ class MemoryEventStore:
             return "type", version
         if (expected >= 0 and version != expected) or (expected == EXPECTED["exists"] and not rows):
             return "conflict", version
-        kind = rows[0].stream_type if rows else stream_type or stream.partition("-")[0]
+        kind = rows[0].stream_type if rows else stream.partition("-")[0] if stream_type is None else stream_type
         rows = self._streams.setdefault(stream, [])
         now = self._now()
         for item in items:

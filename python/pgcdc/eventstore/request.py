@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from pgcdc.errors import ConfigError
+from pgcdc.eventstore.arguments import looked_at
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.event import Event
 from pgcdc.eventstore.statements import expected_number
@@ -120,11 +121,12 @@ def encode_many(
         A JSON array, and what each stream is expected to be.
 
     Raises:
-        ConfigError: When a stream is there twice, or has no event.
+        ConfigError: When a stream is there twice, has no event, or is none.
     """
     items: list[str] = []
     expected: dict[str, Expected] = {}
     for append in appends:
+        looked_at(append.stream, append.stream_type)
         if append.stream in expected:
             raise ConfigError(f"the stream {append.stream} is there twice", hint="put its events together")
         events = encode_events(codec, append.events, append.event_ids, append.retention_class)

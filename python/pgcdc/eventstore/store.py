@@ -26,6 +26,7 @@ from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore import archived, calling, inspecting, migrating, repeating, waiting
 from pgcdc.eventstore.archives import Archive, archive_of
+from pgcdc.eventstore.arguments import behind, looked_at, moment_of, piece_of, version_of
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections import Connections
@@ -176,6 +177,7 @@ class EventStore(Declarations):
             PostgreSQL manual, "Explicit Locking" (Row-Level Locks).
         """
         number = expected_number(expected)
+        looked_at(stream, stream_type)
         given = list(events)
         if not given:
             return self._look(stream, expected, connection)
@@ -213,7 +215,7 @@ class EventStore(Declarations):
             EventStoreError: As for `append`.
         """
         given = list(appends)
-        with self._doing(", ".join(one.stream for one in given), "any", connection) as used:
+        with self._doing(", ".join(str(one.stream) for one in given), "any", connection) as used:
             return repeating.append_many(used, self._statements, self._archive, self._codec, given)
 
     def insert(
@@ -235,7 +237,7 @@ class EventStore(Declarations):
 
         Args:
             stream: The stream's id.
-            events: The events.
+            events: The events. None at all inserts nothing, and only looks whether the stream has this version.
             after: The version that the stream has: the first event gets the next number.
             stream_type: As for `append`.
             metadata: As for `append`.
@@ -250,7 +252,11 @@ class EventStore(Declarations):
             ConcurrencyConflict: When one of the numbers is taken.
             EventStoreError: When there would be a hole, the stream is closed or of another type, or has these events.
         """
+        version_of(after)
+        looked_at(stream, stream_type)
         given = list(events)
+        if not given:
+            return self._look(stream, after, connection)
         values = {
             "stream": stream,
             "type": stream_type,
@@ -333,7 +339,9 @@ class EventStore(Declarations):
         Raises:
             InvalidEvent: When a payload is not what its class says.
         """
-        return self._read(stream, max(0, after), _LAST, limit, connection)
+        looked_at(stream)
+        piece_of("limit", limit, 0)
+        return self._read(stream, behind("after", after), _LAST, limit, connection)
 
     def load(
         self, stream: str, state: type[State], *, connection: psycopg.Connection[Any] | None = None
@@ -358,6 +366,7 @@ class EventStore(Declarations):
             InvalidEvent: When a payload is not what its class says.
             Exception: What the state's class raises; a note says at which event.
         """
+        looked_at(stream)
         fold = self._fold(state)
         policy = self._policies.get(state)
         with self._doing(stream, connection=connection) as used:
@@ -391,9 +400,11 @@ class EventStore(Declarations):
             The state then, and the version it is of.
 
         Raises:
-            ConfigError: When the time has no zone.
+            ConfigError: When it is neither, or the time has no zone.
             InvalidEvent: As for `load`.
         """
+        looked_at(stream)
+        at = moment_of(at)
         fold = self._fold(state)
         with self._doing(stream, connection=connection) as used:
             until = self._until(used, stream, at)
@@ -421,6 +432,8 @@ class EventStore(Declarations):
         Raises:
             InvalidEvent: As for `load`.
         """
+        looked_at(stream)
+        at = at if at is None else moment_of(at)
         fold = None if state is None else self._fold(state)
         with self._doing(stream, connection=connection) as used:
             until = _LAST if at is None else self._until(used, stream, at)
@@ -453,6 +466,8 @@ class EventStore(Declarations):
         Source:
             PostgreSQL manual, "COPY".
         """
+        after_id = behind("after_id", after_id)
+        piece_of("batch", batch, 1)
         lines = Lines(self._codec, Recorded)
         with self._moment(connection) as used:
             segments = self._segments_after(used, after_id)
@@ -487,6 +502,8 @@ class EventStore(Declarations):
         Raises:
             InvalidEvent: When a payload is not what its class says.
         """
+        after_id = behind("after_id", after_id)
+        piece_of("batch", batch, 1)
         lines = Lines(self._codec, Placed)
         with self._moment(connection) as used:
             segments = self._segments_after(used, after_id)
@@ -725,8 +742,6 @@ class EventStore(Declarations):
         """The last sequence of a moment."""
         if not isinstance(at, datetime):
             return at
-        if at.tzinfo is None:
-            raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
         cursor = calling.cursor(used)
         cursor.execute(self._statements.until, (stream, at))
         row = cursor.fetchone()

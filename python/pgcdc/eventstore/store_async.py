@@ -30,6 +30,7 @@ from pgcdc.eventstore import migrating_async as migrating
 from pgcdc.eventstore import repeating_async as repeating
 from pgcdc.eventstore import waiting_async as waiting
 from pgcdc.eventstore.archives import Archive, archive_of
+from pgcdc.eventstore.arguments import behind, looked_at, moment_of, piece_of, version_of
 from pgcdc.eventstore.codec import Codec
 from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections_async import AsyncConnections
@@ -180,6 +181,7 @@ class AsyncEventStore(Declarations):
             PostgreSQL manual, "Explicit Locking" (Row-Level Locks).
         """
         number = expected_number(expected)
+        looked_at(stream, stream_type)
         given = list(events)
         if not given:
             return await self._look(stream, expected, connection)
@@ -217,7 +219,7 @@ class AsyncEventStore(Declarations):
             EventStoreError: As for `append`.
         """
         given = list(appends)
-        async with self._doing(", ".join(one.stream for one in given), "any", connection) as used:
+        async with self._doing(", ".join(str(one.stream) for one in given), "any", connection) as used:
             return await repeating.append_many(used, self._statements, self._archive, self._codec, given)
 
     async def insert(
@@ -239,7 +241,7 @@ class AsyncEventStore(Declarations):
 
         Args:
             stream: The stream's id.
-            events: The events.
+            events: The events. None at all inserts nothing, and only looks whether the stream has this version.
             after: The version that the stream has: the first event gets the next number.
             stream_type: As for `append`.
             metadata: As for `append`.
@@ -254,7 +256,11 @@ class AsyncEventStore(Declarations):
             ConcurrencyConflict: When one of the numbers is taken.
             EventStoreError: When there would be a hole, the stream is closed or of another type, or has these events.
         """
+        version_of(after)
+        looked_at(stream, stream_type)
         given = list(events)
+        if not given:
+            return await self._look(stream, after, connection)
         values = {
             "stream": stream,
             "type": stream_type,
@@ -337,7 +343,9 @@ class AsyncEventStore(Declarations):
         Raises:
             InvalidEvent: When a payload is not what its class says.
         """
-        return await self._read(stream, max(0, after), _LAST, limit, connection)
+        looked_at(stream)
+        piece_of("limit", limit, 0)
+        return await self._read(stream, behind("after", after), _LAST, limit, connection)
 
     async def load(
         self, stream: str, state: type[State], *, connection: psycopg.AsyncConnection[Any] | None = None
@@ -362,6 +370,7 @@ class AsyncEventStore(Declarations):
             InvalidEvent: When a payload is not what its class says.
             Exception: What the state's class raises; a note says at which event.
         """
+        looked_at(stream)
         fold = self._fold(state)
         policy = self._policies.get(state)
         async with self._doing(stream, connection=connection) as used:
@@ -395,9 +404,11 @@ class AsyncEventStore(Declarations):
             The state then, and the version it is of.
 
         Raises:
-            ConfigError: When the time has no zone.
+            ConfigError: When it is neither, or the time has no zone.
             InvalidEvent: As for `load`.
         """
+        looked_at(stream)
+        at = moment_of(at)
         fold = self._fold(state)
         async with self._doing(stream, connection=connection) as used:
             until = await self._until(used, stream, at)
@@ -425,6 +436,8 @@ class AsyncEventStore(Declarations):
         Raises:
             InvalidEvent: As for `load`.
         """
+        looked_at(stream)
+        at = at if at is None else moment_of(at)
         fold = None if state is None else self._fold(state)
         async with self._doing(stream, connection=connection) as used:
             until = _LAST if at is None else await self._until(used, stream, at)
@@ -457,6 +470,8 @@ class AsyncEventStore(Declarations):
         Source:
             PostgreSQL manual, "COPY".
         """
+        after_id = behind("after_id", after_id)
+        piece_of("batch", batch, 1)
         lines = Lines(self._codec, Recorded)
         async with self._moment(connection) as used:
             segments = await self._segments_after(used, after_id)
@@ -492,6 +507,8 @@ class AsyncEventStore(Declarations):
         Raises:
             InvalidEvent: When a payload is not what its class says.
         """
+        after_id = behind("after_id", after_id)
+        piece_of("batch", batch, 1)
         lines = Lines(self._codec, Placed)
         async with self._moment(connection) as used:
             segments = await self._segments_after(used, after_id)
@@ -732,8 +749,6 @@ class AsyncEventStore(Declarations):
         """The last sequence of a moment."""
         if not isinstance(at, datetime):
             return at
-        if at.tzinfo is None:
-            raise ConfigError("the time has no zone", hint="datetime.now(timezone.utc)")
         cursor = calling.cursor(used)
         await cursor.execute(self._statements.until, (stream, at))
         row = await cursor.fetchone()
