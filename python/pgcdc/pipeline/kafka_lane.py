@@ -101,6 +101,7 @@ class PartitionLane(Lane):
         """
         with self._condition:
             self.through_lsn = max(self.through_lsn, offset)
+            self.begins = max(self.begins, offset)  # where its task has not begun yet
 
     def keep(self, offset: int) -> None:
         """The target has said that all is done up to an offset.

@@ -96,7 +96,8 @@ class Assigned:
         pending: What does not fit into the lane.
         paused: Whether the client reads nothing more of it.
         first: The offset of the first record that the topic has, when earlier ones are gone and none was read yet.
-        taken: The offset behind the last record that was taken, as long as what follows it is not known.
+        taken: The offset behind the last record that was taken, or that it begins with.
+        end: The offset behind everything, where no record follows what was taken.
     """
 
     lane: PartitionLane
@@ -105,7 +106,14 @@ class Assigned:
     pending: deque[tuple[Batch, list[int], int, int] | Barrier] = field(default_factory=deque)
     paused: bool = False
     first: int | None = None
-    taken: int | None = None
+    taken: int = 0
+    end: int | None = None
+
+    def pass_end(self) -> None:
+        """Go on to the end, when all that was taken is done."""
+        if self.end is not None and not self.pending and self.lane.progress()[0] >= self.taken:
+            self.lane.end_at(self.end)
+            self.end = None
 
 
 class Member:
@@ -396,9 +404,9 @@ class Member:
             if each.error() is not None:
                 # The end. There may be no records between the last one and here, only what ends transactions: who
                 # stored an offset before these would be behind what is left when retention has removed them.
-                end_run(each.offset())
-                one.taken = None
+                one.end = each.offset()
                 continue
+            one.end = None
             record = read_record(each, self._format)
             if isinstance(record, Barrier):
                 end_run(record.offset)
@@ -420,8 +428,8 @@ class Member:
             run.append(batch)
             offsets.extend([record.offset] * batch.changes_count)
             nbytes += record.nbytes
-        if records[-1].error() is None:
-            one.taken = records[-1].offset() + 1
+        if (last := next((each for each in reversed(records) if each.error() is None), None)) is not None:
+            one.taken = last.offset() + 1
             end_run(one.taken)
 
     def _check_first(self, one: Assigned, position: Position | None) -> None:
@@ -487,6 +495,7 @@ class Member:
                 elif not one.lane.offer_rows(*item):
                     break
                 one.pending.popleft()
+            one.pass_end()
             if bool(one.pending) != one.paused:
                 one.paused = not one.paused
                 where = [self._kafka.TopicPartition(one.lane.topic, one.lane.partition)]
@@ -607,6 +616,7 @@ class Member:
             new = msgspec.structs.replace(mark, partitions=count, epoch=mark.epoch + 1, topic=topic_id)
             offset = one.offset if one.offset >= 0 else -1
             assigned = self._begins(Found(one.topic, one.partition, offset, new, low, high, topic_id))
+            assigned.taken = assigned.lane.through_lsn
             self._assigned[one.topic, one.partition] = assigned
             self._known.pop((one.topic, one.partition), None)
             one.offset = assigned.lane.through_lsn
@@ -739,6 +749,8 @@ class Member:
 
     def _look_for_ends(self) -> None:
         """See whether only what ends a transaction follows what is done: see `_arrange`."""
+        for one in self._assigned.values():
+            one.pass_end()
         wanted = {of for of, one in self._assigned.items() if one.taken == one.lane.progress()[0]}
         deadline = time.monotonic() + LOOK_FOR_END
         while wanted and (left := deadline - time.monotonic()) > 0:
@@ -774,7 +786,9 @@ class Member:
 
 
 def _described(found: Any) -> tuple[int, str]:
-    return len(found.partitions), str(found.topic_id)
+    topic_id = found.topic_id
+    has_one = topic_id is not None and (topic_id.get_most_significant_bits() or topic_id.get_least_significant_bits())
+    return len(found.partitions), str(topic_id) if has_one else ""
 
 
 def _answer(future: Future[bool], answer: bool) -> None:
