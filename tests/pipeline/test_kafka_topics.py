@@ -305,7 +305,9 @@ def test_members_remember_what_others_do(kafka: KafkaServer) -> None:
         def stored() -> bool:
             if client.poll(0.01) is None and answers[-1:] == [None]:
                 return True
-            ids.keep(admin, client, lambda: of)  # again, while the broker does not know the group yet
+            while answers:
+                ids.stored(answers.pop())  # again, while the broker does not know the group yet
+            ids.keep(admin, client, lambda: of)
             return False
 
         until(stored, "an answer")

@@ -9,6 +9,8 @@ import itertools
 import os
 import queue
 import select
+import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +58,7 @@ class Connections:
         self._limit = limit
         self._made: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
         self._making = 0
+        self._looking = threading.Lock()
         self._idle: list[OwnConnection] = []
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # as a semaphore, without Python around its lock
         for _ in range(limit):
@@ -142,9 +145,16 @@ class Connections:
 
     def _find_lost(self) -> None:
         """Put back what a Ctrl-C has taken away: it can come between any two steps of those who take and give."""
+        with self._looking:
+            lost = self._lost()
+            time.sleep(0.05)  # whoever was between two steps has taken the next one by now
+            for _ in range(min(lost, self._lost())):
+                self._free.put(None)
+
+    def _lost(self) -> int:
+        """How many may be taken, less those that are there to be taken."""
         used = sum(not one.closed for one in list(self._made)) - len(self._idle) + self._making
-        for _ in range(self._limit - used):
-            self._free.put(None)
+        return self._limit - used - self._free.qsize()
 
     def close(self) -> None:
         """Close those that are not in use."""
