@@ -25,6 +25,8 @@ AGAIN: float = 60.0
 and a group that has never read that one would have a lag there."""
 SOON = 1.0
 """Seconds after which it is tried again."""
+ASK_WITHIN = 5.0
+"""Seconds that a question to the broker may take."""
 _LENGTH: Final = 8
 """Characters that are kept of what stands for a topic's name, and of its id."""
 _MOST: Final = 250
@@ -46,7 +48,7 @@ class TopicIds:
         self._group = group
         self._keys = {topic: _short(topic) for topic in topics}
         self._positions = positions
-        self._reading: tuple[Future[Any], Future[Any]] | None = None
+        self._reading: Future[Any] | None = None
         self._at = 0.0
         self._refused = False
 
@@ -71,7 +73,7 @@ class TopicIds:
         return known is not None and topic_id != "" and known != topic_id[:_LENGTH]
 
     def keep(self, admin: Any, client: Any, ids: Callable[[], Mapping[str, str]]) -> None:
-        """Have the group remember them, from time to time; nothing waits here for an answer.
+        """Have the group remember them, from time to time.
 
         Args:
             admin: The client that asks.
@@ -81,17 +83,20 @@ class TopicIds:
         if self._reading is None:
             if time.monotonic() >= self._at and not self._refused and ids():
                 self._at = time.monotonic() + AGAIN
-                wanted = self._kafka.ConsumerGroupTopicPartitions(self._group, [self.place])
-                [stored] = admin.list_consumer_group_offsets([wanted]).values()
                 [end] = admin.list_offsets({self.place: self._kafka.admin.OffsetSpec.latest()}).values()
-                self._reading = stored, end
+                self._reading = end
             return
-        stored, end = self._reading
-        if not (stored.done() and end.done()):
+        end = self._reading
+        if not end.done():
             return
         self._reading = None
         try:
-            [found] = stored.result().topic_partitions
+            # By the member, not by the other client, whose list_consumer_group_offsets ends the process (SIGSEGV) when
+            # the group's coordinator has just moved: librdkafka's issue 5040.
+            [found] = client.committed([self.place], timeout=ASK_WITHIN)
+            if found.error is not None:
+                self.stored(found.error)
+                return
             known = _read(found.metadata)
             known = {key: known[key] for key in self._keys.values() if key in known}
             known.update((self._keys[topic], topic_id[:_LENGTH]) for topic, topic_id in ids().items() if topic_id)
