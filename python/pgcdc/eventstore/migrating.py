@@ -25,6 +25,8 @@ _LOCK_WITHIN: Final = "100ms"
 """How long writers wait for a migration that waits for one of them: less than `deadlock_timeout`."""
 _ATTEMPTS_FOR = 60.0
 """Seconds after which it is given up: somebody reads or writes in a transaction that does not end."""
+_OF_BOTH: Final = tuple(f"migration {number}: " for number in range(1, 10))
+"""Steps that change both tables of events and streams; the others need less, and an index is made beside readers."""
 _LOCK = 0x65767374  # two that make the same schema at once come one after the other
 
 
@@ -161,6 +163,8 @@ def _apply(
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))
         made = plan(connection, statements, profile, max_payload_bytes)
         if made.steps:
+            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'")
+        if any(step.what.startswith(_OF_BOTH) for step in made.steps):
             _lock(connection, statements)
         for step in made.steps:
             connection.execute(step.sql)
@@ -173,7 +177,6 @@ def _lock(connection: psycopg.Connection[Any], statements: Statements) -> None:
     A writer that has one of the two and wants the other, while this has the other and wants that one, would be waited
     for in vain.
     """
-    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'")
     tables = [f"{statements.quoted}.{table}" for table in ("events", "streams")]
     cursor = connection.cursor(row_factory=tuple_row)
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)

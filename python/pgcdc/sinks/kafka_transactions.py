@@ -205,6 +205,10 @@ class Transactions:
         doubtful, self._doubtful = self._doubtful, None
         return doubtful is not None and doubtful[1] == what
 
+    def forget_doubt(self) -> None:
+        """The last write was undone."""
+        self._doubtful = None
+
     def commit(
         self,
         records: Sequence[Record],
@@ -449,6 +453,7 @@ class Transaction:
             self.commit()
         elif self._is_open and self._transactions.producer is self._producer:
             self.abort()
+            self._transactions.forget_doubt()
 
     def commit(self) -> None:
         """Commit, if that was not done.
