@@ -29,6 +29,7 @@ __all__ = [
     "JsonRow",
     "Libpq",
     "RowFormat",
+    "RowPlan",
     "SchemaVersions",
     "Spool",
     "TypeCatalog",
@@ -440,6 +441,17 @@ class Decoder(Generic[_Row]):
         """
 
 @final
+class RowPlan:
+    """What is known of tables whose rows come together, for `Batch.planned`.
+
+    Args:
+        keys: The columns of each table's key, as for `Batch.folded`.
+        text: Which columns are to be text, as for `Batch.to_copy`.
+    """
+
+    def __new__(cls, keys: Mapping[int, Sequence[str]], text: Mapping[int, Collection[int]]) -> RowPlan: ...
+
+@final
 class SchemaVersions:
     """Which version of a table's shape was in force where, for all tables.
 
@@ -591,6 +603,21 @@ class Batch:
 
         Source:
             PostgreSQL manual, "COPY", "Binary Format".
+        """
+    def planned(
+        self, plan: RowPlan
+    ) -> tuple[int, list[tuple[int, tuple[bool, ...], tuple[int, int, int, int], list[list[bytes | None]]]]]:
+        """Fold a small batch and give the rows that `to_copy` would write, each as its values: all of it in one call.
+
+        Args:
+            plan: What is known of its tables.
+
+        Returns:
+            How many changes are left when it is folded, and for each shape of a table: the table's OID; for each column
+            whether it is text; the counts of `to_copy`; and the rows, with the three columns in front.
+
+        Raises:
+            DecodeError: For the first change that cannot be written.
         """
     @property
     def catalog(self) -> TypeCatalog | None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from pgcdc import Batch
-from pgcdc.pipeline.items import CopyBegin, CopyEnd, Item, Nudge, Rows, TableEnd
+from pgcdc.pipeline.items import CopyBegin, CopyEnd, Expected, Item, Nudge, Rows, TableEnd
 from pgcdc.pipeline.queue import MERGED_ROWS, Lane
 from tests.protocol import wire
 
@@ -116,11 +116,11 @@ async def test_a_copy_is_over_when_it_was_taken_and_not_before() -> None:
         assert queue.through_lsn == lsn, "who has a table's rows has all that committed before them"
 
 
-async def in_a_thread(queue: Lane) -> Batch | None:
+async def in_a_thread(queue: Lane) -> Expected | None:
     return await asyncio.to_thread(queue.expect)
 
 
-async def looked_for(queue: Lane) -> asyncio.Task[Batch | None]:
+async def looked_for(queue: Lane) -> asyncio.Task[Expected | None]:
     """Somebody waits in a thread."""
     task = asyncio.create_task(in_a_thread(queue))
     while not queue._looking:  # noqa: ASYNC110 (a thread does it)
@@ -133,17 +133,18 @@ async def test_what_is_expected_in_a_thread_is_what_is_taken_next() -> None:
     waits = await looked_for(queue)
     idle = [queue.idle]
     assert queue.offer(rows(100))
-    batch = await waits
+    expected = await waits
     assert [*idle, queue.idle] == [True, False]
     item = await taken(queue)
-    assert isinstance(item, Rows) and item.batch is batch
+    assert expected is not None and expected.sending is None
+    assert isinstance(item, Rows) and item.batch is expected.batch
     queue.done()
     for number in (2, 3):
         assert queue.offer(rows(100 * number))
     both = await in_a_thread(queue)
-    assert both is not None and both.changes_count == 2
+    assert both is not None and both.batch.changes_count == 2
     item = await taken(queue)
-    assert isinstance(item, Rows) and item.batch is both
+    assert isinstance(item, Rows) and item.batch is both.batch
     queue.done()
     assert (queue.rows, queue.bytes, queue.through_lsn) == (0, 0, 308)
 

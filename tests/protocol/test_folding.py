@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pgcdc import Batch, DecodeError
-from pgcdc.protocol import RowFormat, copied_values
+from pgcdc.protocol import RowFormat, RowPlan, copied_values
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, delete, insert, message, truncate, update
 
@@ -166,6 +166,27 @@ def test_rows_that_are_not_whole_are_refused() -> None:
     for size in range(len(data)):
         with pytest.raises(ValueError, match="whole"):
             copied_values(data[:size])
+
+
+def test_rows_of_a_plan_are_those_for_copy_of_what_is_folded() -> None:
+    changes = [
+        update(PLAIN, {"id": 3, "name": "c", "note": UNSET}, old={"id": 2}),
+        update(PLAIN, {"id": 4, "name": "d", "note": UNSET}),
+        insert(FULL, {"id": 1, "name": "a", "note": "e"}),
+        truncate(FULL),
+        update(PLAIN, {"id": 4, "name": "e", "note": "n"}),
+        insert(PLAIN, {"id": 5, "name": None, "note": "e"}),
+        delete(PLAIN, {"id": 6}),
+        delete(FULL, {"id": 7, "name": "g", "note": None}),
+    ]
+    for batch in (batch_of(changes), batch_of(changes[:2]), batch_of([])):
+        for keys in (keys_of(batch), {}):
+            text = {relation.oid: {1} for relation in batch.relations}
+            left = batch.folded(keys)
+            rows = [(one.oid, *more, copied_values(data)) for one, *more, data in left.to_copy(text=text)]
+            assert batch.planned(RowPlan(keys, text)) == (left.changes_count, rows)
+    with pytest.raises(DecodeError):
+        batch_of([insert(PLAIN, {"id": UNSET, "name": "a", "note": "b"})]).planned(RowPlan({}, {}))
 
 
 def test_rows_for_copy_say_what_they_are() -> None:

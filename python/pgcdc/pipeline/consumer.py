@@ -14,7 +14,7 @@ from pgcdc.pipeline import failure
 from pgcdc.pipeline.delivery import ConsumerState, Delivery
 from pgcdc.pipeline.earlier_letters import of_another_policy
 from pgcdc.pipeline.gathering import Unfinished, gathered
-from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Item, Nudge, Rows
+from pgcdc.pipeline.items import Appointment, Begin, CopyBegin, CopyEnd, Item, Nudge, Rows, Sending
 from pgcdc.pipeline.parking import Desk, Parking
 from pgcdc.pipeline.queue import Lane
 from pgcdc.pipeline.reshaping import Reshaping
@@ -77,6 +77,16 @@ class Consumer:
         self._opened = False
         self._own: Position | None = None
         self._skip: Position | None = None
+
+    def be_sent_to(self) -> None:
+        """Let the thread that reads the stream write what is small and plain itself: nobody else may wait for that."""
+        if self._ahead is not None and self._ahead.sends:
+            self.lane.send_by(self._send, self._written)
+
+    def _send(self, batch: Batch) -> Sending | None:
+        """Put a plain batch on its way; in the source's thread, while the target's waits for what comes."""
+        ahead = self._ahead
+        return ahead.send(batch) if ahead is not None and self._is_plain(batch) else None
 
     @property
     def state(self) -> ConsumerState:
@@ -190,7 +200,7 @@ class Consumer:
     def _is_plain(self, batch: Batch) -> bool:
         """Whether a batch is only to be written: nothing of it is known, held or of a new shape, and all goes well.
 
-        In the target's thread, while this task waits.
+        In the target's thread, or in that of the source while that one sleeps; this task waits.
         """
         if self._skip is not None or not batch.changes_count or not self.delivery.goes_well:
             return False
@@ -198,7 +208,7 @@ class Consumer:
         return reshaping is None or (batch.versions is not None and reshaping.next(batch) is None)
 
     def _written(self, batch: Batch) -> None:
-        """Take down that a plain batch is durable; in the target's thread, which waits for the next one then.
+        """Take down that a plain batch is durable; in the thread that has written it, which goes on to the next one.
 
         To tell the event loop of each, and to be given the next by it, takes longer than to write a small one.
         """

@@ -53,6 +53,11 @@ class Fanout:
         self._groups = self._grouped()
         self._names: dict[int, Table] = {}
         self._renamed_below = 0
+        # What the last batch said where there was nothing to be seen to, so that the next of its kind is not asked.
+        self._usual: tuple[int, ...] = ()  # the identities of its shapes, which are held
+        self._usual_relations: Sequence[Relation] = ()
+        self._usual_at = -1
+        self._usual_for: frozenset[Wanted] = frozenset()
 
     def _grouped(self) -> dict[Wanted, list[Lane]]:
         groups: dict[Wanted, list[Lane]] = {}
@@ -72,7 +77,7 @@ class Fanout:
         self._attached[name] = self._subscriptions[name].tables - frozenset(without)
         if after is not None:
             self._after[self._lanes[name]] = after
-        self._groups = self._grouped()
+        self._regroup()
 
     def detach(self, name: str) -> None:
         """Hand nothing more over to a consumer.
@@ -81,7 +86,11 @@ class Fanout:
             name: The consumer.
         """
         del self._attached[name]
+        self._regroup()
+
+    def _regroup(self) -> None:
         self._groups = self._grouped()
+        self._usual = ()
 
     def know(self, tables: Sequence[PublishedTable], renamed_below: int) -> None:
         """Remember which table has which name, so that a rename is seen.
@@ -91,6 +100,7 @@ class Fanout:
             renamed_below: An LSN, asked for after the names: transactions that committed below it may know a table by
                 a name that it had before; it is the same table nevertheless.
         """
+        self._usual = ()
         self._names = {table.relation.oid: (table.relation.schema, table.relation.name) for table in tables}
         self._renamed_below = renamed_below
 
@@ -111,9 +121,16 @@ class Fanout:
             SchemaError: When a table has got another name while the pipeline ran: whose it is now, a person decides.
         """
         relations = batch.relations if batch.changes_count else []
-        names = self._names_now(batch, relations)
-        if self._versioning is not None and batch.changes_count:
-            batch = self._versioning.observe(batch, self._is_wanted, self._wait)
+        names = None
+        if batch.changes_count and (usual := self._as_usual(batch, relations)) is not None:
+            batch = usual
+        elif batch.changes_count:
+            self._usual = ()
+            names = self._names_now(batch, relations)
+            if self._versioning is not None:
+                batch = self._versioning.observe(batch, self._is_wanted, self._wait)
+                if names is None and self._versioning.are_newest(relations):
+                    self._remember(relations, self._versioning.generation)
         nbytes = batch.nbytes
         full: list[tuple[Lane, Rows]] = []
         for wanted, lanes in self._groups.items():
@@ -133,6 +150,21 @@ class Fanout:
             # Offered without the lock that the lanes share: it may write to a disk.
             while not lane.offer(rows):
                 self._wait(lambda lane=lane, rows=rows: lane.has_room(rows))  # type: ignore[misc]
+
+    def _as_usual(self, batch: Batch, relations: Sequence[Relation]) -> Batch | None:
+        """A batch with its versions, where its shapes are those of the last; None where they are to be looked at."""
+        versioning, usual = self._versioning, self._usual
+        if versioning is None or not usual or self._usual_at != versioning.generation:
+            return None
+        return batch.with_versions(versioning.versions) if usual == tuple(map(id, relations)) else None
+
+    def _remember(self, relations: Sequence[Relation], generation: int) -> None:
+        """Take down that tables have the names and shapes that they have now, and who wants all of them."""
+        self._usual, self._usual_relations, self._usual_at = tuple(map(id, relations)), relations, generation
+        tables = {(one.schema, one.name) for one in relations}
+        self._usual_for = frozenset(
+            wanted for wanted in self._groups if wanted[1] is None and not wanted[2] and tables <= wanted[0]
+        )
 
     def narrowed(self, name: str, batch: Batch) -> Batch:
         """What a consumer still wants of a batch that was selected for it by an earlier run.
@@ -226,6 +258,8 @@ class Fanout:
     ) -> Batch:
         tables, actions, messages = wanted
         if names is None:
+            if self._usual and wanted in self._usual_for:
+                return batch.select(actions=_OF_ROWS)
             if actions is None and not messages and all((one.schema, one.name) in tables for one in relations):
                 return batch.select(actions=_OF_ROWS)  # the same, where nobody has to look for names
             return batch.select(tables, actions, messages=messages or None)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from pgcdc.events import Relation
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.protocol import Batch
 
-__all__ = ["Appointment", "Begin", "CopyBegin", "CopyEnd", "Item", "Nudge", "Rows", "TableEnd"]
+__all__ = [
+    "Appointment",
+    "Begin",
+    "CopyBegin",
+    "CopyEnd",
+    "Expected",
+    "Item",
+    "Nudge",
+    "Rows",
+    "Sending",
+    "TableEnd",
+]
 
 
 @dataclass
@@ -94,6 +105,35 @@ class Appointment:
     """
 
     keep: Callable[[], Awaitable[None]]
+
+
+class Sending(Protocol):
+    """A batch that is on its way to a target; one thread at a time has it."""
+
+    def answered(self, seconds: float) -> bool:
+        """Wait for the target's answer; never raises.
+
+        Args:
+            seconds: How long.
+
+        Returns:
+            Whether all of it is durable. If not, `finish` has to be called, in the target's own thread.
+        """
+
+    def finish(self) -> None:
+        """Wait for the answer, however long that takes, and raise what a write of the batch would."""
+
+
+class Expected(NamedTuple):
+    """What the thread of a target gets to write.
+
+    Attributes:
+        batch: The changes.
+        sending: Set when they are on their way already, and only their answer is to be waited for.
+    """
+
+    batch: Batch
+    sending: Sending | None
 
 
 Item: TypeAlias = Begin | CopyBegin | TableEnd | CopyEnd | Nudge | Appointment | Rows

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 from pgcdc.errors import SpoolFull
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Item, Nudge, Rows, TableEnd
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Expected, Item, Nudge, Rows, Sending, TableEnd
 from pgcdc.pipeline.lane_spool import LaneSpool
 from pgcdc.pipeline.spooling import Backlog
 from pgcdc.protocol import Batch
@@ -38,6 +38,8 @@ MERGED_ROWS = 1000
 """Batches that wait are handed over together up to so many rows: enough for a write's fixed cost to be spread thin."""
 MARK_EVERY = 1024 * 1024
 """Bytes of WAL without rows for a consumer after which its spool says how far the WAL is done."""
+ANSWER_WITHIN = 0.01
+"""Seconds that who reads the stream waits for a target's answer at most, before the target's thread does."""
 TRY_AGAIN = 0.5
 """Seconds after which a spool without room is tried again: a disk does not say when it has room."""
 
@@ -109,8 +111,10 @@ class Lane:
         self._arrived = asyncio.Event()
         self._looking = False
         self._expects = True
-        self._arrivals: SimpleQueue[None] = SimpleQueue()
+        self._arrivals: SimpleQueue[Expected | None] = SimpleQueue()
         self._expected: Rows | None = None
+        self._sends: Callable[[Batch], Sending | None] | None = None
+        self._written: Callable[[Batch], None] = lambda _: None
 
     # The source's side, in its thread.
 
@@ -123,6 +127,9 @@ class Lane:
         Returns:
             Whether it was taken; when not, wait for the condition and offer it again.
         """
+        if self._sends is not None and isinstance(item, Rows) and self._claim(item):
+            self._send(item, self._sends)
+            return True
         with self._condition:
             if not isinstance(item, Rows):
                 if isinstance(item, CopyBegin):
@@ -137,6 +144,49 @@ class Lane:
                 self._queue(item)
                 return True
         return self._spool(item)
+
+    def send_by(self, sends: Callable[[Batch], Sending | None], written: Callable[[Batch], None]) -> None:
+        """Let who hands over write what comes while the consumer's thread waits in `expect`, which sleeps on then.
+
+        Args:
+            sends: Puts a batch on its way without a wait; None when it is to be written as all others are.
+            written: Told that it is durable.
+        """
+        self._sends, self._written = sends, written
+
+    def _claim(self, rows: Rows) -> bool:
+        """Begin to work on rows in place of the thread that waits for them, if one does: it sleeps on."""
+        with self._condition:
+            if not self._looking or self._spooling:
+                return False
+            self._looking = False
+            self._working, self._taken = rows, [rows]
+            self.rows += rows.batch.changes_count
+            self.bytes += rows.nbytes
+            return True
+
+    def _send(self, rows: Rows, sends: Callable[[Batch], Sending | None]) -> None:
+        """Write what was claimed; what is not answered soon, or has more to it, is handed to the thread that waits."""
+        batch = rows.batch
+        sending, durable = None, False
+        try:
+            sending = sends(batch)
+            last = batch.last_position
+            self._handed = last or self._handed
+            durable = sending is not None and sending.answered(ANSWER_WITHIN)
+        finally:
+            if not durable:
+                self._arrivals.put(Expected(batch, sending))
+        if not durable:
+            return
+        if last is not None:
+            self.reach(last, batch.changes_count)
+        self._written(batch)
+        with self._condition:
+            # What came meanwhile did not wake it.
+            self._looking = not (self._nudged or self._held or self._closed or self._items) and self._expects
+            if not self._looking:
+                self._arrivals.put(None)
 
     def has_room(self, item: Rows) -> bool:
         """Whether something that was not taken is worth being offered again.
@@ -371,7 +421,7 @@ class Lane:
 
     # The consumer's side, in a thread of its own, while its task waits for that.
 
-    def expect(self) -> Batch | None:
+    def expect(self) -> Expected | None:
         """Wait for rows and begin to work on them: what `take` gives next is these. Blocks.
 
         To wake up the event loop takes three times as long as to wake up a thread that waits for nothing else.
@@ -391,11 +441,14 @@ class Lane:
                 if self._unread:
                     return None
                 self._looking = True
-            self._arrivals.get()
+            if (expected := self._arrivals.get()) is not None:
+                assert isinstance(self._working, Rows)
+                self._expected = self._working
+                return expected
         self._begin(taken)
         assert isinstance(self._working, Rows)
         self._expected = self._working
-        return self._working.batch
+        return Expected(self._working.batch, None)
 
     def expect_nothing(self) -> None:
         """End `expect`: its task has been cancelled."""

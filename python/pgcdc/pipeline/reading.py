@@ -73,9 +73,8 @@ class Reading:
         size = first.nbytes
         parts = [first]
         while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES:
-            idle = self._idle()
-            much = rows >= (SOME_ROWS if just_now and not idle else MUCH_ROWS)
-            if not (much or unfinished()) or now >= begun + (IDLE_SECONDS if idle else LONGEST_SECONDS):
+            much = rows >= MUCH_ROWS or (just_now and rows >= SOME_ROWS and not self._idle())
+            if not (much or unfinished()) or now >= begun + (IDLE_SECONDS if self._idle() else LONGEST_SECONDS):
                 break
             batch = read(NEXT_SECONDS)
             if not len(batch):

@@ -119,6 +119,10 @@ class Run:
                 lambda name=name: ledger.through_lsn(name),  # type: ignore[misc]
                 formats,
             )
+        if len(self._consumers) == 1:
+            # With others the source would keep them waiting while it waits for the target of one.
+            for consumer in self._consumers.values():
+                consumer.be_sent_to()
         self._source = make_source(
             settings,
             subscriptions,

@@ -78,6 +78,12 @@ class Shaping:
         """Whether rows become others."""
         return bool(self._transforms)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether batches stay as they are, whatever is in them."""
+        cut = self._max_rows is not None or self._max_bytes is not None
+        return not (cut or self._transforms or self._where is not None)
+
     def pieces(self, batch: Batch) -> list[Batch]:
         """Cut a batch to the size that the consumer takes.
 

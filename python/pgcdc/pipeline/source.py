@@ -1,7 +1,8 @@
 """The thread that owns the replication connection: it prepares, copies, streams, confirms, and runs no user's code.
 
 Nothing that a handler does can keep it from answering the server in time: when a consumer's lane is full it stops
-reading, and goes on sending status updates. When it loses the server it stops handing out what is queued, too, until it
+reading, and goes on sending status updates. To a target of ours it writes what is small itself, and never waits for it
+for long (`Lane.send_by`). When it loses the server it stops handing out what is queued, too, until it
 owns the pipeline again: another process may have it by then.
 
 Over 400 lines because one thread has all of it, and what it waits for is seen only together.

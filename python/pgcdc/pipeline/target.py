@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from pgcdc.errors import DecodeError
 from pgcdc.lsn import Position
+from pgcdc.pipeline.items import Expected, Sending
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
 from pgcdc.transforms.applying import AnyChange
@@ -130,7 +131,7 @@ class AheadTarget(Protocol):
 
     async def ahead(
         self,
-        expect: Callable[[], Batch | None],
+        expect: Callable[[], Expected | None],
         is_plain: Callable[[Batch], bool],
         reach: Callable[[Position, int], None],
         done: Callable[[Batch], None],
@@ -144,4 +145,18 @@ class AheadTarget(Protocol):
             is_plain: Whether there is nothing to be seen to before it is written.
             reach: As for `write`.
             done: Told that a batch is durable, and there is nothing to be seen to behind it either.
+        """
+
+    @property
+    def sends(self) -> bool:
+        """Whether it has `send`."""
+
+    def send(self, batch: Batch) -> Sending | None:
+        """Put a batch on its way without a wait, in any thread, while its own waits in `ahead`.
+
+        Args:
+            batch: The batch; there is nothing to be seen to before it is written.
+
+        Returns:
+            What waits for the answer; None, and nothing done, when it is to be written in the thread.
         """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from inspect import isawaitable
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import Position
 from pgcdc.pipeline.foreign import as_exception, awaited
+from pgcdc.pipeline.items import Expected, Sending
 from pgcdc.pipeline.ordering import parts
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
@@ -22,6 +23,14 @@ from pgcdc.schema import SchemaChange
 from pgcdc.sink import RewritingSink, TransactionalSink
 
 __all__ = ["SinkTarget"]
+
+
+@runtime_checkable
+class SendingSink(Protocol):
+    """A sink that can send a batch in one thread, and be told to wait for its answer in another."""
+
+    def send_ahead(self, batch: Batch) -> Sending | None:
+        """Send a batch without a wait; None, and nothing done, where `write` is to be called for it."""
 
 
 class _Begun(NamedTuple):
@@ -51,6 +60,7 @@ class SinkTarget(Pieces):
         self._parts: list[list[list[int]]] | None = None
         # What was begun before `write` was asked for it.
         self._begun: _Begun | None = None
+        self._sends = self._sink.send_ahead if isinstance(self._sink, SendingSink) else None
 
     async def _call(self, method: Callable[..., Awaitable[None] | None], *arguments: object, by: int = 0) -> None:
         await awaited(await self._workers[by].call(method, *arguments) if self._workers else method(*arguments))
@@ -105,7 +115,7 @@ class SinkTarget(Pieces):
 
     async def ahead(
         self,
-        expect: Callable[[], Batch | None],
+        expect: Callable[[], Expected | None],
         is_plain: Callable[[Batch], bool],
         reach: Callable[[Position, int], None],
         done: Callable[[Batch], None],
@@ -113,14 +123,17 @@ class SinkTarget(Pieces):
         """Wait for batches in the thread and write them there, until there is one with more to it."""
 
         def work() -> _Begun | None:
-            while (batch := expect()) is not None and is_plain(batch):
-                begun = self._begin_ahead(batch)
+            while (expected := expect()) is not None:
+                batch, sending = expected
+                if sending is None and not is_plain(batch):
+                    return None
+                begun = self._begin_ahead(batch) if sending is None else self._finish_ahead(batch, sending)
                 if begun.error is not None or begun.result is not None or not self._is_last(begun.piece):
                     return begun
                 self._piece_done(begun.piece, reach, begun.piece.count - begun.piece.said)
                 self._batch = None
                 done(batch)
-                del batch, begun  # they may not live on until the next one
+                del expected, batch, sending, begun  # they may not live on until the next one
             return None
 
         self._begun = await self._workers[0].call(work)
@@ -130,6 +143,31 @@ class SinkTarget(Pieces):
             return _Begun(batch, *self._begin(batch, frozenset()), None)
         except Exception as error:
             return _Begun(batch, None, None, error)
+
+    @property
+    def sends(self) -> bool:
+        """Whether the sink can, and nothing has to be made of its batches before."""
+        # Who overrides `write` has something to do for each batch.
+        owner = next((one for one in type(self._sink).__mro__ if "write" in vars(one)), None)
+        can = self._sends is not None and owner is not None and "send_ahead" in vars(owner)
+        return can and "write" not in getattr(self._sink, "__dict__", {}) and self._shaping.is_plain
+
+    def send(self, batch: Batch) -> Sending | None:
+        """Send a batch, where the sink can do that without a wait."""
+        assert self._sends is not None
+        return self._sends(self._formats.for_sink(batch))
+
+    def _finish_ahead(self, batch: Batch, sending: Sending) -> _Begun:
+        piece = self._next(batch, frozenset())
+        assert piece is not None
+        try:
+            try:
+                sending.finish()
+            except (Exception, asyncio.CancelledError) as error:
+                raise self._refused(piece, as_exception(error)) from error
+        except SinkFailed as error:
+            return _Begun(batch, None, None, error)
+        return _Begun(batch, piece, None, None)
 
     def _is_last(self, piece: Progress | None) -> TypeGuard[Progress]:
         """Whether a batch ends with a piece, and all of that could be made."""

@@ -185,6 +185,14 @@ class Versioning:
             self._note(((relation, at) for _, relation, at, _ in batch.shape_runs() if at and wanted(relation)), wait)
         return batch.with_versions(self.versions)
 
+    def are_newest(self, relations: Iterable[Relation]) -> bool:
+        """Whether shapes are known to be the newest of their tables; they are until `generation` is another.
+
+        Args:
+            relations: The shapes.
+        """
+        return all(map(self._history.has_newest, relations))
+
     def begin(self, relations: Iterable[Relation], lsn: int, wait: Callable[[Callable[[], bool]], None]) -> bool:
         """Take down which shape tables have in a snapshot.
 

@@ -16,19 +16,21 @@ from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.protocol import Batch
+from pgcdc.protocol import Batch, RowPlan, copied_values
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.postgres_rows import RowTable, What
 from pgcdc.sinks.postgres_session import CREATE_LOCK, Kept, Move, Session
 from pgcdc.sinks.postgres_tables import Connection, Target, add_missing, alter, create, load
-from pgcdc.sinks.postgres_wire import Refusal, Step
+from pgcdc.sinks.postgres_wire import Refusal, Sent, Step
 from pgcdc.sinks.stretches import Keyed, stretches
 
 __all__ = ["Postgres"]
 
 FEW_ROWS: Final = 50
 """So many changes at most go to the target row by row, as parameters; more are copied first."""
+FEW_BYTES: Final = 64 * 1024
+"""So many bytes of raw messages at most are sent without a wait: they find room in the buffers of a socket."""
 _SAYS_KEY: Final = frozenset("di")
 _MOST_SHAPES: Final = 1_000
 """Of so many the key is remembered: what is read from a spool has new ones each time."""
@@ -44,8 +46,7 @@ class Plan:
     Attributes:
         relations: The tables.
         keys: Their keys, by OID.
-        keyed: Likewise, of those that have one: of the others every row counts.
-        text: Which columns have to come as text, likewise.
+        rows: What makes their rows: the keys of those that have one, and which columns have to come as text.
         unsure: Those whose key another batch may have otherwise.
         tables: What writes their rows, by OID and which columns come as text.
         is_proven: Whether the last batch went by it.
@@ -53,8 +54,7 @@ class Plan:
 
     relations: tuple[Relation, ...]
     keys: dict[int, tuple[str, ...]]
-    keyed: dict[int, tuple[str, ...]]
-    text: dict[int, set[int]]
+    rows: RowPlan
     unsure: list[Keyed]
     tables: dict[tuple[int, tuple[bool, ...]], RowTable]
     is_proven: bool = False
@@ -202,6 +202,29 @@ class Postgres:
         if batch.last_position is not None:
             self._apply(batch, Move(kept, batch.last_position))
 
+    def send_ahead(self, batch: Batch) -> Sending | None:
+        """Send a small batch without a wait, where nothing has to be asked or made for it.
+
+        Args:
+            batch: What is to be written next, by this and not by `write`.
+
+        Returns:
+            What is told when it is durable; None when nothing was sent, and the batch is to be given to `write`.
+        """
+        session, kept = self._session, self._kept
+        if batch.changes_count > FEW_ROWS or batch.nbytes > FEW_BYTES:
+            return None
+        if self._unused or kept.seen is not self._known or not session.is_ready(kept):
+            return None
+        plan = self._plans.get(tuple(map(id, batch.relations)))
+        if plan is None or not plan.is_proven:
+            return None
+        known, first, last = kept.position, batch.first_position, batch.last_position
+        if known is None or first is None or last is None or first.index == SNAPSHOT_INDEX or first <= known:
+            return None
+        kept.given = batch
+        return Sending(self, batch, plan, Move(kept, last))
+
     def rewrite(self, batch: Batch) -> None:
         """Apply a change that was a dead letter; the position stays as it is.
 
@@ -220,7 +243,7 @@ class Postgres:
         finally:
             self._letter = None
 
-    def _apply(self, batch: Batch, move: Move) -> None:
+    def _apply(self, batch: Batch, move: Move, sending: Sending | None = None) -> None:
         first, last = batch.first_position, batch.last_position
         copied = first is not None and first == last and first.index == SNAPSHOT_INDEX
         try:
@@ -231,7 +254,7 @@ class Postgres:
                 except Refusal as refusal:
                     if refusal.sqlstate not in _ORDER:
                         raise
-            self._transact(batch, move)
+            self._transact(batch, move, sending)
         except Refusal as refusal:
             if copied or (batch.changes_count == 1 and refusal.sqlstate not in _ORDER):
                 raise _rejected(refusal, batch) from None
@@ -240,45 +263,44 @@ class Postgres:
             self._forget()  # somebody may have altered a table
             raise
 
-    def _transact(self, batch: Batch, move: Move, *, straight: bool = False) -> None:
-        """Apply a batch and move what is kept, in one transaction."""
+    def _transact(self, batch: Batch, move: Move, sending: Sending | None = None, *, straight: bool = False) -> None:
+        """Apply a batch and move what is kept, in one transaction, which may have been sent."""
         self._connection()
         with self._session.told("it cannot be written to"):
+            if sending is not None and sending.is_applied():
+                self._session.committed(move)
+                return
             while self._unused:
                 self._unused.pop().drop()
-            if not straight and self._is_few(batch) and self._transact_started(batch, move):
+            if not straight and self._is_few(batch) and self._transact_few(batch, move):
+                self._session.committed(move)
                 return
             steps = self._steps(batch, straight=straight)
             begin = self._session.begin(move, pipelined=bool(steps) and steps[0].parameters is not None)
             self._session.run([*begin, *steps, Step(b"COMMIT")], move, commits=True)
         self._session.committed(move)
 
-    def _transact_started(self, batch: Batch, move: Move) -> bool:
-        """Apply a few rows whose tables have come together before; False, and nothing done, where there is more to it.
+    def _transact_few(self, batch: Batch, move: Move) -> bool:
+        """Apply a few rows; False, and nothing done, where there is more to it: the way of all others is to be gone.
 
         A small transaction is written as soon as it is there, by code that nobody has run for a while, here as in the
-        server. So there is to be little of it, and the server begins while the rows are still being made.
+        server. So there is to be little of it, and of tables that have come together before the server begins while
+        the rows are still being made.
         """
         plan = self._plan_of(batch)
         if plan is None:
             return False
-        started: list[Step] = []
-        steps: list[Step] | None = None
+        if plan.is_proven:
+            return Sending(self, batch, plan, move).is_applied()
         try:
-            if plan.is_proven:
-                started = self._session.start(move)
-            steps = self._planned(batch, plan, prepare=not started)
-        except LookupError:
-            pass  # the way of all others prepares what is missing
-        finally:
-            plan.is_proven = steps is not None
-            if started and steps is None:
-                self._session.abandon(started)
+            steps = self._planned(batch, plan, prepare=True)
+        except LookupError:  # the way of all others prepares what is missing
+            steps = None
         if steps is None:
             return False
-        begin = started or self._session.begin(move, pipelined=bool(steps))
-        self._session.run([*begin, *steps, Step(b"COMMIT")], move, started=len(started), commits=True)
-        self._session.committed(move)
+        plan.is_proven = True
+        begin = self._session.begin(move, pipelined=bool(steps))
+        self._session.run([*begin, *steps, Step(b"COMMIT")], move, commits=True)
         return True
 
     def _in_parts(self, batch: Batch, move: Move) -> None:
@@ -368,19 +390,20 @@ class Postgres:
             return None
         steps: list[Step] = []
         rows = 0
-        left = batch.folded(plan.keyed)
-        for relation, as_text, (gone, present, _, moved), data in left.to_copy(text=plan.text):
-            if moved or (gone and not plan.keys[relation.oid]):
+        left, tables = batch.planned(plan.rows)
+        for oid, as_text, (gone, present, _, moved), values in tables:
+            if moved or (gone and not plan.keys[oid]):
                 return None
-            table = plan.tables.get((relation.oid, as_text))
+            table = plan.tables.get((oid, as_text))
             if table is None and not prepare:
                 return None
             if table is None:
-                table = self._row_table(Keyed(relation, plan.keys[relation.oid]), as_text)
-                plan.tables[relation.oid, as_text] = table
-            steps += table.one_by_one(data, prepare=prepare)
+                relation = next(one for one in plan.relations if one.oid == oid)
+                table = self._row_table(Keyed(relation, plan.keys[oid]), as_text)
+                plan.tables[oid, as_text] = table
+            steps += table.one_by_one(values, prepare=prepare)
             rows += gone + present
-        return steps if rows == left.changes_count else None  # what is no row is a TRUNCATE, or goes nowhere
+        return steps if rows == left else None  # what is no row is a TRUNCATE, or goes nowhere
 
     def _plan(self, batch: Batch, relations: Sequence[Relation]) -> Plan | None:
         keys = {relation.oid: self._key(batch, relation) for relation in relations}
@@ -393,7 +416,7 @@ class Postgres:
         unsure = [Keyed(one, keys[one.oid]) for one in relations if id(one) not in self._keys]
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        plan = self._plans[tuple(map(id, relations))] = Plan(tuple(relations), keys, keyed, text, unsure, {})
+        plan = self._plans[tuple(map(id, relations))] = Plan(tuple(relations), keys, RowPlan(keyed, text), unsure, {})
         return plan
 
     def _upserted(self, batch: Batch, tables: Sequence[Keyed], *, few: bool) -> Iterator[Step]:
@@ -402,7 +425,7 @@ class Postgres:
         for relation, as_text, (gone, rows, unset, moved), data in batch.folded(keys).to_copy(text=text):
             table = self._row_table(Keyed(relation, keys[relation.oid]), as_text)
             if few and not moved:
-                yield from table.one_by_one(data)
+                yield from table.one_by_one(copied_values(data))
                 continue
             yield Step(table.copy, data)
             todo: list[tuple[What, int]] = [("fill", moved), ("delete", gone)]
@@ -427,7 +450,7 @@ class Postgres:
             for _, as_text, (gone, rows, _, _), data in of_one.to_copy(text=text):
                 table = self._row_table(keyed, as_text)
                 if few and not gone:
-                    yield from table.one_by_one(data)
+                    yield from table.one_by_one(copied_values(data))
                     continue
                 yield Step(table.copy, data)
                 # Equal rows are the same: what was removed after it was inserted is there to be removed.
@@ -538,6 +561,90 @@ class Postgres:
             )
         self._targets[place] = target
         self._followed[relation.oid] = keyed
+
+
+class Sending:
+    """A transaction of a few rows of known tables, on its way: made and sent at once, answered later.
+
+    Whoever makes it waits for nothing. Another thread may take it over then; one at a time has it, and until it is done
+    nobody else uses the sink.
+
+    Args:
+        sink: The sink.
+        batch: What is written.
+        plan: What is known of its tables.
+        move: What is moved.
+    """
+
+    def __init__(self, sink: Postgres, batch: Batch, plan: Plan, move: Move) -> None:
+        self._sink = sink
+        self._batch = batch
+        self._plan = plan
+        self._move = move
+        self._started: list[Step] = []
+        self._steps: list[Step] | None = None
+        self._sent: Sent | None = None
+        self._failed: BaseException | None = None
+        session = sink._session
+        try:
+            self._started = session.start(move)
+            self._steps = sink._planned(batch, plan, prepare=False)
+            if self._steps is not None:
+                self._sent = session.send(self._started, self._steps, move)
+        except LookupError:
+            pass  # the way of all others prepares what is missing
+        except BaseException as error:  # who takes it over raises it
+            self._failed = error
+
+    def answered(self, seconds: float) -> bool:
+        """Wait for the target's answer.
+
+        Args:
+            seconds: How long.
+
+        Returns:
+            Whether it is durable. If not, `finish` has to be called: it may be, or something was refused, or failed.
+        """
+        sent = self._sent
+        try:
+            if sent is None or not sent.answered(seconds) or not sent.is_well:
+                return False
+            sent.counts()
+        except BaseException as error:  # who takes it over raises it
+            self._failed = error
+            return False
+        self._sink._session.committed(self._move)
+        return True
+
+    def finish(self) -> None:
+        """Wait for the answer, however long that takes, and see to all that may be the matter.
+
+        Raises:
+            SinkUnavailable: As `Postgres.write`.
+            SinkRejected: As `Postgres.write`.
+            ConfigError: As `Postgres.write`.
+            PositionError: As `Postgres.write`.
+        """
+        self._sink._apply(self._batch, self._move, self)
+
+    def is_applied(self) -> bool:
+        """Wait for the answer; False when the rows could not be made: nothing was done then.
+
+        Raises:
+            Refusal: As `Session.run`, as for the others.
+            psycopg.Error: When the connection is lost.
+        """
+        session, failed, sent = self._sink._session, self._failed, self._sent
+        self._failed = None
+        if sent is not None and failed is None:
+            session.settle(sent, [*self._started, *(self._steps or ())], self._move)
+            return True
+        self._plan.is_proven = False
+        if self._started and self._steps is None and not isinstance(failed, psycopg.Error):
+            session.abandon(self._started)
+        if failed is not None:
+            raise failed
+        return False
 
 
 class PostgresPart:

@@ -6,13 +6,12 @@ grows, so the session has no other joins than by index; see `SESSION`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from psycopg import sql
 
 from pgcdc.events import Relation
-from pgcdc.protocol import copied_values
 from pgcdc.sinks.postgres_tables import Connection, Target, types_of
 from pgcdc.sinks.postgres_wire import Step
 
@@ -109,29 +108,33 @@ class RowTable:
             self._runs[what] = b"; ".join(runs)
         return self._runs[what]
 
-    def one_by_one(self, data: bytes, *, prepare: bool = True) -> Iterator[Step]:
+    def one_by_one(self, rows: Iterable[Sequence[bytes | None]], *, prepare: bool = True) -> list[Step]:
         """Give what applies rows without copying them; none of them may be marked `m`, and none `d` if there is no key.
 
         Args:
-            data: The rows, as for the temporary table.
+            rows: The values of each, as for the temporary table.
             prepare: Whether statements that are needed for the first time may be prepared now.
 
-        Yields:
+        Returns:
             The steps.
 
         Raises:
             LookupError: When one is not prepared, and may not be.
         """
-        for _, mark, *parameters in copied_values(data):
+        steps: list[Step] = []
+        for _, mark, *parameters in rows:
             what: What = "upsert" if parameters[0] is None else "upsert unset"
             if not self._key:
                 what = "append"
             elif mark == b"d":
                 what = "delete"
-            if not prepare and (what, True) not in self._prepared:
-                raise LookupError(what)
-            for name in self._statements(what, one=True):
-                yield Step(name, parameters=parameters)
+            names = self._prepared.get((what, True))
+            if names is None:
+                if not prepare:
+                    raise LookupError(what)
+                names = self._statements(what, one=True)
+            steps += [Step(name, None, parameters) for name in names]
+        return steps
 
     def _statements(self, what: What, *, one: bool) -> list[bytes]:
         """The names of the statements, which are prepared when they are first asked for."""

@@ -16,12 +16,12 @@ import psycopg
 from psycopg import sql
 
 from pgcdc.connection_string import parameters_of
-from pgcdc.errors import ConfigError, PositionError, SinkUnavailable
+from pgcdc.errors import ConfigError, Error, PositionError, SinkUnavailable
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import Batch
 from pgcdc.sinks.postgres_rows import SESSION
 from pgcdc.sinks.postgres_tables import Connection
-from pgcdc.sinks.postgres_wire import Refusal, Step, run, start
+from pgcdc.sinks.postgres_wire import Refusal, Sent, Step, run, start
 
 __all__ = ["CREATE_LOCK", "Kept", "Move", "Session"]
 
@@ -58,6 +58,7 @@ _MOVE: Final = b"pgcdc_position"
 _LOCK_WITHIN: Final = "10s"
 """How long who opens waits for the row of its position: another process may have been stopped with it locked."""
 _EXECUTE_MOVE: Final = b"EXECUTE " + _MOVE
+_COMMIT: Final = Step(b"COMMIT")
 
 
 class Kept:
@@ -180,6 +181,14 @@ class Session:
             prepare=False,
         )
 
+    def is_ready(self, kept: Kept) -> bool:
+        """Whether something is known to be this process's by the connection that there is: nothing is asked for that.
+
+        Args:
+            kept: What.
+        """
+        return self._opened is not None and kept.seen is self._opened and kept.unsure is None
+
     def ready(self, kept: Kept) -> None:
         """See that something is still this process's, where the connection is new; take it over where it never was.
 
@@ -276,7 +285,7 @@ class Session:
             move: What is moved.
 
         Returns:
-            The steps, which `run` is given in front of the others.
+            The steps, which `send` is given.
         """
         steps = self.begin(move, pipelined=True)
         start(self.connection(), steps)
@@ -289,7 +298,7 @@ class Session:
             started: What `start` gave.
         """
         try:
-            run(self.connection(), [*started, Step(b"ROLLBACK")], started=len(started))
+            Sent(self.connection(), [*started, Step(b"ROLLBACK")], len(started)).counts()
         except Refusal:  # whoever begins again meets the same
             self.connection().execute("ROLLBACK")
 
@@ -315,13 +324,12 @@ class Session:
         values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *text, note])
         return Step(_EXECUTE_MOVE + sql.SQL(" ({})").format(values).as_bytes(self.connection()))
 
-    def run(self, steps: Sequence[Step], move: Move, *, started: int = 0, commits: bool = False) -> None:
+    def run(self, steps: Sequence[Step], move: Move, *, commits: bool = False) -> None:
         """Run steps of a transaction.
 
         Args:
             steps: What to run.
             move: What it moves.
-            started: How many of them were given by `start`.
             commits: Whether the last one commits what `was_applied` was asked about.
 
         Raises:
@@ -334,11 +342,45 @@ class Session:
         if commits:
             kept.unsure = kept.given
         try:
-            run(connection, steps, **({"started": started} if started else {}))
+            run(connection, steps)
         except Refusal as refusal:
-            self.roll_back(kept)
-            self._judge(refusal, steps, kept)
+            self._refused(refusal, steps, kept)
             raise
+
+    def send(self, started: Sequence[Step], steps: Sequence[Step], move: Move) -> Sent:
+        """Put the rest of a transaction on its way, which ends with COMMIT.
+
+        Args:
+            started: What `start` gave.
+            steps: What comes behind.
+            move: What it moves.
+
+        Returns:
+            What waits for the answers; `settle` is to be given it.
+        """
+        move.kept.unsure = move.kept.given
+        return Sent(self.connection(), [*started, *steps, _COMMIT], len(started))
+
+    def settle(self, sent: Sent, steps: Sequence[Step], move: Move) -> None:
+        """Wait for the answers.
+
+        Args:
+            sent: What `send` gave.
+            steps: All that was sent, but for COMMIT.
+            move: What it moves.
+
+        Raises:
+            Refusal: As `run`, as for the others.
+        """
+        try:
+            sent.counts()
+        except Refusal as refusal:
+            self._refused(refusal, steps, move.kept)
+            raise
+
+    def _refused(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:
+        self.roll_back(kept)
+        self._judge(refusal, steps, kept)
 
     def attempt(self, steps: Sequence[Step], move: Move) -> Refusal | None:
         """Run steps within a transaction that goes on without them when the server refuses something for its rows.
@@ -430,7 +472,9 @@ class _Told:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not isinstance(error, psycopg.Error):
-            if error is not None:
+            if error is not None and not isinstance(error, (Refusal, Error)):
+                self._session.close()
+            elif error is not None:
                 self._session.leave()
             return
         self._session.close()

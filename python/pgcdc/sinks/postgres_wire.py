@@ -10,6 +10,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import psycopg
@@ -18,12 +19,13 @@ from psycopg import pq, waiting
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Refusal", "Step", "run", "start"]
+__all__ = ["Refusal", "Sent", "Step", "run", "start"]
 
 PIECE: Final = 1 << 20
 """How many bytes of COPY data are handed to libpq at once."""
 _LOOK_SECONDS: Final = 1.0
 """How often a wait looks whether it was interrupted."""
+_BINARY: Final = [[pq.Format.BINARY] * count for count in range(50)]
 _READ: Final = waiting.Wait.R
 _READ_WRITE: Final = waiting.Wait.RW
 _READABLE: Final = waiting.Ready.R
@@ -61,7 +63,7 @@ class Refusal(Exception):
 
 
 def start(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
-    """Send the first steps of a pipeline, and wait for nothing: `run` goes on with it, and nobody else may.
+    """Send the first steps of a pipeline, and wait for nothing: `Sent` goes on with it, and nobody else may.
 
     Args:
         connection: As for `run`.
@@ -76,13 +78,12 @@ def start(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
     conn.flush()  # what does not go out at once goes out with the rest
 
 
-def run(connection: psycopg.Connection[Any], steps: Sequence[Step], *, started: int = 0) -> list[int]:
+def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]:
     """Run steps, in one query where none has parameters, in one pipeline where none has data.
 
     Args:
         connection: In autocommit mode; nobody else uses it meanwhile.
         steps: What to run; no statement may give rows but a single one.
-        started: How many of them were sent by `start`; none may have data then.
 
     Returns:
         How many rows each step was about.
@@ -91,13 +92,89 @@ def run(connection: psycopg.Connection[Any], steps: Sequence[Step], *, started: 
         Refusal: When the server refused one; those behind it were not run. A transaction is left open.
         psycopg.OperationalError: When the connection is lost.
     """
-    if started:
-        _send(connection.pgconn, steps[started:])
-        return _ended(connection.pgconn, steps, 0)
     counts: list[int] = []
     for pipelined, those in _runs(steps):
-        counts += (_pipeline if pipelined else _query)(connection.pgconn, those, len(counts))
+        counts += (_pipeline if pipelined else _query)(connection, those, len(counts))
     return counts
+
+
+class Sent:
+    """A pipeline of which all is sent, or on its way; its answers are taken as they come.
+
+    Args:
+        connection: As for `run`.
+        steps: What it is made of; none may have data.
+        started: How many of them were sent by `start`; the others are sent here.
+
+    Raises:
+        psycopg.OperationalError: When the connection is lost.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], steps: Sequence[Step], started: int = 0) -> None:
+        self._conn = conn = connection.pgconn
+        if not started:
+            conn.enter_pipeline_mode()
+        _send(conn, steps[started:])
+        conn.pipeline_sync()
+        conn.flush()  # what does not go out at once goes out while it is waited for
+        self._answers = _answers(conn, len(steps))
+        self._needs: waiting.Wait | None = None  # what they wait for; None before the first
+        self._said: tuple[list[int], Refusal | None, bool] | None = None
+
+    def answered(self, seconds: float) -> bool:
+        """Wait for the answers.
+
+        Args:
+            seconds: How long.
+
+        Returns:
+            Whether all are there.
+
+        Raises:
+            psycopg.OperationalError: When the connection is lost.
+        """
+        if self._said is None:
+            # By psycopg's own loop, which is not written in Python: one is waited for several thousand times a second.
+            waiting.wait(self._until(monotonic() + seconds), self._conn.socket, min(seconds, _LOOK_SECONDS))
+        return self._said is not None
+
+    def _until(self, deadline: float) -> Generator[waiting.Wait, waiting.Ready | int, None]:
+        while True:
+            ready: waiting.Ready | int | None = None
+            if self._needs is not None:
+                ready = yield self._needs
+                if not ready and monotonic() >= deadline:
+                    return
+            try:
+                self._needs = self._answers.send(ready)  # type: ignore[arg-type]  # None begins it
+            except StopIteration as stopped:
+                self._said = stopped.value
+                return
+
+    @property
+    def is_well(self) -> bool:
+        """Whether all are there, and the server has refused nothing."""
+        return self._said is not None and self._said[1] is None and self._said[2]
+
+    def counts(self) -> list[int]:
+        """Wait for all answers, however long that takes.
+
+        Returns:
+            As `run`.
+
+        Raises:
+            Refusal: As `run`.
+            psycopg.OperationalError: When the connection is lost.
+        """
+        while not self.answered(_LOOK_SECONDS):
+            pass
+        assert self._said is not None
+        counts, refusal, synchronised = self._said
+        if synchronised:
+            self._conn.exit_pipeline_mode()
+        elif refusal is None:
+            raise psycopg.OperationalError("the connection was lost")
+        return _checked(self._conn, refusal, counts)
 
 
 def _runs(steps: Sequence[Step]) -> Iterator[tuple[bool, list[Step]]]:
@@ -114,7 +191,8 @@ def _runs(steps: Sequence[Step]) -> Iterator[tuple[bool, list[Step]]]:
         yield kind, [step for _, step in those]
 
 
-def _query(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
+def _query(connection: psycopg.Connection[Any], steps: Sequence[Step], before: int) -> list[int]:
+    conn = connection.pgconn
     conn.send_query(b"; ".join(step.sql for step in steps))
     copies = iter([step.data for step in steps if step.data is not None])
     counts: list[int] = []
@@ -130,10 +208,12 @@ def _query(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
     return _checked(conn, refusal, counts)
 
 
-def _pipeline(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
-    conn.enter_pipeline_mode()
-    _send(conn, steps)
-    return _ended(conn, steps, before)
+def _pipeline(connection: psycopg.Connection[Any], steps: Sequence[Step], before: int) -> list[int]:
+    try:
+        return Sent(connection, steps).counts()
+    except Refusal as refusal:
+        refusal.step += before
+        raise
 
 
 def _send(conn: PGconn, steps: Sequence[Step]) -> None:
@@ -141,25 +221,15 @@ def _send(conn: PGconn, steps: Sequence[Step]) -> None:
         if step.parameters is None:
             conn.send_query_params(step.sql, None)
         else:
-            conn.send_query_prepared(step.sql, step.parameters, [pq.Format.BINARY] * len(step.parameters))
-
-
-def _ended(conn: PGconn, steps: Sequence[Step], before: int) -> list[int]:
-    """End a pipeline of these steps."""
-    conn.pipeline_sync()
-    # By psycopg's own loop, which is not written in Python: one is waited for here several thousand times a second.
-    counts, refusal, synchronised = waiting.wait(_answers(conn, len(steps), before), conn.socket, _LOOK_SECONDS)
-    if synchronised:
-        conn.exit_pipeline_mode()
-    elif refusal is None:
-        raise psycopg.OperationalError("the connection was lost")
-    return _checked(conn, refusal, counts)
+            count = len(step.parameters)
+            formats = _BINARY[count] if count < len(_BINARY) else [pq.Format.BINARY] * count
+            conn.send_query_prepared(step.sql, step.parameters, formats)
 
 
 _Answering: TypeAlias = Generator[waiting.Wait, waiting.Ready | int, tuple[list[int], Refusal | None, bool]]
 
 
-def _answers(conn: PGconn, steps: int, before: int) -> _Answering:
+def _answers(conn: PGconn, steps: int) -> _Answering:
     """Send what is left, and take the answers to so many steps and to the end of the pipeline behind them."""
     counts: list[int] = []
     refusal: Refusal | None = None
@@ -182,7 +252,7 @@ def _answers(conn: PGconn, steps: int, before: int) -> _Answering:
                 case pq.ExecStatus.PIPELINE_ABORTED:
                     pass
                 case _ if refusal is None:
-                    refusal = _refusal(result, before + len(counts))
+                    refusal = _refusal(result, len(counts))
     raise AssertionError
 
 

@@ -428,6 +428,14 @@ impl Batch {
         fold::to_copy(py, &self.inner, marked, &text, self.catalog(py, catalog).as_ref().map(Bound::get))
     }
 
+    fn planned<'py>(
+        &self,
+        py: Python<'py>,
+        plan: &Bound<'py, fold::RowPlan>,
+    ) -> PyResult<(usize, Vec<fold::PlannedRows<'py>>)> {
+        plan.get().rows(py, &self.inner, self.catalog(py, None).as_ref().map(Bound::get))
+    }
+
     #[getter(catalog)]
     fn known_types<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TypeCatalog>> {
         self.catalog(py, None)

@@ -16,12 +16,64 @@ use crate::formats::refused;
 /// A batch of so many records is read with the interpreter's lock.
 const FEW_RECORDS: usize = 64;
 
-/// The last state of each row. `keys` by the OIDs of tables.
-pub fn folded(py: Python<'_>, batch: &Batch, keys: &HashMap<u32, Vec<Bound<'_, PyString>>>) -> PyResult<Batch> {
-    let mut names: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
+/// What is known of tables that come together, and is the same for each batch of them.
+#[pyclass(frozen, module = "pgcdc._pgoutput")]
+pub struct RowPlan {
+    keys: HashMap<u32, Vec<Vec<u8>>>,
+    text: HashMap<u32, HashSet<usize>>,
+}
+
+#[pymethods]
+impl RowPlan {
+    #[new]
+    #[allow(clippy::needless_pass_by_value, reason = "what Python hands over")]
+    fn new(keys: HashMap<u32, Vec<Bound<'_, PyString>>>, text: HashMap<u32, HashSet<usize>>) -> PyResult<Self> {
+        Ok(Self { keys: key_names(&keys)?, text })
+    }
+}
+
+/// The OID of a table, which of its columns are text, how many rows there are of each kind, and their values.
+pub type PlannedRows<'py> = (u32, Bound<'py, PyTuple>, (usize, usize, usize, usize), Vec<Values<'py>>);
+
+/// The values of a row.
+pub type Values<'py> = Vec<Option<Bound<'py, PyBytes>>>;
+
+impl RowPlan {
+    /// How many changes are left when the batch is folded, and the rows of these.
+    pub fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Batch,
+        catalog: Option<&TypeCatalog>,
+    ) -> PyResult<(usize, Vec<PlannedRows<'py>>)> {
+        let left = batch.folded(|shape| self.keys.get(&shape.relation.oid).map(Vec::as_slice));
+        let left = left.map_err(|failed| refused(py, batch, failed))?;
+        let none = TypeCatalog::default();
+        let catalog = catalog.unwrap_or(&none);
+        let mut as_text = |one: &Relation, at: usize| self.text.get(&one.oid).is_some_and(|some| some.contains(&at));
+        let made = catalog.read(|catalog| parts(&left, catalog, Form::Marked, &mut as_text));
+        let mut tables = Vec::new();
+        for Part { shape, text, counts, bytes } in made.map_err(|failed| refused(py, &left, failed))? {
+            let Some(shape) = left.shapes().get(shape) else { continue };
+            let Counts { gone, rows, unset, moved } = counts;
+            let values = copied_values(py, &bytes)?;
+            tables.push((shape.relation.oid, PyTuple::new(py, text)?, (gone, rows, unset, moved), values));
+        }
+        Ok((left.records().iter().filter(|record| record.is_change()).count(), tables))
+    }
+}
+
+fn key_names(keys: &HashMap<u32, Vec<Bound<'_, PyString>>>) -> PyResult<HashMap<u32, Vec<Vec<u8>>>> {
+    let mut names = HashMap::new();
     for (oid, columns) in keys {
         names.insert(*oid, columns.iter().map(text_bytes).collect::<PyResult<_>>()?);
     }
+    Ok(names)
+}
+
+/// The last state of each row. `keys` by the OIDs of tables.
+pub fn folded(py: Python<'_>, batch: &Batch, keys: &HashMap<u32, Vec<Bound<'_, PyString>>>) -> PyResult<Batch> {
+    let names = key_names(keys)?;
     let made = apart(py, batch, || batch.folded(|shape| names.get(&shape.relation.oid).map(Vec::as_slice)));
     made.map_err(|failed| refused(py, batch, failed))
 }
@@ -72,7 +124,7 @@ fn cut<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 
 /// The values of each row that `to_copy` has written: a few rows are sent as parameters.
 #[pyfunction]
-pub fn copied_values<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Vec<Vec<Option<Bound<'py, PyBytes>>>>> {
+pub fn copied_values<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Vec<Values<'py>>> {
     let mut rows = Vec::new();
     let mut rest = data.get(HEADER..).unwrap_or_default();
     // The end is a count of -1.

@@ -78,7 +78,7 @@ mod _pgoutput {
     #[pymodule_export]
     use crate::encode::encode_message;
     #[pymodule_export]
-    use crate::fold::copied_values;
+    use crate::fold::{RowPlan, copied_values};
     #[pymodule_export]
     use crate::format::RowFormat;
     #[pymodule_export]
