@@ -182,3 +182,26 @@ def test_a_target_that_hangs_or_ends(
         begun(shop, run, waits, chance)
     shop.check()
     assert run.error is None
+
+
+def test_what_hangs_at_a_stop_is_there_once(
+    database: Database, target: Database, waits: list[tuple[bool, bool]]
+) -> None:
+    chance, shop = random.Random(1), Shop(database, target)
+    with running(shop.pipeline()) as run:
+        begun(shop, run, waits, chance)
+        with shop.locked():
+            shop.work(chance)
+            # By whichever thread: the target's may not have come back to its wait when this came.
+            hanging = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            until(lambda: bool(target.execute(hanging)), "it hangs", pause=0.05)
+            shop.answered()
+            run.stop()
+            left = shop.sink
+    query = "SELECT count(*) FROM done"
+    until(lambda: target.execute(query) == [(shop.done,)], "what was left behind is written")
+    left.close()
+    with running(shop.pipeline()) as run:
+        run.streaming()
+        run.catch_up(database)
+        shop.check()
