@@ -292,5 +292,6 @@ def test_a_phone_needs_no_sideways_scroll(browser: Browser, console: Serving, sc
         assert dark == (scheme == "dark")
         page.locator('button[value="light"]').click()
         page.locator('html[data-theme="light"]').wait_for()
+        page.wait_for_load_state("load")  # the page's markup is there before its stylesheet
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(251, 250, 248)"
         assert page.locator('button[value="light"]').get_attribute("aria-pressed") == "true"

@@ -17,7 +17,7 @@ from pgcdc.events import Relation
 __all__ = ["checked_types", "composite_class", "row_plan"]
 
 
-RowPlan: TypeAlias = tuple[type[msgspec.Struct], list[int], tuple[str, ...] | None]
+StructPlan: TypeAlias = tuple[type[msgspec.Struct], list[int], tuple[str, ...] | None]
 
 
 def checked_types(types: Mapping[str, Any]) -> dict[str, type[msgspec.Struct]]:
@@ -48,7 +48,7 @@ def checked_types(types: Mapping[str, Any]) -> dict[str, type[msgspec.Struct]]:
     return checked
 
 
-def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | None) -> RowPlan:
+def row_plan(relation: Relation, types: Mapping[str, type[msgspec.Struct]] | None) -> StructPlan:
     """How the rows of a relation become structs.
 
     Args:
