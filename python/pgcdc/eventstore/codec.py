@@ -22,6 +22,7 @@ __all__ = ["Codec", "Decode", "reason"]
 Decode = Callable[[str | bytes], Event | UnknownEvent]
 _encoder: Final = msgspec.json.Encoder()
 _any: Final = msgspec.json.Decoder()
+_COMMA: Final = ord(",")
 _PLAIN: Final = frozenset(
     {str, int, bool, type(None), bytes, Decimal, UUID, datetime, date, time, timedelta, msgspec.Raw}
 )
@@ -122,7 +123,7 @@ class Codec:
                 event_type=event.__event_type__,
                 payload_bytes=size,
             )
-        return writer, encoded[skipped + 1 :] if encoded[skipped : skipped + 1] == b"," else encoded[skipped:]
+        return writer, encoded[skipped + 1 :] if encoded[skipped] == _COMMA else encoded[skipped:]
 
     def _writer(self, event_type: type[Event]) -> _Writer:
         name: str | None = getattr(event_type, "__event_type__", None)
