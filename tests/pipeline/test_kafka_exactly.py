@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 import pgcdc
-from pgcdc.pipeline.kafka_member import Member
+from pgcdc.pipeline.kafka_storing import Storing
 from pgcdc.sinks import Kafka, Parquet, Postgres
 from pgcdc.sinks.parquet import change_log_sql
 from pgcdc.transforms.outbox import PREFIX
@@ -111,7 +111,7 @@ def test_what_the_group_does_not_know_is_not_written_twice(
                 database.execute(f"INSERT INTO entries SELECT n, 'n' FROM generate_series({number}, {number} + 5) n")
                 database.execute(f"UPDATE orders SET note = '{number}' WHERE id % 3 = 0")
                 # As if it was killed each time before it could store anything.
-                with mock.patch.object(Member, "_commit", return_value=False):
+                with mock.patch.object(Storing, "store", return_value=False):
                     read = Reading(copying(database, lake), source)
                     try:
                         in_step(database, lambda read=read: alive(read))  # type: ignore[misc]

@@ -130,7 +130,7 @@ class Member:
         loop = asyncio.get_running_loop()
         given = mark or Mark(partitions=1, epoch=1)
         self.lane = PartitionLane("copy", "shop.orders", 0, start, given, threading.Condition(), 1000, 1 << 20, loop)
-        self.notes = Notes("copy", self.lane, "id", high=1000)
+        self.notes = Notes("copy", "shop.copy", self.lane, "id", high=1000)
         self.is_ours = False
         self.whole = SharedSink(subscription)
         part = KeepingPart(self.whole, "shop.orders/0", self.notes, self.ours)

@@ -12,8 +12,8 @@ import pgcdc
 from pgcdc.errors import ConfigError, DecodeError
 from pgcdc.lsn import Position
 from pgcdc.pipeline.kafka_address import parse_address
+from pgcdc.pipeline.kafka_assigned import Arranging
 from pgcdc.pipeline.kafka_lane import PartitionLane
-from pgcdc.pipeline.kafka_member import Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark, RowRecord, read_record
 from pgcdc.pipeline.kafka_sharing import SharedHandler, SharedSink, shared
 from pgcdc.pipeline.options import Options
@@ -283,33 +283,20 @@ async def test_what_there_is_on_the_slot_only(options: Any, why: str) -> None:
 class TestOrder:
     """Topics that are divided by other columns than the consumer keeps order by."""
 
-    def member(self, key: tuple[str, ...]) -> Any:
+    def arranging(self, key: tuple[str, ...]) -> Arranging:
         subscription = HandlerSubscription("h", frozenset(), None, True, Options(key=key), handler=print, row=None)
-        address = parse_address("kafka://nowhere/shop", "")
-        nothing: Any = None
-        return Member(
-            subscription,
-            address,
-            "shop.h",
-            [],
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            RowFormat(),
-            {"shop.public.orders": key},
-        )
+        return Arranging(subscription, RowFormat(), {"shop.public.orders": key})
 
     @pytest.mark.parametrize("key", [b'{"user_id":7}', b'{"user_id":7,"kind":"a"}', None])
     def test_what_keeps_it(self, key: bytes | None) -> None:
-        member = self.member(("user_id", "kind"))
-        member._check_key("shop.public.orders", key)
+        arranging = self.arranging(("user_id", "kind"))
+        arranging.check_key("shop.public.orders", key)
 
     def test_what_does_not(self) -> None:
-        member = self.member(("user_id",))
-        member._check_key("shop.public.other", b'{"id":1}')
+        arranging = self.arranging(("user_id",))
+        arranging.check_key("shop.public.other", b'{"id":1}')
         with pytest.raises(ConfigError, match=r"topic 'shop.public.orders' is divided by id") as caught:
-            member._check_key("shop.public.orders", b'{"id":1}')
+            arranging.check_key("shop.public.orders", b'{"id":1}')
         assert 'keys={"TABLE": ["user_id"]}' in str(caught.value.hint)
 
 

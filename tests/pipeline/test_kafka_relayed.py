@@ -15,8 +15,8 @@ from confluent_kafka import Message
 
 import pgcdc
 from pgcdc.errors import DecodeError
-from pgcdc.pipeline.kafka_member import Member
 from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
+from pgcdc.pipeline.kafka_storing import Storing
 from pgcdc.protocol import Batch, RowFormat
 from pgcdc.testing import RecordingSink
 from tests.pipeline.kafka_load import Load
@@ -245,7 +245,7 @@ def test_what_the_group_does_not_know_is_not_written_twice(
             database.execute("UPDATE orders SET note = note || '.'", "DELETE FROM orders WHERE id % 7 = 0")
             write.catch_up(database)
             with (
-                mock.patch.object(Member, "_commit", return_value=False),
+                mock.patch.object(Storing, "store", return_value=False),
                 relayed(relaying(database.dsn, kafka.bootstrap, target, format), source) as read,
             ):
                 in_step(kafka, prefix_of(source), target, lambda read=read: alive(read), of)  # type: ignore[misc]

@@ -61,8 +61,13 @@ class KafkaServer(JavaServer):
 
     Args:
         settings: Lines for `server.properties`, over those that are made anyway.
+        user: A name and a password with which one logs in at `guarded`, and may only what the broker's rules allow.
+            At `bootstrap` everybody may everything.
         say: Takes a line that tells the user why the tests wait (for a download).
         options: Options of `java`, in place of those that make it small.
+
+    Attributes:
+        guarded: What `user` calls `bootstrap.servers`; empty without one.
 
     Raises:
         ServerUnavailable: This machine does not have it and cannot get it.
@@ -72,6 +77,7 @@ class KafkaServer(JavaServer):
         self,
         settings: Mapping[str, str] | None = None,
         *,
+        user: tuple[str, str] | None = None,
         say: Callable[[str], None] = print,
         options: tuple[str, ...] = _JAVA,
     ) -> None:
@@ -89,6 +95,19 @@ class KafkaServer(JavaServer):
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
             **(settings or {}),
         }
+        self.guarded = ""
+        if user is not None:
+            self.guarded = f"127.0.0.1:{free_port()}"
+            for name in ("listeners", "advertised.listeners"):
+                lines[name] += f",SASL_PLAINTEXT://{self.guarded}"
+            lines["listener.security.protocol.map"] += ",SASL_PLAINTEXT:SASL_PLAINTEXT"
+            lines |= {
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": "User:ANONYMOUS",
+                "sasl.enabled.mechanisms": "PLAIN",
+                "listener.name.sasl_plaintext.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain"
+                f'.PlainLoginModule required user_{user[0]}="{user[1]}";',
+            }
         self._properties = self.folder / "server.properties"
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         (self.folder / "log4j2.properties").write_text(

@@ -29,6 +29,9 @@ _OURS: Final = frozenset(
 )
 """Settings of the client that this module's callers depend on."""
 
+ASK_WITHIN = 10.0
+"""Seconds that a question to the broker may take."""
+
 
 @dataclass(frozen=True)
 class KafkaAddress:

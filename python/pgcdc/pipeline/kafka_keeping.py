@@ -14,6 +14,7 @@ import msgspec
 
 from pgcdc.errors import PositionError
 from pgcdc.lsn import Position
+from pgcdc.pipeline.kafka_anew import begin_anew
 from pgcdc.pipeline.kafka_lane import Offsets, PartitionLane
 from pgcdc.pipeline.kafka_records import Mark
 from pgcdc.pipeline.kafka_sharing import SharedSink
@@ -52,14 +53,26 @@ class Notes(Offsets):
 
     Args:
         consumer: The consumer's name, with the partition.
+        group: The consumer's group.
         lane: The partition.
         topic: The id of its topic.
         high: The offset behind its last record.
+        refusal: Why it could not begin where the lane begins; right unless the target has what is before.
     """
 
-    def __init__(self, consumer: str, lane: PartitionLane, topic: str, high: int) -> None:
+    def __init__(
+        self,
+        consumer: str,
+        group: str,
+        lane: PartitionLane,
+        topic: str,
+        high: int,
+        refusal: PositionError | None = None,
+    ) -> None:
         super().__init__(lane)
         self._consumer = consumer
+        self._group = group
+        self._refusal = refusal
         self._topic = topic
         self._high = high
         self._last = Note(topic, 0, Mark())
@@ -78,6 +91,10 @@ class Notes(Offsets):
         if known > (0 if note is None else note.offset):
             what = "nothing of" if note is None else f"only the records up to offset {note.offset} of"
             raise self._contradiction(f"has {what} this partition, and had those up to {known}: it lost rows")
+        if self._refusal is not None:
+            if note is None or note.offset < self._lane.begins:
+                raise self._refusal
+            self._lane.prove()
         if note is None:
             return
         if note.topic and self._topic and note.topic != self._topic:
@@ -92,8 +109,8 @@ class Notes(Offsets):
     def _contradiction(self, what: str) -> PositionError:
         return PositionError(
             f"the target of consumer {self._consumer!r} {what}",
-            hint="empty the target, take what it has kept of its partitions away, forget the group's offsets, and let"
-            " the topics be made again with a copy of existing rows; or put the target back that belongs to them",
+            hint=begin_anew(self._group, "empty the target and what it has kept of its partitions")
+            + "; or put the target back that belongs to them",
         )
 
     def next(self, done: int, last: Position) -> Note:

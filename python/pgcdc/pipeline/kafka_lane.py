@@ -93,6 +93,11 @@ class PartitionLane(Lane):
                 own = self._mark
                 self._mark = msgspec.structs.replace(mark, partitions=own.partitions, epoch=own.epoch, topic=own.topic)
 
+    def prove(self) -> None:
+        """The target was asked, and where it begins is right."""
+        with self._condition:
+            self._mark = msgspec.structs.replace(self._mark, new=False)
+
     def end_at(self, offset: int) -> None:
         """Nothing is left, and there are no records up to an offset.
 

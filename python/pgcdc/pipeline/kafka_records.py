@@ -85,6 +85,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         rewritten: Those barriers that are done and stood behind newer changes; the last ones.
         kept: The offset up to which the target has said, by what it keeps itself, that all is done; 0: nothing.
         topic: The id of the topic, which another one of the same name does not have; empty where brokers give none.
+        new: Whether the offset is only where it would begin: the target was not asked yet how far it is.
     """
 
     position: str = ""
@@ -95,6 +96,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     rewritten: tuple[str, ...] = ()
     kept: int = 0
     topic: str = ""
+    new: bool = False
 
     def after(self, position: str, barrier: Barrier | None = None) -> Mark:
         """The same when more is done.

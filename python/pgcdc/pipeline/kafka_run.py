@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError, SinkUnavailable
 from pgcdc.events import Relation
 from pgcdc.lsn import Position
@@ -21,10 +23,11 @@ from pgcdc.pipeline.deadletter import DeadLetterStore, Marks, Which
 from pgcdc.pipeline.delivery import ConsumerState
 from pgcdc.pipeline.items import Appointment, Begin
 from pgcdc.pipeline.kafka_address import KafkaAddress
+from pgcdc.pipeline.kafka_assigned import Assigned, Found
 from pgcdc.pipeline.kafka_barriers import Barriers
 from pgcdc.pipeline.kafka_keeping import KeepingPart, KeepingTarget, Notes
 from pgcdc.pipeline.kafka_lane import Offsets, PartitionConsumer, PartitionLane
-from pgcdc.pipeline.kafka_member import END_WITHIN, Assigned, Found, Member
+from pgcdc.pipeline.kafka_member import END_WITHIN, Member
 from pgcdc.pipeline.kafka_records import Barrier, Mark
 from pgcdc.pipeline.kafka_reshaping import PartitionReshaping
 from pgcdc.pipeline.kafka_sharing import RelayingSink, SharedHandler, SharedSink, shared
@@ -185,7 +188,7 @@ class KafkaRun:
             self._members[name] = Member(
                 subscription,
                 self._address,
-                f"{self._settings.name}.{name}",
+                self._group(name),
                 names,
                 lambda found, name=name, topics=topics: self._assign(name, topics.get(found.topic), found),  # type: ignore[misc]
                 self._end,
@@ -200,6 +203,10 @@ class KafkaRun:
                 member.start()
         else:
             self._members = {}
+
+    def _group(self, name: str) -> str:
+        """The group of a consumer."""
+        return f"{self._settings.name}.{name}"
 
     def _say_where_from(self) -> None:
         """To sinks that write to topics, too."""
@@ -245,16 +252,19 @@ class KafkaRun:
     def _assign(self, name: str, table: Table | None, found: Found) -> Assigned:
         subscription, row, member = self._subscriptions[name], self._slot.get(name), self._members[name]
         topic, number, start, low, mark = found.topic, found.partition, found.offset, found.low, found.mark
-        skip, first = skipped(row), None
+        skip, first, refusal = skipped(row), None, None
         if start < 0:
             start, first = low, low if low and skip is not None else None
             if low and skip is None and subscription.copies:
-                raise PositionError(
+                refusal = PositionError(
                     f"consumer {name!r} is new, and topic {topic!r} has not got its beginning any more: existing rows"
                     " are not in it",
                     hint="make the topic again with a sink that copies existing rows, and give it a retention without"
                     ' end; or take only what is there: snapshot="never"',
                 )
+                if not isinstance(subscription, SinkSubscription) or not isinstance(subscription.sink, PartitionedSink):
+                    raise refusal
+                mark = msgspec.structs.replace(mark, new=True)  # its target says whether it is
         else:
             skip = None
         part = f"{name}[{topic.removeprefix(self._address.prefix + '.')}/{number}]"
@@ -271,7 +281,7 @@ class KafkaRun:
             self._loop,
         )
         own = replace(self._shared[name].subscription, name=part)
-        target, offsets = self._target(name, own, lane, found)
+        target, offsets = self._target(name, own, lane, found, refusal)
         epoch = 1 if row is None else row.epoch + 1
         reshaping = PartitionReshaping(subscription, target, self._together, epoch, self._database.alone)
         desk = self._desk
@@ -292,7 +302,7 @@ class KafkaRun:
             await keep_trying(call)
 
         consumer.learn = learn
-        barriers = Barriers(subscription, table, lane, consumer, reshaping, member, look, self._address.topic)
+        barriers = Barriers(subscription, table, lane, consumer, reshaping, member.storing, look, self._address.topic)
         lane.offer(Begin(self._stored(part, row, mark), 2**64 - 1, exact=False))
         one = _Part(lane, consumer)
         self._parts[name].append(one)
@@ -310,11 +320,13 @@ class KafkaRun:
 
         return Assigned(lane, item, skip, first=first)
 
-    def _target(self, name: str, own: Subscription, lane: PartitionLane, found: Found) -> tuple[Target, Offsets]:
+    def _target(
+        self, name: str, own: Subscription, lane: PartitionLane, found: Found, refusal: PositionError | None
+    ) -> tuple[Target, Offsets]:
         """What a partition writes to, and the offsets of what that is given, which it may keep."""
         if isinstance(own, HandlerSubscription):
             return HandlerTarget(own, self._formats, lambda: lane.held and not lane.closed), Offsets(lane)
-        whole, member = self._shared[name], self._members[name]
+        whole, storing = self._shared[name], self._members[name].storing
         assert isinstance(own, SinkSubscription)
         assert isinstance(whole, SharedSink)
         if not isinstance(whole.sink, PartitionedSink):
@@ -322,12 +334,12 @@ class KafkaRun:
 
         async def ours() -> bool:
             while not lane.closed:
-                if await member.confirm(lane):
+                if await storing.confirm(lane):
                     return True
                 await asyncio.sleep(ASK_AGAIN)
             return False
 
-        notes = Notes(lane.consumer, lane, found.topic_id, found.high)
+        notes = Notes(lane.consumer, self._group(name), lane, found.topic_id, found.high, refusal)
         part = KeepingPart(whole, f"{found.topic}/{found.partition}", notes, ours)
         return KeepingTarget(replace(own, sink=part), self._formats, notes), notes
 

@@ -24,7 +24,7 @@ AGAIN: float = 60.0
 """Seconds between two stores. Of topics that it does not read a group's offsets expire when they are not stored again;
 and a group that has never read that one would have a lag there."""
 SOON = 1.0
-"""Seconds after which it is tried again."""
+"""Seconds after which it is tried again when it failed; these pauses double, up to `AGAIN`."""
 ASK_WITHIN = 5.0
 """Seconds that a question to the broker may take."""
 _LENGTH: Final = 8
@@ -50,7 +50,8 @@ class TopicIds:
         self._positions = positions
         self._reading: Future[Any] | None = None
         self._at = 0.0
-        self._refused = False
+        self._pause = SOON
+        self._has_warned = False
 
     @property
     def place(self) -> Any:
@@ -81,7 +82,7 @@ class TopicIds:
             ids: Gives the ids of the topics that the member has partitions of. What is stored of others stays.
         """
         if self._reading is None:
-            if time.monotonic() >= self._at and not self._refused and ids():
+            if time.monotonic() >= self._at and ids():
                 self._at = time.monotonic() + AGAIN
                 [end] = admin.list_offsets({self.place: self._kafka.admin.OffsetSpec.latest()}).values()
                 self._reading = end
@@ -117,18 +118,27 @@ class TopicIds:
             error: What went wrong, if anything did.
         """
         if error is None:
+            self._pause = SOON
             return
         codes = self._kafka.KafkaError
+        if error.code() == codes.UNKNOWN_TOPIC_OR_PART:
+            return  # where nobody has written, nothing is lost
         if error.code() == codes.TOPIC_AUTHORIZATION_FAILED:
-            self._refused = True
-            logger.warning(
-                "group %r may not read topic %r: when a topic is deleted and made again while nobody reads, it will"
-                " not be noticed",
-                self._group,
-                self._positions,
+            self._warn(
+                f"has no right to READ topic {self._positions!r}",
+                f"allow READ of it (kafka-acls --add --operation Read --topic {self._positions} …)",
             )
-        elif error.code() != codes.UNKNOWN_TOPIC_OR_PART:  # where nobody has written, nothing is lost
-            self._at = min(self._at, time.monotonic() + SOON)
+            return
+        if self._pause >= AGAIN:
+            self._warn(f"cannot store the ids of its topics with topic {self._positions!r}", error.str())
+        self._at = min(self._at, time.monotonic() + self._pause)
+        self._pause = min(2 * self._pause, AGAIN)
+
+    def _warn(self, what: str, hint: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            consequence = "a topic that is deleted and made again while nobody reads will not be noticed"
+            logger.warning("group %r %s, so %s: %s", self._group, what, consequence, hint)
 
 
 def _short(topic: str) -> str:
