@@ -133,6 +133,62 @@ def test_ids_that_are_behind(newest_database: Database, store: EventStore) -> No
     assert store.check()[1].status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("statements", "name"),
+    [
+        (
+            [
+                "CREATE FUNCTION known() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_type LIKE 'pgcdc.%'"
+                " THEN RAISE EXCEPTION 'the type % is not known', NEW.event_type; END IF; RETURN NEW; END $$",
+                "CREATE TRIGGER only_known BEFORE INSERT ON es.events FOR EACH ROW EXECUTE FUNCTION known()",
+            ],
+            "SQLSTATE P0001, triggers of your own: only_known",
+        ),
+        (
+            [
+                "CREATE FUNCTION known() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.stream_type LIKE 'pgcdc.%'"
+                " THEN RAISE EXCEPTION 'no such type' USING ERRCODE = 'ZZ001'; END IF; RETURN NEW; END $$",
+                "CREATE TRIGGER known BEFORE INSERT ON es.streams FOR EACH ROW EXECUTE FUNCTION known()",
+            ],
+            "SQLSTATE ZZ001, triggers of your own: known",
+        ),
+        (
+            ["ALTER TABLE es.events ADD CONSTRAINT known_type CHECK (event_type <> 'pgcdc.check')"],
+            "SQLSTATE 23514, constraint known_type",
+        ),
+        (
+            ["CREATE UNIQUE INDEX once ON es.events ((event_type LIKE 'pgcdc.%')) WHERE stream_id LIKE 'pgcdc.%'"],
+            "SQLSTATE 23505, constraint once",
+        ),
+    ],
+)
+def test_what_a_users_own_trigger_or_check_refuses_is_not_tried(
+    newest_database: Database, store: EventStore, statements: list[str], name: str
+) -> None:
+    store.append("order-1", [CREATED, PAID])
+    newest_database.execute(*statements)
+    if "once" in name:  # as for somebody else's event of this kind
+        store.append("pgcdc.check-0", [CREATED])
+        newest_database.execute("ALTER TABLE es.events DISABLE TRIGGER append_only")
+        newest_database.execute("UPDATE es.events SET event_type = 'pgcdc.check' WHERE stream_id LIKE 'pgcdc.%'")
+        newest_database.execute("ALTER TABLE es.events ENABLE TRIGGER append_only")
+    findings = store.check(deep=True)
+    assert [finding.number for finding in findings] == list(range(1, 9)), "the others are looked at"
+    assert _status(findings) == {2: "nothing", 3: "nothing", 7: "nothing"}
+    assert "was not tried, because" in findings[1].found and findings[1].found.endswith(f"({name})")
+    assert len(store.read("order-1")) == 2
+
+
+def test_a_store_that_takes_nothing(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute(
+        "CREATE OR REPLACE FUNCTION es.broken_rule(event_version integer, payload jsonb, metadata jsonb, occurred_at"
+        " timestamptz, sequence bigint, retention_class text) RETURNS text LANGUAGE sql"
+        " AS $$ SELECT 'events_payload_object' $$"
+    )
+    finding = store.check()[1]
+    assert finding.status == "failed" and "nothing can be appended" in finding.found
+
+
 @pytest.mark.parametrize("function", ["refuse_change()", "keep_rules()", "refuse_row(rule text)"])
 def test_functions_that_do_nothing(newest_database: Database, store: EventStore, function: str) -> None:
     kind, what = ("text", "rule") if "rule " in function else ("trigger", "NEW")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-__all__ = ["PAYS_MILLISECONDS", "Finding", "StoreStatistics", "StreamTypeStatistics", "bytes_of"]
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PAYS_MILLISECONDS", "Finding", "StoreStatistics", "StreamTypeStatistics", "bytes_of", "not_taken"]
 
 PAYS_MILLISECONDS: Final = 20.0
 """Below this a stream is read from its beginning quickly enough: a snapshot is one more thing that can be wrong."""
@@ -125,6 +129,50 @@ RULES: Final = {
     ("streams", "keep_rules"): ("ENABLE ALWAYS", "A"),
 }
 """Likewise, from migration 9 on."""
+
+
+OWN: Final = frozenset(
+    {
+        "events_event_version_check",
+        "events_metadata_object",
+        "events_occurred_finite",
+        "events_payload_object",
+        "events_payload_size",
+        "events_pkey",
+        "events_retention_class_check",
+        "events_sequence_check",
+        "events_stream_sequence",
+        "streams_no_hole",
+        "streams_pkey",
+        "streams_state",
+        "streams_state_check",
+        "streams_type",
+        "streams_version_check",
+    }
+)
+"""What the store's own constraints, rules and refusals are named."""
+_NO_REFUSALS: Final = ("08", "40", "42", "53", "54", "55P03", "57", "58", "XX")
+"""What SQLSTATEs begin with that say nothing of a row: the server, its locks, or a store that is not there."""
+
+
+def not_taken(error: psycopg.Error, triggers: Sequence[str]) -> str | None:
+    """Why the event that is tried was not taken, where the store itself takes it.
+
+    Args:
+        error: What the server has raised.
+        triggers: The names of those on the store's tables that are not the store's.
+
+    Returns:
+        Some words; None where it is the store, or the server, that did not take it.
+    """
+    state, constraint = error.sqlstate or "", error.diag.constraint_name
+    if not state or state.startswith(_NO_REFUSALS) or constraint in OWN:
+        return None
+    whose = f", constraint {constraint}" if constraint else ""
+    if not constraint and triggers:
+        whose = f", triggers of your own: {', '.join(triggers)}"
+    said = f"{error.diag.message_primary} (SQLSTATE {state}{whose})"
+    return f"was not tried, because an event of the type pgcdc.check is refused: {said}"
 
 
 def bytes_of(count: int) -> str:

@@ -19,6 +19,7 @@ from pgcdc.errors import EventStoreError, SinkUnavailable
 from pgcdc.eventstore import calling_async as calling
 from pgcdc.eventstore.archives import Archive
 from pgcdc.eventstore.findings import (
+    OWN,
     PAYS_MILLISECONDS,
     RULES,
     TRIGGERS,
@@ -26,6 +27,7 @@ from pgcdc.eventstore.findings import (
     StoreStatistics,
     StreamTypeStatistics,
     bytes_of,
+    not_taken,
 )
 from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.statements import Statements
@@ -182,14 +184,18 @@ async def _conflicts(connection: psycopg.AsyncConnection[Any], statements: State
                 late = error.diag.constraint_name
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
         return Finding(number=2, what=what, status="nothing", found="this role may not append, so it was not tried")
-    except psycopg.errors.UniqueViolation as error:
-        return Finding(
-            number=2,
-            what=what,
-            status="failed",
-            found=f"nothing can be appended: {error.diag.message_primary}",
-            hint=f"the sequence of ids is behind the table, as after a copy: {set_right}",
-        )
+    except psycopg.Error as error:
+        found = not_taken(error, await _triggers(connection, es))
+        if found is not None:
+            hint = "let this type pass to have it tried: it is rolled back"
+            return Finding(number=2, what=what, status="nothing", found=found, hint=hint)
+        if error.diag.constraint_name not in OWN:
+            raise
+        hint = "the function or the triggers are not those of pgcdc: compare with its migrations"
+        if isinstance(error, psycopg.errors.UniqueViolation):
+            hint = f"the sequence of ids is behind the table, as after a copy: {set_right}"
+        found = f"nothing can be appended: {error.diag.message_primary}"
+        return Finding(number=2, what=what, status="failed", found=found, hint=hint)
     if said == ["ok", "conflict"] and late == "events_stream_sequence":
         return Finding(number=2, what=what, status="ok", found="tried by append and by INSERT (23505), rolled back")
     return Finding(
@@ -480,13 +486,28 @@ async def _taken(connection: psycopg.AsyncConnection[Any], statements: Statement
                     return name
                 except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation):
                     pass
-    except (
-        psycopg.errors.InsufficientPrivilege,
-        psycopg.errors.ReadOnlySqlTransaction,
-        psycopg.errors.UniqueViolation,  # the second point says so
-    ):
+                except psycopg.Error as error:
+                    if not_taken(error, ()) is None:
+                        raise
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
         return None
+    except psycopg.Error as error:
+        if error.diag.constraint_name not in OWN and not_taken(error, ()) is None:
+            raise
+        return None  # the second point says so
     return ""
+
+
+async def _triggers(connection: psycopg.AsyncConnection[Any], es: str) -> list[str]:
+    """Those of the user's own on the store's tables, which may refuse what the store takes."""
+    rows = await _all(
+        connection,
+        "SELECT c.relname, t.tgname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid"
+        " WHERE t.tgrelid IN (%s::regclass, %s::regclass) AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 1, 2",
+        f"{es}.events",
+        f"{es}.streams",
+    )
+    return [name for table, name in rows if (table, name) not in TRIGGERS | RULES]
 
 
 async def _payloads(connection: psycopg.AsyncConnection[Any], es: str) -> tuple[float, int]:
