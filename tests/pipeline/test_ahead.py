@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -343,6 +343,38 @@ async def test_what_was_sent_and_failed_is_tried_again() -> None:
     await stand.deliver(transaction(300, 3))
     assert sink.ways == [(1, "written", False), (2, "written", False), (3, "sent", True)]
     sink.answers, sink.errors = [False], [SinkRejected("never")]
+    await stand.waits()
+    batch = transaction(400, 4)
+    assert stand.lane.offer(Rows(batch, 408, batch.nbytes))
+    with pytest.raises(SinkRejected, match="never"):
+        await stand.task
+    assert stand.lane.position == Position(300, 0)
+
+
+async def test_what_cannot_be_sent_is_the_consumers_failure() -> None:
+    """Who hands over knows nothing of it: it is told as a failed write is, and tried again as one."""
+
+    class Breaks(Sends):
+        def write(self, batch: Batch) -> None:
+            super().write(batch)
+
+        def send_ahead(self, batch: Batch) -> Sent | None:
+            if self.broken:
+                raise self.broken.pop(0)
+            return super().send_ahead(batch)
+
+        broken: ClassVar[list[Exception]] = [SinkUnavailable("away"), SinkRejected("never")]
+
+    sink = Breaks(True)
+    stand = sends(sink)
+    for number in range(1, 4):
+        if number == 3:
+            sink.answers = [True]
+            Breaks.broken, after = [], Breaks.broken
+        await stand.deliver(transaction(100 * number, number))
+    assert stand.consumer.last_error == "away"
+    assert sink.ways == [(1, "written", False), (2, "written", False), (3, "sent", True)]
+    Breaks.broken = after
     await stand.waits()
     batch = transaction(400, 4)
     assert stand.lane.offer(Rows(batch, 408, batch.nbytes))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pgcdc.sinks.postgres_rows import RowTable
 from pgcdc.testing.changes import insert
 from tests.sinks.test_postgres import ITEMS, ROW, in_order, opened
 
@@ -80,3 +81,22 @@ def test_each_row_is_there_once(newest_database: Database, rows: int, first: int
         if interrupted.seen < at:
             break
         at += 4 * _EVERY
+
+
+def test_statements_are_known_when_all_of_them_are(newest_database: Database) -> None:
+    """What is interrupted while it prepares them is not taken for something that needs none."""
+    with opened(newest_database) as sink:
+        sink.write(next(iter(in_order([insert(ITEMS, ROW | {"id": 1})]))))
+        [(keyed, made)] = sink._rows.values()
+        target, text = sink._target(keyed.relation), [False] * len(keyed.relation.columns)
+        row = [(None, b"i", None, *[None] * len(text))]
+        whole = len(made.one_by_one(row))
+        at = 1
+        while True:
+            table = RowTable(sink._connection(), 1000 + at, target, keyed.relation, text, keyed.key)
+            with Interrupted(at) as interrupted, suppress(KeyboardInterrupt):
+                table.one_by_one(row)
+            assert len(table.one_by_one(row)) == whole, f"interrupted at line {at}"
+            if interrupted.seen < at:
+                return
+            at += 1

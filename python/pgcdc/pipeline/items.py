@@ -16,6 +16,7 @@ __all__ = [
     "CopyBegin",
     "CopyEnd",
     "Expected",
+    "Failed",
     "Item",
     "Nudge",
     "Rows",
@@ -122,6 +123,25 @@ class Sending(Protocol):
 
     def finish(self) -> None:
         """Wait for the answer, however long that takes, and raise what a write of the batch would."""
+
+
+class Failed:
+    """A batch that could not be put on its way: the target's own thread raises why, as from a write of the batch.
+
+    Args:
+        error: Why.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def answered(self, seconds: float) -> bool:  # noqa: ARG002 (for Sending)
+        """Never."""
+        return False
+
+    def finish(self) -> None:
+        """Raise it."""
+        raise self._error
 
 
 class Expected(NamedTuple):

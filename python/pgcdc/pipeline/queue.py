@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 from pgcdc.errors import SpoolFull
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Expected, Item, Nudge, Rows, Sending, TableEnd
+from pgcdc.pipeline.items import Begin, CopyBegin, CopyEnd, Expected, Failed, Item, Nudge, Rows, Sending, TableEnd
 from pgcdc.pipeline.lane_spool import LaneSpool
 from pgcdc.pipeline.spooling import Backlog
 from pgcdc.protocol import Batch
@@ -168,12 +168,15 @@ class Lane:
     def _send(self, rows: Rows, sends: Callable[[Batch], Sending | None]) -> None:
         """Write what was claimed; what is not answered soon, or has more to it, is handed to the thread that waits."""
         batch = rows.batch
-        sending, durable = None, False
+        sending: Sending | None = None
+        durable = False
+        last = batch.last_position
+        self._handed = last or self._handed
         try:
             sending = sends(batch)
-            last = batch.last_position
-            self._handed = last or self._handed
             durable = sending is not None and sending.answered(ANSWER_WITHIN)
+        except Exception as error:  # the consumer's, whatever it is, and not that of who reads the stream
+            sending = Failed(error)
         finally:
             if not durable:
                 self._arrivals.put(Expected(batch, sending))

@@ -74,6 +74,7 @@ class RowTable:
             if not target.columns[column.name].generated
         }
         self._dead = 0
+        self._names_made = 0
 
     @property
     def copy(self) -> bytes:
@@ -140,11 +141,13 @@ class RowTable:
         """The names of the statements, which are prepared when they are first asked for."""
         known = self._prepared.get((what, one))
         if known is None:
-            known = self._prepared[what, one] = []
-            for part, body in enumerate(self._bodies(what, one=one)):
-                name = f"pgcdc_{self._number}_{what}_{part}" + "_one" * one
+            known = []
+            for body in self._bodies(what, one=one):
+                self._names_made += 1
+                name = f"pgcdc_{self._number}_{what}_{self._names_made}" + "_one" * one
                 self._connection.execute(sql.SQL("PREPARE {} AS ").format(sql.Identifier(name)) + body, prepare=False)
                 known.append(name.encode())
+            self._prepared[what, one] = known  # not before all are there: what was interrupted begins anew
         return known
 
     def cleared(self, rows: int) -> bytes:
