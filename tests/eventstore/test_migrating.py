@@ -214,6 +214,42 @@ def test_profiles(newest_database: Database) -> None:
             store.init(max_payload_bytes=0)
 
 
+def test_an_index_is_made_beside_who_reads(newest_database: Database) -> None:
+    """Also where the index of another profile is dropped then: that waits for them, and the new ones stay."""
+    made = "SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid::regclass::text LIKE 'es.%occurred'"
+    with EventStore(newest_database.dsn) as store, ThreadPoolExecutor(1) as threads:
+        store.init(profile="lean")
+        store.append("order-1", [CREATED])
+        with newest_database.connect() as connection, connection.transaction():
+            connection.execute("SELECT FROM es.events")
+            making = threads.submit(store.init, profile="full")
+            until(lambda: newest_database.execute(made) == [(2,)])
+            assert not making.done()
+        assert [step.what for step in making.result(timeout=60).steps] == [
+            "index events_stream_type_occurred",
+            "index events_event_type_occurred",
+            "index events_occurred_brin dropped",
+        ]
+        assert newest_database.execute("SELECT to_regclass('es.events_occurred_brin')") == [(None,)]
+        assert store.init(profile="full").steps == []
+
+
+def test_what_keeps_readers_out_is_over_when_an_index_is_made(newest_database: Database) -> None:
+    newest_database.execute(
+        "CREATE TABLE held (mode text)",
+        "CREATE FUNCTION noted() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO held"
+        " SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = to_regclass('es.events'); END $$",
+    )
+    with EventStore(newest_database.dsn) as store:
+        store.init(profile="lean")
+        newest_database.execute(
+            "CREATE EVENT TRIGGER noting ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION noted()"
+        )
+        steps = [step.what for step in store.init(profile="full", max_payload_bytes=1_000_000).steps]
+        assert [what.partition(" ")[0] for what in steps] == ["payloads", "index", "index", "index"]
+        assert newest_database.execute("SELECT DISTINCT mode FROM held") == [("ShareLock",)]
+
+
 def test_several_in_one_database(newest_database: Database) -> None:
     """Each with its schema; what is in one is not in the other, and their triggers know them apart."""
     with EventStore(newest_database.dsn, schema="One") as one, EventStore(newest_database.dsn, schema="two") as two:

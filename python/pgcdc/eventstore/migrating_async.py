@@ -1,4 +1,7 @@
-"""Making the store's tables: what is missing, as a plan, and the same done in one transaction.
+"""Making the store's tables: what is missing, as a plan, and the same done.
+
+In one transaction, but for the indexes of another profile in a store that is there: each of them would keep the locks
+of what comes before it, for as long as an index takes to be made, or be thrown away with what comes behind it.
 
 Source: PostgreSQL manual, "CREATE TABLE", "Explicit Locking" (advisory locks).
 """
@@ -92,8 +95,6 @@ async def plan(
         (f"{schema}.events",),
     )
     present = {name for (name,) in await cursor.fetchall()}
-    if profile is not None or 1 not in done:
-        steps += _index_steps(schema, present, profile or "full")
     limit = await _limit(cursor, schema) if 1 in done else 262_144
     if max_payload_bytes is not None and max_payload_bytes != limit:
         if max_payload_bytes < 1:
@@ -116,6 +117,8 @@ async def plan(
                 f"CREATE PUBLICATION \"{publication}\" FOR TABLE {schema}.events WITH (publish = 'insert');",
             )
         )
+    if profile is not None or 1 not in done:
+        steps += _index_steps(schema, present, profile or "full")
     return Plan(statements.schema, steps)
 
 
@@ -125,7 +128,7 @@ async def apply(
     profile: Literal["full", "lean"] | None,
     max_payload_bytes: int | None,
 ) -> Plan:
-    """Make what is missing, all of it or nothing.
+    """Make what is missing: all of it or nothing, and then what changes the indexes of a store that was there.
 
     Args:
         connection: To the database.
@@ -140,10 +143,16 @@ async def apply(
         ConfigError: As for `plan`.
         psycopg.errors.LockNotAvailable: When others do not let go of the tables.
     """
+    done: list[Step] = []
     deadline = clock.monotonic() + _ATTEMPTS_FOR
     while True:
         try:
-            return await _apply(connection, statements, profile, max_payload_bytes)
+            made, is_all = await _apply(connection, statements, profile, max_payload_bytes)
+            done += made
+            if is_all:
+                return Plan(statements.schema, done)
+            deadline = clock.monotonic() + _ATTEMPTS_FOR
+            continue
         except psycopg.errors.LockNotAvailable:
             if clock.monotonic() > deadline:
                 raise
@@ -156,18 +165,42 @@ async def _apply(
     statements: Statements,
     profile: Literal["full", "lean"] | None,
     max_payload_bytes: int | None,
-) -> Plan:
+) -> tuple[list[Step], bool]:
+    """What can be done in one transaction, and whether it is all."""
     async with connection.transaction():
         await connection.execute("SET LOCAL client_min_messages = error")  # wal_level is looked at by `check`
         await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))
-        made = await plan(connection, statements, profile, max_payload_bytes)
-        if made.steps:
+        wanted = (await plan(connection, statements, profile, max_payload_bytes)).steps
+        made = _together(wanted)
+        if made:
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'")
-        if any(step.what.startswith(_OF_BOTH) for step in made.steps):
+        if any(step.what.startswith(_OF_BOTH) for step in made):
             await _lock(connection, statements)
-        for step in made.steps:
+        for step in made:
             await connection.execute(step.sql)
-    return made
+    return made, len(made) == len(wanted)
+
+
+def _together(steps: list[Step]) -> list[Step]:
+    """The first steps that go in one transaction: of a new store all; else all but indexes, those made, those dropped.
+
+    Readers go on while an index is made, but not beside what takes the table for itself, as dropping one does. And one
+    that does not come to that at once, because somebody reads, would have to make the index again.
+    """
+    if any(step.what.startswith("migration 1: ") for step in steps):
+        return steps
+    for are_together in (_is_no_index, _is_made):
+        if together := [step for step in steps if are_together(step)]:
+            return together
+    return steps
+
+
+def _is_no_index(step: Step) -> bool:
+    return not step.what.startswith("index ")
+
+
+def _is_made(step: Step) -> bool:
+    return not step.what.endswith(" dropped")
 
 
 async def _lock(connection: psycopg.AsyncConnection[Any], statements: Statements) -> None:
@@ -189,12 +222,12 @@ def _index_steps(schema: str, present: set[str], profile: Profile) -> list[Step]
     wanted = INDEXES[profile]
     others = {name for indexes in INDEXES.values() for name in indexes} - set(wanted)
     steps = [
-        Step(f"index {name} dropped", f"DROP INDEX {schema}.{name};") for name in sorted(others) if name in present
-    ]
-    return steps + [
         Step(f"index {name}", f"CREATE INDEX {name} ON {schema}.events {columns};")
         for name, columns in wanted.items()
         if name not in present
+    ]
+    return steps + [
+        Step(f"index {name} dropped", f"DROP INDEX {schema}.{name};") for name in sorted(others) if name in present
     ]
 
 

@@ -36,7 +36,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         schema: The store's schema.
-        steps: What is done, in this order and in one transaction; empty when nothing is missing.
+        steps: What is done, in this order, and in one transaction but for the indexes of another profile; empty when
+            nothing is missing.
     """
 
     schema: str

@@ -105,12 +105,15 @@ class AsyncEventStore(Declarations):
             shape_of(self._shapes, state)
 
     async def init(self, *, profile: Profile | None = None, max_payload_bytes: int | None = None) -> Plan:
-        """Make what is missing of the tables, in one transaction; nothing when all is there. Two at once are no harm.
+        """Make what is missing of the tables; nothing when all is there. Two at once are no harm.
+
+        It is one transaction. Only the indexes of another profile are changed behind it: made, and then those of the
+        one before are dropped.
 
         Args:
             profile: "full" has the indexes by (stream_type, occurred_at) and (event_type, occurred_at), "lean" a small
                 one by time, which spares a quarter of the server's time for an append. None: as it is, for a new store
-                "full". Changing it on a large table locks it meanwhile.
+                "full". While it is changed on a large table, writers wait; readers do not.
             max_payload_bytes: The most that a payload may take in the database (as jsonb, which is not its size as
                 JSON). None: as it is, for a new store 262,144.
 
