@@ -325,7 +325,7 @@ class Kafka:
         def produce(_records: Sequence[Record], report: Report | None) -> None:
             told = None if report is None else report(0)
             for topic in topics.values():
-                self._barrier(transactions, topic, "schema", value, headers, told)
+                self._barrier(transactions, self._latest(transactions, topic), "schema", value, headers, told)
 
         barrier = (0, change.new, "schema", None, value, position, change.version)
         transactions.commit([barrier], produce, note=note, what=what)
@@ -343,6 +343,7 @@ class Kafka:
         topic: Topic | None = None
         version: int | None = None
         said = b""
+        latest: dict[str, Topic] = {}
         for number, relation, what, key, value, position, known in records:
             if topic is None or relation is not last:
                 last = relation
@@ -357,7 +358,9 @@ class Kafka:
                 own += headers
             if what in ("truncate", "key"):
                 told = None if report is None else report(number)
-                self._barrier(transactions, topic, what, value, own or [], told, number)
+                if topic.name not in latest:
+                    latest[topic.name] = self._latest(transactions, topic)
+                self._barrier(transactions, latest[topic.name], what, value, own or [], told, number)
                 continue
             options: dict[str, Any] = {} if key is not None else {"partition": 0}
             if own is not None:
@@ -365,6 +368,11 @@ class Kafka:
             if report is not None:
                 options["on_delivery"] = report(number)
             transactions.send(topic.name, value, key, options, number)
+
+    def _latest(self, transactions: Transactions, topic: Topic) -> Topic:
+        """A topic with the partitions that it has now: nobody is told of those that were added."""
+        partitions = transactions.partitions(topic.name)
+        return topic if partitions in (0, topic.partitions) else self._topics.count(topic.name, partitions)
 
     def _barrier(
         self,

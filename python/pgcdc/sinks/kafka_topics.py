@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -15,6 +16,8 @@ from pgcdc.errors import ConfigError, SinkUnavailable
 from pgcdc.events import Relation
 
 __all__ = ["Topic", "Topics", "legal_name", "read_stored"]
+
+logger = logging.getLogger("pgcdc.kafka")
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST: Final = 249
@@ -86,6 +89,7 @@ class Topics:
         self._timeout = timeout
         self._client: AdminClient | None = None
         self._known: dict[str, Topic] = {}
+        self._counts: dict[str, int] = {}
         self._of: dict[tuple[str, str], Topic] = {}
         # Those that must not be written to: the changes come from there.
         self._sources: frozenset[str] = frozenset()
@@ -150,6 +154,31 @@ class Topics:
         self._known.clear()
         self._of.clear()
 
+    def count(self, name: str, partitions: int) -> Topic:
+        """A topic has so many partitions now.
+
+        Args:
+            name: Its name.
+            partitions: How many.
+
+        Returns:
+            The topic.
+        """
+        former = self._counts.get(name, partitions)
+        self._counts[name] = partitions
+        topic = self._known[name] = Topic(name, partitions)
+        if former != partitions:
+            # The others that have the former number find the new one here.
+            self._of = {table: topic if one.name == name else one for table, one in self._of.items()}
+            logger.warning(
+                "topic %s has %d partitions now and had %d: changes of a row may be in another one than those before,"
+                " where nothing keeps their order; format pgcdc's readers end with PositionError",
+                name,
+                partitions,
+                former,
+            )
+        return topic
+
     def make_positions(self) -> bool:
         """Make the topic of positions, where it is missing.
 
@@ -174,8 +203,7 @@ class Topics:
         if partitions is None:
             self._make(NewTopic(name, self._partitions, self._copies, config=dict(self._topic_settings)))
             partitions = self._made(name)
-        topic = self._known[name] = Topic(name, partitions)
-        return topic
+        return self.count(name, partitions)
 
     def _listed(self) -> dict[str, int]:
         try:

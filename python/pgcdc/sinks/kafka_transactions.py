@@ -295,6 +295,25 @@ class Transactions:
             else:
                 return
 
+    def partitions(self, topic: str) -> int:
+        """Ask how many partitions a topic has now; the producer takes records for all of them from then on.
+
+        Args:
+            topic: The topic's name.
+
+        Returns:
+            How many; 0 when it is not there.
+
+        Raises:
+            SinkUnavailable: When no broker answers in time.
+        """
+        assert self.producer is not None
+        try:
+            found = self.producer.list_topics(topic, timeout=self.timeout).topics[topic]
+        except KafkaException as error:
+            raise self.failed(error.args[0], "a broker did not say how many partitions a topic has") from None
+        return 0 if found.error is not None else len(found.partitions)
+
     def failed(self, error: KafkaError, what: str) -> Error:
         """What to raise; the next call begins with a new producer.
 
