@@ -189,6 +189,13 @@ def test_a_store_that_takes_nothing(newest_database: Database, store: EventStore
     assert finding.status == "failed" and "nothing can be appended" in finding.found
 
 
+def test_a_column_that_no_append_writes(newest_database: Database, store: EventStore) -> None:
+    newest_database.execute("ALTER TABLE es.events ADD COLUMN tenant text NOT NULL")
+    finding = store.check()[1]
+    assert finding.status == "failed" and "nothing can be appended" in finding.found
+    assert finding.hint and "tenant" in finding.hint
+
+
 @pytest.mark.parametrize("function", ["refuse_change()", "keep_rules()", "refuse_row(rule text)"])
 def test_functions_that_do_nothing(newest_database: Database, store: EventStore, function: str) -> None:
     kind, what = ("text", "rule") if "rule " in function else ("trigger", "NEW")
@@ -249,7 +256,7 @@ def test_snapshots_that_do_not_pay(
     newest_database: Database, store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspecting, "PAYS_MILLISECONDS", 60_000.0)  # however slow the machine is
-    store.append("count-1", [Counted(0, number) for number in range(10)])
+    store.append("count-1", [Counted(0, number) for number in range(500)])
     with EventStore(newest_database.dsn, snapshots={Sum: Every(5)}) as other:
         other.load("count-1", Sum)
     assert _status(store.check())[4] == "warning"
@@ -258,6 +265,20 @@ def test_snapshots_that_do_not_pay(
     monkeypatch.setattr(inspecting, "PAYS_MILLISECONDS", 0.0)
     assert store.stats().types[0].snapshots_pay
     assert 4 not in _status(store.check())
+
+
+def test_a_stream_that_is_archived_is_no_measure(newest_database: Database, store: EventStore) -> None:
+    """What a question takes is not taken for what an event takes."""
+    store.append("count-1", [Counted(0, number) for number in range(20)])
+    with EventStore(newest_database.dsn, snapshots={Sum: Every(5)}) as other:
+        other.load("count-1", Sum)
+    assert store.stats().microseconds_per_event > 0
+    _maintain(newest_database, "DELETE FROM es.events WHERE sequence < 20")
+    _maintain(newest_database, "UPDATE es.streams SET archived_through = 19, version = 20000000")
+    stats = store.stats()
+    assert (stats.microseconds_per_event, stats.types[0].snapshots_pay) == (0.0, False)
+    assert "not measured" in str(stats) and "snapshots pay" not in str(stats)
+    assert _status(store.check())[4] == "nothing"
 
 
 def test_large_payloads(newest_database: Database, store: EventStore) -> None:

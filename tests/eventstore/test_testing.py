@@ -7,11 +7,12 @@ import time
 from decimal import Decimal
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 from examples.order import Order, OrderCancelled, OrderShipped, WrongOrder, cancel, pay
 from pgcdc import ConfigError
-from pgcdc.eventstore import Append, InvalidEvent
+from pgcdc.eventstore import Append, Event, InvalidEvent, Registry
 from pgcdc.eventstore.testing import assert_idempotent, given
 from tests.eventstore.contract import CREATED
 from tests.eventstore.revenue import Closed, Revenue, Sold
@@ -50,6 +51,23 @@ def test_a_refusal_that_does_not_come() -> None:
 def test_an_event_that_no_store_would_take() -> None:
     with pytest.raises(InvalidEvent):
         given(Order, CREATED, OrderShipped(5))  # type: ignore[arg-type]
+
+
+class Refunded(Event, tag="Refunded", registry=Registry()):
+    amount: int
+
+
+class Refunds(msgspec.Struct):
+    total: int = 0
+
+    def on_refunded(self, event: Refunded) -> None:
+        self.total += event.amount
+
+
+def test_events_of_a_registry_of_ones_own() -> None:
+    given(Refunds, Refunded(1), Refunded(2)).then_state(total=3)
+    given(Refunds).then_state(total=0)
+    given(Refunds).when(lambda _: [Refunded(4)]).then_state(total=4)
 
 
 def test_a_projection_that_remembers_is_found() -> None:

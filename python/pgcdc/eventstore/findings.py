@@ -51,7 +51,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
         payload_bytes: The mean size of a payload in the table, compressed where it is; of the last thousand events.
         largest_payload_bytes: The largest of these.
         oldest: When the first event occurred that is in the table; None when there is none.
-        microseconds_per_event: What reading and decoding an event of the longest stream takes here and now.
+        microseconds_per_event: What reading and decoding an event of the longest stream takes here and now; 0.0 when no
+            stream has enough events in the table to measure it, and then no snapshots pay.
         segments: How many files the archive has.
         archived_events: How many events are in them.
         archive_bytes: What they take.
@@ -79,7 +80,9 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
             f"table {bytes_of(self.table_bytes)}, indexes {bytes_of(self.index_bytes)};"
             f" payloads {self.payload_bytes:,.0f} bytes on average, {self.largest_payload_bytes:,} at most"
             " (the last thousand events)",
-            f"reading an event takes {self.microseconds_per_event:.1f} µs",
+            f"reading an event takes {self.microseconds_per_event:.1f} µs"
+            if self.microseconds_per_event
+            else "what reading an event takes was not measured: too few events of a stream are in the table",
         ]
         if self.segments:
             lines.append(
@@ -88,9 +91,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
             )
         for one in self.types:
             verdict = "snapshots pay" if one.snapshots_pay else f"no snapshots needed below {PAYS_MILLISECONDS:.0f} ms"
+            measured = f"{one.load_milliseconds:.1f} ms without a snapshot; {verdict}"
             lines.append(
                 f"  {one.stream_type}: {one.events:,} events in {one.streams:,} streams, the longest {one.longest:,}:"
-                f" {one.load_milliseconds:.1f} ms without a snapshot; {verdict}; {one.snapshots:,} there"
+                f" {measured if self.microseconds_per_event else 'not measured'}; {one.snapshots:,} there"
             )
         return "\n".join(lines)
 
@@ -167,6 +171,8 @@ def not_taken(error: psycopg.Error, triggers: Sequence[str]) -> str | None:
     """
     state, constraint = error.sqlstate or "", error.diag.constraint_name
     if not state or state.startswith(_NO_REFUSALS) or constraint in OWN:
+        return None
+    if state == "23502" and error.diag.column_name:  # a column that no append of anybody's writes
         return None
     whose = f", constraint {constraint}" if constraint else ""
     if not constraint and triggers:

@@ -39,10 +39,13 @@ class Given(Generic[State]):
     """
 
     def __init__(self, state: type[State], events: tuple[Event, ...], at: datetime) -> None:
-        self._store = MemoryEventStore(events={type(event) for event in events}, now=lambda: at)
         if events:
-            self._store.append(_STREAM, events)
-        self.state: State = self._store.load(_STREAM, state)[0]
+            classes = {type(event) for event in events}
+            store = MemoryEventStore(events=classes, registry=type(events[0]).__registry__, now=lambda: at)
+            store.append(_STREAM, events)
+            self.state: State = store.load(_STREAM, state)[0]
+        else:
+            self.state = state()  # whose events those of the class are is not known before there is one
         self._class = state
         self._events = events
         self._at = at
