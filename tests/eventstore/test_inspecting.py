@@ -269,12 +269,12 @@ def test_snapshots_that_do_not_pay(
 
 def test_a_stream_that_is_archived_is_no_measure(newest_database: Database, store: EventStore) -> None:
     """What a question takes is not taken for what an event takes."""
-    store.append("count-1", [Counted(0, number) for number in range(20)])
+    store.append("count-1", [Counted(0, number) for number in range(500)])
     with EventStore(newest_database.dsn, snapshots={Sum: Every(5)}) as other:
         other.load("count-1", Sum)
     assert store.stats().microseconds_per_event > 0
-    _maintain(newest_database, "DELETE FROM es.events WHERE sequence < 20")
-    _maintain(newest_database, "UPDATE es.streams SET archived_through = 19, version = 20000000")
+    _maintain(newest_database, "DELETE FROM es.events WHERE sequence < 500")
+    _maintain(newest_database, "UPDATE es.streams SET archived_through = 499, version = 20000000")
     stats = store.stats()
     assert (stats.microseconds_per_event, stats.types[0].snapshots_pay) == (0.0, False)
     assert "not measured" in str(stats) and "snapshots pay" not in str(stats)
