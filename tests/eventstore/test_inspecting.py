@@ -160,12 +160,16 @@ def test_ids_that_are_behind(newest_database: Database, store: EventStore) -> No
             ["CREATE UNIQUE INDEX once ON es.events ((event_type LIKE 'pgcdc.%')) WHERE stream_id LIKE 'pgcdc.%'"],
             "SQLSTATE 23505, constraint once",
         ),
+        (
+            ["ALTER TABLE es.events ADD COLUMN actor text NOT NULL GENERATED ALWAYS AS (metadata ->> 'actor') STORED"],
+            "SQLSTATE 23502",
+        ),
     ],
 )
 def test_what_a_users_own_trigger_or_check_refuses_is_not_tried(
     newest_database: Database, store: EventStore, statements: list[str], name: str
 ) -> None:
-    store.append("order-1", [CREATED, PAID])
+    store.append("order-1", [CREATED, PAID], metadata={"actor": "anna"})
     newest_database.execute(*statements)
     if "once" in name:  # as for somebody else's event of this kind
         store.append("pgcdc.check-0", [CREATED])

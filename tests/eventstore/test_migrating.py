@@ -14,10 +14,12 @@ import pytest
 import pgcdc
 from pgcdc.eventstore import EventStore, migrating
 from pgcdc.eventstore.migrations import migrations
+from pgcdc.eventstore.plan import INDEXES as ALL_INDEXES
 from tests.eventstore.contract import CREATED
 from tests.faults.judge import until
 
 if TYPE_CHECKING:
+    from pgcdc.eventstore.plan import Profile
     from tests.conftest import Database
 
 INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'es.events'::regclass ORDER BY 1"
@@ -232,6 +234,23 @@ def test_an_index_is_made_beside_who_reads(newest_database: Database) -> None:
         ]
         assert newest_database.execute("SELECT to_regclass('es.events_occurred_brin')") == [(None,)]
         assert store.init(profile="full").steps == []
+
+
+def test_many_at_once_that_want_different_things(newest_database: Database) -> None:
+    """Each sets its own once; none of them goes on for as long as another one wants something else."""
+    with EventStore(newest_database.dsn) as store, ThreadPoolExecutor(10) as threads:
+        store.init()
+        profiles: list[Profile] = ["lean", "full"]
+        made = [
+            threads.submit(store.init, profile=profiles[number % 2], max_payload_bytes=100_000 + number)
+            for number in range(10)
+        ]
+        for one in made:
+            steps = [step.what for step in one.result(timeout=60).steps]
+            assert sum(what.startswith("payloads") for what in steps) <= 1
+            assert sum(what.startswith("index") for what in steps) <= 3
+        present = {name for (name,) in newest_database.execute(INDEXES)}
+        assert any({f"es.{name}" for name in indexes} <= present for indexes in ALL_INDEXES.values())
 
 
 def test_what_keeps_readers_out_is_over_when_an_index_is_made(newest_database: Database) -> None:

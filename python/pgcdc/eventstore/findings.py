@@ -172,8 +172,6 @@ def not_taken(error: psycopg.Error, triggers: Sequence[str]) -> str | None:
     state, constraint = error.sqlstate or "", error.diag.constraint_name
     if not state or state.startswith(_NO_REFUSALS) or constraint in OWN:
         return None
-    if state == "23502" and error.diag.column_name:  # a column that no append of anybody's writes
-        return None
     whose = f", constraint {constraint}" if constraint else ""
     if not constraint and triggers:
         whose = f", triggers of your own: {', '.join(triggers)}"

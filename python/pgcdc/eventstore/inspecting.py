@@ -38,7 +38,7 @@ __all__ = ["check", "statistics"]
 _LARGE: Final = 65_536
 _OLD: Final = timedelta(days=365)
 _MEASURED: Final = 10_000
-_ENOUGH: Final = 10  # of fewer events nobody knows what is theirs, and what the question's
+_ENOUGH: Final = 100  # of fewer events nobody knows what is theirs, and what the question's
 _FEW: Final = 500  # are measured more often
 _READABLE: Final = "WHERE occurred_at >= '0001-01-02 UTC' AND occurred_at < '9999-12-31 UTC'"
 
@@ -189,10 +189,11 @@ def _conflicts(connection: psycopg.Connection[Any], statements: Statements) -> F
         found = f"this role may not append, so it was not tried: {error.diag.message_primary}"
         return Finding(number=2, what=what, status="nothing", found=found)
     except psycopg.Error as error:
-        if (why := not_taken(error, _triggers(connection, es))) is not None:
+        triggers = _triggers(connection, es)
+        needed = None if triggers else _never_written(connection, es, error)
+        if needed is None and (why := not_taken(error, triggers)) is not None:
             hint = "let this type pass to have it tried: it is rolled back"
             return Finding(number=2, what=what, status="nothing", found=why, hint=hint)
-        needed = isinstance(error, psycopg.errors.NotNullViolation) and error.diag.column_name
         if error.diag.constraint_name not in OWN and not needed:
             raise
         hint = "the function or the triggers are not those of pgcdc: compare with its migrations"
@@ -500,8 +501,7 @@ def _taken(connection: psycopg.Connection[Any], statements: Statements, *, has_r
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
         return None
     except psycopg.Error as error:
-        is_known = error.diag.constraint_name in OWN or isinstance(error, psycopg.errors.NotNullViolation)
-        if not is_known and not_taken(error, ()) is None:
+        if error.diag.constraint_name not in OWN and not_taken(error, ()) is None:
             raise
         return None  # the second point says so
     return ""
@@ -517,6 +517,21 @@ def _triggers(connection: psycopg.Connection[Any], es: str) -> list[str]:
         f"{es}.streams",
     )
     return [name for table, name in rows if (table, name) not in TRIGGERS | RULES]
+
+
+def _never_written(connection: psycopg.Connection[Any], es: str, error: psycopg.Error) -> str | None:
+    """The column of the user's own for which nothing can be appended: no statement of the store's gives it a value."""
+    column = error.diag.column_name
+    found = isinstance(error, psycopg.errors.NotNullViolation) and _all(
+        connection,
+        "SELECT FROM pg_attribute WHERE attrelid = %s::regclass AND attrelid = to_regclass(format('%%I.%%I', %s::text,"
+        " %s::text)) AND attname = %s AND attnotnull AND NOT atthasdef AND attidentity = ''",
+        f"{es}.events",
+        error.diag.schema_name,
+        error.diag.table_name,
+        column,
+    )
+    return column if found else None
 
 
 def _payloads(connection: psycopg.Connection[Any], es: str) -> tuple[float, int]:

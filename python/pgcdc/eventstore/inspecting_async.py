@@ -37,7 +37,7 @@ __all__ = ["check", "statistics"]
 _LARGE: Final = 65_536
 _OLD: Final = timedelta(days=365)
 _MEASURED: Final = 10_000
-_ENOUGH: Final = 10  # of fewer events nobody knows what is theirs, and what the question's
+_ENOUGH: Final = 100  # of fewer events nobody knows what is theirs, and what the question's
 _FEW: Final = 500  # are measured more often
 _READABLE: Final = "WHERE occurred_at >= '0001-01-02 UTC' AND occurred_at < '9999-12-31 UTC'"
 
@@ -188,10 +188,11 @@ async def _conflicts(connection: psycopg.AsyncConnection[Any], statements: State
         found = f"this role may not append, so it was not tried: {error.diag.message_primary}"
         return Finding(number=2, what=what, status="nothing", found=found)
     except psycopg.Error as error:
-        if (why := not_taken(error, await _triggers(connection, es))) is not None:
+        triggers = await _triggers(connection, es)
+        needed = None if triggers else await _never_written(connection, es, error)
+        if needed is None and (why := not_taken(error, triggers)) is not None:
             hint = "let this type pass to have it tried: it is rolled back"
             return Finding(number=2, what=what, status="nothing", found=why, hint=hint)
-        needed = isinstance(error, psycopg.errors.NotNullViolation) and error.diag.column_name
         if error.diag.constraint_name not in OWN and not needed:
             raise
         hint = "the function or the triggers are not those of pgcdc: compare with its migrations"
@@ -501,8 +502,7 @@ async def _taken(connection: psycopg.AsyncConnection[Any], statements: Statement
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
         return None
     except psycopg.Error as error:
-        is_known = error.diag.constraint_name in OWN or isinstance(error, psycopg.errors.NotNullViolation)
-        if not is_known and not_taken(error, ()) is None:
+        if error.diag.constraint_name not in OWN and not_taken(error, ()) is None:
             raise
         return None  # the second point says so
     return ""
@@ -518,6 +518,21 @@ async def _triggers(connection: psycopg.AsyncConnection[Any], es: str) -> list[s
         f"{es}.streams",
     )
     return [name for table, name in rows if (table, name) not in TRIGGERS | RULES]
+
+
+async def _never_written(connection: psycopg.AsyncConnection[Any], es: str, error: psycopg.Error) -> str | None:
+    """The column of the user's own for which nothing can be appended: no statement of the store's gives it a value."""
+    column = error.diag.column_name
+    found = isinstance(error, psycopg.errors.NotNullViolation) and await _all(
+        connection,
+        "SELECT FROM pg_attribute WHERE attrelid = %s::regclass AND attrelid = to_regclass(format('%%I.%%I', %s::text,"
+        " %s::text)) AND attname = %s AND attnotnull AND NOT atthasdef AND attidentity = ''",
+        f"{es}.events",
+        error.diag.schema_name,
+        error.diag.table_name,
+        column,
+    )
+    return column if found else None
 
 
 async def _payloads(connection: psycopg.AsyncConnection[Any], es: str) -> tuple[float, int]:

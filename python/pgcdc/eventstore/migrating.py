@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 import time as clock
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import psycopg
@@ -145,15 +146,26 @@ def apply(
         psycopg.errors.LockNotAvailable: When others do not let go of the tables.
     """
     done: list[Step] = []
+    for turn in _TURNS:
+        made, is_all = _within(connection, statements, profile, max_payload_bytes, turn)
+        done += made
+        if is_all:
+            break
+    return Plan(statements.schema, done)
+
+
+def _within(
+    connection: psycopg.Connection[Any],
+    statements: Statements,
+    profile: Literal["full", "lean"] | None,
+    max_payload_bytes: int | None,
+    turn: _Turn,
+) -> tuple[list[Step], bool]:
+    """One transaction, again and again while others do not let go of the tables."""
     deadline = clock.monotonic() + _ATTEMPTS_FOR
     while True:
         try:
-            made, is_all = _apply(connection, statements, profile, max_payload_bytes)
-            done += made
-            if is_all:
-                return Plan(statements.schema, done)
-            deadline = clock.monotonic() + _ATTEMPTS_FOR
-            continue
+            return _apply(connection, statements, profile, max_payload_bytes, turn)
         except psycopg.errors.LockNotAvailable:
             if clock.monotonic() > deadline:
                 raise
@@ -166,13 +178,14 @@ def _apply(
     statements: Statements,
     profile: Literal["full", "lean"] | None,
     max_payload_bytes: int | None,
+    turn: _Turn,
 ) -> tuple[list[Step], bool]:
-    """What can be done in one transaction, and whether it is all."""
+    """What is done in one turn, and whether it is all."""
     with connection.transaction():
         connection.execute("SET LOCAL client_min_messages = error")  # wal_level is looked at by `check`
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, statements.schema))
         wanted = plan(connection, statements, profile, max_payload_bytes).steps
-        made = _together(wanted)
+        made = turn(wanted)
         if made:
             connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'")
         if any(step.what.startswith(_OF_BOTH) for step in made):
@@ -182,26 +195,30 @@ def _apply(
     return made, len(made) == len(wanted)
 
 
-def _together(steps: list[Step]) -> list[Step]:
-    """The first steps that go in one transaction: of a new store all; else all but indexes, those made, those dropped.
-
-    Readers go on while an index is made, but not beside what takes the table for itself, as dropping one does. And one
-    that does not come to that at once, because somebody reads, would have to make the index again.
-    """
+def _tables(steps: list[Step]) -> list[Step]:
+    """What comes first: of a new store all, else all but indexes."""
     if any(step.what.startswith("migration 1: ") for step in steps):
         return steps
-    for are_together in (_is_no_index, _is_made):
-        if together := [step for step in steps if are_together(step)]:
-            return together
-    return steps
+    return [step for step in steps if not step.what.startswith("index ")]
 
 
-def _is_no_index(step: Step) -> bool:
-    return not step.what.startswith("index ")
+def _indexes(steps: list[Step]) -> list[Step]:
+    """Those of the profile. Readers go on while one is made, but not beside what takes the table for itself."""
+    return [step for step in steps if step.what.startswith("index ") and not step.what.endswith(" dropped")]
 
 
-def _is_made(step: Step) -> bool:
-    return not step.what.endswith(" dropped")
+def _dropped(steps: list[Step]) -> list[Step]:
+    """Those of the other profile.
+
+    Dropping one takes the table for itself: where that waits for a reader, no index that was just made is thrown away.
+    Who finds here that the profile's own are gone again is not alone, and leaves what there is.
+    """
+    return [] if _indexes(steps) else [step for step in steps if step.what.endswith(" dropped")]
+
+
+_Turn = Callable[[list[Step]], list[Step]]
+_TURNS: Final[tuple[_Turn, ...]] = (_tables, _indexes, _dropped)
+"""A transaction each, once: two that want different things at once do not undo each other for ever."""
 
 
 def _lock(connection: psycopg.Connection[Any], statements: Statements) -> None:
