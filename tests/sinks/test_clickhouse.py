@@ -12,8 +12,10 @@ from zlib import crc32
 
 import pytest
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from pgcdc import ConfigError, Pipeline, SinkError, SinkRejected, SinkUnavailable
+from pgcdc.schema import change_of
 from pgcdc.sinks import ClickHouse
 from pgcdc.testing import delete, insert, transaction, truncate, update
 from pgcdc.testing.changes import Table
@@ -191,6 +193,39 @@ async def test_what_is_from_before_a_truncate_is_no_row(clickhouse: ClickHouseSe
     async with opened(ClickHouse(clickhouse.url, database=database)) as sink:  # another table of that name
         await sink.write(whole.take([1]))
     check(2)
+
+
+@pytest.mark.parametrize("form", ["state", "log"])
+async def test_a_table_that_is_not_there_is_made_with_its_next_row(
+    clickhouse: ClickHouseServer, database: str, form: Any
+) -> None:
+    """Nothing was written of it yet, it was dropped by hand, or it has another name at the source from now on."""
+    wide = Table("orders", {**ORDERS.columns, "note": "varchar(9)", "more": "text"}, key=("id",))
+    other = Table("sales", ORDERS.columns, key=("id",))
+    whole = batch_of(insert(ORDERS, order(1)), insert(wide, order(2) | {"more": "yes"}), insert(other, order(3)))
+    first, second, third = (whole.take([number]) for number in range(3))
+    [old], [new], [renamed] = first.relations, second.relations, third.relations
+    renamed = replace(renamed, oid=new.oid)
+    for name, restarted in (("never", False), ("dropped", False), ("dropped", True)):
+        table = f"{name}_{restarted}_{{table}}".lower()
+
+        def make(table: str = table) -> ClickHouse:
+            return ClickHouse(clickhouse.url, database=database, table=table, form=form)
+
+        async with contextlib.AsyncExitStack() as stack:
+            sink = await stack.enter_async_context(opened(make()))
+            if name == "dropped":
+                await sink.write(first)
+                clickhouse.query(f"DROP TABLE {database}.{table.format(table='orders')}")
+            if restarted:
+                sink = await stack.enter_async_context(opened(make()))
+            await sink.schema_changed(change_of(old, new, old_version=1, version=2))
+            await sink.write(second)
+            await sink.schema_changed(change_of(new, renamed, old_version=2, version=3))
+            await sink.write(third)
+        there = {one: rows(clickhouse, f"{database}.{table.format(table=one)}") for one in ("orders", "sales")}
+        assert [(row["id"], row["more"]) for row in there["orders"]] == [(2, "yes")]
+        assert [row["id"] for row in there["sales"]] == [3]
 
 
 async def test_rows_that_change_places(clickhouse: ClickHouseServer, database: str) -> None:

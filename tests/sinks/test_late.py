@@ -12,8 +12,8 @@ from pgcdc import SinkUnavailable
 from pgcdc.sinks import ClickHouse, OpenSearch
 from pgcdc.sinks.search_writing import Documents
 from pgcdc.testing.changes import Transaction
+from pgcdc.testing.contract_changes import applied, at_random
 from pgcdc.testing.contracts import SinkContract
-from pgcdc.testing.sink_contract import _applied
 from tests.sinks.search import ORDERS, batch_of, documents, order
 from tests.sinks.test_clickhouse import state
 
@@ -64,9 +64,10 @@ class Killed:
 async def work(make: Callable[[], Any], content: Callable[[], Any], seed: int, killed: Killed) -> None:
     """Write changes, be killed, begin further back in other batches; and write some of before, late."""
     chance = random.Random(seed)
-    transactions = Orders()._at_random(chance, 30)
+    made = Orders()
+    transactions = at_random(made.table, made.toast, made.row, chance, 30)
     changes = [one for of in transactions for one in (of.changes if isinstance(of, Transaction) else (of,))]
-    states = [_applied(changes[:number])[0] for number in range(len(changes) + 1)]
+    states = [applied(changes[:number])[0] for number in range(len(changes) + 1)]
     whole = batch_of(*transactions)
     done = furthest = kills = 0
     sink = make()

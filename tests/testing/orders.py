@@ -29,6 +29,7 @@ class OfOrders(SinkContract):
     table = ORDERS
     toast: ClassVar[str | None] = "shipping_address"
     dropped: ClassVar[str | None] = "shipping_address"
+    retyped: ClassVar[tuple[str, str] | None] = ("total", "numeric(14,2)")
 
     def row(self, key: int, variant: int) -> dict[str, Any]:
         row = super().row(key, variant)

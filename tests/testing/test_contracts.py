@@ -151,6 +151,10 @@ class Upserts:
             verb = "INSERT OR IGNORE"
         self._file.execute(f"{verb} INTO rows VALUES (?, ?)", (new["id"], msgspec.json.encode(new)))
 
+    def schema_changed(self, change: pgcdc.SchemaChange) -> None:
+        if self.mistake == "alters what is not there" and not self._file.execute("SELECT 1 FROM last").fetchall():
+            raise pgcdc.SinkError("there is no such table")
+
     def close(self) -> None:
         self._file.close()
 
@@ -225,6 +229,8 @@ class OfRewrites(TestUpserts):
         ("loses dead letters", "test_a_dead_letter_is_written_later"),
         ("goes back for a dead letter", "test_a_dead_letter_is_written_later"),
         ("keeps rows that have fewer columns", "test_goes_on_without_a_column_that_is_dropped"),
+        ("keeps rows that have fewer columns", "test_takes_a_table_that_is_altered_before_its_first_row"),
+        ("alters what is not there", "test_takes_a_table_that_is_altered_before_its_first_row"),
     ],
 )
 def test_a_mistake_is_noticed(mistake: str, noticed: str, monkeypatch: pytest.MonkeyPatch) -> None:

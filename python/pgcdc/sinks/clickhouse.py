@@ -237,6 +237,8 @@ class ClickHouse:
     async def schema_changed(self, change: SchemaChange) -> None:
         """Give columns that have another type the new one, before the first value of it.
 
+        A table that is not there is made with its first row: nothing was written of it yet, or somebody has dropped it.
+
         Args:
             change: What happened.
 
@@ -245,6 +247,9 @@ class ClickHouse:
             SinkError: When what is there does not fit.
         """
         full = self._full(change.new)
+        if await self._ask(f"EXISTS TABLE {full}") == b"0\n":
+            self._tables.pop(full, None)
+            return
         there = await self._columns(full)
         for column, kind in columns_of(change.new, (), self._types).items():
             if column in change.retyped and column in there and not there[column][1] and there[column][0] != kind:

@@ -43,12 +43,14 @@ class Capture:
         existing: Rows of an initial copy that comes before them.
         keys: Primary keys by the table's OID, where they are not what the stream says of the replica identity.
         written_lsn: Where the server's WAL ended, if that is further than the messages say.
+        empty: Tables that the initial copy finds no row of.
     """
 
     messages: Sequence[tuple[int, bytes]]
     existing: Sequence[Batch] = ()
     keys: Mapping[int, Sequence[str]] = field(default_factory=dict)
     written_lsn: int = 0
+    empty: Sequence[Relation] = ()
 
     @classmethod
     def of(cls, transactions: Iterable[Transaction | Change], existing: Iterable[Change] = ()) -> Capture:
@@ -138,7 +140,7 @@ class Capture:
     def order(self) -> dict[int, Sequence[str]]:
         """The columns by which changes of each table are kept in order, by the table's OID."""
         decoder, found = Decoder(), dict[int, Sequence[str]]()
-        shapes = [relation for batch in self.existing for relation in batch.relations]
+        shapes = [*self.empty, *(relation for batch in self.existing for relation in batch.relations)]
         events = decoder.decode_many([payload for _, payload in self.messages if payload[:1] in b"RSEY"])
         shapes += [event for event in events if isinstance(event, Relation)]
         for relation in shapes:
@@ -155,7 +157,7 @@ class Capture:
         Returns:
             The messages, and the existing rows.
         """
-        return Capture(self.messages[:count], self.existing, self.keys, self.end_lsn)
+        return Capture(self.messages[:count], self.existing, self.keys, self.end_lsn, self.empty)
 
     def __len__(self) -> int:
         return len(self.messages)

@@ -284,15 +284,16 @@ class PlayedSource:
     def _copy(self, start: int, begun: Collection[str]) -> None:
         """Bring the rows that exist: to all consumers, or again to those that an earlier run had begun to copy for."""
         existing: Sequence[Batch] = self._capture.existing
-        if not existing:
+        if not existing and not self._capture.empty:
             return
-        relations = {relation.oid: relation for batch in existing for relation in batch.relations}
+        relations = {one.oid: one for one in self._capture.empty}
+        relations |= {relation.oid: relation for batch in existing for relation in batch.relations}
         copying = [
             lane
             for name, lane in self._lanes.items()
             if self._subscriptions[name].copies and (name in begun or not begun)
         ]
-        position = existing[0].last_position or Position(start, -1)
+        position = (existing[0].last_position if existing else None) or Position(start, -1)
         self._versioning.begin(relations.values(), position.commit_lsn, self._wait)
         for lane in copying:
             lane.offer(CopyBegin(list(relations.values()), position.commit_lsn, again=bool(begun)))

@@ -17,7 +17,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from inspect import isawaitable
@@ -35,6 +35,7 @@ from pgcdc.schema import change_of, named_as_now
 from pgcdc.sink import RewritingSink, Sink, TransactionalSink
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, table_name, transaction, truncate, update
+from pgcdc.testing.contract_changes import applied, at_random, changed, copied_empty, rows_without, without
 from pgcdc.testing.playing import play
 from pgcdc.testing.sinks import FaultySink, RecordingSink
 
@@ -59,16 +60,18 @@ _OPTIONAL: Final = {
 class SinkContract:
     """What a sink does that keeps a copy of a table.
 
-    A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added` and
-    `dropped` to None for a target that does not keep such a thing, and `letters` to False for one that skips whatever
-    comes late. A test of `down`, `busy`, `refused` or `renamed` exists only where the subclass has these. pytest's
-    fixture `tmp_path` is used.
+    A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added`,
+    `retyped` and `dropped` to None for a target that does not keep such a thing, and `letters` to False for one that
+    skips whatever comes late. A test of `down`, `busy`, `refused` or `renamed` exists only where the subclass has
+    these. pytest's fixture `tmp_path` is used.
 
     Attributes:
         table: The table that changes are of.
         toast: A column whose value may be so long that an update does not send it again.
         added: A column that the table gets in the middle, and its type.
         dropped: A column that the table loses.
+        retyped: A column that gets another type, and that type, in which its values are the same. Of no meaning for a
+            table without that column.
         renamed: A column that gets another name in the middle, and that name, for a target that gives rows from before
             the new name, too. None for one whose rows keep the names that they were written with.
         letters: Whether it takes a change that comes behind later ones, as a dead letter that is delivered again: one
@@ -85,6 +88,7 @@ class SinkContract:
     toast: ClassVar[str | None] = "note"
     added: ClassVar[tuple[str, str] | None] = ("discount", "numeric(10,2)")
     dropped: ClassVar[str | None] = "note"
+    retyped: ClassVar[tuple[str, str] | None] = ("amount", "numeric(14,2)")
     renamed: ClassVar[tuple[str, str] | None] = None
     letters: ClassVar[bool] = True
     durable: ClassVar[bool] = True
@@ -246,15 +250,10 @@ class SinkContract:
         """Whatever becomes of its values: all others are there, of rows from before, too."""
         table, row, column = self.table, self.row, self.dropped
         assert column is not None
-        narrow = Table(
-            table.name,
-            {name: kind for name, kind in table.columns.items() if name != column},
-            table.key,
-            table.replica_identity,
-        )
+        narrow = changed(table, without(table.columns, column))
 
         def less(key: int, variant: int) -> dict[str, Any]:
-            return _without(row(key, variant), column)
+            return without(row(key, variant), column)
 
         changes = [
             insert(table, row(1, 0)),
@@ -267,7 +266,7 @@ class SinkContract:
         self._play(tmp_path, Capture.of(changes), MemoryPositions())
         kept = {1: row(1, 0), 2: row(2, 1), 4: row(4, 0)}
         content, expected = self.content(tmp_path), self.expected(kept, list(table.columns))
-        assert _rows_without(content, column) == _rows_without(expected, column)
+        assert rows_without(content, column) == rows_without(expected, column)
 
     def test_follows_a_column_that_is_renamed(self, tmp_path: Path) -> None:
         """In rows from before, too, also in one that was a dead letter meanwhile."""
@@ -279,7 +278,7 @@ class SinkContract:
             return {name if one == former else one: value for one, value in row(key, variant).items()}
 
         columns = {name if one == former else one: kind for one, kind in table.columns.items()}
-        other = Table(table.name, columns, table.key, table.replica_identity)
+        other = changed(table, columns)
         changes = [
             insert(table, row(1, 0)),
             insert(table, row(2, 0)),
@@ -297,6 +296,30 @@ class SinkContract:
             self._write_later(tmp_path / "late", changes, 1)
             assert self.content(tmp_path / "late") == expected
 
+    def test_takes_a_table_that_is_altered_before_its_first_row(self, tmp_path: Path) -> None:
+        """One without rows when it was copied, or emptied since: the target may have no such table, and nothing of it.
+
+        Whichever way it is altered.
+        """
+        table = self.table
+        for what, former, now, columns in self._alterations():
+            altered = changed(table, columns)
+            rows = [self.row(key, variant) for key, variant in ((1, 0), (2, 0), (2, 1))]
+            for row in rows:
+                value = self.added_value(row[table.keys[0]]) if former is None else row.pop(former)
+                if now is not None:
+                    row[now] = value
+            changes = [insert(altered, rows[0]), insert(altered, rows[1]), update(altered, rows[2])]
+            emptied = [insert(table, self.row(1, 0)), truncate(table), *changes]
+            for name, capture in (("empty", copied_empty(table, changes)), ("emptied", Capture.of(emptied))):
+                place = tmp_path / f"{what}_{name}"
+                place.mkdir()
+                self._play(place, capture, MemoryPositions())
+                content, expected = self.content(place), self.expected(*applied(changes))
+                if former is not None and former != now:  # it may have been there before the table was emptied
+                    content, expected = rows_without(content, former), rows_without(expected, former)
+                assert content == expected, place.name
+
     def test_a_dead_letter_is_written_later(self, tmp_path: Path) -> None:
         """It comes behind later changes, with the position that it had, and twice after a crash; nothing moves by it.
 
@@ -312,7 +335,7 @@ class SinkContract:
         ]
         if self.added is not None:
             name, kind = self.added
-            wide = Table(table.name, {**table.columns, name: kind}, table.key, table.replica_identity)
+            wide = changed(table, {**table.columns, name: kind})
             changes += [
                 insert(wide, row(4, 0) | {name: self.added_value(4)}),
                 update(wide, row(1, 2) | {name: self.added_value(1)}),
@@ -366,7 +389,7 @@ class SinkContract:
         what was written before and what comes again have most to do with each other.
         """
         chance = random.Random(5)  # noqa: S311  # the same each time; of these that which has found most
-        changes = self._at_random(chance, 30)
+        changes = at_random(self.table, self.toast, self.row, chance, 30)
         stored: list[StoredPosition | None] = [None]
         done, cut = 0, 0
         while done < len(changes) or cut:
@@ -383,7 +406,7 @@ class SinkContract:
 
     def test_what_was_kept_one_by_one_comes_at_once(self, tmp_path: Path) -> None:
         """As from Kafka, or from a spool: each record says its table's shape anew."""
-        changes = self._at_random(random.Random(5), 12)  # noqa: S311  # the same each time
+        changes = at_random(self.table, self.toast, self.row, random.Random(5), 12)  # noqa: S311  # the same each time
         messages = Capture.of(changes).messages
         whole = Batch.of([payload for _, payload in messages], [lsn for lsn, _ in messages]).select()
         records = [Batch.from_bytes(whole.take([number]).to_bytes()) for number in range(whole.changes_count)]
@@ -499,11 +522,27 @@ class SinkContract:
             ),
         ]
 
+    def _alterations(self) -> Iterator[tuple[str, str | None, str | None, dict[str, str | int]]]:
+        """How a table is altered: a word for it, a column's name before and after, and what all are then."""
+        columns, added, retyped = dict(self.table.columns), self.added, self.retyped
+        if added is not None:
+            yield "added", None, added[0], {**columns, added[0]: added[1]}
+        if retyped is not None and retyped[0] in columns:
+            yield "retyped", retyped[0], retyped[0], {**columns, retyped[0]: retyped[1]}
+        renamed = self.renamed
+        if renamed is None and added is not None and self.dropped is not None:  # any name will do for it
+            renamed = self.dropped, f"new_{self.dropped}"
+        if renamed is not None:
+            names = {renamed[0]: renamed[1]}
+            yield "renamed", *renamed, {names.get(one, one): kind for one, kind in columns.items()}
+        if self.dropped is not None:
+            yield "dropped", self.dropped, None, without(columns, self.dropped)
+
     def _widened(self) -> list[Transaction | Change]:
         assert self.added is not None
         table, row = self.table, self.row
         name, kind = self.added
-        wide = Table(table.name, {**table.columns, name: kind}, table.key, table.replica_identity)
+        wide = changed(table, {**table.columns, name: kind})
         return [
             transaction(insert(table, row(1, 0)), insert(table, row(2, 0))),
             transaction(update(table, row(1, 1)), insert(wide, row(3, 0) | {name: self.added_value(3)})),
@@ -528,47 +567,6 @@ class SinkContract:
             transaction(*(insert(table, row(key, 0)) for key in range(100, 140))),
             update(table, self._moved(100, 200, 1), old=row(100, 0)),
         ]
-
-    def _at_random(self, chance: random.Random, transactions: int) -> list[Transaction | Change]:
-        """Transactions of few changes of few rows."""
-        table, toast, [key] = self.table, self.toast, self.table.keys
-        text = toast is not None and table.columns[toast] == "text"
-        present: dict[int, dict[str, Any]] = {}
-        made: list[Transaction | Change] = []
-        number = 0
-
-        def row(id: int) -> dict[str, Any]:
-            return self.row(id, number) | ({toast: f"kept {number}"} if toast is not None and text else {})
-
-        def change() -> Change:
-            free = [id for id in range(1, 5) if id not in present]
-            what = chance.choice(("insert", "insert", "update", "move", "move", "delete"))
-            if not present or (what == "insert" and free):
-                id = chance.choice(free)
-                present[id] = row(id)
-                return insert(table, present[id])
-            id = chance.choice(sorted(present))
-            if what == "delete":
-                return truncate_all() if chance.random() < 0.3 else delete(table, present.pop(id))
-            to = chance.choice(free) if what == "move" and free else id
-            new, before = row(to) | {key: to}, present.pop(id)
-            present[to] = new
-            sent = dict(new)
-            if toast is not None and chance.random() < 0.9:
-                present[to], sent = new | {toast: before[toast]}, new | {toast: UNSET}
-            return update(table, sent, old=before if to != id else None)
-
-        def truncate_all() -> Change:
-            present.clear()
-            return truncate(table)
-
-        for _ in range(transactions):
-            several = []
-            for _ in range(chance.choice((1, 2, 3, 5))):
-                number += 1
-                several.append(change())
-            made.append(transaction(*several))
-        return made
 
     def _write_later(self, place: Path, changes: Sequence[Change], number: int) -> None:
         """Write changes without one of them, and that at the end, as a pipeline gives a dead letter; and once more."""
@@ -706,44 +704,8 @@ class SinkContract:
         return False
 
     def _check(self, place: Path, changes: Iterable[Transaction | Change]) -> None:
-        rows, columns = _applied(changes)
+        rows, columns = applied(changes)
         assert self.content(place) == self.expected(rows, columns)
-
-
-def _applied(changes: Iterable[Transaction | Change]) -> tuple[dict[Any, dict[str, Any]], list[str]]:
-    """What a table has after some changes of it, and which columns: slow and plain."""
-    rows: dict[Any, dict[str, Any]] = {}
-    columns: dict[str, None] = {}
-    for one in changes:
-        for change in one.changes if isinstance(one, Transaction) else (one,):
-            table = change.tables[0]
-            assert isinstance(table, Table)
-            columns.update(dict.fromkeys(table.columns))
-            [key] = table.keys
-            if change.action == "truncate":
-                rows.clear()
-            elif change.action == "delete":
-                assert change.old is not None
-                del rows[change.old[key]]
-            else:
-                assert change.new is not None
-                before: Mapping[str, Any] = {}
-                if change.action == "update":
-                    before = rows.pop((change.old or change.new)[key])
-                new = {name: before[name] if value is UNSET else value for name, value in change.new.items()}
-                rows[new[key]] = new
-    return rows, list(columns)
-
-
-def _without(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != column}
-
-
-def _rows_without(content: Any, column: str) -> Any:
-    """What a target has or should have, without a column where its rows are dicts."""
-    if not isinstance(content, dict):
-        return content
-    return {key: _without(row, column) if isinstance(row, dict) else row for key, row in content.items()}
 
 
 async def _position(sink: Sink) -> Position | None:
