@@ -25,6 +25,7 @@ BY_HAND: Final = frozenset(
         "python/pgcdc/replication/waits_async.py",
         "python/pgcdc/eventstore/calling_async.py",
         "python/pgcdc/eventstore/connections_async.py",
+        "python/pgcdc/eventstore/grouping_async.py",
     }
 )
 """Asynchronous files whose twin is written by hand, because the two differ in more than their colour."""

@@ -134,7 +134,7 @@ def test_a_statement_whose_preparing_was_interrupted_is_prepared_again(store: Ev
     """The server has it under a name that is not noted; the connection is used again."""
     connection = store._connections.take()
     for number in range(3):
-        calling._prepare(connection, "SELECT %s::text, 1")
+        calling.prepared(connection, "SELECT %s::text, 1")
         connection.prepared.clear()
         assert calling.ask(connection, "SELECT %s::text, 1", (str(number),)) == (str(number), 1)
         connection.prepared.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -16,6 +17,7 @@ from pgcdc.eventstore import AsyncEventStore, EventStore
 from pgcdc.eventstore import connections as connections_module
 from tests.eventstore.contract import CREATED
 from tests.eventstore.pooler import Pooler
+from tests.pipeline.running import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,9 +108,27 @@ def test_what_ctrl_c_has_taken_is_found_again(newest_database: Database) -> None
         store.append("order-1", [CREATED])
         for _ in range(2):
             store._connections._free.get()  # and nobody gives it back
-        with mock.patch.object(connections_module, "_LOOK_AFTER", 0.01):
+        with mock.patch.object(connections_module, "LOOK_AFTER", 0.01):
             assert store.append("order-1", [CREATED]) == 2
             taken = [store._connections.take() for _ in range(2)]
             assert store._connections._free.empty(), "there are no more than before"
             for one in taken:
                 store._connections.give(one)
+
+
+def test_who_looks_keeps_no_other_from_the_queue(newest_database: Database) -> None:
+    """Of many that have waited for long one looks: a connection that is given back meanwhile is for the others."""
+    with EventStore(newest_database.dsn, max_connections=1) as store:
+        connections = store._connections
+        taken = connections.take()
+        with connections._looking:
+            first, second = (threading.Thread(target=connections.find_lost, daemon=True) for _ in range(2))
+            first.start()
+            until(lambda: connections._looked_at > 0, "the first one looks")
+            second.start()
+            second.join(30)
+            assert first.is_alive()
+            assert not second.is_alive()
+        first.join(30)
+        connections.give(taken)
+        assert connections._free.qsize() == 1

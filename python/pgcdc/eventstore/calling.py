@@ -10,7 +10,7 @@ Associated with the COPY Command".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -19,9 +19,22 @@ from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.rows import tuple_row
 
-from pgcdc.eventstore.connections import Connections, OwnConnection
+from pgcdc.eventstore.connections import OwnConnection
 
-__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "cursor", "does_one", "elsewhere", "rows"]
+__all__ = [
+    "Value",
+    "all_rows",
+    "ask",
+    "asked",
+    "comes_in_pieces",
+    "copied",
+    "cursor",
+    "elsewhere",
+    "prepared",
+    "receive",
+    "rows",
+    "texts_of",
+]
 
 Result = TypeVar("Result")
 Value = bytes | str | int | None
@@ -66,36 +79,25 @@ def ask(connection: psycopg.Connection[Any], query: str, values: tuple[str | int
         row = cursor(connection).execute(query, values).fetchone()
         assert row is not None, "the function returns a row"
         return row[0], row[1]
-    result = _asked(connection, query, values)
+    result = asked(connection, query, texts_of(values))
     word, number = result.get_value(0, 0), result.get_value(0, 1)
     assert word is not None and number is not None, "the function returns both"
     return word.decode(), int(number)
 
 
-def does_one(connections: Connections, query: str, values: tuple[Value, ...]) -> bool:
-    """Run a statement that writes one row, or none, in a transaction of its own.
-
-    It takes and gives back a connection without a block around it, which alone would take a sixth of the time.
+def asked(connection: OwnConnection, query: str, texts: list[bytes | None]) -> pq.abc.PGresult:
+    """Run a statement that is prepared at its first use.
 
     Args:
-        connections: Those of the store.
+        connection: On which.
         query: With %s for each value.
-        values: The values.
+        texts: The values, as they are sent.
 
     Returns:
-        Whether it has written it.
+        Its result.
     """
-    connection = connections.take()
-    try:
-        return _asked(connection, query, values).command_tuples == 1
-    finally:
-        connections.give(connection)
-
-
-def _asked(connection: OwnConnection, query: str, values: tuple[Value, ...]) -> pq.abc.PGresult:
-    """The result of a statement that is prepared at its first use."""
     for attempt in range(3):
-        _send(connection, query, values, _TEXT, prepared=attempt < 2)
+        _send(connection, query, texts, _TEXT, is_prepared=attempt < 2)
         result = _answer(connection)
         if result.status in _DONE:
             return result
@@ -127,13 +129,14 @@ def rows(
     if not isinstance(connection, OwnConnection) or not capabilities.has_stream_chunked():
         yield cursor(connection, binary=True).execute(query, values).fetchall()
         return
+    texts = texts_of(values)
     try:
         for attempt in range(3):
-            _send(connection, query, values, pq.Format.BINARY, prepared=attempt < 2)
+            _send(connection, query, texts, pq.Format.BINARY, is_prepared=attempt < 2)
             try:
                 yield from _pieces(connection, _CHUNK)
                 return
-            except psycopg.errors.InvalidSqlStatementName:  # as in _asked; nothing has come yet
+            except psycopg.errors.InvalidSqlStatementName:  # as in asked; nothing has come yet
                 if attempt == 2:
                     raise
                 connection.prepared.clear()
@@ -195,9 +198,32 @@ def _pieces(connection: OwnConnection, size: int) -> Iterator[list[tuple[Any, ..
 
 
 def _send(
-    connection: OwnConnection, query: str, values: tuple[Value, ...], result_format: pq.Format, *, prepared: bool = True
+    connection: OwnConnection,
+    query: str,
+    texts: list[bytes | None],
+    result_format: pq.Format,
+    *,
+    is_prepared: bool = True,
 ) -> None:
     """Send a statement that is prepared at its first use, or one that is not."""
+    if is_prepared:
+        connection.pgconn.send_query_prepared(prepared(connection, query), texts, result_format=result_format)
+    else:
+        connection.pgconn.send_query_params(_numbered(query), texts, result_format=result_format)
+
+
+def texts_of(values: Sequence[Value]) -> list[bytes | None]:
+    """Values as they are sent.
+
+    Args:
+        values: The values.
+
+    Returns:
+        Their texts.
+
+    Raises:
+        psycopg.DataError: For one that PostgreSQL cannot hold.
+    """
     texts: list[bytes | None] = []
     for value in values:
         if value is not None:
@@ -207,11 +233,7 @@ def _send(
             texts.append(text)
         else:
             texts.append(None)
-    if prepared:
-        name = connection.prepared.get(query) or _prepare(connection, query)
-        connection.pgconn.send_query_prepared(name, texts, result_format=result_format)
-    else:
-        connection.pgconn.send_query_params(_numbered(query), texts, result_format=result_format)
+    return texts
 
 
 def _answer(connection: OwnConnection) -> pq.abc.PGresult:
@@ -232,12 +254,35 @@ def _answer(connection: OwnConnection) -> pq.abc.PGresult:
     return result
 
 
+def receive(connection: OwnConnection) -> None:
+    """Wait until the server has said more.
+
+    Args:
+        connection: Where it is busy.
+    """
+    if connection.readable.poll(_SOON):
+        connection.pgconn.consume_input()
+    else:
+        connection.wait(_more(connection.pgconn))
+
+
 def _numbered(query: str) -> bytes:
     parts = query.split("%s")
     return ("".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]).encode()
 
 
-def _prepare(connection: OwnConnection, query: str) -> bytes:
+def prepared(connection: OwnConnection, query: str) -> bytes:
+    """Prepare a statement, if it is not.
+
+    Args:
+        connection: On which.
+        query: With %s for each value.
+
+    Returns:
+        Its name.
+    """
+    if (known := connection.prepared.get(query)) is not None:
+        return known
     name = next(connection.names).encode()  # never again: the server may have prepared one that was interrupted
     connection.pgconn.send_prepare(name, _numbered(query))
     result = connection.wait(generators.execute(connection.pgconn))[-1]

@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgcdc.eventstore.connections_async import AsyncConnections
-
-__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "cursor", "does_one", "elsewhere", "rows"]
+__all__ = ["Value", "all_rows", "ask", "comes_in_pieces", "copied", "cursor", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
 Value = bytes | str | int | None
@@ -56,23 +54,6 @@ async def ask(
     row = await asking.fetchone()
     assert row is not None, "the function returns a row"
     return row[0], row[1]
-
-
-async def does_one(connections: AsyncConnections, query: str, values: tuple[Value, ...]) -> bool:
-    """Run a statement that writes one row, or none, in a transaction of its own.
-
-    Args:
-        connections: Those of the store.
-        query: With %s for each value.
-        values: The values.
-
-    Returns:
-        Whether it has written it.
-    """
-    texts = [value.decode() if isinstance(value, bytes) else value for value in values]
-    async with connections.use() as connection:
-        cursor = await connection.execute(query, texts)
-        return cursor.rowcount == 1
 
 
 async def rows(

@@ -6,6 +6,7 @@ Written by hand beside connections_async.py: the two wait by different means.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import queue
 import select
@@ -19,11 +20,12 @@ from typing import Any, Final
 import psycopg
 
 from pgcdc.eventstore.connecting import PREPARE, name_apart, options_of
+from pgcdc.eventstore.waiters import Waiters
 
 __all__ = ["Connections", "OwnConnection"]
 
 _IDLE: Final = psycopg.pq.TransactionStatus.IDLE
-_LOOK_AFTER = 5.0
+LOOK_AFTER = 5.0
 """Seconds after which whoever waits for a connection looks whether somebody has one."""
 
 
@@ -51,6 +53,9 @@ class Connections:
     Args:
         dsn: Where to, as libpq understands it.
         limit: How many at most; whoever wants one more waits.
+
+    Attributes:
+        waiters: Those that wait and can go together.
     """
 
     def __init__(self, dsn: str, limit: int) -> None:
@@ -59,6 +64,8 @@ class Connections:
         self._made: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
         self._making = 0
         self._looking = threading.Lock()
+        self._looked_at = -math.inf
+        self.waiters = Waiters()
         self._idle: list[OwnConnection] = []
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # as a semaphore, without Python around its lock
         for _ in range(limit):
@@ -97,15 +104,39 @@ class Connections:
         """
         while True:
             try:
-                self._free.get(timeout=_LOOK_AFTER)
+                self._free.get(timeout=LOOK_AFTER)
                 break
             except queue.Empty:
-                self._find_lost()
+                self.find_lost()
         try:
             return self._take()
         except BaseException:
-            self._free.put(None)
+            self._give_back()
             raise
+
+    def take_if_free(self) -> OwnConnection | None:
+        """A connection of the store's own, unless all are in use.
+
+        Returns:
+            One that is idle, or a new one.
+
+        Raises:
+            psycopg.OperationalError: When the server cannot be reached.
+        """
+        try:
+            self._free.get_nowait()
+        except queue.Empty:
+            return None
+        try:
+            return self._take()
+        except BaseException:
+            self._give_back()
+            raise
+
+    def wake_one(self) -> None:
+        """Have one that waits look, if there is a connection to be had."""
+        if not self._free.empty():
+            self.waiters.wake()
 
     def give(self, connection: OwnConnection) -> None:
         """Take one back; one that is not idle is closed.
@@ -114,12 +145,18 @@ class Connections:
             connection: What `take` has given.
         """
         try:
-            if connection.pgconn.transaction_status == _IDLE:
+            if connection.pgconn.transaction_status == _IDLE and not connection.pgconn.pipeline_status:
                 self._idle.append(connection)
             else:
                 connection.close()
         finally:
-            self._free.put(None)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """One more can be taken; whoever waits first looks for it."""
+        self._free.put(None)
+        if self.waiters:
+            self.waiters.wake()
 
     def _take(self) -> OwnConnection:
         while True:
@@ -143,13 +180,17 @@ class Connections:
             raise
         return connection
 
-    def _find_lost(self) -> None:
+    def find_lost(self) -> None:
         """Put back what a Ctrl-C has taken away: it can come between any two steps of those who take and give."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_AFTER / 2:
+            return  # another one does, or has just done it
+        self._looked_at = now
         with self._looking:
             lost = self._lost()
             time.sleep(0.05)  # whoever was between two steps has taken the next one by now
             for _ in range(min(lost, self._lost())):
-                self._free.put(None)
+                self._give_back()
 
     def _lost(self) -> int:
         """How many may be taken, less those that are there to be taken."""

@@ -6,15 +6,30 @@ Written by hand beside connections.py: the two wait by different means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
 from pgcdc.eventstore.connecting import PREPARE, is_quiet, name_apart, options_of
 
-__all__ = ["AsyncConnections"]
+__all__ = ["AsyncConnections", "Waiting"]
+
+
+class Waiting(NamedTuple):
+    """One statement that waits for a connection.
+
+    Attributes:
+        query: With %s for each value.
+        texts: The values.
+        rows: How many rows it has written; None when it has to be sent by itself.
+    """
+
+    query: str
+    texts: Sequence[str | int | None]
+    rows: asyncio.Future[int | None]
 
 
 class AsyncConnections:
@@ -23,12 +38,20 @@ class AsyncConnections:
     Args:
         dsn: Where to, as libpq understands it.
         limit: How many at most; whoever wants one more waits.
+
+    Attributes:
+        waiting: Those that wait and can go together, in the order in which they came.
+        is_seen_to: Whether a task waits for a connection for them.
+        tasks: Those that do, or that send.
     """
 
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._free = asyncio.Semaphore(limit)
+        self.waiting: deque[Waiting] = deque()
+        self.is_seen_to = False
+        self.tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def use(
@@ -57,6 +80,14 @@ class AsyncConnections:
                     await connection.close()
                 else:
                     self._idle.append(connection)
+
+    def are_in_use(self) -> bool:
+        """Whether whoever wants a connection now has to wait.
+
+        Returns:
+            Whether.
+        """
+        return self._free.locked()
 
     async def _take(self) -> psycopg.AsyncConnection[Any]:
         while self._idle:

@@ -24,7 +24,7 @@ import psycopg
 
 from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
-from pgcdc.eventstore import archived, calling, inspecting, migrating, repeating, waiting
+from pgcdc.eventstore import archived, calling, grouping, inspecting, migrating, repeating, waiting
 from pgcdc.eventstore.archives import Archive, archive_of
 from pgcdc.eventstore.arguments import behind, looked_at, moment_of, piece_of, version_of
 from pgcdc.eventstore.codec import Codec
@@ -60,8 +60,7 @@ _JSON: Final = msgspec.json.Decoder(dict[str, Any])
 class EventStore(Declarations):
     """Events in one table of a PostgreSQL database, in streams.
 
-    It can be used from any number of tasks or threads, each with a connection of its own, up to `max_connections`.
-    `init()` makes the tables.
+    Any number of tasks or threads can use it, by up to `max_connections` connections. `init()` makes the tables.
 
     Args:
         dsn: Where to connect to, as libpq understands it, or a URL of SQLAlchemy; also PG* variables and service files.
@@ -70,7 +69,7 @@ class EventStore(Declarations):
         registry: Where classes are looked up; that of all classes that name no other.
         snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
         max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
-        max_connections: How many connections there are at most; whoever wants one more waits.
+        max_connections: How many there are at most. Whoever wants one more waits; appends of one event then go together.
         archive: Where events are that have left the table (`archive`): a folder, a URL, or an `Archive`. Whatever reads
             goes on to it where the table does not begin.
     """
@@ -164,7 +163,7 @@ class EventStore(Declarations):
             retention_class: `"warm"` or `"cold"` for events that leave the table sooner than their age says; see
                 `retention`.
             connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
-                The stream stays locked until that ends. Without it the append is its own transaction.
+                The stream stays locked until that ends. Without it no other append is undone by it, or undoes it.
 
         Returns:
             The stream's version after it; for a repeated one the version after the events that are there.
@@ -188,7 +187,7 @@ class EventStore(Declarations):
         if number > 0 and len(given) == 1 and event_ids is None and retention_class is None and connection is None:
             one = (stream, number, stream_type, *self._codec.written(given[0]), about)
             try:
-                is_done = calling.does_one(self._connections, self._statements.append_one, one)
+                is_done = grouping.does_one(self._connections, self._statements.append_one, one)
             except psycopg.Error as error:
                 raise refused(error, self._statements, stream, expected) from error
             if is_done:

@@ -25,6 +25,7 @@ from pgcdc.connection_string import Dsn, dsn_of
 from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
 from pgcdc.eventstore import archived_async as archived
 from pgcdc.eventstore import calling_async as calling
+from pgcdc.eventstore import grouping_async as grouping
 from pgcdc.eventstore import inspecting_async as inspecting
 from pgcdc.eventstore import migrating_async as migrating
 from pgcdc.eventstore import repeating_async as repeating
@@ -64,8 +65,7 @@ _JSON: Final = msgspec.json.Decoder(dict[str, Any])
 class AsyncEventStore(Declarations):
     """Events in one table of a PostgreSQL database, in streams.
 
-    It can be used from any number of tasks or threads, each with a connection of its own, up to `max_connections`.
-    `init()` makes the tables.
+    Any number of tasks or threads can use it, by up to `max_connections` connections. `init()` makes the tables.
 
     Args:
         dsn: Where to connect to, as libpq understands it, or a URL of SQLAlchemy; also PG* variables and service files.
@@ -74,7 +74,7 @@ class AsyncEventStore(Declarations):
         registry: Where classes are looked up; that of all classes that name no other.
         snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
         max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
-        max_connections: How many connections there are at most; whoever wants one more waits.
+        max_connections: How many there are at most. Whoever wants one more waits; appends of one event then go together.
         archive: Where events are that have left the table (`archive`): a folder, a URL, or an `Archive`. Whatever reads
             goes on to it where the table does not begin.
     """
@@ -168,7 +168,7 @@ class AsyncEventStore(Declarations):
             retention_class: `"warm"` or `"cold"` for events that leave the table sooner than their age says; see
                 `retention`.
             connection: Your own connection: the events are part of its transaction, and a conflict leaves it usable.
-                The stream stays locked until that ends. Without it the append is its own transaction.
+                The stream stays locked until that ends. Without it no other append is undone by it, or undoes it.
 
         Returns:
             The stream's version after it; for a repeated one the version after the events that are there.
@@ -192,7 +192,7 @@ class AsyncEventStore(Declarations):
         if number > 0 and len(given) == 1 and event_ids is None and retention_class is None and connection is None:
             one = (stream, number, stream_type, *self._codec.written(given[0]), about)
             try:
-                is_done = await calling.does_one(self._connections, self._statements.append_one, one)
+                is_done = await grouping.does_one(self._connections, self._statements.append_one, one)
             except psycopg.Error as error:
                 raise refused(error, self._statements, stream, expected) from error
             if is_done:
