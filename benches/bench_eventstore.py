@@ -39,12 +39,14 @@ WHAT = (
     "psycopg, as its users do."
 )
 READ = (
-    "Medians over the rounds, for a long stream over five loads in each. events/s: of the wall-clock time (25 ms for a "
-    "stream of 10,000 are 400,000); client: user and system time of the client's process for each event; x: how many "
-    "times as fast as eventsourcing, and what part of its client time, the medians of the ratios within each round. "
-    "Server and clients share the machine. bare INSERT: a row and its COMMIT by libpq, with no version and no stream: "
-    "the most that there can be here. table lock: LOCK TABLE … IN EXCLUSIVE MODE before each append, in four turns; in "
-    "one call: by one function, the most that a lock of the table allows."
+    "Medians over the rounds, for a long stream over five loads in each. events/s: of the wall-clock time (25 ms "
+    "for a stream of 10,000 are 400,000); client: user and system time of the client's process for each event; x:"
+    " how many times as fast as eventsourcing, and what part of its client time, the medians of the ratios within"
+    " each round. Server and clients share the machine. 32 writers, pgcdc: a single connection in each process, "
+    "so that appends that wait go together; no group: a connection for each writer, by which each goes by itself."
+    " bare INSERT: a row and its COMMIT by libpq, with no version and no stream: the most that there can be here "
+    "by a connection each. table lock: LOCK TABLE … IN EXCLUSIVE MODE before each append, in four turns; in one "
+    "call: by one function, the most that a lock of the table allows."
 )
 SKIPPED: list[str] = []
 WRITERS, PROCESSES = 32, 2
@@ -162,6 +164,8 @@ def _round(
         time_it("full replay with envelopes", "pgcdc", total, lambda: sum(map(len, store.replay())))
         each = max(1, one // WRITERS)
         lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "pgcdc", events.write_at_once))
+        by_itself = events.write_by_a_connection_each
+        lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "pgcdc, no group", by_itself))
         lines.append(_writers(dsn, 4 * each, synchronous, options.processes, "bare INSERT", floor.write_bare))
         lines.append(_writers(dsn, each, synchronous, options.processes, "table lock", floor.write_under_a_lock))
         floor.make_locked_append(dsn)

@@ -76,7 +76,7 @@ def write_until(dsn: str, stream: str, ended: threading.Event, seconds: float) -
 
 
 def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Barrier) -> tuple[float, float]:
-    """What one process of many writers does, by a store with a connection for each.
+    """What one process of many writers does, by a store with a single connection: what waits for it goes together.
 
     Args:
         dsn: Of the store.
@@ -87,11 +87,34 @@ def write_at_once(dsn: str, writers: list[int], each: int, barrier: threading.Ba
     Returns:
         Seconds, and seconds of the processor.
     """
-    with EventStore(dsn, max_connections=len(writers)) as store:
+    return _write("writer", 1, dsn, writers, each, barrier)
+
+
+def write_by_a_connection_each(
+    dsn: str, writers: list[int], each: int, barrier: threading.Barrier
+) -> tuple[float, float]:
+    """As `write_at_once`, but with a connection for each writer: nothing waits, and each append goes by itself.
+
+    Args:
+        dsn: Of the store.
+        writers: Their numbers, each of a stream.
+        each: How many events each appends.
+        barrier: Where the processes meet.
+
+    Returns:
+        Seconds, and seconds of the processor.
+    """
+    return _write("alone", len(writers), dsn, writers, each, barrier)
+
+
+def _write(
+    name: str, connections: int, dsn: str, writers: list[int], each: int, barrier: threading.Barrier
+) -> tuple[float, float]:
+    with EventStore(dsn, max_connections=connections) as store:
 
         @contextmanager
         def writing(writer: int) -> Iterator[Callable[[int], object]]:
-            stream, given = f"writer-{writer}", [ORDERED]
+            stream, given = f"{name}-{writer}", [ORDERED]
             yield lambda version: store.append(stream, given, expected=version, metadata=METADATA)
 
         return together(writing, writers, each, barrier)

@@ -69,7 +69,7 @@ class EventStore(Declarations):
         registry: Where classes are looked up; that of all classes that name no other.
         snapshots: For which states snapshots are taken, and when: `{Order: Every(100)}`. Off without it: measure first.
         max_payload_bytes: The most that a payload may have as JSON; the database has a limit of its own (`init`).
-        max_connections: How many there are at most. Whoever wants one more waits; appends of one event then go together.
+        max_connections: How many there are at most. Appends of one event that wait for one go together.
         archive: Where events are that have left the table (`archive`): a folder, a URL, or an `Archive`. Whatever reads
             goes on to it where the table does not begin.
     """
