@@ -243,7 +243,7 @@ def test_whose_connection_is_lost_is_told_so(database: Database, colour: str) ->
         assert [writers.append(name).result(30) for name in names] == [2] * 10
 
 
-@pytest.mark.parametrize("places", [("_results",), ("_results", "_interrupted")], ids=["once", "again while it tells"])
+@pytest.mark.parametrize("places", [("_send",), ("_send", "_interrupted")], ids=["once", "again while it tells"])
 def test_a_ctrl_c_of_who_sends_is_told_to_all(newest_database: Database, places: tuple[str, ...]) -> None:
     """Who waits looks whether somebody is at it."""
     with (

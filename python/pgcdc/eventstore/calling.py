@@ -20,9 +20,9 @@ from psycopg.errors import error_from_result
 from psycopg.rows import tuple_row
 
 from pgcdc.eventstore.connections import OwnConnection
+from pgcdc.eventstore.waiters import Value
 
 __all__ = [
-    "Value",
     "all_rows",
     "ask",
     "asked",
@@ -31,14 +31,11 @@ __all__ = [
     "cursor",
     "elsewhere",
     "prepared",
-    "receive",
     "rows",
     "texts_of",
 ]
 
 Result = TypeVar("Result")
-Value = bytes | str | int | None
-"""Bytes are a text as it is sent."""
 _TEXT: Final = pq.Format.TEXT
 _DONE: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _SOON: Final = 50.0
@@ -252,18 +249,6 @@ def _answer(connection: OwnConnection) -> pq.abc.PGresult:
         result = later[-1]
     assert result is not None, "a statement has a result"
     return result
-
-
-def receive(connection: OwnConnection) -> None:
-    """Wait until the server has said more.
-
-    Args:
-        connection: Where it is busy.
-    """
-    if connection.readable.poll(_SOON):
-        connection.pgconn.consume_input()
-    else:
-        connection.wait(_more(connection.pgconn))
 
 
 def _numbered(query: str) -> bytes:

@@ -12,11 +12,9 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-__all__ = ["Value", "all_rows", "ask", "comes_in_pieces", "copied", "cursor", "elsewhere", "rows"]
+__all__ = ["all_rows", "ask", "comes_in_pieces", "copied", "cursor", "elsewhere", "rows"]
 
 Result = TypeVar("Result")
-Value = bytes | str | int | None
-"""Bytes are a text as it is sent."""
 
 
 def cursor(connection: psycopg.AsyncConnection[Any], *, binary: bool = False) -> psycopg.AsyncCursor[tuple[Any, ...]]:

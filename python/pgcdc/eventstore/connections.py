@@ -145,7 +145,7 @@ class Connections:
             connection: What `take` has given.
         """
         try:
-            if connection.pgconn.transaction_status == _IDLE and not connection.pgconn.pipeline_status:
+            if connection.pgconn.transaction_status == _IDLE:
                 self._idle.append(connection)
             else:
                 connection.close()

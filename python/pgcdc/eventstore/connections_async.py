@@ -14,22 +14,21 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgcdc.eventstore.connecting import PREPARE, is_quiet, name_apart, options_of
+from pgcdc.eventstore.waiters import Value
 
 __all__ = ["AsyncConnections", "Waiting"]
 
 
 class Waiting(NamedTuple):
-    """One statement that waits for a connection.
+    """One append that waits for a connection.
 
     Attributes:
-        query: With %s for each value.
-        texts: The values.
-        rows: How many rows it has written; None when it has to be sent by itself.
+        values: Those of its statement.
+        is_done: Whether it has written its row; None when it has to be sent by itself.
     """
 
-    query: str
-    texts: Sequence[str | int | None]
-    rows: asyncio.Future[int | None]
+    values: Sequence[Value]
+    is_done: asyncio.Future[bool | None]
 
 
 class AsyncConnections:

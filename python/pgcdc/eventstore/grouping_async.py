@@ -4,7 +4,7 @@ A task of its own sends them, so that whoever stops waiting (a cancellation, a t
 
 Written by hand beside grouping.py.
 
-Source: PostgreSQL manual, "libpq: Pipeline Mode"; "Frontend/Backend Protocol", "Pipelining".
+Source: PostgreSQL manual, "WITH Queries" (Data-Modifying Statements in WITH).
 """
 
 from __future__ import annotations
@@ -15,90 +15,87 @@ from typing import Any
 
 import psycopg
 
-from pgcdc.eventstore.calling_async import Value
 from pgcdc.eventstore.connections_async import AsyncConnections, Waiting
-from pgcdc.eventstore.waiters import MOST, PATIENCE, SMALL
+from pgcdc.eventstore.statements import Statements
+from pgcdc.eventstore.waiters import MOST, Value, array_of, is_small
 
-__all__ = ["does_one"]
+__all__ = ["append_one"]
 
 
-async def does_one(connections: AsyncConnections, query: str, values: Sequence[Value]) -> bool:
-    """Run a statement that writes one row, or none, in a transaction of its own or in one with others like it.
+async def append_one(connections: AsyncConnections, statements: Statements, values: Sequence[Value]) -> bool:
+    """Append one event behind a version, in a transaction of its own or in one with others like it.
 
     Args:
         connections: Those of the store.
-        query: With %s for each value.
-        values: The values.
+        statements: Of the store.
+        values: Those of `Statements.append_one`.
 
     Returns:
-        Whether it has written it.
+        Whether the stream was as expected, and the event is written.
     """
-    texts = [value.decode() if isinstance(value, bytes) else value for value in values]
-    if connections.are_in_use() and sum(len(value) for value in values if not isinstance(value, int | None)) <= SMALL:
-        mine = Waiting(query, texts, asyncio.get_running_loop().create_future())
+    if connections.are_in_use() and is_small(values):
+        mine = Waiting(values, asyncio.get_running_loop().create_future())
         connections.waiting.append(mine)
-        _see_to_it(connections)
-        rows = await mine.rows
-        if rows is not None:
-            return rows == 1
+        _see_to_it(connections, statements)
+        is_done = await mine.is_done
+        if is_done is not None:
+            return is_done
+    texts = [value.decode() if isinstance(value, bytes) else value for value in values]
     async with connections.use() as connection:
-        written = await connection.execute(query, texts)
+        written = await connection.execute(statements.append_one, texts)
         return written.rowcount == 1
 
 
-def _see_to_it(connections: AsyncConnections) -> None:
+def _see_to_it(connections: AsyncConnections, statements: Statements) -> None:
     """Have a task wait for a connection as long as somebody waits."""
     if connections.waiting and not connections.is_seen_to:
         connections.is_seen_to = True
-        task = asyncio.create_task(_lead(connections))
+        task = asyncio.create_task(_lead(connections, statements))
         connections.tasks.add(task)
         task.add_done_callback(connections.tasks.discard)
 
 
-async def _lead(connections: AsyncConnections) -> None:
+async def _lead(connections: AsyncConnections, statements: Statements) -> None:
     """Send what waits, when there is a connection, and tell each what has become of it."""
     group: list[Waiting] | None = None
     try:
         async with connections.use() as connection:
-            group = _gather(connections)
-            if group:
-                await _send(connection, group)
+            group = _gather(connections, statements)
+            await _send(connection, statements, group)
     except psycopg.Error as error:
-        group = _gather(connections) if group is None else group
+        group = _gather(connections, statements) if group is None else group
         for one in group:
-            if not one.rows.done():
-                one.rows.set_exception(error)
+            if not one.is_done.done():
+                one.is_done.set_exception(error)
     finally:  # a task is cancelled when its loop ends
-        for one in _gather(connections) if group is None else group:
-            one.rows.cancel()
+        for one in _gather(connections, statements) if group is None else group:
+            one.is_done.cancel()
 
 
-def _gather(connections: AsyncConnections) -> list[Waiting]:
+def _gather(connections: AsyncConnections, statements: Statements) -> list[Waiting]:
     """Take those that go together; who comes from now on goes with another task."""
     group: list[Waiting] = []
     while connections.waiting and len(group) < MOST:
         one = connections.waiting.popleft()
-        if not one.rows.done():  # nobody waits for it any more
+        if not one.is_done.done():  # nobody waits for it any more
             group.append(one)
     connections.is_seen_to = False
-    _see_to_it(connections)
+    _see_to_it(connections, statements)
     return group
 
 
-async def _send(connection: psycopg.AsyncConnection[Any], group: list[Waiting]) -> None:
-    """What waits, as one transaction; of what the server has undone each is told that it was not done."""
+async def _send(connection: psycopg.AsyncConnection[Any], statements: Statements, group: list[Waiting]) -> None:
+    """Send what waits as one statement, and tell each whether it was done."""
+    done: set[int] | None = None
     try:
-        async with connection.pipeline(), connection.transaction():
-            if len(group) > 1:
-                await connection.execute(PATIENCE)
-            written = [await connection.execute(one.query, one.texts) for one in group]
+        if len(group) > 1:
+            arrays = [array_of(column).decode() for column in zip(*(one.values for one in group), strict=True)]
+            answer = await connection.execute(statements.append_each, arrays)
+            done = {number for (number,) in await answer.fetchall()}
     except psycopg.Error:
-        if connection.closed or connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        # Where the server has said that the transaction is over, it has undone all of it.
+        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             raise
-        for one in group:
-            if not one.rows.done():
-                one.rows.set_result(None)
-        return
-    for one, cursor in zip(group, written, strict=True):
-        if not one.rows.done():
-            one.rows.set_result(cursor.rowcount)
+    for number, one in enumerate(group, 1):
+        if not one.is_done.done():
+            one.is_done.set_result(None if done is None else number in done)

@@ -49,6 +49,23 @@ class Statements:
             " SELECT a.stream_id, a.stream_type, %s::text, %s::integer, %s::jsonb, %s::jsonb, a.version FROM a"
             " WHERE a.appending = 'on'"
         )
+        # The same for several that go together. It says which were done, and does not wait for long where somebody
+        # else has locked a stream (the setting is there before the first row is).
+        self.append_each: LiteralString = (
+            f"WITH a AS (UPDATE {es}.streams AS s SET version = s.version + 1"
+            " FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::integer[], %s::jsonb[], %s::jsonb[])"
+            " WITH ORDINALITY AS g (stream, version, stream_type, event_type, event_version, payload, metadata, number)"
+            " WHERE (SELECT set_config('lock_timeout', '50ms', true)) IS NOT NULL"
+            " AND s.stream_id = g.stream AND s.version = g.version AND s.state = 'open'"
+            " AND s.stream_type = coalesce(g.stream_type, s.stream_type)"
+            " RETURNING g.number, s.stream_id, s.stream_type, s.version, g.event_type, g.event_version, g.payload,"
+            " g.metadata, set_config('pgcdc.appending', 'on', true) AS appending),"
+            f" written AS (INSERT INTO {es}.events"
+            " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence)"
+            " SELECT a.stream_id, a.stream_type, a.event_type, a.event_version, a.payload, a.metadata, a.version FROM a"
+            " WHERE a.appending = 'on')"
+            " SELECT a.number FROM a"
+        )
         self.append_many: LiteralString = f"SELECT stream, status, version FROM {es}.append_many(%s::jsonb)"
         self.insert: LiteralString = (
             f"INSERT INTO {es}.events"

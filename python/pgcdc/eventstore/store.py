@@ -187,7 +187,7 @@ class EventStore(Declarations):
         if number > 0 and len(given) == 1 and event_ids is None and retention_class is None and connection is None:
             one = (stream, number, stream_type, *self._codec.written(given[0]), about)
             try:
-                is_done = grouping.does_one(self._connections, self._statements.append_one, one)
+                is_done = grouping.append_one(self._connections, self._statements, one)
             except psycopg.Error as error:
                 raise refused(error, self._statements, stream, expected) from error
             if is_done:

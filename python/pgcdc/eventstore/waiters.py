@@ -1,4 +1,4 @@
-"""Those who wait for a connection of a store and can go together, in the order in which they came."""
+"""Appends that wait for a connection of a store and can go together, in the order in which they came."""
 
 from __future__ import annotations
 
@@ -6,22 +6,55 @@ import queue
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Final
 
 import psycopg
 
-__all__ = ["MOST", "PATIENCE", "SMALL", "Group", "Waiter", "Waiters"]
+__all__ = ["MOST", "Group", "Value", "Waiter", "Waiters", "array_of", "is_small"]
+
+Value = bytes | str | int | None
+"""Bytes are a text as it is sent."""
 
 MOST: Final = 32
 """That go together: what one of them waits for the others is bounded, and so is what is done again when one fails."""
-SMALL: Final = 8_192
-"""Bytes of all values of one; what is larger goes by itself."""
-PATIENCE: Final = "SELECT set_config('lock_timeout', '50ms', true)"
-"""For their transaction: nobody waits longer for a stream that somebody else has locked, but who appends to that one.
+_SMALL: Final = 8_192
+"""Bytes or characters of all values of one; what is larger goes by itself."""
 
-Source: PostgreSQL manual, "Client Connection Defaults", `lock_timeout`.
-"""
+
+def array_of(values: Iterable[Value]) -> bytes:
+    """Values as an array's text.
+
+    Args:
+        values: The values.
+
+    Returns:
+        The text.
+
+    Source:
+        PostgreSQL manual, "Arrays" (Array Input and Output Syntax).
+    """
+    return b"{" + b",".join([b"NULL" if value is None else _element(value) for value in values]) + b"}"
+
+
+def _element(value: bytes | str | int) -> bytes:
+    text = value.encode() if isinstance(value, str) else b"%d" % value if isinstance(value, int) else value
+    if 0 in text:  # libpq would take it for the end
+        raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def is_small(values: Iterable[Value]) -> bool:
+    """Whether a statement's values may go with others.
+
+    Args:
+        values: The values.
+
+    Returns:
+        Whether.
+    """
+    return sum([len(value) for value in values if isinstance(value, bytes | str)]) <= _SMALL
 
 
 class Group(list["Waiter"]):
@@ -51,39 +84,37 @@ class Group(list["Waiter"]):
 
 
 class Waiter:
-    """One statement that waits for a connection.
+    """One append that waits for a connection.
 
     Args:
-        query: With %s for each value.
-        texts: The values, as they are sent.
+        values: Those of its statement.
 
     Attributes:
         group: With whom it was sent.
         is_over: Whether it is known what has become of it.
-        rows: How many rows it has written; None when it has to be sent by itself.
+        is_done: Whether it has written its row; None when it has to be sent by itself.
         error: Why that is not known.
     """
 
-    __slots__ = ("_told", "error", "group", "is_over", "query", "rows", "texts")
+    __slots__ = ("_told", "error", "group", "is_done", "is_over", "values")
 
-    def __init__(self, query: str, texts: list[bytes | None]) -> None:
-        self.query = query
-        self.texts = texts
+    def __init__(self, values: Sequence[Value]) -> None:
+        self.values = values
         self.group: Group | None = None
         self.is_over = False
-        self.rows: int | None = None
+        self.is_done: bool | None = None
         self.error: psycopg.Error | None = None
         self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def end(self, rows: int | None, error: psycopg.Error | None = None) -> None:
+    def end(self, is_done: bool | None, error: psycopg.Error | None = None) -> None:
         """Say what has become of it; the first one to say it is right.
 
         Args:
-            rows: How many rows it has written; None: it was not done.
+            is_done: Whether it has written its row; None: it was undone with others.
             error: Why that is not known.
         """
         if not self.is_over:
-            self.rows, self.error = rows, error
+            self.is_done, self.error = is_done, error
             self.is_over = True
             self._told.put(None)
 
