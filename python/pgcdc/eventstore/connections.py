@@ -63,6 +63,7 @@ class Connections:
         self._limit = limit
         self._made: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
         self._making = 0
+        self._noting = threading.Lock()  # of those made: another thread may not look at a set that changes
         self._looking = threading.Lock()
         self._looked_at = -math.inf
         self.waiters = Waiters()
@@ -172,7 +173,8 @@ class Connections:
             connection = OwnConnection.connect(autocommit=True, **options_of(self._dsn))
         finally:
             self._making -= 1
-        self._made.add(connection)
+        with self._noting:
+            self._made.add(connection)
         try:
             connection.execute(PREPARE)
         except BaseException:
@@ -194,7 +196,9 @@ class Connections:
 
     def _lost(self) -> int:
         """How many may be taken, less those that are there to be taken."""
-        used = sum(not one.closed for one in list(self._made)) - len(self._idle) + self._making
+        with self._noting:
+            made = list(self._made)
+        used = sum(not one.closed for one in made) - len(self._idle) + self._making
         return self._limit - used - self._free.qsize()
 
     def close(self) -> None:
