@@ -11,8 +11,7 @@ import psycopg
 import pytest
 
 import pgcdc
-from pgcdc.eventstore import Event, EventStore, Registry, upcast
-from pgcdc.eventstore import store as store_module
+from pgcdc.eventstore import Event, EventStore, Registry, states, upcast
 from pgcdc.eventstore.statements import Statements
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def test_what_fails_says_where(database: Database, place: int) -> None:
 
 @pytest.mark.parametrize("count", [9, 10, 11])
 def test_more_than_are_in_memory_at_once(newest_database: Database, count: int) -> None:
-    with EventStore(newest_database.dsn, registry=registry) as store, mock.patch.object(store_module, "_ROWS", 5):
+    with EventStore(newest_database.dsn, registry=registry) as store, mock.patch.object(states, "_ROWS", 5):
         store.init()
         newest_database.execute(ROWS.format(count=count))
         assert store.load("a-1", Seen)[1] == count

@@ -10,9 +10,10 @@ from typing import Final
 
 from pgcdc.errors import ConfigError
 
-__all__ = ["behind", "looked_at", "moment_of", "piece_of", "version_of"]
+__all__ = ["LAST", "behind", "looked_at", "moment_of", "piece_of", "version_of"]
 
-_LAST: Final = 2**63 - 1
+LAST: Final = 2**63 - 1
+"""The largest sequence and id that there can be."""
 
 
 def looked_at(stream: str, stream_type: str | None = None) -> None:
@@ -44,7 +45,7 @@ def version_of(after: object) -> int:
     """
     if not isinstance(after, int) or isinstance(after, bool) or after < 0:
         raise ConfigError("after is the version that the stream has", hint="the version that load has returned")
-    if after >= _LAST:
+    if after >= LAST:
         raise _too_large()
     return after
 
@@ -67,7 +68,7 @@ def moment_of(at: object) -> int | datetime:
         return at
     if not isinstance(at, int) or isinstance(at, bool):
         raise ConfigError("at is a sequence or a time", hint="at=5, or at=datetime.now(timezone.utc)")
-    if at > _LAST:
+    if at > LAST:
         raise _too_large()
     return max(0, at)
 
@@ -100,7 +101,7 @@ def behind(name: str, place: object) -> int:
     Raises:
         ConfigError: When it is none.
     """
-    if not isinstance(place, int) or isinstance(place, bool) or place > _LAST:
+    if not isinstance(place, int) or isinstance(place, bool) or place > LAST:
         raise ConfigError(f"{name} is a number that an event has", hint=f"{name}=0 for all")
     return max(0, place)
 

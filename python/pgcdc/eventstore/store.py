@@ -1,9 +1,10 @@
 # Made from store_async.py by ./dev lint --fix: change that file, not this one.
-"""The event store in PostgreSQL: append, read, fold.
+"""The event store in PostgreSQL: what makes and looks at its tables, what appends, and what waits.
 
-Over 400 lines for the docstrings of its methods, which are the reference: one class has all that is done with a stream.
+What reads is in what it inherits from: `reading.py` has events, `states.py` what is folded from them. Over
+400 lines for the docstrings of its methods, which are the reference.
 
-Source: PostgreSQL manual, "Transaction Isolation" (Read Committed), "COPY".
+Source: PostgreSQL manual, "Transaction Isolation" (Read Committed).
 """
 
 from __future__ import annotations
@@ -11,40 +12,30 @@ from __future__ import annotations
 import os
 import random
 import time
-import time as clock
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
-import msgspec
 import psycopg
 
 from pgcdc.connection_string import Dsn, dsn_of
-from pgcdc.errors import ConcurrencyConflict, ConfigError, EventStoreError, SinkUnavailable
-from pgcdc.eventstore import archived, calling, grouping, inspecting, migrating, repeating, waiting
+from pgcdc.errors import ConcurrencyConflict, ConfigError
+from pgcdc.eventstore import calling, grouping, inspecting, migrating, repeating, waiting
 from pgcdc.eventstore.archives import Archive, archive_of
-from pgcdc.eventstore.arguments import behind, looked_at, moment_of, piece_of, version_of
+from pgcdc.eventstore.arguments import looked_at, version_of
 from pgcdc.eventstore.codec import Codec
-from pgcdc.eventstore.commits import recorded_of
 from pgcdc.eventstore.connections import Connections
 from pgcdc.eventstore.context import current_metadata
-from pgcdc.eventstore.declaring import Declarations
-from pgcdc.eventstore.envelopes import placed_of, recorded_of_all
 from pgcdc.eventstore.event import Event, Registry, default_registry
 from pgcdc.eventstore.findings import Finding, StoreStatistics
-from pgcdc.eventstore.folding import Fold, fold_of
-from pgcdc.eventstore.history import history_of
-from pgcdc.eventstore.lines import Lines
+from pgcdc.eventstore.folding import Fold
 from pgcdc.eventstore.plan import Plan, Profile
-from pgcdc.eventstore.recorded import HistoryEntry, Placed, Recorded
-from pgcdc.eventstore.refusals import answered, conflict, hole, refused, see_encoding
+from pgcdc.eventstore.refusals import answered, conflict, refused
 from pgcdc.eventstore.request import Append, Expected, RetentionClass, encode_events
-from pgcdc.eventstore.segments import Segment
 from pgcdc.eventstore.snapshots import Shape, SnapshotPolicy, shape_of
 from pgcdc.eventstore.statements import Statements, expected_number
+from pgcdc.eventstore.states import States
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,12 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["EventStore"]
 
 State = TypeVar("State")
-_ROWS: Final = 20_000  # that are in memory at once while a stream is folded
-_LAST: Final = 2**63 - 1
-_JSON: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-class EventStore(Declarations):
+class EventStore(States):
     """Events in one table of a PostgreSQL database, in streams.
 
     Any number of tasks or threads can use it, by up to `max_connections` connections. `init()` makes the tables.
@@ -319,208 +307,6 @@ class EventStore(Declarations):
             time.sleep(random.uniform(0, min(0.25, 0.001 * 2**attempt)))  # noqa: S311
         raise AssertionError("unreachable")
 
-    def read(
-        self,
-        stream: str,
-        *,
-        after: int = 0,
-        limit: int | None = None,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> list[Recorded]:
-        """Read events of a stream with their envelopes, in order.
-
-        Args:
-            stream: The stream's id.
-            after: The sequence behind which to begin.
-            limit: How many at most. All are in memory at once.
-            connection: Your own connection, to see what its transaction has appended.
-
-        Returns:
-            The events; none when there is no such stream.
-
-        Raises:
-            InvalidEvent: When a payload is not what its class says.
-        """
-        looked_at(stream)
-        piece_of("limit", limit, 0)
-        return self._read(stream, behind("after", after), _LAST, limit, connection)
-
-    def load(
-        self, stream: str, state: type[State], *, connection: psycopg.Connection[Any] | None = None
-    ) -> tuple[State, int]:
-        """Fold a stream: `state()`, then `apply(event)` of it for each event, or a method for each kind of event.
-
-        `apply` returns the state after the event. Without it `on_order_paid` takes each `OrderPaid`; it may return
-        None, when it has changed the state in its place. Each may take a second argument, the event's `occurred_at`. An
-        event that no class is known for changes nothing.
-
-        Where snapshots are on for the class, it begins with the last one, and takes one when the policy says so.
-
-        Args:
-            stream: The stream's id.
-            state: The class of the state.
-            connection: Your own connection, as for `read`.
-
-        Returns:
-            The state and the version it is of: what `append` expects. `(state(), 0)` when there is no such stream.
-
-        Raises:
-            InvalidEvent: When a payload is not what its class says.
-            Exception: What the state's class raises; a note says at which event.
-        """
-        looked_at(stream)
-        fold = self._fold(state)
-        policy = self._policies.get(state)
-        with self._doing(stream, connection=connection) as used:
-            current, version = fold.begin(), 0
-            began = clock.perf_counter()
-            if policy is not None:
-                current, version = self._snapshot(used, stream, state, current)
-            begun_at = version
-            current, version = self._over(used, fold, stream, current, version, _LAST)
-            if policy is not None and policy.is_due(version - begun_at, clock.perf_counter() - began):
-                self._save(used, stream, state, current, version, is_own=connection is None)
-        return current, version
-
-    def state(
-        self,
-        stream: str,
-        state: type[State],
-        *,
-        at: int | datetime,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> tuple[State, int]:
-        """Fold a stream up to a moment in its past.
-
-        Args:
-            stream: The stream's id.
-            state: The class of the state.
-            at: A sequence, or an aware time: then all up to before the first event that is later.
-            connection: Your own connection, as for `read`.
-
-        Returns:
-            The state then, and the version it is of.
-
-        Raises:
-            ConfigError: When it is neither, or the time has no zone.
-            InvalidEvent: As for `load`.
-        """
-        looked_at(stream)
-        at = moment_of(at)
-        fold = self._fold(state)
-        with self._doing(stream, connection=connection) as used:
-            until = self._until(used, stream, at)
-            return self._over(used, fold, stream, fold.begin(), 0, until)
-
-    def history(
-        self,
-        stream: str,
-        state: type[Any] | None = None,
-        *,
-        at: int | datetime | None = None,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> list[HistoryEntry]:
-        """Tell how a stream got where it is.
-
-        Args:
-            stream: The stream's id.
-            state: The class of its state, for what each event has changed; without it the payloads are told.
-            at: Up to which moment, as for `state`; None: all.
-            connection: Your own connection, as for `read`.
-
-        Returns:
-            An entry for each event. All are in memory at once.
-
-        Raises:
-            InvalidEvent: As for `load`.
-        """
-        looked_at(stream)
-        at = at if at is None else moment_of(at)
-        fold = None if state is None else self._fold(state)
-        with self._doing(stream, connection=connection) as used:
-            until = _LAST if at is None else self._until(used, stream, at)
-            events = self._read(stream, 0, until, None, used)
-        return history_of(events, fold)
-
-    def replay(
-        self,
-        *,
-        after_id: int = 0,
-        batch: int = 1000,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> Iterator[list[Recorded]]:
-        """Read all events of all streams as they were at one moment, in the order in which they were written.
-
-        Within a stream that is the order of its sequence. Over streams it is not the order of commits, and an event
-        that commits later can have a smaller `id`: to follow what is new, use a projection, never this.
-
-        Args:
-            after_id: The `id` behind which to begin.
-            batch: How many events are in memory at once.
-            connection: Your own connection; it is busy until the end.
-
-        Yields:
-            Lists of events with their envelopes.
-
-        Raises:
-            InvalidEvent: When a payload is not what its class says.
-
-        Source:
-            PostgreSQL manual, "COPY".
-        """
-        after_id = behind("after_id", after_id)
-        piece_of("batch", batch, 1)
-        lines = Lines(self._codec, Recorded)
-        with self._moment(connection) as used:
-            segments = self._segments_after(used, after_id)
-            if segments:
-                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
-                yield from archived.replayed(*given)
-                return
-            if calling.comes_in_pieces(used):
-                for fetched in calling.all_rows(used, self._statements.replay_rows, after_id, batch):
-                    yield recorded_of_all(fetched, self._codec)
-                return
-            for rows in calling.copied(used, self._statements.replay, after_id, batch):
-                yield lines.decode(rows)
-
-    def scan(
-        self,
-        *,
-        after_id: int = 0,
-        batch: int = 1000,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> Iterator[list[Placed]]:
-        """Read all events as `replay` does, without their envelopes: it takes less than two thirds of the time.
-
-        Args:
-            after_id: As for `replay`.
-            batch: As for `replay`.
-            connection: As for `replay`.
-
-        Yields:
-            Lists of events, each with its stream and sequence.
-
-        Raises:
-            InvalidEvent: When a payload is not what its class says.
-        """
-        after_id = behind("after_id", after_id)
-        piece_of("batch", batch, 1)
-        lines = Lines(self._codec, Placed)
-        with self._moment(connection) as used:
-            segments = self._segments_after(used, after_id)
-            if segments:
-                given = used, self._statements, self._archive, self._codec, segments, after_id, batch
-                for events in archived.replayed(*given):
-                    yield [Placed(event=one.event, stream_id=one.stream_id, sequence=one.sequence) for one in events]
-                return
-            if calling.comes_in_pieces(used):
-                for fetched in calling.all_rows(used, self._statements.scan_rows, after_id, batch):
-                    yield placed_of(fetched, self._codec)
-                return
-            for rows in calling.copied(used, self._statements.scan, after_id, batch):
-                yield lines.decode(rows)
-
     def lsn(self) -> int:
         """Ask for a place in the WAL behind everything that was committed so far, for `wait`.
 
@@ -564,19 +350,6 @@ class EventStore(Declarations):
         with self._doing() as connection:
             waiting.until_version(connection, self._statements, projection, stream, version, timeout)
 
-    def drop_snapshots(self, stream_type: str | None = None) -> int:
-        """Throw snapshots away; states are folded from their events again.
-
-        Args:
-            stream_type: Of which streams; None: all.
-
-        Returns:
-            How many there were.
-        """
-        with self._doing() as connection:
-            cursor = connection.execute(self._statements.drop_snapshots, (stream_type, stream_type))
-            return cursor.rowcount
-
     def stats(self) -> StoreStatistics:
         """Count and measure: sizes, lengths of streams, what reading an event takes, and whether snapshots pay.
 
@@ -611,51 +384,6 @@ class EventStore(Declarations):
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _doing(
-        self,
-        stream: str = "",
-        expected: Expected | None = None,
-        connection: psycopg.Connection[Any] | None = None,
-    ) -> Iterator[psycopg.Connection[Any]]:
-        """A connection for a block; what the server refuses is told in our words."""
-        try:
-            with self._connections.use(connection) as used:
-                if connection is not None:
-                    see_encoding(connection.pgconn)
-                yield used
-        except (psycopg.Error, UnicodeEncodeError) as error:
-            raise refused(error, self._statements, stream, expected) from error
-        except SinkUnavailable as error:
-            raise EventStoreError(f"the archive cannot be read: {error}", hint="try again when it is there") from error
-
-    @contextmanager
-    def _moment(self, connection: psycopg.Connection[Any] | None) -> Iterator[psycopg.Connection[Any]]:
-        """A connection for a block whose statements see one moment, or which an archiver waits for."""
-        with self._doing(connection=connection) as used:
-            idle, busy = psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.ACTIVE
-            is_ours = used.autocommit and used.pgconn.transaction_status == idle
-            if is_ours:
-                calling.cursor(used).execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            else:
-                calling.cursor(used).execute(self._statements.reading_all)
-            try:
-                yield used
-            finally:
-                # One of our own that is left in the middle of its COPY is closed by the pool.
-                if is_ours and not used.closed and used.pgconn.transaction_status != busy:
-                    calling.cursor(used).execute("COMMIT")
-
-    def _segments_after(self, used: psycopg.Connection[Any], after_id: int) -> list[Segment]:
-        cursor = calling.cursor(used)
-        cursor.execute(self._statements.segments_after, (after_id,))
-        return [Segment(*row) for row in cursor.fetchall()]
-
-    def _fold(self, state: type[State]) -> Fold[State]:
-        if state not in self._folds:
-            self._codec.adopt(state.__module__)
-        return fold_of(self._folds, state, self._codec.registry)
-
     def _look(self, stream: str, expected: Expected, connection: psycopg.Connection[Any] | None) -> int:
         """The version of a stream that is as expected."""
         with self._doing(stream, expected, connection) as used:
@@ -667,126 +395,3 @@ class EventStore(Declarations):
         if not (fits[expected] if isinstance(expected, str) else version == expected):
             raise conflict(stream, expected, version)
         return version
-
-    def _over(
-        self,
-        used: psycopg.Connection[Any],
-        fold: Fold[State],
-        stream: str,
-        state: State,
-        version: int,
-        until: int,
-    ) -> tuple[State, int]:
-        """Fold the events behind a version."""
-        statement = self._statements.load_timed if fold.is_timed else self._statements.load
-        while True:
-            count = 0
-            late: list[Any] = []
-            with closing(calling.rows(used, statement, (stream, version, until, _ROWS))) as pieces:
-                for rows in pieces:
-                    count += len(rows)
-                    if late or (rows and rows[0][0] > version + 1):
-                        late += rows  # the table does not begin there: the archive is asked first, by this connection
-                    else:
-                        state, version = _whole(fold, rows, state, version, self._codec, stream)
-            last = late[0][0] - 1 if late else until
-            if last > version and (late or not count):
-                given = used, self._statements, self._archive, stream, version, last
-                for part in archived.beginning(*given):
-                    events = [(e.sequence, e.event_type, e.event_version, e.payload, e.occurred_at) for e in part]
-                    state, version = _whole(fold, events, state, version, self._codec, stream)
-                state, version = _whole(fold, late, state, version, self._codec, stream)
-            if count < _ROWS:
-                return state, version
-
-    def _read(
-        self,
-        stream: str,
-        after: int,
-        until: int,
-        limit: int | None,
-        connection: psycopg.Connection[Any] | None,
-    ) -> list[Recorded]:
-        with self._doing(stream, connection=connection) as used:
-            cursor = calling.cursor(used, binary=True)
-            cursor.execute(self._statements.read, (stream, after, until, limit))
-            rows = cursor.fetchall()
-            before: list[Recorded] = []
-            last = rows[0][2] - 1 if rows else until
-            if last > after:
-                last = last if limit is None else min(last, after + limit)
-                for part in archived.beginning(used, self._statements, self._archive, stream, after, last):
-                    before += [recorded_of(row, None, self._codec) for row in part]
-        if before and limit is not None:
-            rows = rows[: limit - len(before)]
-        decode = self._codec.decode
-        events = before + [
-            Recorded(
-                event=decode(name, number, payload, stream, sequence),
-                stream_id=stream,
-                stream_type=stream_type,
-                sequence=sequence,
-                event_id=event_id,
-                occurred_at=occurred_at,
-                metadata=_JSON.decode(metadata),
-                id=place,
-                event_type=name,
-                event_version=number,
-            )
-            for place, stream_type, sequence, name, number, event_id, occurred_at, metadata, payload in rows
-        ]
-        if events and events[-1].sequence - after != len(events):
-            behind = next(n for n, event in enumerate(events, after) if event.sequence != n + 1)
-            raise hole(stream, behind)
-        return events
-
-    def _until(self, used: psycopg.Connection[Any], stream: str, at: int | datetime) -> int:
-        """The last sequence of a moment."""
-        if not isinstance(at, datetime):
-            return at
-        cursor = calling.cursor(used)
-        cursor.execute(self._statements.until, (stream, at))
-        row = cursor.fetchone()
-        earlier = archived.until_time(used, self._statements, self._archive, stream, at)
-        if earlier is not None:
-            return earlier
-        return _LAST if row is None or row[0] is None else row[0]
-
-    def _snapshot(
-        self, used: psycopg.Connection[Any], stream: str, state: type[State], begin: State
-    ) -> tuple[State, int]:
-        """The last snapshot of this shape of the state, or what there is before the first event."""
-        shape = shape_of(self._shapes, state)
-        cursor = calling.cursor(used, binary=True)
-        cursor.execute(self._statements.snapshot, (stream, shape.projector, shape.schema_hash))
-        row = cursor.fetchone()
-        stored = False if row is None else shape.decode(row[1])
-        return (begin, 0) if row is None or stored is False else (stored, row[0])
-
-    def _save(
-        self,
-        used: psycopg.Connection[Any],
-        stream: str,
-        state: type[State],
-        current: State,
-        version: int,
-        *,
-        is_own: bool,
-    ) -> None:
-        if not is_own:
-            return  # a refusal would abort the caller's transaction
-        shape = shape_of(self._shapes, state)
-        row = (stream, shape.projector, shape.schema_hash, version, shape.encode(current))
-        # A standby, or a role that reads only: the state is right without it.
-        with suppress(psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege):
-            used.execute(self._statements.save, row)
-
-
-def _whole(
-    fold: Fold[State], rows: list[Any], state: State, version: int, codec: Codec, stream: str
-) -> tuple[State, int]:
-    """Fold rows of which none is missing: a state without one of its events would be wrong, and nobody would know."""
-    after, reached = fold.over(rows, state, version, codec, stream)
-    if reached - version != len(rows):
-        raise hole(stream, next(n for n, row in enumerate(rows, version) if row[0] != n + 1))
-    return after, reached
