@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -380,6 +381,36 @@ def test_few_rows_of_tables_that_come_together_again(
     assert newest_database.execute("SELECT id, name, more FROM items ORDER BY id") == [
         (2, "b", None), (3, "a", None), (4, "a", None), (6, "a", None), (7, "a", "m"), (8, "a", None), (9, "a", "m")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("UPDATE pgcdc.sink_positions SET epoch = epoch + 1", "somebody else"),
+        ("UPDATE pgcdc.sink_positions SET written = written + 1", "moved on"),
+        ("DELETE FROM pgcdc.sink_positions", "somebody else"),
+        ("UPDATE pgcdc.sink_positions SET updated_at = now()", None),
+    ],
+)
+def test_who_waits_for_its_position_sees_what_was_made_of_it(
+    newest_database: Database, what: str, said: str | None
+) -> None:
+    """Another session has the row when the transaction begins, and commits while that waits."""
+    batches = list(in_order(*[(insert(ITEMS, ROW | {"id": number}),) for number in range(1, 5)]))
+    with opened(newest_database) as sink, ThreadPoolExecutor(1) as pool:
+        for batch in batches[:3]:
+            sink.write(batch)
+        with newest_database.connect() as other:
+            with other.transaction():
+                other.execute(what)
+                writing = pool.submit(sink.write, batches[3])
+                until(lambda: newest_database.execute("SELECT pid FROM pg_locks WHERE NOT granted"))
+            if said is None:
+                writing.result(30)
+            else:
+                with pytest.raises((PositionError, SinkUnavailable), match=said):
+                    writing.result(30)
+    assert newest_database.execute("SELECT max(id) FROM items") == [(3 if said else 4,)]
 
 
 def test_who_has_begun_and_is_late_writes_nothing(newest_database: Database) -> None:

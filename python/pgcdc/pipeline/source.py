@@ -37,6 +37,7 @@ from pgcdc.pipeline.statistics import Phase
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.pipeline.tenure import Reached, Tenure
 from pgcdc.pipeline.versioning import Versioning
+from pgcdc.protocol import Batch
 from pgcdc.replication import Connection, SnapshotProgress, connect
 from pgcdc.replication.results import StatementTimeout
 from pgcdc.replication.session import Session
@@ -105,6 +106,7 @@ class Source:
         self._fanout = Fanout(subscriptions, lanes, self._wait, formats.renamed, versioning)
         self._reading = Reading(lambda: any(lane.idle for lane in lanes.values()))
         self._lateness = Lateness(lambda: min(lane.through_lsn for lane in lanes.values()))
+        self._unnoted: Batch | None = None
         self._moved_at = time.monotonic()
         self._beginning = Beginning(
             settings,
@@ -368,8 +370,9 @@ class Source:
                 idle_lsn = tenure.idle_lsn
                 self.received_lsn = max(self.received_lsn, tenure.received_lsn)
                 self._moved_at = time.monotonic()
-                self._lateness.note(batch)
+                self._unnoted = batch
                 self._fanout.send(batch, idle_lsn)
+                self._note_late()
                 self._reached.note(batch, idle_lsn)
                 if begun.joining is not None:
                     begun.joining.sent(batch, idle_lsn, self._wait)
@@ -393,8 +396,15 @@ class Source:
         if self.confirmed_lsn < lsn and tenure.confirm(lsn):
             self.confirmed_lsn = lsn
 
+    def _note_late(self) -> None:
+        """Take down how late what was read is: when it is handed over, or has to wait for that."""
+        if self._unnoted is not None:
+            batch, self._unnoted = self._unnoted, None
+            self._lateness.note(batch)
+
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait for room or for an acknowledgement, answering the server meanwhile."""
+        self._note_late()
         while True:
             self._moved_at = time.monotonic()
             deadline = self._moved_at + STATUS_EVERY

@@ -29,6 +29,7 @@ class Pace:
         self._level = 0.0
         self._noted_at = 0.0
         self._read_at = 0.0
+        self._found: tuple[float, int, bool] | None = None
 
     def pause(self, now: float) -> float:
         """How long to wait before the next read.
@@ -39,6 +40,7 @@ class Pace:
         Returns:
             Seconds; 0 for not at all.
         """
+        self._count()
         if self._level <= _MUCH:
             return 0.0
         left = self._read_at + PAUSE_SECONDS - now
@@ -52,6 +54,13 @@ class Pace:
             messages: How many messages there were.
             more: Whether it has left some: then there is nothing to wait for.
         """
+        self._count()
+        self._found = now, messages, more  # who has read them has better things to do first
+
+    def _count(self) -> None:
+        if self._found is None:
+            return
+        (now, messages, more), self._found = self._found, None
         left = max(0.0, self._level - (now - self._noted_at) * _LEAK_PER_SECOND)
         self._noted_at = now
         self._level = min(_FULL, left + messages)

@@ -15,7 +15,7 @@ from pgcdc.events import Relation
 from pgcdc.sinks.postgres_tables import Connection, Target, types_of
 from pgcdc.sinks.postgres_wire import Step
 
-__all__ = ["SESSION", "RowTable", "What"]
+__all__ = ["MERGE", "SESSION", "RowTable", "What"]
 
 SESSION: Final = (
     "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET enable_material = off;"
@@ -28,7 +28,7 @@ What: TypeAlias = Literal["fill", "delete", "upsert", "upsert unset", "append", 
 their old keys; remove those that are to be gone; write those that are to be; likewise, where something of one was not
 sent; append those that are to be; remove one row for each that is to be gone, of a table without key; forget all."""
 
-_MERGE: Final = 150_000
+MERGE: Final = 150_000
 """The first version that has MERGE."""
 _MOST_DEAD: Final = 2_000
 """So many rows are deleted from the temporary table before it is truncated: that takes milliseconds, and so does ON
@@ -180,7 +180,7 @@ class RowTable:
                 return [sql.SQL("DELETE FROM {}").format(self._stage)]
             case "upsert" | "upsert unset":
                 unset = what == "upsert unset"
-                merges = self._connection.info.server_version >= _MERGE
+                merges = self._connection.info.server_version >= MERGE
                 return [self._merge(rows, unset)] if merges else self._upsert(rows, unset)
 
     # What they are made of; s is where the rows are, t the target.

@@ -19,7 +19,7 @@ from pgcdc.connection_string import parameters_of
 from pgcdc.errors import ConfigError, Error, PositionError, SinkUnavailable
 from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import Batch
-from pgcdc.sinks.postgres_rows import SESSION
+from pgcdc.sinks.postgres_rows import MERGE, SESSION
 from pgcdc.sinks.postgres_tables import Connection
 from pgcdc.sinks.postgres_wire import Refusal, Sent, Step, run, start
 
@@ -55,6 +55,20 @@ _BIGINT: Final = Struct(">q").pack
 _LSN: Final = Struct(">Q").pack
 _MOVE: Final = b"pgcdc_position"
 """The prepared statement that moves it."""
+_PREPARE: Final = "PREPARE pgcdc_position (text, bigint, bigint, pg_lsn, bigint, text) AS "
+_MOVING: Final = (
+    "MERGE INTO {} t USING (SELECT $1 AS name) s ON t.name = s.name"
+    " WHEN MATCHED AND t.epoch = $2 AND t.written = $3 THEN UPDATE SET written = t.written + 1, commit_lsn = $4,"
+    " change_index = $5, note = $6, updated_at = now()"
+    " WHEN MATCHED THEN UPDATE SET written = 1 / (t.written - t.written)"
+    " WHEN NOT MATCHED THEN INSERT (name, epoch, written) VALUES (s.name, 1, 1 / length(left(s.name, 0)))"
+)
+"""One that is somebody else's by now divides by zero, and so does one that is gone: by what is not known before."""
+_MOVING_BEFORE: Final = (
+    "WITH moved AS (UPDATE {} SET written = written + 1, commit_lsn = $4, change_index = $5, note = $6,"
+    " updated_at = now() WHERE name = $1 AND epoch = $2 AND written = $3 RETURNING 1) SELECT 1 / count(*) FROM moved"
+)
+"""The same without MERGE, which takes less time."""
 _LOCK_WITHIN: Final = "10s"
 """How long who opens waits for the row of its position: another process may have been stopped with it locked."""
 _EXECUTE_MOVE: Final = b"EXECUTE " + _MOVE
@@ -172,14 +186,8 @@ class Session:
             self._create(connection)
         elif not found[1]:
             connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS note text").format(self._table))
-        connection.execute(
-            sql.SQL(
-                "PREPARE pgcdc_position (text, bigint, bigint, pg_lsn, bigint, text) AS WITH moved AS (UPDATE {} SET"
-                " written = written + 1, commit_lsn = $4, change_index = $5, note = $6, updated_at = now()"
-                " WHERE name = $1 AND epoch = $2 AND written = $3 RETURNING 1) SELECT 1 / count(*) FROM moved"
-            ).format(self._table),
-            prepare=False,
-        )
+        moving = _MOVING if connection.info.server_version >= MERGE else _MOVING_BEFORE
+        connection.execute(sql.SQL(_PREPARE + moving).format(self._table), prepare=False)
 
     def is_ready(self, kept: Kept) -> bool:
         """Whether something is known to be this process's by the connection that there is: nothing is asked for that.
