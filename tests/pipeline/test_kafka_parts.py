@@ -12,7 +12,6 @@ import pgcdc
 from pgcdc.errors import ConfigError, DecodeError
 from pgcdc.lsn import Position
 from pgcdc.pipeline.kafka_address import parse_address
-from pgcdc.pipeline.kafka_assigned import Arranging
 from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Barrier, Mark, RowRecord, read_record
 from pgcdc.pipeline.kafka_sharing import SharedHandler, SharedSink, shared
@@ -278,26 +277,6 @@ async def test_what_there_is_on_the_slot_only(options: Any, why: str) -> None:
     pipeline.add(Recorder(), **options)
     with pytest.raises(ConfigError, match=why):
         await pipeline.arun()
-
-
-class TestOrder:
-    """Topics that are divided by other columns than the consumer keeps order by."""
-
-    def arranging(self, key: tuple[str, ...]) -> Arranging:
-        subscription = HandlerSubscription("h", frozenset(), None, True, Options(key=key), handler=print, row=None)
-        return Arranging(subscription, RowFormat(), {"shop.public.orders": key})
-
-    @pytest.mark.parametrize("key", [b'{"user_id":7}', b'{"user_id":7,"kind":"a"}', None])
-    def test_what_keeps_it(self, key: bytes | None) -> None:
-        arranging = self.arranging(("user_id", "kind"))
-        arranging.check_key("shop.public.orders", key)
-
-    def test_what_does_not(self) -> None:
-        arranging = self.arranging(("user_id",))
-        arranging.check_key("shop.public.other", b'{"id":1}')
-        with pytest.raises(ConfigError, match=r"topic 'shop.public.orders' is divided by id") as caught:
-            arranging.check_key("shop.public.orders", b'{"id":1}')
-        assert 'keys={"TABLE": ["user_id"]}' in str(caught.value.hint)
 
 
 async def test_a_sink_with_one_position_is_refused() -> None:

@@ -397,4 +397,9 @@ class Member:
             self._client.poll(MEETING_TIMEOUT)
         self._assigned.clear()
         self.storing.refuse()
+        with suppress(self._kafka.KafkaException):
+            # Who has no partitions would not tell the group that it goes (librdkafka 2.16): the others would wait for
+            # it at their next rebalance until its session is over, and what they store meanwhile would not be answered.
+            if not self._client.assignment():
+                self._client.unsubscribe()
         self._client.close()
