@@ -2,7 +2,7 @@
 
 Nothing that a handler does keeps it from asking the broker in time: a partition whose lane is full is paused, and the
 others go on. What was handed over and is not durable when a partition goes to another member is the other's business:
-it begins with the first record that is not stored as done.
+it begins with the first record that is not stored as done. Over 400 lines because one thread does all of it, in turn.
 """
 
 from __future__ import annotations
@@ -363,7 +363,7 @@ class Member:
             asyncio.run_coroutine_threadsafe(self._ends(lanes), self._loop).result(2 * END_WITHIN)
 
     def _look_for_ends(self) -> None:
-        """See whether only what ends a transaction follows what is done: see `_arrange`."""
+        """See whether only what ends a transaction follows what is done: see `Arranging.arrange`."""
         for one in self._assigned.values():
             one.pass_end()
         wanted = {of for of, one in self._assigned.items() if one.taken == one.lane.progress()[0]}
