@@ -50,13 +50,13 @@ class Writers:
     def __init__(self, database: Database, colour: str, connections: int) -> None:
         self.database = database
         self._ending = contextlib.ExitStack()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.store: EventStore | AsyncEventStore
         if colour == "threads":
             self._threads = self._ending.enter_context(ThreadPoolExecutor(MANY + 10))
             self.store = self._ending.enter_context(EventStore(database.dsn, max_connections=connections))
         else:
-            loop = self._loop = asyncio.new_event_loop()
+            loop = self.loop = asyncio.new_event_loop()
             thread = threading.Thread(target=loop.run_forever)
             thread.start()
             self._ending.callback(loop.close)
@@ -70,9 +70,9 @@ class Writers:
         events = [Counted(len(text), number) for _ in range(1)]
         if isinstance(self.store, EventStore):
             return self._threads.submit(self.store.append, stream, events, expected=expected, metadata={"text": text})
-        assert self._loop is not None
+        assert self.loop is not None
         appending = self.store.append(stream, events, expected=expected, metadata={"text": text})
-        return asyncio.run_coroutine_threadsafe(appending, self._loop)
+        return asyncio.run_coroutine_threadsafe(appending, self.loop)
 
     def waiting(self) -> int:
         """How many wait for a connection."""
@@ -195,6 +195,25 @@ def test_what_the_server_refuses_is_refused_alone(database: Database, colour: st
 
 
 @pytest.mark.parametrize("colour", COLOURS)
+def test_a_row_that_a_trigger_swallows_is_not_confirmed(database: Database, colour: str) -> None:
+    """Together or by itself."""
+    swallowing = (
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER swallowing BEFORE INSERT ON es.events"
+        " FOR EACH ROW WHEN (NEW.payload ->> 'number' = '13') EXECUTE FUNCTION swallow()",
+    )
+    with made(database, colour, *swallowing) as writers, Lock(database, "count-0") as lock:
+        first = writers.append("count-0")
+        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        futures = [writers.append(f"count-{number}", number) for number in range(10, 20)]
+        writers.stands(10)
+        lock.release()
+        outcomes = [type(future.exception(30)) for future in [first, *futures]]
+        assert outcomes.pop(4) is ConcurrencyConflict
+        assert outcomes == [type(None)] * 10
+
+
+@pytest.mark.parametrize("colour", COLOURS)
 def test_nobody_waits_for_a_stream_that_is_locked_but_its_own_writer(database: Database, colour: str) -> None:
     """The others are done while it is locked."""
     with contextlib.ExitStack() as stack:
@@ -236,6 +255,7 @@ def test_whose_connection_is_lost_is_told_so(database: Database, colour: str) ->
         until(lambda: database.execute(ended) == [(True,)], "they sleep")
         outcomes = [future.exception(30) for future in futures]
         assert [type(outcome) for outcome in outcomes] == [ConnectionLost] * 10
+        assert len({id(outcome.__cause__) for outcome in outcomes if outcome}) == 10, "an error of its own"
         assert all("is not known" in str(getattr(outcome, "hint", "")) for outcome in outcomes)
         assert first.result(30) == 2
         names = [f"count-{number}" for number in range(10, 20)]
@@ -280,6 +300,36 @@ def test_a_task_that_is_cancelled_stops_no_other(newest_database: Database) -> N
         kept = [future for future in futures if not future.cancelled()]
         assert [future.result(30) for future in [first, *kept]] == [2] * 7
         assert versions(newest_database, "count-1", "count-6") == [1, 1], "nobody waited for them when they were sent"
+
+
+def test_the_stores_own_task_may_be_cancelled(newest_database: Database) -> None:
+    """By who ends all tasks that there are: before it began, and while it waits; others go on."""
+    with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:
+        first = writers.append("count-0")
+        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        store, loop = writers.store, writers.loop
+        assert isinstance(store, AsyncEventStore)
+        assert loop is not None
+        connections: Any = store._connections
+
+        async def appended() -> list[int]:
+            appending = [asyncio.create_task(store.append("count-1", [Counted(0, 1)], expected=1))]
+            await asyncio.sleep(0)
+            for task in connections.tasks:  # it has not begun
+                task.cancel()
+            await asyncio.sleep(0)
+            appending.append(asyncio.create_task(store.append("count-2", [Counted(0, 1)], expected=1)))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            for task in connections.tasks:  # it waits
+                task.cancel()
+            await asyncio.sleep(0)
+            lock.release()
+            return await asyncio.gather(*appending)
+
+        assert asyncio.run_coroutine_threadsafe(appended(), loop).result(30) == [2, 2]
+        assert first.result(30) == 2
+        assert not connections.tasks
 
 
 @pytest.mark.parametrize("colour", COLOURS)

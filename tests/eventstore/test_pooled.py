@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from tests.eventstore.pooler import Pooler
 from tests.pipeline.running import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Database
 
@@ -132,3 +133,45 @@ def test_who_looks_keeps_no_other_from_the_queue(newest_database: Database) -> N
         first.join(30)
         connections.give(taken)
         assert connections._free.qsize() == 1
+
+
+@pytest.mark.parametrize("colour", ["threads", "tasks"])
+def test_a_forked_process_has_connections_of_its_own(newest_database: Database, colour: str) -> None:
+    """Two processes by one connection: each would read what the other has asked for."""
+    with EventStore(newest_database.dsn, max_connections=1) as store:
+        store.init()
+        store.append("order-1", [CREATED])
+        parent = store._connections.take()  # in use by a thread that the child does not have
+        if colour == "threads":
+            child, version = in_child(
+                lambda: (store.append("order-2", [CREATED]), store.append("order-1", [CREATED]))[1]
+            )
+        else:
+            runner = asyncio.Runner()
+            other = AsyncEventStore(newest_database.dsn, max_connections=1)
+            assert [runner.run(other.append("order-2", [CREATED])) for _ in range(2)] == [1, 2]
+            child, version = in_child(lambda: asyncio.run(other.append("order-1", [CREATED])))
+            assert runner.run(other.append("order-2", [CREATED])) == 3, "the parent's is as it was"
+            runner.run(other.close())
+            runner.close()
+        assert (child, version) == (0, 2)
+        assert parent.execute("SELECT 1").fetchall() == [(1,)]
+        store._connections.give(parent)
+        assert store.append("order-1", [CREATED]) == 3
+
+
+def in_child(function: Callable[[], int]) -> tuple[int, int]:
+    """Calls it in a forked process; how that ended, and what it returned."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.write(writing, str(function()).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        text = answer.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(text or 0)

@@ -1,16 +1,18 @@
-"""How a store connects, and what it sets on its own connections."""
+"""How a store connects, what it sets on its own connections, and that a forked process leaves those alone."""
 
 from __future__ import annotations
 
 import os
 import select
-from typing import Any, Final
+import weakref
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 import psycopg
 
 from pgcdc.connection_string import parameters_of
 
-__all__ = ["PREPARE", "is_quiet", "name_apart", "options_of"]
+__all__ = ["PREPARE", "Forgetting", "forget_in_children", "is_quiet", "leave_to_parent", "name_apart", "options_of"]
 
 PREPARE: Final = (
     # What was appended survives the server's crash, whatever role or database say; a DSN that says otherwise is meant.
@@ -69,3 +71,49 @@ def name_apart(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any
         connection: One that is new.
     """
     connection._prepared._prepared_idx = int.from_bytes(os.urandom(7), "big")
+
+
+class Forgetting(Protocol):
+    """What has connections that are its process's own."""
+
+    def forget(self) -> None:
+        """Begin anew, without them."""
+
+
+_ALL: Final[weakref.WeakSet[Forgetting]] = weakref.WeakSet()
+
+
+def forget_in_children(connections: Forgetting) -> None:
+    """Have a process that is forked (by gunicorn's --preload, by multiprocessing) make its own connections.
+
+    By one that two processes use, each reads what the other has asked for.
+
+    Args:
+        connections: Those of a store.
+    """
+    _ALL.add(connections)
+
+
+def leave_to_parent(made: Iterable[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]) -> None:
+    """Let go of connections in a forked process without a word to the server, which would take it for the parent's.
+
+    Args:
+        made: The connections; psycopg does not finish them in another process than that which has made them.
+    """
+    for connection in made:
+        if not connection.closed:
+            os.close(connection.pgconn.socket)
+        _LEFT.append(connection)
+
+
+_LEFT: Final[list[Any]] = []
+"""So that nobody is warned that they were not closed."""
+
+
+def _forget_all() -> None:
+    for connections in list(_ALL):
+        connections.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psycopg
 
-from pgcdc.eventstore.connecting import PREPARE, name_apart, options_of
+from pgcdc.eventstore.connecting import PREPARE, forget_in_children, leave_to_parent, name_apart, options_of
 from pgcdc.eventstore.waiters import Waiters
 
 __all__ = ["Connections", "OwnConnection"]
@@ -61,6 +61,10 @@ class Connections:
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
         self._limit = limit
+        self._begin()
+        forget_in_children(self)
+
+    def _begin(self) -> None:
         self._made: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
         self._making = 0
         self._noting = threading.Lock()  # of those made: another thread may not look at a set that changes
@@ -69,8 +73,13 @@ class Connections:
         self.waiters = Waiters()
         self._idle: list[OwnConnection] = []
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # as a semaphore, without Python around its lock
-        for _ in range(limit):
+        for _ in range(self._limit):
             self._free.put(None)
+
+    def forget(self) -> None:
+        """Begin anew in a process that was forked."""
+        leave_to_parent(list(self._made))
+        self._begin()
 
     @contextmanager
     def use(self, given: psycopg.Connection[Any] | None) -> Iterator[psycopg.Connection[Any]]:

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgcdc.eventstore.connecting import PREPARE, is_quiet, name_apart, options_of
+from pgcdc.eventstore.connecting import (
+    PREPARE,
+    forget_in_children,
+    is_quiet,
+    leave_to_parent,
+    name_apart,
+    options_of,
+)
 from pgcdc.eventstore.waiters import Value
 
 __all__ = ["AsyncConnections", "Waiting"]
@@ -40,17 +47,27 @@ class AsyncConnections:
 
     Attributes:
         waiting: Those that wait and can go together, in the order in which they came.
-        is_seen_to: Whether a task waits for a connection for them.
-        tasks: Those that do, or that send.
+        sender: The task that waits for a connection for them.
+        tasks: That one and those that send.
     """
 
     def __init__(self, dsn: str, limit: int) -> None:
         self._dsn = dsn
+        self._limit = limit
+        self._begin()
+        forget_in_children(self)
+
+    def _begin(self) -> None:
         self._idle: list[psycopg.AsyncConnection[Any]] = []
-        self._free = asyncio.Semaphore(limit)
+        self._free = asyncio.Semaphore(self._limit)
         self.waiting: deque[Waiting] = deque()
-        self.is_seen_to = False
+        self.sender: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+
+    def forget(self) -> None:
+        """Begin anew in a process that was forked."""
+        leave_to_parent(self._idle)
+        self._begin()
 
     @asynccontextmanager
     async def use(

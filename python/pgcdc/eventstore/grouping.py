@@ -21,7 +21,7 @@ from pgcdc.eventstore import calling
 from pgcdc.eventstore import connections as connections_module
 from pgcdc.eventstore.connections import Connections, OwnConnection
 from pgcdc.eventstore.statements import Statements
-from pgcdc.eventstore.waiters import Group, Value, Waiter, array_of, is_small
+from pgcdc.eventstore.waiters import Group, Value, Waiter, another, array_of, is_small
 
 __all__ = ["append_one"]
 
@@ -90,7 +90,7 @@ def _lead(connections: Connections, connection: OwnConnection, statements: State
         # Where the server has said that the transaction is over, it has undone all of it.
         is_known = connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
         for one in group:
-            one.end(None, None if is_known else error)
+            one.end(None, None if is_known else another(error))
     except BaseException:
         connection.close()
         for one in group:

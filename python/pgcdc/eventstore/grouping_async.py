@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 
 from pgcdc.eventstore.connections_async import AsyncConnections, Waiting
 from pgcdc.eventstore.statements import Statements
-from pgcdc.eventstore.waiters import MOST, Value, array_of, is_small
+from pgcdc.eventstore.waiters import MOST, Value, another, array_of, is_small
 
 __all__ = ["append_one"]
 
@@ -48,11 +49,18 @@ async def append_one(connections: AsyncConnections, statements: Statements, valu
 
 def _see_to_it(connections: AsyncConnections, statements: Statements) -> None:
     """Have a task wait for a connection as long as somebody waits."""
-    if connections.waiting and not connections.is_seen_to:
-        connections.is_seen_to = True
-        task = asyncio.create_task(_lead(connections, statements))
+    if connections.sender is None and any(not one.is_done.done() for one in connections.waiting):
+        task = connections.sender = asyncio.create_task(_lead(connections, statements))
         connections.tasks.add(task)
-        task.add_done_callback(connections.tasks.discard)
+        task.add_done_callback(partial(_is_over, connections, statements))
+
+
+def _is_over(connections: AsyncConnections, statements: Statements, task: asyncio.Task[None]) -> None:
+    """What is left to do for a task that was perhaps cancelled before it began."""
+    connections.tasks.discard(task)
+    if connections.sender is task:
+        connections.sender = None
+        _see_to_it(connections, statements)
 
 
 async def _lead(connections: AsyncConnections, statements: Statements) -> None:
@@ -66,10 +74,16 @@ async def _lead(connections: AsyncConnections, statements: Statements) -> None:
         group = _gather(connections, statements) if group is None else group
         for one in group:
             if not one.is_done.done():
-                one.is_done.set_exception(error)
-    finally:  # a task is cancelled when its loop ends
-        for one in _gather(connections, statements) if group is None else group:
-            one.is_done.cancel()
+                one.is_done.set_exception(another(error))
+    except Exception:  # that no connection can be made as it is asked for: each is told
+        group = _gather(connections, statements) if group is None else group
+        for one in group:
+            if not one.is_done.done():
+                one.is_done.set_result(None)
+    finally:
+        for one in group or ():
+            if not one.is_done.done():
+                one.is_done.set_exception(psycopg.OperationalError("the task that sent it was cancelled"))
 
 
 def _gather(connections: AsyncConnections, statements: Statements) -> list[Waiting]:
@@ -79,7 +93,7 @@ def _gather(connections: AsyncConnections, statements: Statements) -> list[Waiti
         one = connections.waiting.popleft()
         if not one.is_done.done():  # nobody waits for it any more
             group.append(one)
-    connections.is_seen_to = False
+    connections.sender = None
     _see_to_it(connections, statements)
     return group
 

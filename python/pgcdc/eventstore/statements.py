@@ -63,8 +63,8 @@ class Statements:
             f" written AS (INSERT INTO {es}.events"
             " (stream_id, stream_type, event_type, event_version, payload, metadata, sequence)"
             " SELECT a.stream_id, a.stream_type, a.event_type, a.event_version, a.payload, a.metadata, a.version FROM a"
-            " WHERE a.appending = 'on')"
-            " SELECT a.number FROM a"
+            " WHERE a.appending = 'on' RETURNING stream_id, sequence)"
+            " SELECT a.number FROM a JOIN written ON written.stream_id = a.stream_id AND written.sequence = a.version"
         )
         self.append_many: LiteralString = f"SELECT stream, status, version FROM {es}.append_many(%s::jsonb)"
         self.insert: LiteralString = (

@@ -12,7 +12,7 @@ from typing import Final
 
 import psycopg
 
-__all__ = ["MOST", "Group", "Value", "Waiter", "Waiters", "array_of", "is_small"]
+__all__ = ["MOST", "Group", "Value", "Waiter", "Waiters", "another", "array_of", "is_small"]
 
 Value = bytes | str | int | None
 """Bytes are a text as it is sent."""
@@ -43,6 +43,18 @@ def _element(value: bytes | str | int) -> bytes:
     if 0 in text:  # libpq would take it for the end
         raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def another(error: psycopg.Error) -> psycopg.Error:
+    """The same error once more: who is told of what has met others, too, gets no traceback with their values.
+
+    Args:
+        error: It.
+
+    Returns:
+        Its like.
+    """
+    return type(error)(*error.args)
 
 
 def is_small(values: Iterable[Value]) -> bool:
