@@ -510,6 +510,15 @@ class Batch:
         Of what an Assembler gives that can be more than may be confirmed, which `end_lsn` says.
         """
     @property
+    def message_lsn(self) -> int | None:
+        """Where the last logical message outside of transactions ends; None when there is none.
+
+        A commit may begin at that very place: no stream may begin behind it.
+
+        Source:
+            Server function `logicalmsg_decode`; seen on 14 to 18.
+        """
+    @property
     def in_progress(self) -> bool:
         """Whether it has messages of streamed or prepared transactions, whose changes count only when they commit.
 

@@ -154,7 +154,7 @@ class Progress:
         end_lsn = message_lsn = 0
         if len(batch):
             end_lsn = (batch.commit_end_lsn if assembled else batch.end_lsn) or 0
-            message_lsn = _last_message(batch)
+            message_lsn = batch.message_lsn or 0
         with self._lock:
             self._owed_lsn = max(self._owed_lsn, end_lsn, message_lsn)
             self.done_lsn = max(self.done_lsn, end_lsn, message_lsn)
@@ -220,20 +220,6 @@ class Progress:
             self.flushed_lsn = max(self.flushed_lsn, lsn)
 
 
-def _last_message(batch: Batch) -> int:
-    """Where the last logical message outside of transactions ends; 0 when there is none.
-
-    A commit may begin at that very place: no stream may begin behind it.
-
-    Source:
-        Server function `logicalmsg_decode`; seen on 14 to 18.
-    """
-    for event in reversed(batch.select(actions=("message",)).events()):
-        if isinstance(event, Message) and not event.transactional:
-            return event.lsn
-    return 0
-
-
 def durable_lsn(done: Event | DecodeError | Batch) -> int:
     """How far the WAL is done when an event, or a batch, is done.
 
@@ -249,7 +235,7 @@ def durable_lsn(done: Event | DecodeError | Batch) -> int:
         ConfigError: When it is something else.
     """
     if isinstance(done, Batch):
-        return max(done.end_lsn or 0, done.commit_end_lsn or 0, _last_message(done)) if len(done) else 0
+        return max(done.end_lsn or 0, done.commit_end_lsn or 0, done.message_lsn or 0) if len(done) else 0
     if isinstance(done, (Commit, StreamCommit, CommitPrepared, Prepare, StreamPrepare)):
         return done.end_lsn
     if isinstance(done, RollbackPrepared):

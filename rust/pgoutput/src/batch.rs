@@ -175,6 +175,15 @@ impl Batch {
         })
     }
 
+    /// Where the last logical message outside of transactions ends.
+    pub fn message_lsn(&self) -> Option<u64> {
+        let messages = self.records.iter().rev().filter(|record| record.kind == kind::MESSAGE && !record.malformed);
+        messages.map(|record| self.message(record)).find_map(|message| match message {
+            Ok(Message::Message { transactional: false, lsn, .. }) => Some(lsn),
+            _ => None,
+        })
+    }
+
     /// What is known of a message, for whoever puts it into another batch.
     fn place(&self, record: &Record) -> Place {
         let shape = |number: usize| self.content.shapes.get(number).cloned();

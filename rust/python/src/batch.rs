@@ -304,6 +304,11 @@ impl Batch {
     }
 
     #[getter]
+    fn message_lsn(&self) -> Option<u64> {
+        self.inner.message_lsn()
+    }
+
+    #[getter]
     fn in_progress(&self) -> bool {
         self.inner.records().iter().any(Record::is_in_progress)
     }
