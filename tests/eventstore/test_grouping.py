@@ -24,6 +24,7 @@ from pgcdc.eventstore import (
     grouping,
 )
 from pgcdc.eventstore import connections as connections_module
+from pgcdc.eventstore.statements import Statements
 from pgcdc.eventstore.waiters import MOST
 from tests.eventstore.contract import Counted
 from tests.pipeline.running import until
@@ -150,6 +151,20 @@ def test_what_waits_goes_in_one_transaction(database: Database, colour: str) -> 
             "SELECT count(*)::int FROM es.events WHERE sequence = 2 GROUP BY xid HAVING count(*) > 1 ORDER BY 1 DESC"
         )
         assert shared == [(MOST,), (5,)]
+
+
+def test_the_plan_that_is_kept_takes_the_index(database: Database) -> None:
+    """Also on a new store, of which nothing is known: it would be kept while the table grows."""
+    statements = Statements("es")
+    with EventStore(database.dsn) as store, database.connect() as connection:
+        store.init()
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        numbered = calling._numbered(statements.append_each).decode()
+        connection.execute(f"PREPARE each AS {numbered}")
+        nothing = ", ".join(["NULL"] * statements.append_each.count("%s"))
+        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN EXECUTE each({nothing})"))
+    assert "Index Scan using streams_pkey" in plan
+    assert "Seq Scan" not in plan
 
 
 @pytest.mark.parametrize("colour", COLOURS)

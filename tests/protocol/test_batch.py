@@ -87,6 +87,18 @@ def _unset() -> Any:
     return msgspec.UNSET
 
 
+def test_a_batch_says_where_its_last_message_outside_of_transactions_ends() -> None:
+    """One within a transaction is durable with that; one that is cut off says nothing."""
+    alone = [wire.message("p", b"", lsn=lsn, transactional=False) for lsn in (500, 700)]
+    within = wire.message("p", b"", lsn=950, transactional=True)
+    assert read(*alone).message_lsn == 700
+    assert read(*alone, within).message_lsn == 700
+    assert read(*alone, *STREAM, within).message_lsn == 900, "the one that is in it"
+    assert read(*STREAM[:6]).message_lsn is None
+    assert read(within).message_lsn is None
+    assert read(alone[0], alone[1][:-1]).message_lsn == 500
+
+
 def test_an_empty_batch() -> None:
     """Of keepalives, or of nothing."""
     for batch in (BatchReader().read([]), BatchReader().read([wire.keepalive(5)])):

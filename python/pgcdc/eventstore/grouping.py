@@ -65,7 +65,7 @@ def _wait(connections: Connections, statements: Statements, mine: Waiter) -> Non
     try:
         while not mine.is_over:
             # Looked for once it is in line: whoever gives a connection back wakes who is in line by then.
-            if mine.group is None and (connection := connections.take_if_free()) is not None:
+            if mine.group is None and (connection := _free(connections, mine)) is not None:
                 _lead(connections, connection, statements, mine)
             elif not mine.wait(connections_module.LOOK_AFTER):
                 connections.find_lost()
@@ -75,6 +75,16 @@ def _wait(connections: Connections, statements: Statements, mine: Waiter) -> Non
         mine.end(None)  # nobody sends what has left
         if connections.waiters:
             connections.wake_one()
+
+
+def _free(connections: Connections, mine: Waiter) -> OwnConnection | None:
+    """A connection that is to be had, while nobody has sent it."""
+    try:
+        return connections.take_if_free()
+    except psycopg.Error:
+        if mine.group is None:
+            raise
+        return None  # somebody has sent it meanwhile, and tells how that went
 
 
 def _lead(connections: Connections, connection: OwnConnection, statements: Statements, mine: Waiter) -> None:
@@ -98,6 +108,7 @@ def _lead(connections: Connections, connection: OwnConnection, statements: State
         raise
     finally:
         group.sender = None
+        group.clear()  # each of them has it
         connections.give(connection)
 
 

@@ -50,11 +50,13 @@ class Statements:
             " WHERE a.appending = 'on'"
         )
         # The same for several that go together. It says which were done, and does not wait for long where somebody
-        # else has locked a stream (the setting is there before the first row is).
+        # else has locked a stream (the setting is there before the first row is). Behind a limit that the planner does
+        # not know it takes the arrays for one row, and the index as for one event, also where a table is new.
         self.append_each: LiteralString = (
             f"WITH a AS (UPDATE {es}.streams AS s SET version = s.version + 1"
-            " FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::integer[], %s::jsonb[], %s::jsonb[])"
-            " WITH ORDINALITY AS g (stream, version, stream_type, event_type, event_version, payload, metadata, number)"
+            " FROM (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::integer[], %s::jsonb[],"
+            " %s::jsonb[]) WITH ORDINALITY AS u (stream, version, stream_type, event_type, event_version, payload,"
+            " metadata, number) LIMIT (SELECT 1000::bigint)) AS g"
             " WHERE (SELECT set_config('lock_timeout', '50ms', true)) IS NOT NULL"
             " AND s.stream_id = g.stream AND s.version = g.version AND s.state = 'open'"
             " AND s.stream_type = coalesce(g.stream_type, s.stream_type)"
