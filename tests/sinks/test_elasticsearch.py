@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 class TestContract(SearchContract):
     made = Elasticsearch
-    # These take many indexes, and say nothing about the server that the others do not.
-    test_a_restart_changes_nothing = None  # type: ignore[assignment]
-    test_what_is_written_and_not_stored_comes_again = None  # type: ignore[assignment]
-    test_a_write_that_failed_on_the_way_back_is_repeated = None  # type: ignore[assignment]
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
