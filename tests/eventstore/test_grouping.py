@@ -317,6 +317,28 @@ def test_a_task_that_is_cancelled_stops_no_other(newest_database: Database) -> N
         assert versions(newest_database, "count-1", "count-6") == [1, 1], "nobody waited for them when they were sent"
 
 
+def test_what_fails_behind_the_answer_is_not_done_again(newest_database: Database) -> None:
+    """It was done; sent once more by itself, each would be told that another writer was first."""
+    execute = psycopg.AsyncConnection.execute
+
+    async def failing(self: psycopg.AsyncConnection[Any], query: Any, *arguments: Any, **named: Any) -> Any:
+        answer = await execute(self, query, *arguments, **named)
+        if "unnest" in str(query):
+            raise OSError("too many open files")
+        return answer
+
+    with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:
+        first = writers.append("count-0")
+        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        with mock.patch.object(psycopg.AsyncConnection, "execute", failing):
+            futures = [writers.append(f"count-{number}") for number in range(1, 5)]
+            writers.stands(4)
+            lock.release()
+            assert [type(future.exception(30)) for future in futures] == [ConnectionLost] * 4
+        assert first.result(30) == 2
+        assert versions(newest_database, *(f"count-{number}" for number in range(1, 5))) == [2] * 4
+
+
 def test_the_stores_own_task_may_be_cancelled(newest_database: Database) -> None:
     """By who ends all tasks that there are: before it began, and while it waits; others go on."""
     with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:

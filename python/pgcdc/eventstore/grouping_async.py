@@ -75,15 +75,15 @@ async def _lead(connections: AsyncConnections, statements: Statements) -> None:
         for one in group:
             if not one.is_done.done():
                 one.is_done.set_exception(another(error))
-    except Exception:  # that no connection can be made as it is asked for: each is told
-        group = _gather(connections, statements) if group is None else group
-        for one in group:
-            if not one.is_done.done():
-                one.is_done.set_result(None)
+    except Exception:
+        if group is None:  # no connection can be made as it is asked for, of which each is told by itself
+            for one in _gather(connections, statements):
+                if not one.is_done.done():
+                    one.is_done.set_result(None)
     finally:
         for one in group or ():
             if not one.is_done.done():
-                one.is_done.set_exception(psycopg.OperationalError("the task that sent it was cancelled"))
+                one.is_done.set_exception(psycopg.OperationalError("what sent it together with others was interrupted"))
 
 
 def _gather(connections: AsyncConnections, statements: Statements) -> list[Waiting]:
