@@ -48,6 +48,8 @@ LOOK_FOR_END = 0.7
 """Seconds that who leaves waits for what stands behind the last records: brokers answer after half a second."""
 SESSION: float = 10.0
 """Seconds after which the broker gives away the partitions of a member that it does not hear of."""
+POLL_INTERVAL: float = 300.0
+"""Seconds after which the client gives them up when nobody asks it for records."""
 
 
 class Member:
@@ -102,6 +104,7 @@ class Member:
         self._polled_at = time.monotonic()
         self._config: dict[str, Any] = {
             "session.timeout.ms": str(int(SESSION * 1000)),
+            "max.poll.interval.ms": str(int(POLL_INTERVAL * 1000)),
             "heartbeat.interval.ms": "1000",
             "topic.metadata.refresh.interval.ms": "10000",
             "queued.max.messages.kbytes": "16384",
@@ -117,15 +120,19 @@ class Member:
             "on_commit": self._stored,
             "log_level": 2,  # to stderr, and only what is grave: what is to be known comes by error_cb
         }
-        session = self._config["session.timeout.ms"]
-        if not session.isdecimal():
-            raise ConfigError("session.timeout.ms in the address of Kafka is a whole number of milliseconds")
-        self._session = int(session) / 1000
+        self._session = self._seconds("session.timeout.ms")
+        # What is left of it is for the rest of what an assignment takes.
+        self._patience = self._seconds("max.poll.interval.ms") / 2
         self._admin_config = {**address.client, "log_level": 2}
         self._admin: Any = None
         self._client: Any = None
         self._watch: TopicWatch
         self._thread = threading.Thread(target=self._work, name=f"pgcdc-{subscription.name}-kafka", daemon=True)
+
+    def _seconds(self, setting: str) -> float:
+        if not self._config[setting].isdecimal():
+            raise ConfigError(f"{setting} in the address of Kafka is a whole number of milliseconds")
+        return int(self._config[setting]) / 1000
 
     # From the event loop.
 
@@ -217,19 +224,24 @@ class Member:
                 call(partitions)
             except BaseException as error:
                 self._broken = self._broken or error
-            self._polled_at = time.monotonic()  # it was not away: it waited for its tasks
 
         return callback
 
     def _check_time(self) -> None:
         """A process that was stopped for a while may have lost its partitions and not know it yet."""
-        now = time.monotonic()
-        away, self._polled_at = now - self._polled_at, now
+        away = self._away()
+        self._polled_at += away
         if away > 0.8 * self._session and self._assigned:
             logger.warning("consumer %r was away for %.0f s", self._subscription.name, away)
             self.storing.doubt()
-            for lane in self.lanes:
-                lane.hold()
+
+    def _away(self) -> float:
+        return time.monotonic() - self._polled_at
+
+    def _wait(self) -> None:
+        """While a coordinator is waited for, nobody tells of partitions that others may have by now."""
+        if self._away() > 0.8 * self._session:
+            self.storing.doubt()
 
     def _on_error(self, error: Any) -> None:
         codes = self._kafka.KafkaError
@@ -296,14 +308,18 @@ class Member:
     # Partitions come and go; called by the client, in the thread.
 
     def _assign(self, partitions: Sequence[Any]) -> None:
-        if self._stopping:
-            self._client.incremental_assign([])  # it is about to leave: others get them at once
+        if self._stopping or not partitions:
+            self._client.incremental_assign([])  # who is about to leave takes none: others get them at once
             return
         started = []
         topics = self._watch.describe({one.topic for one in partitions})
         self._watch.check_policies(topics)
         place = self._topic_ids.place
-        *every, remembered = self._client.committed([*partitions, place], timeout=ASK_WITHIN)
+        found = self.storing.read([*partitions, place], self._polled_at + self._patience, self._wait)
+        if not found:
+            self._client.incremental_assign([])
+            return
+        *every, remembered = found
         stored = {(one.topic, one.partition): Mark.read(one.metadata) for one in every}
         # Partitions that were added have nothing stored, and the others say how many there were.
         others = {topic: self._marks(topic, topics[topic]) for (topic, _), mark in stored.items() if mark is None}
@@ -327,13 +343,13 @@ class Member:
         self._client.incremental_assign(started)
         self._topic_ids.soon()
         names = ", ".join(f"{one.topic}/{one.partition}" for one in started)
-        logger.info("consumer %r has partitions %s", self._subscription.name, names or "none")
+        logger.info("consumer %r has partitions %s", self._subscription.name, names)
 
     def _marks(self, topic: str, now: Described) -> list[Mark]:
         """What is stored of any partition of a topic."""
         every = [self._kafka.TopicPartition(topic, number) for number in range(now.partitions)]
-        found = [Mark.read(one.metadata) for one in self._client.committed(every, timeout=ASK_WITHIN)]
-        return [mark for mark in found if mark is not None]
+        found = self.storing.read(every, self._polled_at + self._patience, self._wait)
+        return [mark for one in found if (mark := Mark.read(one.metadata)) is not None]
 
     def _revoke(self, partitions: Sequence[Any]) -> None:
         lanes = self._give_up(partitions)
@@ -361,6 +377,7 @@ class Member:
             return
         with suppress(RuntimeError, TimeoutError):  # the loop may have ended without us
             asyncio.run_coroutine_threadsafe(self._ends(lanes), self._loop).result(2 * END_WITHIN)
+        self._polled_at = time.monotonic()  # it was not away: it waited for its tasks
 
     def _look_for_ends(self) -> None:
         """See whether only what ends a transaction follows what is done: see `Arranging.arrange`."""

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline.kafka_address import ASK_WITHIN
 from pgcdc.pipeline.kafka_assigned import Assigned, TopicPartition
 from pgcdc.pipeline.kafka_lane import PartitionLane
@@ -28,6 +29,8 @@ STORE_EVERY = 1.0
 """Seconds between two stores of what is done: what a crash repeats at most."""
 COMMIT_WITHIN = 5.0
 """Seconds after which an answer is not waited for any more."""
+ASK_AGAIN = 0.1
+"""Seconds between two questions that a coordinator does not answer yet."""
 
 
 class Storing:
@@ -138,9 +141,62 @@ class Storing:
         self._known.pop(partition, None)
 
     def doubt(self) -> None:
-        """The partitions may be others' by now, until the group takes offsets of all of them again."""
+        """The partitions may be others' by now, until the group takes offsets of all of them again: they wait."""
         self._doubtful = True
         self._store_at = 0.0
+        for assigned in list(self._assigned.values()):
+            assigned.lane.hold()
+
+    def read(self, partitions: Sequence[Any], deadline: float, meanwhile: Callable[[], None]) -> Sequence[Any]:
+        """Ask what is stored of partitions that come to this member, also while the group's coordinator moves.
+
+        Args:
+            partitions: Which.
+            deadline: When it is not asked again, by the monotonic clock.
+            meanwhile: Called between two questions.
+
+        Returns:
+            What is stored; nothing when the member is about to leave.
+
+        Raises:
+            ConnectionLost: When the coordinator has not said it in time.
+        """
+        codes = self._kafka.KafkaError
+        away = {
+            codes.COORDINATOR_LOAD_IN_PROGRESS,
+            codes.COORDINATOR_NOT_AVAILABLE,
+            codes.NOT_COORDINATOR,
+            codes.REQUEST_TIMED_OUT,
+            codes.UNSTABLE_OFFSET_COMMIT,
+            codes._ALL_BROKERS_DOWN,
+            codes._TIMED_OUT,
+            codes._TRANSPORT,
+            codes._WAIT_COORD,
+        }
+        began, has_warned = time.monotonic(), False
+        while self.asks:
+            within = min(ASK_WITHIN, max(deadline - time.monotonic(), 1.0))
+            try:
+                return self.client.committed(list(partitions), timeout=within)  # type: ignore[no-any-return]
+            except self._kafka.KafkaException as error:
+                if error.args[0].code() not in away:
+                    raise
+                reason = error.args[0].str()
+            now = time.monotonic()
+            if now >= deadline:
+                raise ConnectionLost(
+                    f"consumer {self._name!r} has lost Kafka: the group's coordinator has not said for"
+                    f" {now - began:.0f} s what is stored of its partitions: {reason}",
+                    hint="start it again when the brokers are well; it waits for half of max.poll.interval.ms, which"
+                    " the address may set: kafka://broker/PREFIX?max.poll.interval.ms=600000",
+                )
+            if not has_warned:
+                has_warned = True
+                what = "the group's coordinator does not say yet what is stored of its partitions"
+                logger.warning("consumer %r waits: %s: %s", self._name, what, reason)
+            meanwhile()
+            time.sleep(ASK_AGAIN)
+        return []
 
     def answer(self) -> None:
         """Ask what tasks want to know."""

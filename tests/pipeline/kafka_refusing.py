@@ -1,0 +1,152 @@
+"""A broker whose coordinator refuses to say what groups have stored, as one does that has just moved."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Final
+
+from tests.servers.kafka import KafkaServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Coordinator", "coordinator"]
+
+LOADS: Final = 14
+"""COORDINATOR_LOAD_IN_PROGRESS"""
+MOVED: Final = 16
+"""NOT_COORDINATOR"""
+_OFFSET_FETCH: Final = 9
+_API_VERSIONS: Final = 18
+_PLAIN: Final = 5
+"""The last version of OffsetFetch that is no flexible one, so that an answer of it is easily made."""
+
+
+class Coordinator:
+    """What goes to a broker and comes from there, with other answers to OffsetFetch.
+
+    Attributes:
+        port: Where clients find it.
+        refusal: The error that these have; 0 for the broker's own answers.
+        refused: How many were refused.
+    """
+
+    def __init__(self) -> None:
+        self.refusal = 0
+        self.refused = 0
+        self._broker = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+
+    def start(self, broker: int) -> None:
+        """Take connections to a broker.
+
+        Args:
+            broker: Its port.
+        """
+        self._broker = broker
+        threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
+
+    def close(self) -> None:
+        """End all connections, and take none any more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # a thread that accepts would keep it open
+        self._listener.close()
+        for one in self._open:
+            _end(one)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._open.append(client)
+                with contextlib.suppress(OSError):
+                    broker = socket.create_connection(("127.0.0.1", self._broker))
+                    self._open.append(broker)
+                    kinds: dict[int, tuple[int, int]] = {}
+                    for passes in (self._ask, self._answer):
+                        arguments = (client, broker, kinds)
+                        threading.Thread(target=passes, args=arguments, name="coordinator", daemon=True).start()
+
+    def _ask(self, client: socket.socket, broker: socket.socket, kinds: dict[int, tuple[int, int]]) -> None:
+        with contextlib.suppress(OSError):
+            while (message := _read(client)) is not None:
+                api, version, correlation = struct.unpack_from(">hhi", message)
+                kinds[correlation] = api, version
+                broker.sendall(struct.pack(">i", len(message)) + message)
+        _end(broker)
+
+    def _answer(self, client: socket.socket, broker: socket.socket, kinds: dict[int, tuple[int, int]]) -> None:
+        with contextlib.suppress(OSError):
+            while (message := _read(broker)) is not None:
+                [correlation] = struct.unpack_from(">i", message)
+                api, version = kinds.pop(correlation)
+                if api == _API_VERSIONS:
+                    _say_less(message, version)
+                elif api == _OFFSET_FETCH and self.refusal:
+                    throttle = struct.pack(">i", 0) if version >= 3 else b""
+                    message = bytearray(
+                        struct.pack(">i", correlation) + throttle + struct.pack(">ih", 0, self.refusal)  # no topics
+                    )
+                    self.refused += 1
+                client.sendall(struct.pack(">i", len(message)) + message)
+        _end(client)
+
+
+def _say_less(message: bytearray, version: int) -> None:
+    """Have a broker's answer to ApiVersions say that it knows OffsetFetch up to `_PLAIN` only."""
+    flexible = version >= 3
+    at = 6  # behind correlation and error; then the count: a varint of one more, or four bytes
+    if flexible:
+        count, shift = 0, 0
+        while True:
+            count |= (message[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if not message[at - 1] & 128:
+                break
+        count -= 1
+    else:
+        [count] = struct.unpack_from(">i", message, at)
+        at += 4
+    for _ in range(count):
+        api, _lowest, highest = struct.unpack_from(">hhh", message, at)
+        if api == _OFFSET_FETCH:
+            struct.pack_into(">h", message, at + 4, min(highest, _PLAIN))
+        at += 7 if flexible else 6  # a flexible one has an empty set of tagged fields behind it
+
+
+def _read(side: socket.socket) -> bytearray | None:
+    head = _exactly(side, 4)
+    return None if head is None else _exactly(side, struct.unpack(">i", head)[0])
+
+
+def _exactly(side: socket.socket, count: int) -> bytearray | None:
+    data = bytearray()
+    while len(data) < count:
+        more = side.recv(count - len(data))
+        if not more:
+            return None
+        data += more
+    return data
+
+
+def _end(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+    side.close()
+
+
+@contextlib.contextmanager
+def coordinator() -> Iterator[tuple[Coordinator, KafkaServer]]:
+    """A broker of its own, which clients reach through it only."""
+    between = Coordinator()
+    with contextlib.closing(between):
+        advertised = f"PLAINTEXT://127.0.0.1:{between.port}"
+        with KafkaServer({"advertised.listeners": advertised}) as server:
+            between.start(server.port)
+            server.start()
+            yield between, server
