@@ -1,4 +1,7 @@
-"""Appends that wait for a connection go together; none of them is hurt by another, whatever becomes of that one."""
+"""Appends that wait for a connection go together; none of them is hurt by another, whatever becomes of that one.
+
+Over 400 lines because each way in which one can fail is looked at beside others that do not, by threads and by tasks.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
 
 COLOURS = ("threads", "tasks")
 MANY = 2 * MOST
+SLEEPING = (
+    "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3600); RETURN NULL; END $$",
+    "CREATE TRIGGER sleeping AFTER INSERT ON es.events"
+    " FOR EACH ROW WHEN (NEW.payload ->> 'number' = '13') EXECUTE FUNCTION sleep()",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,13 +74,19 @@ class Writers:
             store = self.store = AsyncEventStore(database.dsn, max_connections=connections)
             self._ending.callback(lambda: asyncio.run_coroutine_threadsafe(store.close(), loop).result(30))
 
-    def append(self, stream: str, number: int = 0, *, expected: int = 1, text: str = "") -> Future[int]:
+    def append(
+        self, stream: str, number: int = 0, *, expected: int = 1, text: str = "", stream_type: str | None = None
+    ) -> Future[int]:
         """Begins an append of one event behind a version."""
         events = [Counted(len(text), number) for _ in range(1)]
         if isinstance(self.store, EventStore):
-            return self._threads.submit(self.store.append, stream, events, expected=expected, metadata={"text": text})
+            return self._threads.submit(
+                self.store.append, stream, events, stream_type=stream_type, expected=expected, metadata={"text": text}
+            )
         assert self.loop is not None
-        appending = self.store.append(stream, events, expected=expected, metadata={"text": text})
+        appending = self.store.append(
+            stream, events, stream_type=stream_type, expected=expected, metadata={"text": text}
+        )
         return asyncio.run_coroutine_threadsafe(appending, self.loop)
 
     def waiting(self) -> int:
@@ -185,6 +199,48 @@ def test_one_that_comes_too_late_hurts_nobody(database: Database, colour: str) -
         assert versions(database, "count-1", "count-6") == [1, 2]
 
 
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_goes_together_is_written_and_refused_as_by_itself(database: Database, colour: str) -> None:
+    """Texts that an array could take for its own, types of streams, closed streams; and nothing is left set."""
+    texts = [
+        "NULL",
+        "",
+        '{"a": "\\\\\\"}',
+        "{a,b}",
+        "back\\slash",
+        "Gr\u00fc\u00dfe \u4e2d \U0001f600",
+        "'; --",
+        "%s $1",
+    ]
+    with made(database, colour, "UPDATE es.streams SET state = 'closed' WHERE stream_id = 'count-20'") as writers:
+        with Lock(database, "count-0") as lock:
+            first = writers.append("count-0")
+            until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+            futures = [writers.append(f"count-{number}", text=text) for number, text in enumerate(texts, 1)]
+            futures.append(writers.append("count-18", stream_type="count"))
+            closed, other = writers.append("count-20"), writers.append("count-19", stream_type="order")
+            writers.stands(len(futures) + 2)
+            lock.release()
+            assert [future.result(30) for future in [first, *futures]] == [2] * (len(futures) + 1)
+            with pytest.raises(EventStoreError, match="is closed"):
+                closed.result(30)
+            with pytest.raises(EventStoreError, match="of another stream_type"):
+                other.result(30)
+        assert database.execute("SELECT count(DISTINCT xid)::int FROM es.events WHERE sequence = 2") == [(2,)]
+        written = dict(database.execute("SELECT stream_id, metadata ->> 'text' FROM es.events WHERE sequence = 2"))
+        assert [written[f"count-{number}"] for number in range(1, len(texts) + 1)] == texts
+        # A stream that is locked for longer than a group waits: who is by itself waits on.
+        with Lock(database, "count-30") as lock:
+            alone = writers.append("count-30")
+            until(lambda: locks_waited_for(database) == 1, "it waits for the lock")
+            waited = (
+                "SELECT clock_timestamp() - query_start > '0.2 s' FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            )
+            until(lambda: database.execute(waited) == [(True,)], "it waits for longer")
+            lock.release()
+            assert alone.result(30) == 2
+
+
 @pytest.mark.parametrize("at", ["the statement", "COMMIT"])
 @pytest.mark.parametrize("colour", COLOURS)
 def test_what_the_server_refuses_is_refused_alone(database: Database, colour: str, at: str) -> None:
@@ -251,13 +307,7 @@ def test_nobody_waits_for_a_stream_that_is_locked_but_its_own_writer(database: D
 @pytest.mark.parametrize("colour", COLOURS)
 def test_whose_connection_is_lost_is_told_so(database: Database, colour: str) -> None:
     """All that went together: whether it was done is not known. Here it was not; and the store goes on."""
-    sleeping = (
-        "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(3600); RETURN NULL; END $$",
-        "CREATE TRIGGER sleeping AFTER INSERT ON es.events"
-        " FOR EACH ROW WHEN (NEW.payload ->> 'number' = '13') EXECUTE FUNCTION sleep()",
-    )
-    with made(database, colour, *sleeping) as writers, Lock(database, "count-0") as lock:
+    with made(database, colour, *SLEEPING) as writers, Lock(database, "count-0") as lock:
         first = writers.append("count-0")
         until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
         futures = [writers.append(f"count-{number}", number) for number in range(10, 20)]
@@ -367,6 +417,28 @@ def test_the_stores_own_task_may_be_cancelled(newest_database: Database) -> None
         assert asyncio.run_coroutine_threadsafe(appended(), loop).result(30) == [2, 2]
         assert first.result(30) == 2
         assert not connections.tasks
+
+
+def test_what_was_under_way_in_a_cancelled_task_is_not_sent_again(newest_database: Database) -> None:
+    """Whether it was done is not known."""
+    with made(newest_database, "tasks", *SLEEPING) as writers, Lock(newest_database, "count-0") as lock:
+        first = writers.append("count-0")
+        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        futures = [writers.append(f"count-{number}", 13) for number in range(1, 5)]
+        writers.stands(4)
+        lock.release()
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        until(lambda: newest_database.execute(asleep) == [(1,)], "they sleep")
+        loop, connections = writers.loop, writers.store._connections
+        assert loop is not None
+
+        def cancel() -> None:
+            for task in getattr(connections, "tasks", ()):
+                task.cancel()
+
+        loop.call_soon_threadsafe(cancel)
+        assert [type(future.exception(30)) for future in futures] == [ConnectionLost] * 4
+        assert first.result(30) == 2
 
 
 @pytest.mark.parametrize("colour", COLOURS)
