@@ -198,8 +198,8 @@ def test_what_hangs_at_a_stop_is_there_once(
             shop.answered()
             run.stop()
             left = shop.sink
-    query = "SELECT count(*) FROM done"
-    until(lambda: target.execute(query) == [(shop.done,)], "what was left behind is written")
+    # It may be written by then, or undone: whoever stopped it did not wait for it.
+    until(lambda: not any(one.name.startswith("pgcdc-shop-") for one in threading.enumerate()), "the call is over")
     left.close()
     with running(shop.pipeline()) as run:
         run.streaming()
