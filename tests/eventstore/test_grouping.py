@@ -89,6 +89,12 @@ class Writers:
         )
         return asyncio.run_coroutine_threadsafe(appending, self.loop)
 
+    def hold(self) -> Future[int]:
+        """Has the only connection wait for the lock of `count-0`."""
+        first = self.append("count-0")
+        until(lambda: locks_waited_for(self.database) == 1, "the first one has the connection")
+        return first
+
     def waiting(self) -> int:
         """How many wait for a connection."""
         connections: Any = self.store._connections
@@ -154,8 +160,7 @@ def versions(database: Database, *streams: str) -> list[int]:
 def test_what_waits_goes_in_one_transaction(database: Database, colour: str) -> None:
     """Behind one that waits for a lock; but no more than a number, nothing large, and each of its own stream."""
     with made(database, colour) as writers, Lock(database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}") for number in range(1, MOST + 6)]
         writers.stands(MOST + 5)
         large = writers.append(f"count-{MOST + 6}", text="x" * 20_000)
@@ -184,8 +189,7 @@ def test_the_plan_that_is_kept_takes_the_index(database: Database) -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_one_that_comes_too_late_hurts_nobody(database: Database, colour: str) -> None:
     with made(database, colour) as writers, Lock(database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        first = writers.hold()
         late = writers.append("count-1", expected=7)
         futures = [writers.append(f"count-{number}") for number in range(2, 6)]
         twice = [writers.append("count-6", number) for number in range(2)]
@@ -214,8 +218,7 @@ def test_what_goes_together_is_written_and_refused_as_by_itself(database: Databa
     ]
     with made(database, colour, "UPDATE es.streams SET state = 'closed' WHERE stream_id = 'count-20'") as writers:
         with Lock(database, "count-0") as lock:
-            first = writers.append("count-0")
-            until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+            first = writers.hold()
             futures = [writers.append(f"count-{number}", text=text) for number, text in enumerate(texts, 1)]
             futures.append(writers.append("count-18", stream_type="count"))
             closed, other = writers.append("count-20"), writers.append("count-19", stream_type="order")
@@ -251,8 +254,7 @@ def test_what_the_server_refuses_is_refused_alone(database: Database, colour: st
         " FOR EACH ROW WHEN (NEW.payload ->> 'number' = '13') EXECUTE FUNCTION refuse()",
     )
     with made(database, colour, *refusing) as writers, Lock(database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}", number) for number in range(10, 20)]
         writers.stands(10)
         lock.release()
@@ -274,8 +276,7 @@ def test_a_row_that_a_trigger_swallows_is_not_confirmed(database: Database, colo
         " FOR EACH ROW WHEN (NEW.payload ->> 'number' = '13') EXECUTE FUNCTION swallow()",
     )
     with made(database, colour, *swallowing) as writers, Lock(database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}", number) for number in range(10, 20)]
         writers.stands(10)
         lock.release()
@@ -308,8 +309,7 @@ def test_nobody_waits_for_a_stream_that_is_locked_but_its_own_writer(database: D
 def test_whose_connection_is_lost_is_told_so(database: Database, colour: str) -> None:
     """All that went together: whether it was done is not known. Here it was not; and the store goes on."""
     with made(database, colour, *SLEEPING) as writers, Lock(database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}", number) for number in range(10, 20)]
         writers.stands(10)
         lock.release()
@@ -336,8 +336,7 @@ def test_a_ctrl_c_of_who_sends_is_told_to_all(newest_database: Database, places:
         Lock(newest_database, "count-0") as lock,
         mock.patch.object(connections_module, "LOOK_AFTER", 0.01),
     ):
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}") for number in range(1, 8)]
         writers.stands(7)
         with contextlib.ExitStack() as stack:
@@ -355,8 +354,7 @@ def test_a_ctrl_c_of_who_sends_is_told_to_all(newest_database: Database, places:
 
 def test_a_task_that_is_cancelled_stops_no_other(newest_database: Database) -> None:
     with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}") for number in range(1, 9)]
         writers.stands(8)
         assert futures[0].cancel()
@@ -378,8 +376,7 @@ def test_what_fails_behind_the_answer_is_not_done_again(newest_database: Databas
         return answer
 
     with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         with mock.patch.object(psycopg.AsyncConnection, "execute", failing):
             futures = [writers.append(f"count-{number}") for number in range(1, 5)]
             writers.stands(4)
@@ -392,8 +389,7 @@ def test_what_fails_behind_the_answer_is_not_done_again(newest_database: Databas
 def test_the_stores_own_task_may_be_cancelled(newest_database: Database) -> None:
     """By who ends all tasks that there are: before it began, and while it waits; others go on."""
     with made(newest_database, "tasks") as writers, Lock(newest_database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         store, loop = writers.store, writers.loop
         assert isinstance(store, AsyncEventStore)
         assert loop is not None
@@ -422,8 +418,7 @@ def test_the_stores_own_task_may_be_cancelled(newest_database: Database) -> None
 def test_what_was_under_way_in_a_cancelled_task_is_not_sent_again(newest_database: Database) -> None:
     """Whether it was done is not known."""
     with made(newest_database, "tasks", *SLEEPING) as writers, Lock(newest_database, "count-0") as lock:
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}", 13) for number in range(1, 5)]
         writers.stands(4)
         lock.release()
@@ -445,8 +440,7 @@ def test_what_was_under_way_in_a_cancelled_task_is_not_sent_again(newest_databas
 def test_behind_a_server_that_is_gone_nobody_waits(newest_database: Database, colour: str) -> None:
     """Each is told, also those that have not come to a connection."""
     with made(newest_database, colour) as writers, Lock(newest_database, "count-0"):
-        first = writers.append("count-0")
-        until(lambda: locks_waited_for(newest_database) == 1, "the first one has the connection")
+        first = writers.hold()
         futures = [writers.append(f"count-{number}") for number in range(1, 9)]
         writers.stands(8)
         with mock.patch.object(
