@@ -112,12 +112,12 @@ def _new_database(server: PostgresServer) -> Iterator[Database]:
 
 def _drop_database(database: Database) -> None:
     """Drops a database with all that would keep it from being dropped: prepared transactions, sessions, slots."""
-    with database.connect() as connection:
-        for (gid,) in connection.execute(
-            "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-        ).fetchall():
-            connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+    prepared = "SELECT gid FROM pg_prepared_xacts WHERE database = %s"
     with database.server.connect() as connection:
+        if gids := connection.execute(prepared, (database.name,)).fetchall():
+            with database.connect() as inside:  # where alone they can be ended
+                for (gid,) in gids:
+                    inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
         # Waits for each session to be gone: a slot is free only when its walsender has ended.
         connection.execute(
             "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s",
@@ -177,8 +177,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" in metafunc.fixturenames:
         versions = metafunc.config.stash[_servers_key].versions
-        if metafunc.module.__name__.endswith("_async") and not metafunc.config.getoption("--faults"):
-            # Of twins, which are one code (tools/twins.py), one meets all versions, the other the oldest and newest.
+        # Of twins, which are one code (tools/twins.py), one meets all versions, the other the oldest and newest.
+        twin = metafunc.module.__name__.endswith("_async")
+        plain_sql = metafunc.definition.get_closest_marker("oldest_and_newest") is not None
+        if (twin or plain_sql) and not metafunc.config.getoption("--faults"):
             versions = sorted({min(versions), max(versions)})
         metafunc.parametrize(
             "postgres", versions, indirect=True, ids=[f"pg{version}" for version in versions], scope="session"

@@ -156,6 +156,7 @@ def versions(database: Database, *streams: str) -> list[int]:
     return [found[stream] for stream in streams]
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("colour", COLOURS)
 def test_what_waits_goes_in_one_transaction(database: Database, colour: str) -> None:
     """Behind one that waits for a lock; but no more than a number, nothing large, and each of its own stream."""
@@ -186,6 +187,7 @@ def test_the_plan_that_is_kept_takes_the_index(database: Database) -> None:
     assert "Seq Scan" not in plan
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("colour", COLOURS)
 def test_one_that_comes_too_late_hurts_nobody(database: Database, colour: str) -> None:
     with made(database, colour) as writers, Lock(database, "count-0") as lock:
@@ -203,6 +205,7 @@ def test_one_that_comes_too_late_hurts_nobody(database: Database, colour: str) -
         assert versions(database, "count-1", "count-6") == [1, 2]
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("colour", COLOURS)
 def test_what_goes_together_is_written_and_refused_as_by_itself(database: Database, colour: str) -> None:
     """Texts that an array could take for its own, types of streams, closed streams; and nothing is left set."""
@@ -244,6 +247,7 @@ def test_what_goes_together_is_written_and_refused_as_by_itself(database: Databa
             assert alone.result(30) == 2
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("at", ["the statement", "COMMIT"])
 @pytest.mark.parametrize("colour", COLOURS)
 def test_what_the_server_refuses_is_refused_alone(database: Database, colour: str, at: str) -> None:
@@ -267,6 +271,7 @@ def test_what_the_server_refuses_is_refused_alone(database: Database, colour: st
         assert writers.append("count-13").result(30) == 2, "the connection can be used"
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_row_that_a_trigger_swallows_is_not_confirmed(database: Database, colour: str) -> None:
     """Together or by itself."""
@@ -285,6 +290,7 @@ def test_a_row_that_a_trigger_swallows_is_not_confirmed(database: Database, colo
         assert outcomes == [type(None)] * 10
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("colour", COLOURS)
 def test_nobody_waits_for_a_stream_that_is_locked_but_its_own_writer(database: Database, colour: str) -> None:
     """The others are done while it is locked."""

@@ -88,6 +88,7 @@ BROKEN = {
 """Each rule of an event's row, by the name of its constraint, with a column and a value that breaks it."""
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("rule", BROKEN)
 def test_the_rules_of_a_row(database: Database, rule: str) -> None:
     """For a plain INSERT, also of what is copied as a replica, and for what is set right under pgcdc.maintenance."""
@@ -120,6 +121,7 @@ def test_the_rules_of_a_row(database: Database, rule: str) -> None:
         assert store.read("till-8") == []
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize(
     ("item", "metadata", "rule"),
     [
@@ -147,6 +149,7 @@ def test_the_rules_of_the_function(database: Database, item: str, metadata: str,
         assert database.execute(call.replace(item, '"v": 1, "p": {}').replace(f"'{metadata}')", "'{}')"))[0][0] == "ok"
 
 
+@pytest.mark.oldest_and_newest
 def test_the_rules_of_a_stream(database: Database) -> None:
     with store_of(database) as store:
         store.append("till-1", [Sold("a", 1)])
@@ -255,6 +258,7 @@ def test_events_that_leave_sooner(newest_database: Database) -> None:
     ]
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("sequence", [1, 5])
 def test_a_row_that_a_trigger_writes(database: Database, sequence: int) -> None:
     """Somebody's trigger on the events, which writes to another stream, also while `append` runs."""
@@ -276,6 +280,7 @@ def test_a_row_that_a_trigger_writes(database: Database, sequence: int) -> None:
         assert store.check(deep=True)[0].status == "ok"
 
 
+@pytest.mark.oldest_and_newest
 def test_append_out_of_a_trigger(database: Database) -> None:
     """What `append` writes there has advanced its stream already."""
     with EventStore(database.dsn) as store:

@@ -82,6 +82,7 @@ def made(postgres: PostgresServer) -> Iterator[str]:
     yield from _make(postgres)
 
 
+@pytest.mark.oldest_and_newest
 class TestPostgres(StoreContract):
     @pytest.fixture
     def store(self, made: str) -> Iterator[EventStore]:
@@ -347,6 +348,7 @@ def test_it_appends_after_a_rollback(newest_database: Database) -> None:
         assert store.append("order-1", [PAID]) == 2
 
 
+@pytest.mark.oldest_and_newest
 def test_one_event_behind_a_known_version(database: Database) -> None:
     """It goes by a statement of its own, which stores and leaves behind what the function does."""
     with EventStore(database.dsn, max_connections=1) as store:

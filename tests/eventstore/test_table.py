@@ -120,6 +120,7 @@ CHECKED = Table("id text, qty integer NOT NULL CHECK (qty >= 0), at text", key=[
 ALONE = Table("a integer, b integer, c integer GENERATED ALWAYS AS (a + b) STORED", key=["a", "b"], name="alone")
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("cut", [1, 2, 100])
 def test_how_it_is_cut_makes_no_difference(database: Database, cut: int) -> None:
     """What INSERT would refuse of a row that is not there, is right for one that is."""

@@ -219,6 +219,7 @@ class TestSqliteDeadLetters(DeadLetterStoreContract):
         store.close()
 
 
+@pytest.mark.oldest_and_newest
 class TestPostgresDeadLetters(DeadLetterStoreContract):
     @pytest.fixture
     def store(self, database: Database) -> Iterator[DeadLetterStore]:

@@ -78,6 +78,7 @@ def test_a_table_of_an_earlier_version_goes_on(newest_database: Database) -> Non
         store.close()
 
 
+@pytest.mark.oldest_and_newest
 class TestPostgresPositions(PositionStoreContract):
     @pytest.fixture
     def store(self, database: Database) -> Iterator[PositionStore]:
