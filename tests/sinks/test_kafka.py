@@ -55,7 +55,10 @@ LARGE = 2_000_000
 
 
 def consumed(bootstrap: str, topic: str) -> list[Message]:
-    """All that a reader gets who sees what was committed: partition after partition, in order."""
+    """All that a reader gets who sees what was committed: partition after partition, in order.
+
+    A commit is answered before its markers are in all partitions; until then such a reader is told of an earlier end.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -73,6 +76,7 @@ def consumed(bootstrap: str, topic: str) -> list[Message]:
         places = [TopicPartition(topic, partition, 0) for partition in sorted(found.partitions)]
         consumer.assign(places)
         messages: list[Message] = []
+        ends = _ends(bootstrap, places)
         left = {place.partition for place in places}
         while left:
             message = consumer.poll(60)
@@ -82,8 +86,21 @@ def consumed(bootstrap: str, topic: str) -> list[Message]:
                 messages.append(message)
             else:
                 assert error.code() == KafkaError._PARTITION_EOF, error.str()
-                left.discard(message.partition())
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None and offset is not None
+                if offset >= ends[partition]:
+                    left.discard(partition)
         return sorted(messages, key=lambda message: message.partition() or 0)
+    finally:
+        consumer.close()
+
+
+def _ends(bootstrap: str, places: list[TopicPartition]) -> dict[int, int]:
+    """Where partitions end for who reads all, also what is not committed."""
+    settings = {"bootstrap.servers": bootstrap, "group.id": "ends", "isolation.level": "read_uncommitted"}
+    consumer = Consumer(settings)
+    try:
+        return {place.partition: consumer.get_watermark_offsets(place, timeout=60)[1] for place in places}
     finally:
         consumer.close()
 
