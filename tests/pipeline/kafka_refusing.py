@@ -1,4 +1,4 @@
-"""A broker whose coordinator refuses to say what groups have stored, as one does that has just moved."""
+"""A broker whose coordinator refuses to say what groups have stored, as one that has just moved; or that goes away."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Final
 from tests.servers.kafka import KafkaServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["Coordinator", "coordinator"]
+__all__ = ["DESCRIBE_CONFIGS", "LIST_OFFSETS", "OFFSET_FETCH", "SYNC_GROUP", "Coordinator", "coordinator"]
 
 LOADS: Final = 14
 """COORDINATOR_LOAD_IN_PROGRESS"""
 MOVED: Final = 16
 """NOT_COORDINATOR"""
-_OFFSET_FETCH: Final = 9
+LIST_OFFSETS: Final = 2
+OFFSET_FETCH: Final = 9
+SYNC_GROUP: Final = 14
+DESCRIBE_CONFIGS: Final = 32
 _API_VERSIONS: Final = 18
 _PLAIN: Final = 5
 """The last version of OffsetFetch that is no flexible one, so that an answer of it is easily made."""
@@ -31,12 +34,18 @@ class Coordinator:
     Attributes:
         port: Where clients find it.
         refusal: The error that these have; 0 for the broker's own answers.
+        refusals: Errors of single partitions in them, by topic and number.
         refused: How many were refused.
+        leaves: The request that it goes away with, and takes no connections any more until that is None: before it has
+            answered, or with SyncGroup, which gives partitions to a member, behind the answer.
     """
 
     def __init__(self) -> None:
         self.refusal = 0
+        self.refusals: dict[tuple[str, int], int] = {}
         self.refused = 0
+        self.leaves: int | None = None
+        self._is_away = False
         self._broker = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -51,18 +60,33 @@ class Coordinator:
         self._broker = broker
         threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
 
+    def settle(self) -> None:
+        """Refuse nothing any more."""
+        self.refusal, self.refusals, self.refused, self.leaves = 0, {}, 0, None
+
     def close(self) -> None:
         """End all connections, and take none any more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # a thread that accepts would keep it open
         self._listener.close()
-        for one in self._open:
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for one in list(self._open):
             _end(one)
+
+    def _leave(self) -> None:
+        self._is_away = True
+        self._end_all()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._is_away = self._is_away and self.leaves is not None
+                if self._is_away:
+                    _end(client)
+                    continue
                 self._open.append(client)
                 with contextlib.suppress(OSError):
                     broker = socket.create_connection(("127.0.0.1", self._broker))
@@ -77,6 +101,8 @@ class Coordinator:
             while (message := _read(client)) is not None:
                 api, version, correlation = struct.unpack_from(">hhi", message)
                 kinds[correlation] = api, version
+                if api == self.leaves != SYNC_GROUP:
+                    self._leave()
                 broker.sendall(struct.pack(">i", len(message)) + message)
         _end(broker)
 
@@ -87,13 +113,17 @@ class Coordinator:
                 api, version = kinds.pop(correlation)
                 if api == _API_VERSIONS:
                     _say_less(message, version)
-                elif api == _OFFSET_FETCH and self.refusal:
+                elif api == OFFSET_FETCH and self.refusals:
+                    self.refused += _refuse(message, version, self.refusals)
+                elif api == OFFSET_FETCH and self.refusal:
                     throttle = struct.pack(">i", 0) if version >= 3 else b""
                     message = bytearray(
                         struct.pack(">i", correlation) + throttle + struct.pack(">ih", 0, self.refusal)  # no topics
                     )
                     self.refused += 1
                 client.sendall(struct.pack(">i", len(message)) + message)
+                if api == self.leaves == SYNC_GROUP:
+                    self._leave()
         _end(client)
 
 
@@ -114,9 +144,41 @@ def _say_less(message: bytearray, version: int) -> None:
         at += 4
     for _ in range(count):
         api, _lowest, highest = struct.unpack_from(">hhh", message, at)
-        if api == _OFFSET_FETCH:
+        if api == OFFSET_FETCH:
             struct.pack_into(">h", message, at + 4, min(highest, _PLAIN))
         at += 7 if flexible else 6  # a flexible one has an empty set of tagged fields behind it
+
+
+def _refuse(message: bytearray, version: int, refusals: Mapping[tuple[str, int], int]) -> int:
+    """Have an answer to OffsetFetch say errors of partitions; how many it said."""
+    at, refused = 8 if version >= 3 else 4, 0
+
+    def number(format: str) -> int:
+        nonlocal at
+        [found] = struct.unpack_from(format, message, at)
+        at += struct.calcsize(format)
+        return int(found)
+
+    for _ in range(number(">i")):
+        length = number(">h")
+        topic = message[at : at + length].decode()
+        at += length
+        for _ in range(number(">i")):
+            error = refusals.get((topic, number(">i")), 0)
+            if error:
+                struct.pack_into(">q", message, at, -1)
+            at += 12 if version >= 5 else 8  # the offset, and the epoch of the leader
+            length = max(0, number(">h"))
+            if error:
+                struct.pack_into(">h", message, at - 2, 0)
+                del message[at : at + length]
+                length = 0
+            at += length
+            if error:
+                struct.pack_into(">h", message, at, error)
+                refused += 1
+            at += 2
+    return refused
 
 
 def _read(side: socket.socket) -> bytearray | None:

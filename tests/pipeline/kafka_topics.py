@@ -31,12 +31,12 @@ LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 class Shop:
     """A writer with a topic, and what readers were given of it."""
 
-    def __init__(self, database: Database, kafka: KafkaServer, partitions: int) -> None:
+    def __init__(self, database: Database, kafka: KafkaServer, partitions: int, *, follow: bool = False) -> None:
         self.database = database
         self.given: list[tuple[Any, ...]] = []
         self.lock = threading.Lock()
         database.execute(ORDERS, "INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 30) n")
-        self.writer, source = writing(database, kafka, partitions=partitions, settings=SOON)
+        self.writer, source = writing(database, kafka, partitions=partitions, follow=follow, settings=SOON)
         self.source = source + "&topic.metadata.refresh.interval.ms=500"
         self.topic = f"{source.partition('?')[0].rpartition('/')[2]}.public.orders"
         self.admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
@@ -54,10 +54,10 @@ class Shop:
             yield write
 
     @contextlib.contextmanager
-    def reading(self, *, given: int = 0) -> Iterator[Reading]:
+    def reading(self, table: str = "orders", *, given: int = 0) -> Iterator[Reading]:
         """A reader; with `given` one that was given so many changes."""
-        pipeline = pgcdc.Pipeline("shop", self.database.dsn, tables=["orders"])
-        pipeline.on("orders", "insert", "update", name="one")(self._take)
+        pipeline = pgcdc.Pipeline("shop", self.database.dsn, tables=[table])
+        pipeline.on(table, "insert", "update", name="one")(self._take)
         reader = Reading(pipeline, self.source)
         try:
             if given:

@@ -10,9 +10,19 @@ from unittest import mock
 
 import pytest
 
-from pgcdc.errors import ConnectionLost
+import pgcdc
+from pgcdc.errors import ConfigError, ConnectionLost, SchemaError
 from pgcdc.pipeline.kafka_storing import Storing
-from tests.pipeline.kafka_refusing import LOADS, MOVED, Coordinator, coordinator
+from tests.pipeline.kafka_refusing import (
+    DESCRIBE_CONFIGS,
+    LIST_OFFSETS,
+    LOADS,
+    MOVED,
+    OFFSET_FETCH,
+    SYNC_GROUP,
+    Coordinator,
+    coordinator,
+)
 from tests.pipeline.kafka_topics import GROUP, Shop
 from tests.pipeline.running import until
 from tests.servers.kafka import KafkaServer
@@ -24,18 +34,31 @@ if TYPE_CHECKING:
     from tests.pipeline.kafka_reading import Reading
 
 
+NO_RIGHT = 29
+"""TOPIC_AUTHORIZATION_FAILED"""
+UNKNOWN = -1
+"""UNKNOWN_SERVER_ERROR"""
+
+
+@pytest.fixture(scope="module")
+def broker(kafka: KafkaServer) -> Iterator[tuple[Coordinator, KafkaServer]]:
+    """A broker that is reached through what can refuse; `kafka` for its skip where there is none."""
+    with coordinator() as both:
+        yield both
+
+
 @pytest.fixture
-def refusing(newest_database: Database, kafka: KafkaServer) -> Iterator[tuple[Shop, Coordinator]]:
-    """A shop whose broker is reached through what can refuse; `kafka` for its skip where there is none."""
-    with coordinator() as (between, server):
-        yield Shop(newest_database, server, 2), between
+def refusing(newest_database: Database, broker: tuple[Coordinator, KafkaServer]) -> Iterator[tuple[Shop, Coordinator]]:
+    between, server = broker
+    yield Shop(newest_database, server, 2), between
+    between.settle()
 
 
 def waits(reader: Reading, caplog: pytest.LogCaptureFixture, count: int = 1) -> None:
     """Until so many readers have said that they wait."""
 
     def said() -> int:
-        return sum("does not say yet what is stored" in one.getMessage() for one in caplog.records)
+        return sum("does not say yet" in one.getMessage() for one in caplog.records)
 
     until(lambda: said() >= count or not reader.alive, "it waits", pause=0.05)
     assert reader.error is None
@@ -122,6 +145,107 @@ def test_what_it_has_waits_too_when_its_session_may_be_over(
         shop.database.execute("INSERT INTO orders SELECT n, n, 'b' FROM generate_series(31, 90) n")
         shop.until_given(90, first)
     assert len(set(shop.given)) == 90
+
+
+@pytest.mark.parametrize("of", ["a partition", "the place of the topics' ids"])
+def test_a_partition_of_which_nothing_is_said_is_not_one_of_which_nothing_is_stored(
+    refusing: tuple[Shop, Coordinator], of: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would begin with the topic's first record: all of it again, or without what a new consumer leaves out."""
+    shop, between = refusing
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with shop.writing():
+        with shop.reading(given=30):
+            pass
+        between.refusals = {(shop.topic, 1) if of == "a partition" else (shop.positions, 0): LOADS}
+        with shop.reading() as reader:
+            waits(reader, caplog)
+            between.refusals = {}
+            shop.database.execute("INSERT INTO orders SELECT n, n, 'b' FROM generate_series(31, 90) n")
+            shop.until_given(90, reader)
+    assert len(set(shop.given)) == 90
+
+
+@pytest.mark.parametrize(("refusal", "kind"), [(NO_RIGHT, ConfigError), (UNKNOWN, ConnectionLost)])
+def test_a_partition_of_which_it_is_not_to_know_ends_it(
+    refusing: tuple[Shop, Coordinator], refusal: int, kind: type[pgcdc.Error]
+) -> None:
+    shop, between = refusing
+    with shop.writing():
+        with shop.reading(given=30):
+            pass
+        between.refusals = {(shop.topic, 1): refusal}
+        with shop.reading() as reader:
+            error = shop.until_ended(reader)
+    assert type(error) is kind
+    assert f"{shop.topic}/1: " in str(error)
+    assert len(shop.given) == 30
+
+
+@pytest.mark.parametrize("leaves", [SYNC_GROUP, DESCRIBE_CONFIGS, OFFSET_FETCH, LIST_OFFSETS])
+def test_a_broker_that_is_away_is_waited_for_whatever_it_is_asked(
+    refusing: tuple[Shop, Coordinator], leaves: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop, between = refusing
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with shop.writing():
+        between.leaves = leaves
+        with shop.reading() as reader:
+            waits(reader, caplog)
+            between.leaves = None
+            shop.until_given(30, reader)
+    assert len(set(shop.given)) == 30
+
+
+def test_a_process_that_waits_for_a_broker_that_is_away_can_be_stopped(
+    refusing: tuple[Shop, Coordinator], caplog: pytest.LogCaptureFixture
+) -> None:
+    shop, between = refusing
+    # As long the next one waits: who leaves cannot say so.
+    shop.source = shop.source.replace("session.timeout.ms=45000", "session.timeout.ms=6000")
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with shop.writing():
+        between.leaves = SYNC_GROUP
+        with shop.reading() as reader:
+            waits(reader, caplog)
+            reader.stop()
+        assert reader.error is None
+        assert shop.given == []
+        between.leaves = None
+        with shop.reading(given=30):
+            pass
+
+
+def test_a_former_topic_of_which_nothing_is_said_is_not_one_that_is_not_read(
+    newest_database: Database, broker: tuple[Coordinator, KafkaServer]
+) -> None:
+    """A renamed table goes on in another topic when all of the former one is done: the coordinator is asked."""
+    between, server = broker
+    shop = Shop(newest_database, server, 2, follow=True)
+    between.refused = 0
+    with shop.writing() as write, shop.reading() as first:
+        shop.until_given(30, first)
+        shop.database.execute("ALTER TABLE orders RENAME TO purchases", "UPDATE purchases SET note = 'b' WHERE id < 9")
+        write.catch_up(shop.database)
+        assert isinstance(shop.until_ended(first), SchemaError)
+        between.refusals = {(shop.topic, number): MOVED for number in (0, 1)}
+        with shop.reading("purchases") as second:
+            until(lambda: between.refused >= 5 or not second.alive, "it asks again", pause=0.05)
+            assert second.error is None
+            between.refusals = {}
+            shop.until_given(38, second)
+
+
+def test_a_broker_that_takes_no_texts_with_offsets_is_said(newest_database: Database, kafka: KafkaServer) -> None:
+    """Nothing would ever be stored: each start would begin at the beginning."""
+    with KafkaServer({"offset.metadata.max.bytes": "10"}) as server:
+        server.start()
+        shop = Shop(newest_database, server, 2)
+        with shop.writing(), shop.reading() as reader:
+            error = shop.until_ended(reader)
+    assert isinstance(error, ConfigError)
+    assert "does not store how far consumer 'one' is" in str(error)
+    assert "offset.metadata.max.bytes" in str(error.hint)
 
 
 def members(shop: Shop) -> list[int]:

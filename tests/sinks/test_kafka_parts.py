@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -17,6 +17,7 @@ from pgcdc.lsn import Position
 from pgcdc.schema import SchemaChange, change_of
 from pgcdc.sinks import kafka_transactions
 from pgcdc.sinks.kafka import Kafka, KafkaPart
+from pgcdc.sinks.kafka_topics import Topics
 from pgcdc.sinks.kafka_transactions import Transaction, Transactions
 from pgcdc.testing.changes import Table, insert, truncate
 from tests.servers.kafka import KafkaServer
@@ -253,6 +254,31 @@ def test_a_new_producer_looks_again_how_many_partitions_there_are(kafka: KafkaSe
     part.write(batch_of(truncate(PLAIN)), "two")
     barriers = [one for one in consumed(kafka.bootstrap, f"{prefix}.public.plain") if "pgcdc.barrier" in headers(one)]
     assert [(one.partition(), headers(one)["pgcdc.partitions"]) for one in barriers] == [(n, "3") for n in range(3)]
+
+
+def test_a_topic_of_positions_that_a_broker_does_not_list_yet_is_read(kafka: KafkaServer) -> None:
+    """One that has just started, or has no leader for it: what is stored there would be taken for nothing."""
+    prefix = fresh()
+    part = part_of(process(kafka, prefix), 0)
+    part.open()
+    part.write(rows(1), "one")
+    other = part_of(process(kafka, prefix), 0)
+    with mock.patch.object(Topics, "_listed", return_value={}):
+        assert other.open() == "one"
+
+
+def test_a_topic_that_is_not_to_be_seen_is_not_one_that_is_not_there(kafka: KafkaServer) -> None:
+    """A barrier that goes by the number of partitions that were there before would not be in those that were added."""
+    with KafkaServer(user=("bob", "secret")) as server:
+        prefix = fresh()
+        part = part_of(process(server, prefix), 0)
+        part.open()
+        part.write(rows(1), "one")
+        login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
+        login |= {"sasl.username": "bob", "sasl.password": "secret"}
+        part._transactions.producer = Producer({"bootstrap.servers": server.guarded, **login})
+        with pytest.raises(SinkUnavailable, match="did not say how many partitions"):
+            part._transactions.partitions(f"{prefix}.public.plain")
 
 
 @pytest.mark.parametrize("of", ["part", "sink"])

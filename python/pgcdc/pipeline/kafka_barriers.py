@@ -44,6 +44,9 @@ class Marks(Protocol):
     async def marks(self, topic: str, count: int, *, again: bool) -> Mapping[int, Mark]:
         """What is stored of the partitions of a topic; asks the broker where that is needed, or `again`."""
 
+    async def told(self, topic: str, count: int) -> Mapping[int, Mark] | None:
+        """The same, asked again; None when the broker does not say it now."""
+
     async def changed(self, seconds: float) -> None:
         """Wait until something was stored by this process, or the time is over."""
 
@@ -151,8 +154,8 @@ class Barriers:
         hint = "run it with the former name until it stops at the new one, and then with that"
         if self._table == (new.schema, new.name):
             former = self._topic((old.schema, old.name))
-            first = (await self._marks.marks(former, 1, again=True)).get(0, Mark())
-            marks = await self._marks.marks(former, first.partitions, again=True)
+            first = (await self._told(former, 1)).get(0, Mark())
+            marks = await self._told(former, first.partitions)
             if len(marks) == first.partitions > 0 and all(mark.has_reached(barrier) for mark in marks.values()):
                 return
             what += f", and consumer {self._subscription.name!r} has not got all that is in its former topic {former!r}"
@@ -160,6 +163,12 @@ class Barriers:
             what += ", and its changes go to another topic"
             hint = "rename it back, or use the new name in the pipeline's tables and handlers, and start again"
         raise SchemaError(what, hint=hint, table=f"{new.schema}.{new.name}", lsn=change.position[0])
+
+    async def _told(self, topic: str, count: int) -> Mapping[int, Mark]:
+        """What is stored of a former topic: while nobody says it, nothing follows from what is missing."""
+        while (marks := await self._marks.told(topic, count)) is None:
+            await self._pause(LOOK_EVERY)
+        return marks
 
     def _own(self, batch: Batch) -> Batch:
         """Of a TRUNCATE of several tables only what this topic is about: the others come by theirs."""

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 from pgcdc.errors import ConfigError, ConnectionLost, Error, PositionError
-from pgcdc.pipeline.kafka_address import ASK_WITHIN, KafkaAddress, client_library
+from pgcdc.pipeline.kafka_address import KafkaAddress, client_library
 from pgcdc.pipeline.kafka_anew import begin_anew
+from pgcdc.pipeline.kafka_asking import Asking, Leaving
 from pgcdc.pipeline.kafka_assigned import Arranging, Assigned, Found, TopicPartition
 from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Mark
@@ -96,7 +97,6 @@ class Member:
         self._loop = loop
         self._arranging = Arranging(subscription, format, ordered)
         self._assigned: dict[TopicPartition, Assigned] = {}
-        self.storing = Storing(self._kafka, subscription.name, loop, self._assigned)
         self._stopping = False
         self._broken: BaseException | None = None
         self._said: set[object] = set()
@@ -122,7 +122,9 @@ class Member:
         }
         self._session = self._seconds("session.timeout.ms")
         # What is left of it is for the rest of what an assignment takes.
-        self._patience = self._seconds("max.poll.interval.ms") / 2
+        patience = self._seconds("max.poll.interval.ms") / 2
+        self._asking = Asking(self._kafka, subscription.name, patience, self._wait)
+        self.storing = Storing(self._kafka, subscription.name, loop, self._assigned, self._asking)
         self._admin_config = {**address.client, "log_level": 2}
         self._admin: Any = None
         self._client: Any = None
@@ -143,7 +145,7 @@ class Member:
     def stop(self) -> None:
         """Read no more, end what was handed over, and leave the group."""
         self._stopping = True
-        self.storing.asks = False
+        self._asking.stops = True
 
     async def join(self, timeout: float) -> bool:
         """Wait for the thread.
@@ -184,7 +186,7 @@ class Member:
     def _connect(self) -> None:
         try:
             self._admin = self._kafka.admin.AdminClient(self._admin_config)
-            self._watch = TopicWatch(self._kafka, self._subscription.name, self._group, self._admin)
+            self._watch = TopicWatch(self._kafka, self._subscription.name, self._group, self._admin, self._asking)
             self._client = self.storing.client = self._kafka.Consumer(self._config)
         except self._kafka.KafkaException as error:
             said = error.args[0]
@@ -239,7 +241,7 @@ class Member:
         return time.monotonic() - self._polled_at
 
     def _wait(self) -> None:
-        """While a coordinator is waited for, nobody tells of partitions that others may have by now."""
+        """While a broker is waited for, nobody tells of partitions that others may have by now."""
         if self._away() > 0.8 * self._session:
             self.storing.doubt()
 
@@ -302,30 +304,47 @@ class Member:
         """What became of a commit; called by the client, in the thread."""
         if any(self._topic_ids.is_place(one) for one in partitions):
             self._topic_ids.stored(error)
-        else:
-            self.storing.stored(error, partitions)
+            return
+        self.storing.stored(error, partitions)
+        codes = self._kafka.KafkaError
+        never = codes.OFFSET_METADATA_TOO_LARGE, codes.GROUP_AUTHORIZATION_FAILED, codes.TOPIC_AUTHORIZATION_FAILED
+        for said in (error, *(one.error for one in partitions)):
+            if said is not None and said.code() in never:
+                self._broken = self._broken or ConfigError(
+                    f"Kafka does not store how far consumer {self._subscription.name!r} is: {said.str()}",
+                    hint=f"group {self._group!r} takes READ of the group and of its topics, and brokers that take some"
+                    " hundred bytes with an offset: offset.metadata.max.bytes",
+                )
 
     # Partitions come and go; called by the client, in the thread.
 
     def _assign(self, partitions: Sequence[Any]) -> None:
-        if self._stopping or not partitions:
-            self._client.incremental_assign([])  # who is about to leave takes none: others get them at once
-            return
         started = []
-        topics = self._watch.describe({one.topic for one in partitions})
-        self._watch.check_policies(topics)
+        if partitions:
+            with suppress(Leaving):
+                started = self._take_over(partitions)
+        self._client.incremental_assign(started)  # who is about to leave takes none: others get them at once
+        if started:
+            self._topic_ids.soon()
+            names = ", ".join(f"{one.topic}/{one.partition}" for one in started)
+            logger.info("consumer %r has partitions %s", self._subscription.name, names)
+
+    def _take_over(self, partitions: Sequence[Any]) -> list[Any]:
+        """Ask all that is to be known of partitions, and begin with them; gives where each is read from."""
+        started = []
+        since = self._polled_at
+        topics = self._watch.describe({one.topic for one in partitions}, since)
+        self._watch.check_policies(topics, since)
         place = self._topic_ids.place
-        found = self.storing.read([*partitions, place], self._polled_at + self._patience, self._wait)
-        if not found:
-            self._client.incremental_assign([])
-            return
-        *every, remembered = found
+        *every, remembered = self.storing.read([*partitions, place], since, {place.topic})
+        records = [self._records(one, since) for one in every]
         stored = {(one.topic, one.partition): Mark.read(one.metadata) for one in every}
         # Partitions that were added have nothing stored, and the others say how many there were.
-        others = {topic: self._marks(topic, topics[topic]) for (topic, _), mark in stored.items() if mark is None}
-        for one in every:
+        others = {
+            topic: self._marks(topic, topics[topic], since) for (topic, _), mark in stored.items() if mark is None
+        }
+        for one, (low, high) in zip(every, records, strict=True):
             of = one.topic, one.partition
-            low, high = self._client.get_watermark_offsets(one, timeout=ASK_WITHIN)
             mark, now = stored[of], topics[one.topic]
             self._watch.check(one.topic, others[one.topic] if mark is None else [mark], now)
             if one.offset < 0 and self._topic_ids.tells_another(remembered.metadata, one.topic, now.id):
@@ -340,15 +359,24 @@ class Member:
             self.storing.forget(of)
             one.offset = assigned.lane.through_lsn
             started.append(one)
-        self._client.incremental_assign(started)
-        self._topic_ids.soon()
-        names = ", ".join(f"{one.topic}/{one.partition}" for one in started)
-        logger.info("consumer %r has partitions %s", self._subscription.name, names)
+        return started
 
-    def _marks(self, topic: str, now: Described) -> list[Mark]:
+    def _records(self, one: Any, since: float) -> tuple[int, int]:
+        """The offsets of the first record that a partition has, and behind the last."""
+
+        def question(within: float) -> tuple[int, int]:
+            found: tuple[int, int] | None = self._client.get_watermark_offsets(one, timeout=within)
+            if found is None:  # so the client says that it was not answered in time
+                raise TimeoutError
+            return found
+
+        of = f"which records there are in {one.topic}/{one.partition}"
+        return self._asking.ask(question, "a broker", of, since)
+
+    def _marks(self, topic: str, now: Described, since: float) -> list[Mark]:
         """What is stored of any partition of a topic."""
         every = [self._kafka.TopicPartition(topic, number) for number in range(now.partitions)]
-        found = self.storing.read(every, self._polled_at + self._patience, self._wait)
+        found = self.storing.read(every, since)
         return [mark for one in found if (mark := Mark.read(one.metadata)) is not None]
 
     def _revoke(self, partitions: Sequence[Any]) -> None:

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline.kafka_address import ASK_WITHIN
+from pgcdc.pipeline.kafka_asking import Asking
 from pgcdc.pipeline.kafka_assigned import Assigned, TopicPartition
 from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Mark
@@ -29,8 +29,7 @@ STORE_EVERY = 1.0
 """Seconds between two stores of what is done: what a crash repeats at most."""
 COMMIT_WITHIN = 5.0
 """Seconds after which an answer is not waited for any more."""
-ASK_AGAIN = 0.1
-"""Seconds between two questions that a coordinator does not answer yet."""
+COORDINATOR = "the group's coordinator"
 
 
 class Storing:
@@ -41,10 +40,10 @@ class Storing:
         name: The consumer's name.
         loop: The event loop of the tasks.
         assigned: The partitions that the member has; it changes.
+        asking: Asks brokers that may be away.
 
     Attributes:
         client: The member's client, once there is one.
-        asks: Whether anything is asked any more; not when the member is about to leave.
         waits: For how many answers it waits.
     """
 
@@ -54,14 +53,15 @@ class Storing:
         name: str,
         loop: asyncio.AbstractEventLoop,
         assigned: Mapping[TopicPartition, Assigned],
+        asking: Asking,
     ) -> None:
         self.client: Any = None
-        self.asks = True
         self.waits = 0
         self._kafka = kafka
         self._name = name
         self._loop = loop
         self._assigned = assigned
+        self._asking = asking
         self._known: dict[TopicPartition, Mark] = {}
         self._commits: deque[tuple[Future[bool], PartitionLane]] = deque()
         self._asked: deque[tuple[Future[bool], Sequence[TopicPartition]]] = deque()
@@ -111,12 +111,33 @@ class Storing:
         Returns:
             By partition.
         """
+        await self._look(topic, count, again=again)
+        return self._marks(topic, count)
+
+    async def told(self, topic: str, count: int) -> Mapping[int, Mark] | None:
+        """The same, asked again: where one that is missing has a meaning.
+
+        Args:
+            topic: The topic.
+            count: How many partitions it has.
+
+        Returns:
+            By partition; None when the group's coordinator does not say it now.
+        """
+        return self._marks(topic, count) if await self._look(topic, count, again=True) else None
+
+    async def _look(self, topic: str, count: int, *, again: bool) -> bool:
         wanted = [(topic, number) for number in range(count)]
         others = [one for one in wanted if one not in self._assigned and (again or one not in self._known)]
-        if others and self.asks:
-            future: Future[bool] = Future()
-            self._asked.append((future, others))
-            await asyncio.wrap_future(future)
+        if not others:
+            return True
+        if self._asking.stops:
+            return False
+        future: Future[bool] = Future()
+        self._asked.append((future, others))
+        return await asyncio.wrap_future(future)
+
+    def _marks(self, topic: str, count: int) -> Mapping[int, Mark]:
         return {number: mark for number in range(count) if (mark := self._known.get((topic, number))) is not None}
 
     async def changed(self, seconds: float) -> None:
@@ -147,65 +168,41 @@ class Storing:
         for assigned in list(self._assigned.values()):
             assigned.lane.hold()
 
-    def read(self, partitions: Sequence[Any], deadline: float, meanwhile: Callable[[], None]) -> Sequence[Any]:
+    def read(self, partitions: Sequence[Any], since: float, aside: Collection[str] = ()) -> Sequence[Any]:
         """Ask what is stored of partitions that come to this member, also while the group's coordinator moves.
 
         Args:
             partitions: Which.
-            deadline: When it is not asked again, by the monotonic clock.
-            meanwhile: Called between two questions.
+            since: When the member began to ask, by the monotonic clock.
+            aside: Topics of which nothing is known where the broker does not say it.
 
         Returns:
-            What is stored; nothing when the member is about to leave.
+            What is stored.
 
         Raises:
-            ConnectionLost: When the coordinator has not said it in time.
+            Leaving: When the member is about to leave.
+            ConnectionLost: When the coordinator has not said it in time, or not of a partition.
+            ConfigError: When the consumer may not know.
         """
-        codes = self._kafka.KafkaError
-        away = {
-            codes.COORDINATOR_LOAD_IN_PROGRESS,
-            codes.COORDINATOR_NOT_AVAILABLE,
-            codes.NOT_COORDINATOR,
-            codes.REQUEST_TIMED_OUT,
-            codes.UNSTABLE_OFFSET_COMMIT,
-            codes._ALL_BROKERS_DOWN,
-            codes._TIMED_OUT,
-            codes._TRANSPORT,
-            codes._WAIT_COORD,
-        }
-        began, has_warned = time.monotonic(), False
-        while self.asks:
-            within = min(ASK_WITHIN, max(deadline - time.monotonic(), 1.0))
-            try:
-                return self.client.committed(list(partitions), timeout=within)  # type: ignore[no-any-return]
-            except self._kafka.KafkaException as error:
-                if error.args[0].code() not in away:
-                    raise
-                reason = error.args[0].str()
-            now = time.monotonic()
-            if now >= deadline:
-                raise ConnectionLost(
-                    f"consumer {self._name!r} has lost Kafka: the group's coordinator has not said for"
-                    f" {now - began:.0f} s what is stored of its partitions: {reason}",
-                    hint="start it again when the brokers are well; it waits for half of max.poll.interval.ms, which"
-                    " the address may set: kafka://broker/PREFIX?max.poll.interval.ms=600000",
-                )
-            if not has_warned:
-                has_warned = True
-                what = "the group's coordinator does not say yet what is stored of its partitions"
-                logger.warning("consumer %r waits: %s: %s", self._name, what, reason)
-            meanwhile()
-            time.sleep(ASK_AGAIN)
-        return []
+
+        def question(within: float) -> Sequence[Any]:
+            found: Sequence[Any] = self.client.committed(list(partitions), timeout=within)
+            for one in found:
+                # It comes without an offset, and is not for that one of which nothing is stored.
+                if one.error is not None and (one.topic not in aside or self._asking.is_away(one.error)):
+                    said = f"{one.topic}/{one.partition}: {one.error.str()}"
+                    raise self._kafka.KafkaException(self._kafka.KafkaError(one.error.code(), said))
+            return found
+
+        return self._asking.ask(question, COORDINATOR, "what is stored of its partitions", since)
 
     def answer(self) -> None:
         """Ask what tasks want to know."""
         asked = [self._asked.popleft() for _ in range(len(self._asked))]
         if asked:
-            with suppress(self._kafka.KafkaException):
-                self._ask({one for _, those in asked for one in those})
-            for future, _ in asked:
-                _answer(future, True)
+            unknown = self._ask({one for _, those in asked for one in those})
+            for future, those in asked:
+                _answer(future, unknown.isdisjoint(those))
 
     def store_some(self) -> None:
         """Begin to store what is done, one time after the other; nothing waits here for the answer."""
@@ -242,7 +239,10 @@ class Storing:
         if not wait:
             self.waits += 1
         try:
-            self.client.commit(offsets=offsets, asynchronous=not wait)
+            for one in self.client.commit(offsets=offsets, asynchronous=not wait) or ():
+                if one.error is not None:  # whoever has it next begins where it was stored before
+                    place = f"{one.topic}/{one.partition}"
+                    logger.debug("consumer %r: %s was not stored: %s", self._name, place, one.error)
         except self._kafka.KafkaException as error:
             logger.debug("consumer %r: nothing was stored: %s", self._name, error)
             self.waits = 0
@@ -292,11 +292,20 @@ class Storing:
             else:
                 _answer(future, False)
 
-    def _ask(self, wanted: Iterable[TopicPartition]) -> None:
-        for one in self.client.committed([self._kafka.TopicPartition(*one) for one in wanted], timeout=ASK_WITHIN):
-            mark = Mark.read(one.metadata) if one.error is None and one.offset >= 0 else None
-            if mark is not None:
+    def _ask(self, wanted: Set[TopicPartition]) -> Set[TopicPartition]:
+        """Ask what is stored of partitions; gives those of which the coordinator does not say it now."""
+        unknown = set()
+        try:
+            found = self.client.committed([self._kafka.TopicPartition(*one) for one in wanted], timeout=ASK_WITHIN)
+        except self._kafka.KafkaException:
+            return wanted
+        for one in found:
+            if one.error is not None:
+                if self._asking.is_away(one.error):
+                    unknown.add((one.topic, one.partition))
+            elif one.offset >= 0 and (mark := Mark.read(one.metadata)) is not None:
                 self._known[one.topic, one.partition] = mark
+        return unknown
 
 
 def _answer(future: Future[bool], answer: bool) -> None:

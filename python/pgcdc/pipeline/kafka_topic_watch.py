@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from pgcdc.errors import ConfigError, ConnectionLost, PositionError
+from pgcdc.errors import ConfigError, PositionError
 from pgcdc.pipeline.kafka_address import ASK_WITHIN
 from pgcdc.pipeline.kafka_anew import begin_anew
+from pgcdc.pipeline.kafka_asking import Asking
 from pgcdc.pipeline.kafka_records import Mark
 
 __all__ = ["Described", "TopicWatch"]
@@ -42,52 +43,64 @@ class TopicWatch:
         group: The group.
         admin: The client that asks. The consumer itself may be in a call: another one that serves callbacks meanwhile
             would abort the process at its end.
+        asking: Asks brokers that may be away.
     """
 
-    def __init__(self, kafka: Any, name: str, group: str, admin: Any) -> None:
+    def __init__(self, kafka: Any, name: str, group: str, admin: Any, asking: Asking) -> None:
         self._kafka = kafka
         self._name = name
         self._group = group
         self._admin = admin
+        self._asking = asking
         self._look_at = 0.0
         self._looking: dict[str, Future[Any]] = {}
         # Topics that were not there when they were looked for last.
         self._gone: set[str] = set()
         self._has_warned = False
 
-    def describe(self, topics: Collection[str]) -> Mapping[str, Described]:
+    def describe(self, topics: Collection[str], since: float) -> Mapping[str, Described]:
         """Ask what topics are now, and wait for the answer.
 
         Args:
             topics: The topics.
+            since: When the member began to ask, by the monotonic clock.
 
         Raises:
+            Leaving: When the member is about to leave.
             ConnectionLost: When there is no answer in time.
+            ConfigError: When the consumer may not know.
         """
-        if not topics:
-            return {}
-        try:
-            return {topic: described(asked.result(2 * ASK_WITHIN)) for topic, asked in self._ask_for(topics).items()}
-        except TimeoutError:
-            raise self._unanswered() from None
 
-    def check_policies(self, topics: Collection[str]) -> None:
+        def question(within: float) -> Mapping[str, Described]:
+            every = self._ask_for(topics, within)
+            self._asking.settle(every.values(), 2 * within)
+            return {topic: described(asked.result()) for topic, asked in every.items()}
+
+        return self._asking.ask(question, "a broker", "what its topics are", since)
+
+    def check_policies(self, topics: Collection[str], since: float) -> None:
         """See that brokers do not remove, by compaction, what was not read yet.
 
         Args:
             topics: The topics.
+            since: When the member began to ask, by the monotonic clock.
 
         Raises:
+            Leaving: When the member is about to leave.
             ConfigError: When they do.
             ConnectionLost: When there is no answer in time.
         """
-        if not topics:
-            return
+        what = "what removes records of its topics"
+        self._asking.ask(lambda within: self._check_policies(topics, within), "a broker", what, since)
+
+    def _check_policies(self, topics: Collection[str], within: float) -> None:
         kind = self._kafka.admin.ConfigResource.Type.TOPIC
         wanted = [self._kafka.admin.ConfigResource(kind, topic) for topic in topics]
-        for resource, asked in self._admin.describe_configs(wanted, request_timeout=ASK_WITHIN).items():
+        every = self._admin.describe_configs(wanted, request_timeout=within)
+        self._asking.settle(every.values(), 2 * within)
+        for resource, asked in every.items():
             try:
-                policy = asked.result(2 * ASK_WITHIN)["cleanup.policy"].value
+                policy = asked.result()["cleanup.policy"].value
             except self._kafka.KafkaException as error:
                 if error.args[0].code() != self._kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     raise
@@ -101,8 +114,6 @@ class TopicWatch:
                         resource.name,
                     )
                 continue
-            except TimeoutError:
-                raise self._unanswered() from None
             if "compact" in policy:
                 raise ConfigError(
                     f"topic {resource.name!r} is compacted, which removes changes before consumer {self._name!r} has"
@@ -126,7 +137,7 @@ class TopicWatch:
         if not self._looking:
             if topics and time.monotonic() >= self._look_at:
                 self._look_at = time.monotonic() + LOOK_EVERY
-                self._looking = self._ask_for(topics)
+                self._looking = self._ask_for(topics, ASK_WITHIN)
             return {}
         if not all(asked.done() for asked in self._looking.values()):
             return {}
@@ -179,13 +190,10 @@ class TopicWatch:
             hint=f"what was not read of it is gone: {begin_anew(self._group)}{less}",
         )
 
-    def _ask_for(self, topics: Collection[str]) -> dict[str, Future[Any]]:
+    def _ask_for(self, topics: Collection[str], within: float) -> dict[str, Future[Any]]:
         wanted = self._kafka.TopicCollection(list(topics))
-        asked: dict[str, Future[Any]] = self._admin.describe_topics(wanted, request_timeout=ASK_WITHIN)
+        asked: dict[str, Future[Any]] = self._admin.describe_topics(wanted, request_timeout=within)
         return asked
-
-    def _unanswered(self) -> ConnectionLost:
-        return ConnectionLost(f"consumer {self._name!r} has lost Kafka: no answer in time")
 
 
 def described(found: Any) -> Described:

@@ -187,8 +187,8 @@ class Topics:
         """
         if self.positions in self._listed():
             return True
-        self._make(NewTopic(self.positions, 1, self._copies, config=dict(_OF_POSITIONS)))
-        return False
+        # A broker that does not list it may not know of it yet, or not have a leader for it: what is in it counts.
+        return not self._make(NewTopic(self.positions, 1, self._copies, config=dict(_OF_POSITIONS)))
 
     def _there(self, name: str) -> Topic:
         known = self._known.get(name)
@@ -212,14 +212,17 @@ class Topics:
             raise SinkUnavailable(f"no broker lists its topics: {error.args[0].str()}") from error
         return {name: len(topic.partitions) for name, topic in listed.items() if topic.error is None}
 
-    def _make(self, topic: NewTopic) -> None:
+    def _make(self, topic: NewTopic) -> bool:
+        """Make a topic; whether it was not there."""
         [made] = self.client.create_topics([topic], request_timeout=self._timeout).values()
         try:
-            made.result(self._timeout)
+            made.result(2 * self._timeout)  # the client itself says sooner that there is no answer
+        except TimeoutError:
+            raise SinkUnavailable(f"topic {topic.topic} cannot be made: no answer in time") from None
         except KafkaException as error:
             said = error.args[0]
             if said.code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                return
+                return False
             if said.code() in _NEVER:
                 raise ConfigError(
                     f"topic {topic.topic} cannot be made: {said.str()}",
@@ -227,6 +230,7 @@ class Topics:
                 ) from error
             hint = "there are too few brokers, now or always" if said.code() == _TOO_FEW else None
             raise SinkUnavailable(f"topic {topic.topic} cannot be made: {said.str()}", hint=hint) from error
+        return True
 
     def _made(self, name: str) -> int:
         """How many partitions a new topic has, once all brokers may know."""
@@ -283,7 +287,7 @@ def read_stored(
         latest = {place: OffsetSpec.latest()}  # type: ignore[no-untyped-call]
         [asked] = topics.client.list_offsets(latest, request_timeout=timeout).values()
         # Others may have open transactions there; what is behind them is not read before they end.
-        end = asked.result(timeout).offset
+        end = asked.result(2 * timeout).offset
         consumer.assign([place])
         while time.monotonic() < deadline:
             message = consumer.poll(max(0.01, min(0.5, deadline - time.monotonic())))
@@ -300,6 +304,8 @@ def read_stored(
                 return found
             else:
                 deadline = min(deadline, time.monotonic() + patience)
+    except TimeoutError:
+        raise SinkUnavailable("the topic of positions cannot be read: no answer in time") from None
     except KafkaException as error:
         raise SinkUnavailable(f"the topic of positions cannot be read: {error.args[0].str()}") from error
     finally:

@@ -312,6 +312,8 @@ class Transactions:
             found = self.producer.list_topics(topic, timeout=self.timeout).topics[topic]
         except KafkaException as error:
             raise self.failed(error.args[0], "a broker did not say how many partitions a topic has") from None
+        if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise self.failed(found.error, "a broker did not say how many partitions a topic has")
         return 0 if found.error is not None else len(found.partitions)
 
     def failed(self, error: KafkaError, what: str) -> Error:
