@@ -73,6 +73,7 @@ class SearchContract(SinkContract):
     keep_deleted: ClassVar[float] = 3600.0
     url: ClassVar[str]
     whole = False
+    without: ClassVar[dict[str, str]] = {"renamed": "a document has the names that it was written with"}
     refused: ClassVar[dict[str, Any]] = {
         "id": 9,
         "name": "longer than a term may be " * 2000,

@@ -77,6 +77,7 @@ class TestContract(SinkContract):
     server: ClassVar[ClickHouseServer]
     proxy: ClassVar[Proxy]
     refused: ClassVar[dict[str, Any]] = {"id": 9, "name": "x", "amount": "NaN", "note": None}
+    without: ClassVar[dict[str, str]] = {"renamed": "a new name is a new column"}
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod

@@ -57,6 +57,7 @@ class Impatient(DuckDB):
 class TestDuckDB(SinkContract):
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
     refused: ClassVar = {"id": 9, "name": None, "amount": Decimal("NaN"), "note": None}
+    without: ClassVar = {"busy": "whoever has the file keeps others out at once: it is had, or it is not"}
 
     def make_sink(self, place: Path) -> DuckDB:
         return Impatient(place / "copy.duckdb")

@@ -152,6 +152,8 @@ def folded(messages: list[Message], values: dict[str, Any]) -> dict[int, dict[st
 class TestKafka(SinkContract):
     """The contract, with lines of JSON."""
 
+    without: ClassVar[Mapping[str, str]] = {"renamed": "a record has the names of its time"}
+
     refused: ClassVar[Mapping[str, Any] | None] = {
         "id": 9,
         "name": "x" * LARGE,

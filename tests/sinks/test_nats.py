@@ -78,6 +78,7 @@ class TestNats(SinkContract):
     """The rows that the stream's messages make."""
 
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "x" * (1 << 20), "amount": None, "note": None}
+    without: ClassVar[Mapping[str, str]] = {"renamed": "a message has the names of its time"}
 
     @pytest.fixture(autouse=True)
     def _on_server(self, nats_server: NatsServer) -> None:

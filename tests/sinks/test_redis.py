@@ -323,6 +323,21 @@ def test_a_stream_of_a_length(place: Place) -> None:
     assert place.client.xlen(f"{place.name}:orders") == kept
 
 
+def test_a_stream_takes_any_row_or_none(place: Place) -> None:
+    """Where its key holds something else, all of its changes are refused, and those of other tables are not."""
+    sink = place.sink("{table}", form="stream")
+    items = Table("items", TABLE.columns, key=("id",))
+    place.client.set(f"{place.name}:orders", "words")
+    batch = batch_of([insert(TABLE, order(1)), insert(items, order(2)), insert(TABLE, order(3))])
+    with pytest.raises(SinkRejected, match="whose key holds something else") as raised:
+        sink.write(batch)
+    assert raised.value.positions == {batch.take([number]).first_position for number in (0, 2)}
+    assert place.client.xlen(f"{place.name}:items") == 1
+    place.client.delete(f"{place.name}:orders")
+    sink.write(batch)
+    assert [place.client.xlen(f"{place.name}:{table}") for table in ("orders", "items")] == [2, 1]
+
+
 def test_a_row_without_a_key(place: Place) -> None:
     """All that have none are named, and nothing of the batch is written."""
     heap = Table("heap", {"a": "bigint", "b": "text"}, replica_identity="f")

@@ -7,16 +7,22 @@ import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from msgspec import UNSET
 
+from pgcdc import Batch, Position, RowFormat, Truncate
 from pgcdc.sinks import Redis
 from pgcdc.testing.contracts import SinkContract
 from tests.testing.orders import OfCounts, OfOrders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from tests.servers.redis import RedisServer
+
+
+CACHED = frozenset(range(1, 400))
+"""The keys of rows that a cache has."""
 
 
 class OnRedis(SinkContract):
@@ -66,6 +72,7 @@ def _said(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
 class TestJson(OnRedis):
     options: ClassVar[dict[str, Any]] = {"max_value": 20_000}
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "x" * 20_000, "amount": None, "note": None}
+    without: ClassVar[Mapping[str, str]] = {"renamed": "a value has the names that it was written with"}
 
     def content(self, place: Path) -> dict[int, dict[str, str]]:
         rows = {number: json.loads(self._server.client.get(key)) for number, key in self.keys(place).items()}
@@ -83,14 +90,102 @@ class TestHash(TestJson):
         return {number: self._server.client.hgetall(key) for number, key in self.keys(place).items()}
 
 
+class Told(Redis):
+    """Form `"delete"`, and the rows that it was told of: just before each batch somebody reads what it changes.
+
+    Attributes:
+        cache: The server.
+        name: Makes a key of a row's.
+        rows: Of each that was changed the last position, and whether it is there.
+    """
+
+    cache: Any
+    name: Callable[[int], str]
+    rows: dict[int, tuple[Position, bool]]
+
+    def write(self, batch: Batch) -> None:
+        changed: set[int] = set()
+        for change in batch.changes(RowFormat("dict")):
+            position: Any = change.position
+            if isinstance(change, Truncate):
+                self._tell(CACHED, position, there=False)
+                changed |= CACHED
+            else:
+                for of in ("old", "new"):
+                    row = getattr(change, of, UNSET)
+                    if row is not UNSET:
+                        self._tell([row["id"]], position, there=of == "new")
+                        changed.add(row["id"])
+        names = [self.name(row) for row in changed]
+        self.cache.mset(dict.fromkeys(names, "cached"))
+        super().write(batch)
+        assert self.cache.exists(*names) == 0, "a row that was changed is in the cache as it was"
+
+    def _tell(self, rows: Iterable[int], position: Position, *, there: bool) -> None:
+        for row in rows:
+            # What comes again says nothing of what is there by now.
+            if row not in self.rows or self.rows[row][0] <= position:
+                self.rows[row] = position, there
+
+
+class TestDelete(OnRedis):
+    """A cache that had every row before anything was written: it has none that was changed since, and all others."""
+
+    without: ClassVar[Mapping[str, str]] = {
+        "refused": "the key of every row can be deleted; one without a key is refused: tests/sinks/test_redis.py",
+        "renamed": "nothing of a row is kept",
+    }
+
+    def make_sink(self, place: Path) -> Redis:
+        if place not in self._told:
+            self._told[place] = {}
+            self._server.client.mset({f"{place}:{number}": "cached" for number in CACHED})
+        sink = Told(self._server.url, key=self.key(place), form="delete")
+        sink.rows, sink.cache, sink.name = self._told[place], self._server.client, f"{place}:{{}}".format
+        return sink
+
+    @pytest.fixture(autouse=True)
+    def _nothing_told(self) -> None:
+        self._told: dict[Path, dict[int, tuple[Position, bool]]] = {}
+
+    def content(self, place: Path) -> dict[int, str]:
+        """The rows that a reader has to ask the database for."""
+        told = self._told[place]
+        assert self.keys(place).keys() == CACHED - told.keys()
+        return {row: "asked for" for row, (_, there) in told.items() if there}
+
+    def expected(self, rows: Mapping[Any, Mapping[str, Any]], columns: Iterable[str]) -> dict[int, str]:
+        return dict.fromkeys(rows, "asked for")
+
+
 class TestCount(OnRedis, OfCounts):
     options: ClassVar[dict[str, Any]] = {"form": "count"}
+    without: ClassVar[Mapping[str, str]] = {
+        "toast": "of a row is kept what it counts for; columns that may not be sent are refused as such",
+        "added": "nothing of other columns is kept",
+        "renamed": "nothing of columns is kept",
+    }
+    whole: ClassVar[bool] = False
+
+    # Its counter's key holds a word.
+    refused: ClassVar[Mapping[str, Any] | None] = {
+        "id": 9,
+        "user_id": 999,
+        "status": None,
+        "total": None,
+        "shipping_address": None,
+    }
 
     def key(self, place: Path) -> str:
         return f"{place}:{{user_id}}"
 
+    def make_sink(self, place: Path) -> Redis:
+        self._server.client.set(f"{place}:999", "word")
+        return super().make_sink(place)
+
     def content(self, place: Path) -> dict[int, int]:
-        return {user: int(self._server.client.get(key)) for user, key in self.keys(place).items()}
+        keys = {user: key for user, key in self.keys(place).items() if user != 999}
+        return {user: int(self._server.client.get(key)) for user, key in keys.items()}
 
 
 class TestSum(TestCount):
@@ -107,6 +202,10 @@ class TestStream(OnRedis, OfOrders):
     """The entries, applied in their order."""
 
     options: ClassVar[dict[str, Any]] = {"form": "stream"}
+    without: ClassVar[Mapping[str, str]] = {
+        "refused": "a stream takes any row, or none: where its key holds something else: tests/sinks/test_redis.py",
+        "renamed": "an entry has the names of its time",
+    }
     _late = False
 
     def test_a_dead_letter_is_written_later(self, tmp_path: Path) -> None:
@@ -157,6 +256,10 @@ class TestJsonOnValkey(OnValkey, TestJson):
 
 
 class TestHashOnValkey(OnValkey, TestHash):
+    pass
+
+
+class TestDeleteOnValkey(OnValkey, TestDelete):
     pass
 
 

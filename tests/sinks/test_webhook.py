@@ -47,6 +47,7 @@ class TestInBatches(SinkContract):
     """What the receiver has."""
 
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "never", "amount": None, "note": None}
+    without: ClassVar[Mapping[str, str]] = {"renamed": "a request has the names of its time"}
     options: ClassVar[dict[str, Any]] = {"secret": SECRET, "max_changes": 7}
 
     @pytest.fixture(autouse=True)

@@ -80,6 +80,8 @@ class SinkContract:
             positions start anew with it.
         refused: A row that the target never takes; the sink raises SinkRejected for it.
         whole: Whether nothing of a batch takes effect that has such a row. When not, all other rows of it do.
+        without: Of `toast`, `added`, `down`, `busy`, `refused`, `letters`, `dropped` and `renamed` those whose test it
+            does not have, and why: see `left_out`.
     """
 
     table: ClassVar[Table] = Table(
@@ -94,6 +96,7 @@ class SinkContract:
     durable: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, Any] | None] = None
     whole: ClassVar[bool] = True
+    without: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -105,6 +108,15 @@ class SinkContract:
                 ours = SinkContract.__dict__[test]
                 theirs = (base.__dict__.get(test) for base in cls.__mro__)
                 setattr(cls, test, next((one for one in theirs if one not in (None, ours)), ours) if has else None)
+
+    @classmethod
+    def left_out(cls) -> dict[str, str]:
+        """Give the tests that do not exist for this sink, each with the reason that `without` has for it.
+
+        Returns:
+            Reasons by case; an empty one where none is given.
+        """
+        return {case: cls.without.get(case, "") for case, test in _OPTIONAL.items() if getattr(cls, test) is None}
 
     # What a subclass says.
 
