@@ -38,6 +38,9 @@ _AWAY: Final = (
     "UNKNOWN_LEADER_EPOCH",
     "UNSTABLE_OFFSET_COMMIT",
     "_ALL_BROKERS_DOWN",
+    "_DESTROY",  # of the client's own part for a broker, when what it knows of the brokers has changed
+    "_DESTROY_BROKER",
+    "_NODE_UPDATE",
     "_RESOLVE",
     "_TIMED_OUT",
     "_TIMED_OUT_QUEUE",
@@ -72,7 +75,7 @@ class Asking:
         self._patience = patience
         self._meanwhile = meanwhile
         codes = kafka.KafkaError
-        self._away = frozenset(getattr(codes, code) for code in _AWAY)
+        self._away = frozenset(getattr(codes, code, None) for code in _AWAY)  # not every version has all
         self._refused = {codes.GROUP_AUTHORIZATION_FAILED, codes.TOPIC_AUTHORIZATION_FAILED}
 
     def is_away(self, error: Any) -> bool:
