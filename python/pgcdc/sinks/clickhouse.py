@@ -32,6 +32,7 @@ from pgcdc.sinks.clickhouse_tables import (
     name,
     text,
 )
+from pgcdc.sinks.dropped_tables import dropped
 from pgcdc.sinks.http_service import HttpService
 from pgcdc.sinks.row_states import Key, KnownRow, RowState, TableStates, decode_columns, encode_columns
 
@@ -220,6 +221,7 @@ class ClickHouse:
         Raises:
             SinkUnavailable: When not all could be written for now.
             SinkRejected: When there is one that the table does not take.
+            ConfigError: When a table is not there any more.
         """
         tables = {(one.schema, one.name): await self._prepare(batch, one) for one in batch.relations}
         changes: dict[str, list[tuple[JsonRow, Position]]] = {}
@@ -231,8 +233,14 @@ class ClickHouse:
                 raise SinkError("changes without a position cannot be written to ClickHouse")
             changes.setdefault(tables[relation.schema, relation.name].full, []).append((row, position))
         known = {one.full: one for one in tables.values()}
-        for full, rows in changes.items():
-            await (self._append if self._log else self._replace)(known[full], rows)
+        try:
+            for full, rows in changes.items():
+                await (self._append if self._log else self._replace)(known[full], rows)
+        except _Missing:
+            for full in changes:
+                if await self._ask(f"EXISTS TABLE {full}") == b"0\n":
+                    raise dropped(full, "ClickHouse") from None
+            raise
 
     async def schema_changed(self, change: SchemaChange) -> None:
         """Give columns that have another type the new one, before the first value of it.
@@ -488,8 +496,13 @@ class ClickHouse:
         if code in _NOT_ALLOWED or status in (401, 403):
             raise ConfigError(f"{self._service!r} does not accept the user or password, or allow what is needed")
         if code in _FINAL or code in _REFUSED:
-            raise SinkError(f"{self._service!r} refuses a statement: code {code}")
+            kind = _Missing if code in _GONE else SinkError
+            raise kind(f"{self._service!r} refuses a statement: code {code}")
         raise SinkUnavailable(f"{self._service!r} does not take anything now: status {status}, code {code}")
+
+
+class _Missing(SinkError):
+    """A table or a database is not there."""
 
 
 class _Refused(Exception):

@@ -5,6 +5,7 @@ Over 400 lines, because it is one class, whose SQL and promises belong together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import ArrowTable, Batch, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
+from pgcdc.sinks.dropped_tables import dropped
 from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.stretches import Keyed, stretches
 from pgcdc.sinks.table_file import Kept, TableFile, quoted
@@ -30,6 +32,7 @@ _REFUSED: Final = (
     duckdb.OutOfRangeException,
     duckdb.InvalidInputException,
 )
+_GONE: Final = re.compile(r"^Catalog Error: Table with name (.+) does not exist!", re.MULTILINE)
 _AWAY: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 
 
@@ -154,6 +157,8 @@ class DuckDB(TableFile):
         except _AWAY as error:
             raise SinkUnavailable(f"the file cannot be used now ({type(error).__name__})") from error
         except duckdb.Error as error:
+            if gone := _GONE.search(str(error)):
+                raise dropped(gone[1], "the file") from error
             raise ConfigError(f"the file cannot be used ({type(error).__name__})") from error
 
     @contextmanager

@@ -18,6 +18,7 @@ from pgcdc.events import Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowPlan, copied_values
 from pgcdc.schema import SchemaChange
+from pgcdc.sinks.dropped_tables import dropped
 from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.postgres_rows import RowTable, What
 from pgcdc.sinks.postgres_session import CREATE_LOCK, Kept, Move, Session
@@ -35,6 +36,7 @@ _SAYS_KEY: Final = frozenset("di")
 _MOST_SHAPES: Final = 1_000
 """Of so many the key is remembered: what is read from a spool has new ones each time."""
 _MOST_PLANS: Final = 100
+_UNDEFINED_TABLE: Final = "42P01"
 _ORDER: Final = frozenset({"23505", "23503", "21000", "23P01"})
 """Unique and exclusion constraints, foreign keys: what is right change by change can be wrong in another order."""
 
@@ -259,8 +261,12 @@ class Postgres:
             if copied or (batch.changes_count == 1 and refusal.sqlstate not in _ORDER):
                 raise _rejected(refusal, batch) from None
             self._in_parts(batch, move)
-        except ConfigError:
+        except ConfigError as error:
             self._forget()  # somebody may have altered a table
+            for one in batch.relations if self._create and error.sqlstate == _UNDEFINED_TABLE else ():
+                table = f"{self._schema or one.schema}.{one.name}"
+                if f'"{table}"' in str(error):
+                    raise dropped(table, "the target", sqlstate=error.sqlstate) from None
             raise
 
     def _transact(self, batch: Batch, move: Move, sending: Sending | None = None, *, straight: bool = False) -> None:

@@ -5,6 +5,7 @@ Over 400 lines, because state and log share the file, its tables and what is tol
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, RowFormat, TypeCatalog
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.cases import refuse_columns, refuse_table, same
+from pgcdc.sinks.dropped_tables import dropped
 from pgcdc.sinks.former_shapes import refuse_former
 from pgcdc.sinks.sqlite_values import declared, plain, stored
 from pgcdc.sinks.stretches import Keyed, stretches
@@ -28,6 +30,7 @@ from pgcdc.sinks.table_file import Kept, TableFile, quoted
 
 __all__ = ["SQLite"]
 
+_GONE: Final = re.compile(r"no such table: (.+)")
 _LOG: Final = {
     "_position": "TEXT",
     "_action": "TEXT",
@@ -149,6 +152,8 @@ class SQLite(TableFile):
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorname
             if code == "SQLITE_ERROR":  # of a statement: a table or a column is not as it was
+                if gone := _GONE.fullmatch(str(error)):
+                    raise dropped(gone[1], "the file") from error
                 raise ConfigError(f"the file's tables are not as they should be: {error}") from error
             raise SinkUnavailable(f"the file cannot be used now ({code})") from error
         except sqlite3.DatabaseError as error:
