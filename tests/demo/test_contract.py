@@ -21,6 +21,7 @@ duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: pip inst
 
 class TestAnalyticsTables(SinkContract):
     letters = False  # it keeps its position, and has no rewrite
+    shared = False  # a reader that only reads cannot open the file in the process that has it
 
     def make_sink(self, place: Path) -> AnalyticsTables:
         return AnalyticsTables(place / "analytics.duckdb")

@@ -89,6 +89,7 @@ class Upserts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._late: list[pgcdc.Batch] = []
 
     def open(self) -> None:
         self._file = sqlite3.connect(self._path, check_same_thread=False, timeout=0.01, isolation_level=None)
@@ -104,6 +105,12 @@ class Upserts:
             raise pgcdc.SinkUnavailable("the file is locked") from error
 
     def write(self, batch: pgcdc.Batch) -> None:
+        if self.mistake == "writes when it is closed":
+            self._late.append(batch)
+        else:
+            self._write(batch)
+
+    def _write(self, batch: pgcdc.Batch) -> None:
         with self._away():
             self._file.execute("BEGIN IMMEDIATE")
         try:
@@ -156,6 +163,8 @@ class Upserts:
             raise pgcdc.SinkError("there is no such table")
 
     def close(self) -> None:
+        for batch in self._late:
+            self._write(batch)
         self._file.close()
 
 
@@ -213,6 +222,7 @@ class OfRewrites(TestUpserts):
 @pytest.mark.parametrize(
     ("mistake", "noticed"),
     [
+        ("writes when it is closed", "test_what_a_write_has_taken_is_there"),
         ("ignores deletes", "test_a_deleted_row_is_gone"),
         ("ignores truncate", "test_a_truncated_table_is_empty"),
         ("keeps the old key", "test_follows_a_change_of_key"),

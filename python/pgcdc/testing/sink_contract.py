@@ -53,6 +53,7 @@ _OPTIONAL: Final = {
     "letters": "test_a_dead_letter_is_written_later",
     "dropped": "test_goes_on_without_a_column_that_is_dropped",
     "renamed": "test_follows_a_column_that_is_renamed",
+    "shared": "test_what_a_write_has_taken_is_there",
 }
 """Tests that exist only where a subclass has something."""
 
@@ -62,8 +63,8 @@ class SinkContract:
 
     A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added`,
     `retyped` and `dropped` to None for a target that does not keep such a thing, and `letters` to False for one that
-    skips whatever comes late. A test of `down`, `busy`, `refused` or `renamed` exists only where the subclass has
-    these. pytest's fixture `tmp_path` is used.
+    skips whatever comes late, `shared` for one whose file the sink has for itself. A test of `down`, `busy`, `refused`
+    or `renamed` exists only where the subclass has these. pytest's fixture `tmp_path` is used.
 
     Attributes:
         table: The table that changes are of.
@@ -76,12 +77,13 @@ class SinkContract:
             the new name, too. None for one whose rows keep the names that they were written with.
         letters: Whether it takes a change that comes behind later ones, as a dead letter that is delivered again: one
             that keeps its position has `rewrite` for that.
+        shared: Whether `content` can read the target while the sink has it open.
         durable: Whether a sink that is made again for the same place finds what the one before had written. When not,
             positions start anew with it.
         refused: A row that the target never takes; the sink raises SinkRejected for it.
         whole: Whether nothing of a batch takes effect that has such a row. When not, all other rows of it do.
-        without: Of `toast`, `added`, `down`, `busy`, `refused`, `letters`, `dropped` and `renamed` those whose test it
-            does not have, and why: see `left_out`.
+        without: Of `toast`, `added`, `down`, `busy`, `refused`, `letters`, `dropped`, `renamed` and `shared` those
+            whose test it does not have, and why: see `left_out`.
     """
 
     table: ClassVar[Table] = Table(
@@ -93,6 +95,7 @@ class SinkContract:
     retyped: ClassVar[tuple[str, str] | None] = ("amount", "numeric(14,2)")
     renamed: ClassVar[tuple[str, str] | None] = None
     letters: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
     durable: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, Any] | None] = None
     whole: ClassVar[bool] = True
@@ -102,7 +105,7 @@ class SinkContract:
         super().__init_subclass__()
         for attribute, test in _OPTIONAL.items():
             has = getattr(cls, attribute) not in (None, SinkContract.__dict__[attribute])
-            if attribute in ("toast", "added", "dropped", "letters"):
+            if attribute in ("toast", "added", "dropped", "letters", "shared"):
                 has = getattr(cls, attribute) not in (None, False)
             if test not in cls.__dict__:
                 ours = SinkContract.__dict__[test]
@@ -193,6 +196,20 @@ class SinkContract:
     def test_applies_inserts_updates_and_deletes(self, tmp_path: Path) -> None:
         """What was written is there, in its last state."""
         self._applies(tmp_path, self._plain())
+
+    def test_what_a_write_has_taken_is_there(self, tmp_path: Path) -> None:
+        """Before the sink is closed: from here on the position is confirmed, and the process may die at any moment."""
+        changes = self._plain()
+        messages = Capture.of(changes).messages
+        batch = Batch.of([payload for _, payload in messages], [lsn for lsn, _ in messages]).select()
+        sink = self.make_sink(tmp_path)
+        with asyncio.Runner() as runner:
+            runner.run(_called(sink.open))
+            try:
+                runner.run(_called(sink.write, batch))
+                self._check(tmp_path, changes)
+            finally:
+                runner.run(_called(sink.close))
 
     def test_applies_several_changes_of_a_key_in_one_transaction(self, tmp_path: Path) -> None:
         """The last one wins; what was made and removed within it leaves nothing."""
@@ -725,6 +742,10 @@ async def _position(sink: Sink) -> Position | None:
         return None
     found: Any = sink.position()
     return await found if isawaitable(found) else found  # type: ignore[no-any-return]
+
+
+async def _called(method: Callable[..., Awaitable[None] | None], *arguments: Any) -> None:
+    await _done(method(*arguments))
 
 
 async def _done(result: Awaitable[None] | None) -> None:
