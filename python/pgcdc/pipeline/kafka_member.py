@@ -125,7 +125,8 @@ class Member:
         patience = self._seconds("max.poll.interval.ms") / 2
         self._asking = Asking(self._kafka, subscription.name, patience, self._wait)
         self.storing = Storing(self._kafka, subscription.name, loop, self._assigned, self._asking)
-        self._admin_config = {**address.client, "log_level": 2}
+        # Where brokers are it would look again after five minutes, and ask one of which nothing is left until then.
+        self._admin_config = {"topic.metadata.refresh.interval.ms": "10000", **address.client, "log_level": 2}
         self._admin: Any = None
         self._client: Any = None
         self._watch: TopicWatch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.pipeline.kafka_address import ASK_WITHIN
@@ -17,6 +17,8 @@ from pgcdc.pipeline.kafka_records import Mark
 __all__ = ["Described", "TopicWatch"]
 
 logger = logging.getLogger("pgcdc.pipeline")
+
+Answer = TypeVar("Answer")
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the topics are still what they were."""
@@ -76,7 +78,7 @@ class TopicWatch:
             self._asking.settle(every.values(), 2 * within)
             return {topic: described(asked.result()) for topic, asked in every.items()}
 
-        return self._asking.ask(question, "a broker", "what its topics are", since)
+        return self._asking.ask(self._seeking(topics, question), "a broker", "what its topics are", since)
 
     def check_policies(self, topics: Collection[str], since: float) -> None:
         """See that brokers do not remove, by compaction, what was not read yet.
@@ -91,7 +93,21 @@ class TopicWatch:
             ConnectionLost: When there is no answer in time.
         """
         what = "what removes records of its topics"
-        self._asking.ask(lambda within: self._check_policies(topics, within), "a broker", what, since)
+        question = self._seeking(topics, lambda within: self._check_policies(topics, within))
+        self._asking.ask(question, "a broker", what, since)
+
+    def _seeking(self, topics: Collection[str], question: Callable[[float], Answer]) -> Callable[[float], Answer]:
+        """Before it is asked again, have the client find out which broker is asked: that one may be what is away."""
+        has_asked = False
+
+        def again(within: float) -> Answer:
+            nonlocal has_asked
+            if has_asked:
+                self._admin.list_topics(next(iter(topics)), timeout=within)
+            has_asked = True
+            return question(within)
+
+        return again
 
     def _check_policies(self, topics: Collection[str], within: float) -> None:
         kind = self._kafka.admin.ConfigResource.Type.TOPIC
