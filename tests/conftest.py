@@ -54,7 +54,7 @@ class Servers:
             raise self.unavailable[version]
         if version not in self.started:
             try:
-                self.started[version] = PostgresServer(version, say=self.say)
+                self.started[version] = PostgresServer(version, say=self.say, in_memory=True)
             except ServerUnavailable as error:
                 self.unavailable[version] = error
                 raise

@@ -6,12 +6,14 @@ import contextlib
 import os
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 60.0
 _PREFIX: Final = "pgcdc-tests-"
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 8 << 30
 _SIGNALS: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 # Only what the tests need differs from a server as users have it. fsync is off because no test cuts the power:
@@ -54,13 +58,19 @@ class PostgresServer:
         version: The major version, 14 to 18.
         settings: Lines for `postgresql.conf`, over those that are made anyway (`wal_level = logical` and enough slots).
         say: Takes a line that tells the user why the tests wait (for a download).
+        in_memory: Have its data in memory, where there is enough: not for what measures.
 
     Raises:
         ServerUnavailable: This machine does not have that version and cannot get it.
     """
 
     def __init__(
-        self, version: int, settings: dict[str, str] | None = None, *, say: Callable[[str], None] = print
+        self,
+        version: int,
+        settings: dict[str, str] | None = None,
+        *,
+        say: Callable[[str], None] = print,
+        in_memory: bool = False,
     ) -> None:
         self.version = version
         self.port = free_port()
@@ -68,16 +78,21 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         _remove_leftovers()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._place = self.folder
         try:
             self.folder.chmod(0o755)
             self.programs = self._within_reach(find(version, say=say))
-            self.data = self.folder / "data"
+            if in_memory and _memory_has_room():
+                self._place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_MEMORY))
+                self._place.chmod(0o755)
+                self._give_to_user(self._place)
+            self.data = self._place / "data"
             self.socket_directory = self.folder
             self.log = self.folder / "log"
             self._give_to_user(self.folder)
             self._make_cluster({**_SETTINGS, **(settings or {})})
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
             raise
 
     def __enter__(self) -> Self:
@@ -173,7 +188,11 @@ class PostgresServer:
         try:
             self.stop("immediate")
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        for folder in {self.folder, self._place}:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
@@ -315,9 +334,20 @@ def free_port() -> int:
     raise ServerUnavailable("PostgreSQL: none of 200 TCP ports on 127.0.0.1 is free")
 
 
+def _memory_has_room() -> bool:
+    """Whether a cluster may be in memory, where a database is made and dropped in a third of the time.
+
+    Asked before each: those that come when there is little left are on the disk.
+    """
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
+        return False
+    available = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return available is not None and int(available[1]) << 10 > _ROOM
+
+
 def _remove_leftovers() -> None:
     """Ends the servers and deletes the folders of test sessions that were killed; the names hold the session's pid."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in chain(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"), _MEMORY.glob(f"{_PREFIX}*")):
         session = int(folder.name.removeprefix(_PREFIX).split("-")[0])
         if not alive(session):
             with contextlib.suppress(OSError, ValueError, IndexError):
