@@ -1,13 +1,14 @@
 """The least that a client has to do that brings changes to another PostgreSQL by SQL: pgbench's, and nothing else.
 
-One thread and one loop: it waits for the walsender, takes messages apart by hand, sends each transaction as BEGIN, a
-prepared statement for each row and COMMIT, and waits for the answer when nothing more has come. What makes a pipeline
-of it is left out: nothing is kept that says how far it is (what was under way at a crash is applied twice, or never),
-what is refused ends it, tables and types are those of pgbench and stay as they are, an update of a row that is not
-there is not noticed, the server is told as durable what is not known to be, and there is nobody to give it to beside.
+One thread and one loop: it waits for the walsender, takes messages apart by hand, sends each transaction as a pipeline
+of a prepared statement for each row, which is a transaction without BEGIN and COMMIT, and waits for the answer when
+nothing more has come. What makes a pipeline of it is left out: nothing is kept that says how far it is (what was under
+way at a crash is applied twice, or never), what is refused ends it, tables and types are those of pgbench and stay as
+they are, an update of a row that is not there is not noticed, the server is told as durable what is not known to be,
+and there is nobody to give it to beside.
 
-With `guarded` it sends what the sink Postgres sends: how far it is, moved by the second statement, and MERGE in place
-of UPDATE. What is left of the sink's time is not SQL.
+With `guarded` it sends what the sink Postgres sends: how far it is, moved by the first statement, and MERGE in place of
+UPDATE. What is left of the sink's time is not SQL.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ POSITIONS: Final = """
     CREATE TABLE floor (name text PRIMARY KEY, epoch bigint, written bigint, commit_lsn pg_lsn, updated_at timestamptz)
         WITH (fillfactor = 50);
     INSERT INTO floor VALUES ('floor', 1, 0);
-    PREPARE move (text, bigint, bigint, pg_lsn) AS WITH moved AS (
-        UPDATE floor SET written = written + 1, commit_lsn = $4, updated_at = now()
-        WHERE name = $1 AND epoch = $2 AND written = $3 RETURNING 1) SELECT 1 / count(*) FROM moved
+    PREPARE move (text, bigint, bigint, pg_lsn) AS MERGE INTO floor t USING (SELECT $1 AS name) s ON t.name = s.name
+        WHEN MATCHED AND t.epoch = $2 AND t.written = $3 THEN UPDATE SET written = t.written + 1, commit_lsn = $4,
+            updated_at = now()
+        WHEN MATCHED THEN UPDATE SET written = 1 / (t.written - t.written)
+        WHEN NOT MATCHED THEN INSERT (name, epoch, written) VALUES (s.name, 1, 1 / length(left(s.name, 0)));
     """
 SESSION: Final = (
     "SET plan_cache_mode = force_generic_plan; SET synchronous_commit = on; SET session_replication_role = replica"
@@ -189,14 +192,12 @@ class Floor:
 
     def _apply(self, writer: Any, rows: list[Row], end: bytes) -> None:
         self._sent.append(time.perf_counter())
-        writer.send_query_params(b"BEGIN", None)
         if self._guarded:
             known = (b"floor", _LONG.pack(1), _LONG.pack(self._written), end)
             writer.send_query_prepared(b"move", known, _FORMATS[4])
             writer.flush()  # the server is at work while the rows are sent, as the sink has it
         for name, values in rows:
             writer.send_query_prepared(name, values, _FORMATS[len(values)])
-        writer.send_query_params(b"COMMIT", None)
         writer.pipeline_sync()
         writer.flush()
         self._written += 1

@@ -496,6 +496,9 @@ class Batch:
     def last_position(self) -> Position | None:
         """The position of the last change, None when there is none."""
     @property
+    def span(self) -> tuple[Position, Position] | None:
+        """`first_position` and `last_position`, asked for at once; None when there is none."""
+    @property
     def end_lsn(self) -> int | None:
         """The end of the last transaction that ends in this batch: safe to confirm when all before it is durable.
 
@@ -527,6 +530,24 @@ class Batch:
     @property
     def relations(self) -> list[Relation]:
         """The relations that the changes of this batch use, each shape once, in order of first use."""
+    def is_of(self, relations: tuple[Relation, ...]) -> bool:
+        """Whether `relations` are just these objects, in this order: nothing is made to find that out.
+
+        Args:
+            relations: What another batch has given.
+        """
+    def rows_of(self, relations: tuple[Relation, ...], versions: SchemaVersions, most: int) -> Batch | None:
+        """The rows and truncates of a small batch with the versions of their tables, where it is like another one.
+
+        Args:
+            relations: As for `is_of`.
+            versions: As for `with_versions`.
+            most: How many changes it may have.
+
+        Returns:
+            The same as `with_versions` and `select` together; None when `is_of` says no, when there are more changes,
+            or when something of it is prepared or in progress.
+        """
     def events(self, format: RowFormat[_Row] | None = None) -> list[Event[_Row] | DecodeError]:
         """Every message as an event, a DecodeError in the place of a bad one.
 
@@ -733,8 +754,11 @@ class Batch:
         """The same batch, which knows the primary keys of its tables; so does what is cut from it.
 
         Args:
-            keys: The columns of each, by the table's OID; shared, not copied.
+            keys: The columns of each, by the table's OID; shared, not copied, and not to be changed any more.
         """
+    @property
+    def primary_keys(self) -> Mapping[int, Sequence[str]] | None:
+        """What `with_primary_keys` was given: the same object; None where nobody has said."""
     def key_columns(self, relation: Relation) -> tuple[str, ...]:
         """The columns by which the rows of a table are known.
 

@@ -13,7 +13,7 @@ from pgcdc.errors import ConnectionLost
 from pgcdc.pipeline import reading
 from pgcdc.pipeline.items import CopyEnd, Rows
 from pgcdc.pipeline.queue import Lane
-from pgcdc.pipeline.reading import ENOUGH_ROWS, IDLE_SECONDS, LONGEST_SECONDS, MUCH_ROWS, SOME_ROWS, Reading
+from pgcdc.pipeline.reading import ENOUGH_ROWS, IDLE_SECONDS, LONGEST_SECONDS, MUCH_ROWS, SOME_ROWS, Early, Reading
 from tests.protocol import wire
 
 
@@ -29,11 +29,14 @@ class Reads:
     def __init__(self, sizes: Sequence[int], error: Exception | None = None) -> None:
         self.now = 0.0
         self.left = [transaction(number, size) for number, size in enumerate(sizes, 1)]
+        self.shown: list[Batch] = []
         self._error = error
 
-    def __call__(self, timeout: float) -> Batch:
+    def __call__(self, timeout: float, early: Early | None = None) -> Batch:
         if self.left:
             self.now += 0.0005
+            if early is not None:
+                early(self.left[0])
             return self.left.pop(0)
         if self._error is not None:
             raise self._error
@@ -62,7 +65,7 @@ class Parts(Reads):
             self.left[-1] = Batch.concat([self.left[-1], whole])
             self.closing[-1] = True
 
-    def __call__(self, timeout: float) -> Batch:
+    def __call__(self, timeout: float, early: Early | None = None) -> Batch:
         if self.left:
             self.open = not self.closing.pop(0)
         return super().__call__(timeout)
@@ -123,6 +126,24 @@ def test_rows_that_come_one_by_one_do_not_wait_for_more() -> None:
     for number in range(1, 21):
         assert commits(joins.read(reads, 0.2)) == [number]
         assert reads.now == pytest.approx(0.0005 * number)
+
+
+def test_what_is_begun_with_is_handed_over_alone() -> None:
+    """It waits for nothing, and what comes behind it is not shown before it was handed over."""
+    reads = Reads([SOME_ROWS, SOME_ROWS, MUCH_ROWS, SOME_ROWS])
+    joins = Reading(lambda: False, lambda: reads.now)
+    begun = True
+
+    def read() -> list[int]:
+        return commits(joins.read(reads, 0.2, early=reads.shown.append, begun=lambda: begun))
+
+    assert [read(), read(), read()] == [[1], [2], [3]]
+    begun = False
+    assert read() == [4]
+    assert [commits(batch) for batch in reads.shown] == [[1], [2], [3], [4]]
+    reads = Reads([MUCH_ROWS, MUCH_ROWS])
+    assert read() == [1, 2]
+    assert [commits(batch) for batch in reads.shown] == [[1]], "only what a read begins with"
 
 
 def test_nothing_is_waited_for_as_long_as_may_be() -> None:

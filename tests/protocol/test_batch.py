@@ -19,7 +19,16 @@ import pytest
 from pgcdc.errors import ConfigError, DecodeError, UnknownRelation
 from pgcdc.events import Commit, Insert, Message, Relation, Truncate
 from pgcdc.lsn import Position
-from pgcdc.protocol import Batch, BatchReader, Decoder, Frames, RowFormat, TypeCatalog, encode_status_update
+from pgcdc.protocol import (
+    Batch,
+    BatchReader,
+    Decoder,
+    Frames,
+    RowFormat,
+    SchemaVersions,
+    TypeCatalog,
+    encode_status_update,
+)
 from tests.protocol import wire
 from tests.protocol.captures import ALL, IDS, capture
 from tests.reference import plain
@@ -214,6 +223,47 @@ def test_lines_are_written_once_and_shared() -> None:
     assert batch.to_json(catalog=TypeCatalog()) == lines
     assert batch.to_json("plain") is lines
     assert batch.with_primary_keys({1: ["id"]}).to_json() is lines
+
+
+def test_what_is_like_another_batch_is_taken_at_once() -> None:
+    """The same as by several calls, where the relations are the same objects in the same order."""
+    relations = [wire.relation(number, name, [("id", 23)]) for number, name in ((1, "one"), (2, "two"))]
+
+    def transaction(lsn: int, *changes: bytes, reader: BatchReader = BatchReader()) -> Batch:  # noqa: B008
+        return reader.read(frames(wire.begin(lsn), *relations, *changes, wire.commit(lsn, lsn + 8)))
+
+    row, other = wire.insert(1, ["1"]), wire.insert(2, ["2"])
+    message = wire.message("prefix", b"content")
+    usual = transaction(100, row, other)
+    known, versions = tuple(usual.relations), SchemaVersions({1: [((0, -1), 3)], 2: [((0, -1), 4)]})
+    for changes in ((row, other), (row, wire.delete(1, ["1"]), other, row), (row, message, other)):
+        batch = transaction(200, *changes)
+        assert batch.is_of(known)
+        got = batch.rows_of(known, versions, 4)
+        expected = batch.with_versions(versions).select(actions=["insert", "update", "delete", "truncate"])
+        assert got is not None
+        assert got.changes() == expected.changes()
+        assert got.versions is not None
+        assert got.to_bytes() == expected.to_bytes()
+        assert got.span == (got.first_position, got.last_position)
+        assert batch.rows_of(known, versions, batch.changes_count - 1) is None
+    for others in ([other, row], [row], [other], [], [message]):
+        batch = transaction(300, *others)
+        assert not batch.is_of(known)
+        assert batch.rows_of(known, versions, 9) is None
+    assert transaction(300).span is None
+    altered = BatchReader()
+    relations[1] = wire.relation(2, "two", [("id", 23), ("more", 25)])
+    assert not transaction(400, row, wire.insert(2, ["2", None]), reader=altered).is_of(known)
+    prepared = BatchReader().read(frames(wire.begin_prepare(500, 508), *relations[:1], row, wire.prepare(500, 508)))
+    assert prepared.is_of(known[:1]) and prepared.rows_of(known[:1], versions, 9) is None
+    truncated = transaction(600, row, other, wire.truncate([1, 2]))
+    assert truncated.is_of(tuple(truncated.relations))
+    keys = {1: ("id",)}
+    assert usual.primary_keys is None
+    keyed = usual.with_primary_keys(keys)
+    assert keyed.primary_keys is keys
+    assert (kept := keyed.rows_of(known, versions, 9)) is not None and kept.primary_keys is keys
 
 
 def test_lines_that_many_ask_for_at_once_are_the_same() -> None:

@@ -119,6 +119,35 @@ def test_a_status_update_fails_when_something_has_come(
         assert stream.reconnects == 1
 
 
+def test_what_may_come_again_is_not_shown_early(connection: Connection, database: Database, slot: str) -> None:
+    shown: list[Any] = []
+    with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+
+        def read(number: int) -> None:
+            events: list[Any] = []
+            deadline = time.monotonic() + SECONDS
+            while ids(events) != [number] or stream.in_transaction:
+                assert time.monotonic() < deadline
+                events += stream.read(1, early=lambda batch: shown.extend(ids(batch.events()))).events()
+
+        def show(first: int) -> int:
+            """Transactions until one is shown: what comes in two parts is not, as a rule."""
+            for number in range(first, first + 100):
+                insert(database, number, number)
+                read(number)
+                if shown[-1:] == [number]:
+                    return number
+            raise AssertionError("nothing is shown")
+
+        last = show(1)
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        insert(database, last + 1, last + 1)
+        read(last + 1)
+        assert stream.reconnects == 1
+        assert last + 1 not in shown
+        show(last + 2)
+
+
 def test_a_commit_that_begins_where_a_message_ends(connection: Connection, database: Database, slot: str) -> None:
     """The stream goes on behind the message, and not behind the beginning of the commit."""
     with pgcdc.connect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:

@@ -118,6 +118,37 @@ async def test_a_status_update_fails_when_something_has_come(
         assert stream.reconnects == 1
 
 
+async def test_what_may_come_again_is_not_shown_early(
+    connection: AsyncConnection, database: Database, slot: str
+) -> None:
+    shown: list[Any] = []
+    async with pgcdc.aconnect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
+
+        async def read(number: int) -> None:
+            events: list[Any] = []
+            deadline = time.monotonic() + SECONDS
+            while ids(events) != [number] or stream.in_transaction:
+                assert time.monotonic() < deadline
+                events += (await stream.read(1, early=lambda batch: shown.extend(ids(batch.events())))).events()
+
+        async def show(first: int) -> int:
+            """Transactions until one is shown: what comes in two parts is not, as a rule."""
+            for number in range(first, first + 100):
+                insert(database, number, number)
+                await read(number)
+                if shown[-1:] == [number]:
+                    return number
+            raise AssertionError("nothing is shown")
+
+        last = await show(1)
+        database.execute(f"SELECT pg_terminate_backend({reader.backend_pid}, 10000)")
+        insert(database, last + 1, last + 1)
+        await read(last + 1)
+        assert stream.reconnects == 1
+        assert last + 1 not in shown
+        await show(last + 2)
+
+
 async def test_a_commit_that_begins_where_a_message_ends(
     connection: AsyncConnection, database: Database, slot: str
 ) -> None:

@@ -18,6 +18,7 @@ from tests.replication.reading import SECONDS, read_commits, read_past, until
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
+    from pgcdc import Batch
     from pgcdc.replication import Connection
     from tests.conftest import Database
 
@@ -196,6 +197,34 @@ def test_batches_are_bounded(connection: Connection, database: Database, slot: s
                 assert batch.nbytes < 20_000
                 seen += batch.events()
         assert ids(seen) == list(range(1, 5001))
+
+
+def test_whole_transactions_are_shown_before_they_are_taken_down(
+    connection: Connection, database: Database, slot: str
+) -> None:
+    shown: list[tuple[Batch, int]] = []
+    with connection.stream(slot, ["p"]) as stream:
+
+        def show(batch: Batch) -> None:
+            shown.append((batch, stream.received_lsn))
+
+        database.execute("INSERT INTO t SELECT i FROM generate_series(1, 40) i")
+        parts = [stream.read(5, max_messages=16, early=show)]
+        while stream.in_transaction:
+            assert not shown
+            parts.append(stream.read(5, max_messages=16, early=show))
+        assert len(parts) > 1
+        assert shown[0][0] is parts[-1]
+        for number in (41, 42):
+            database.execute(f"INSERT INTO t VALUES ({number})", "SELECT pg_switch_wal()")
+            end = wal_end(database)
+            while stream.received_lsn < end:  # and keepalives, which are nothing to be shown
+                before = len(shown)
+                batch = stream.read(5, early=show)
+                is_whole = len(batch) > 0 and not stream.in_transaction
+                assert [one is batch for one, _ in shown[before:]] == [True] * is_whole
+                assert all(received < stream.received_lsn for _, received in shown[before:]), "nothing is taken down"
+        assert all(len(batch) for batch, _ in shown)
 
 
 def test_nothing_is_confirmed_by_itself(connection: Connection, database: Database, slot: str) -> None:

@@ -17,6 +17,7 @@ from tests.replication.reading_async import SECONDS, read_commits, read_past, un
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, wal_end
 
 if TYPE_CHECKING:
+    from pgcdc import Batch
     from pgcdc.replication import AsyncConnection
     from tests.conftest import Database
 
@@ -198,6 +199,34 @@ async def test_batches_are_bounded(connection: AsyncConnection, database: Databa
                 assert batch.nbytes < 20_000
                 seen += batch.events()
         assert ids(seen) == list(range(1, 5001))
+
+
+async def test_whole_transactions_are_shown_before_they_are_taken_down(
+    connection: AsyncConnection, database: Database, slot: str
+) -> None:
+    shown: list[tuple[Batch, int]] = []
+    async with connection.stream(slot, ["p"]) as stream:
+
+        def show(batch: Batch) -> None:
+            shown.append((batch, stream.received_lsn))
+
+        database.execute("INSERT INTO t SELECT i FROM generate_series(1, 40) i")
+        parts = [await stream.read(5, max_messages=16, early=show)]
+        while stream.in_transaction:
+            assert not shown
+            parts.append(await stream.read(5, max_messages=16, early=show))
+        assert len(parts) > 1
+        assert shown[0][0] is parts[-1]
+        for number in (41, 42):
+            database.execute(f"INSERT INTO t VALUES ({number})", "SELECT pg_switch_wal()")
+            end = wal_end(database)
+            while stream.received_lsn < end:  # and keepalives, which are nothing to be shown
+                before = len(shown)
+                batch = await stream.read(5, early=show)
+                is_whole = len(batch) > 0 and not stream.in_transaction
+                assert [one is batch for one, _ in shown[before:]] == [True] * is_whole
+                assert all(received < stream.received_lsn for _, received in shown[before:]), "nothing is taken down"
+        assert all(len(batch) for batch, _ in shown)
 
 
 async def test_nothing_is_confirmed_by_itself(connection: AsyncConnection, database: Database, slot: str) -> None:

@@ -498,6 +498,70 @@ def test_a_constraint_that_says_no_at_the_commit(newest_database: Database) -> N
     assert names(newest_database) == ["a", "a"]
 
 
+def test_what_is_refused_where_a_pipeline_ends(newest_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows are committed there, without BEGIN and COMMIT: what says no then leaves nothing of them."""
+    newest_database.execute(
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text, price numeric)",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF NEW.name = 'bad' THEN RAISE check_violation; END IF;"
+        " IF NEW.name = 'late' THEN RAISE lock_not_available; END IF; RETURN NULL; END$$",
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE ON items DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()",
+        "ALTER TABLE items ENABLE ALWAYS TRIGGER late",
+    )
+    sent: list[list[bytes]] = []
+    made = postgres_wire.Sent.__init__
+
+    def note(self: Any, connection: Any, steps: Any, started: int = 0) -> None:
+        sent.append([step.sql for step in steps])
+        made(self, connection, steps, started)
+
+    monkeypatch.setattr(postgres_wire.Sent, "__init__", note)
+    names_sent = ["a", "a", "bad", "a", "late", "a"]
+    batches = in_order(*([insert(ITEMS, ROW | {"id": at, "name": name})] for at, name in enumerate(names_sent)))
+    said: list[str] = []
+    with opened(newest_database) as sink:
+        sink._session.connection().add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        for batch, name in zip(batches, names_sent, strict=True):
+            before = sink.position()
+            if name == "a":
+                sink.write(batch)
+                assert sink.position() == batch.last_position
+                continue
+            with pytest.raises(SinkRejected if name == "bad" else SinkUnavailable):
+                sink.write(batch)
+            assert any(len(steps) == 2 for steps in sent[-2:]), "it went as a pipeline of two statements"
+            assert sink.position() == before
+            if name == "late":
+                newest_database.execute("ALTER TABLE items DISABLE TRIGGER late")
+                sink.write(batch)
+                assert sink.position() == batch.last_position
+    assert names(newest_database) == ["a", "a", "a", "late", "a"]
+    assert newest_database.execute("SELECT written FROM pgcdc.sink_positions") == [(5,)]
+    assert not said
+
+
+def test_what_was_begun_in_vain_is_undone_without_a_word(newest_database: Database) -> None:
+    """A ROLLBACK of what was not begun would be a warning in the server's log, for each such transaction."""
+    said: list[str] = []
+    batches = in_order(
+        [insert(ITEMS, ROW)],
+        [insert(ITEMS, ROW | {"id": 2})],
+        [update(ITEMS, ROW | {"id": 3}, {"id": 2})],  # more than a few rows: its key changes
+        [insert(ITEMS, ROW | {"id": 4})],
+        [update(ITEMS, ROW | {"id": 5}, {"id": 4})],
+    )
+    with opened(newest_database) as sink:
+        connection = sink._session.connection()
+        connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        for batch in batches:
+            sink.write(batch)
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert newest_database.execute("SELECT id FROM items ORDER BY id") == [(1,), (3,), (5,)]
+    assert newest_database.execute("SELECT written FROM pgcdc.sink_positions") == [(5,)]
+    assert not said
+
+
 def copied_notes(count: int) -> Batch:
     """Rows that nothing tells apart."""
     return Batch.concat(Capture.of([], [insert(NOTES, {"text": "same"})] * count).existing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Final, TypeAlias
 
-from pgcdc.errors import SchemaError
+from pgcdc.errors import Error, SchemaError
 from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.items import Rows
@@ -17,6 +17,8 @@ from pgcdc.replication import PublishedTable
 
 __all__ = ["Fanout"]
 
+MOST_EARLY: Final = 31
+"""So many changes at most are written before they are handed over: with more, the next read is waited for."""
 _OF_ROWS: Final = ("insert", "update", "delete", "truncate")
 
 Wanted: TypeAlias = tuple[Set[Table], Set[str] | None, Set[str]]
@@ -51,13 +53,15 @@ class Fanout:
         self._attached = {name: subscription.tables for name, subscription in subscriptions.items()}
         self._after: dict[Lane, Position] = {}
         self._groups = self._grouped()
+        self._only = self._alone()
         self._names: dict[int, Table] = {}
         self._renamed_below = 0
         # What the last batch said where there was nothing to be seen to, so that the next of its kind is not asked.
         self._usual: tuple[int, ...] = ()  # the identities of its shapes, which are held
-        self._usual_relations: Sequence[Relation] = ()
+        self._usual_relations: tuple[Relation, ...] = ()
         self._usual_at = -1
         self._usual_for: frozenset[Wanted] = frozenset()
+        self._begun: tuple[Lane, Batch] | None = None  # what is being written, and was not handed over yet
 
     def _grouped(self) -> dict[Wanted, list[Lane]]:
         groups: dict[Wanted, list[Lane]] = {}
@@ -65,6 +69,11 @@ class Fanout:
             one = self._subscriptions[name]
             groups.setdefault((tables, one.actions, one.messages), []).append(self._lanes[name])
         return groups
+
+    def _alone(self) -> Lane | None:
+        """The only one that anything is handed over to; None where there are more."""
+        lanes = [lane for lanes in self._groups.values() for lane in lanes]
+        return lanes[0] if len(lanes) == 1 else None
 
     def attach(self, name: str, after: Position | None = None, *, without: Collection[Table] = ()) -> None:
         """Hand over to a consumer from now on.
@@ -90,7 +99,8 @@ class Fanout:
 
     def _regroup(self) -> None:
         self._groups = self._grouped()
-        self._usual = ()
+        self._only = self._alone()
+        self._usual, self._usual_for = (), frozenset()
 
     def know(self, tables: Sequence[PublishedTable], renamed_below: int) -> None:
         """Remember which table has which name, so that a rename is seen.
@@ -109,6 +119,41 @@ class Fanout:
         """What each published table is called now."""
         return self._names
 
+    def see(self, batch: Batch) -> None:
+        """Begin to write what has just been read, before it is handed over by `send`, where that is all there is to it.
+
+        That is where only one consumer gets anything, its target waits and can be sent to, and the batch is small and
+        of the same shapes as the last one.
+
+        Args:
+            batch: What came.
+        """
+        lane, versioning = self._only, self._versioning
+        if lane is None or versioning is None or self._after or not (self._usual and self._usual_for):
+            return
+        if self._usual_at != versioning.generation:
+            return
+        try:
+            rows = batch.rows_of(self._usual_relations, versioning.versions, MOST_EARLY)
+        except Error:
+            return  # `send` meets the same
+        if rows is not None and lane.begin(Rows(rows, 0, batch.nbytes)):
+            self._begun = lane, batch
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something is being written that was not handed over yet."""
+        return self._begun is not None
+
+    def leave(self) -> None:
+        """What is being written and was not handed over is its target's business from now on.
+
+        Where it comes again, its position says that it is known.
+        """
+        if self._begun is not None:
+            (lane, _), self._begun = self._begun, None
+            lane.conclude(0, within=0.0)
+
     def send(self, batch: Batch, through_lsn: int, *, only: Collection[Lane] | None = None) -> None:
         """Hand one batch over to everybody who wants something of it; waits for room where there is none.
 
@@ -120,6 +165,11 @@ class Fanout:
         Raises:
             SchemaError: When a table has got another name while the pipeline ran: whose it is now, a person decides.
         """
+        if self._begun is not None and self._begun[1] is batch:
+            (lane, _), self._begun = self._begun, None
+            lane.conclude(through_lsn)
+            return
+        self.leave()
         relations = batch.relations if batch.changes_count else []
         names = None
         if batch.changes_count and (usual := self._as_usual(batch, relations)) is not None:
@@ -160,7 +210,7 @@ class Fanout:
 
     def _remember(self, relations: Sequence[Relation], generation: int) -> None:
         """Take down that tables have the names and shapes that they have now, and who wants all of them."""
-        self._usual, self._usual_relations, self._usual_at = tuple(map(id, relations)), relations, generation
+        self._usual, self._usual_relations, self._usual_at = tuple(map(id, relations)), tuple(relations), generation
         tables = {(one.schema, one.name) for one in relations}
         self._usual_for = frozenset(
             wanted for wanted in self._groups if wanted[1] is None and not wanted[2] and tables <= wanted[0]

@@ -115,6 +115,7 @@ class Lane:
         self._expected: Rows | None = None
         self._sends: Callable[[Batch], Sending | None] | None = None
         self._written: Callable[[Batch], None] = lambda _: None
+        self._begun: Sending | None = None
 
     # The source's side, in its thread.
 
@@ -127,8 +128,8 @@ class Lane:
         Returns:
             Whether it was taken; when not, wait for the condition and offer it again.
         """
-        if self._sends is not None and isinstance(item, Rows) and self._claim(item):
-            self._send(item, self._sends)
+        if isinstance(item, Rows) and self.begin(item):
+            self.conclude(item.through_lsn)
             return True
         with self._condition:
             if not isinstance(item, Rows):
@@ -154,6 +155,28 @@ class Lane:
         """
         self._sends, self._written = sends, written
 
+    def begin(self, rows: Rows) -> bool:
+        """Put rows on their way to the target, if its thread waits in `expect`; `conclude` has to be called then.
+
+        Args:
+            rows: What comes next; `through_lsn` need not be known yet.
+
+        Returns:
+            Whether it was done; when not, offer them.
+        """
+        sends = self._sends
+        if sends is None or not self._claim(rows):
+            return False
+        try:
+            self._begun = sends(rows.batch)
+        except Exception as error:  # the consumer's, whatever it is, and not that of who reads the stream
+            self._begun = Failed(error)
+        except BaseException:
+            self._arrivals.put(Expected(rows.batch, None))
+            raise
+        self._handed = rows.batch.last_position or self._handed
+        return True
+
     def _claim(self, rows: Rows) -> bool:
         """Begin to work on rows in place of the thread that waits for them, if one does: it sleeps on."""
         with self._condition:
@@ -165,26 +188,28 @@ class Lane:
             self.bytes += rows.nbytes
             return True
 
-    def _send(self, rows: Rows, sends: Callable[[Batch], Sending | None]) -> None:
-        """Write what was claimed; what is not answered soon, or has more to it, is handed to the thread that waits."""
-        batch = rows.batch
-        sending: Sending | None = None
+    def conclude(self, through_lsn: int, within: float = ANSWER_WITHIN) -> None:
+        """Wait for the answer to what was begun; if it does not come soon, or there is more to it, the thread does.
+
+        Args:
+            through_lsn: How far the WAL is done once that is durable.
+            within: How long to wait for it, in seconds.
+        """
+        rows, sending = self._working, self._begun
+        assert isinstance(rows, Rows)
+        self._begun = None
         durable = False
-        last = batch.last_position
-        self._handed = last or self._handed
         try:
-            sending = sends(batch)
-            durable = sending is not None and sending.answered(ANSWER_WITHIN)
-        except Exception as error:  # the consumer's, whatever it is, and not that of who reads the stream
-            sending = Failed(error)
+            rows.through_lsn = through_lsn
+            durable = sending is not None and sending.answered(within)
         finally:
             if not durable:
-                self._arrivals.put(Expected(batch, sending))
+                self._arrivals.put(Expected(rows.batch, sending))
         if not durable:
             return
-        if last is not None:
-            self.reach(last, batch.changes_count)
-        self._written(batch)
+        if (last := rows.batch.last_position) is not None:
+            self.reach(last, rows.batch.changes_count)
+        self._written(rows.batch)
         with self._condition:
             # What came meanwhile did not wake it.
             self._looking = not (self._nudged or self._held or self._closed or self._items) and self._expects

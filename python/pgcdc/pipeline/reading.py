@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import TypeAlias
 
 from pgcdc.pipeline.queue import MERGED_ROWS
 from pgcdc.protocol import Batch
 
-__all__ = ["Reading"]
+__all__ = ["Early", "Reading"]
+
+Early: TypeAlias = Callable[[Batch], None]
+"""Told what has come before it is handed over; see `Stream.read`."""
 
 MUCH_ROWS = 32
 """A read with fewer is handed over as it is, but for the next."""
@@ -53,30 +57,39 @@ class Reading:
         self._read_at = -JUST_NOW_SECONDS
 
     def read(
-        self, read: Callable[[float], Batch], timeout: float, unfinished: Callable[[], bool] = lambda: False
+        self,
+        read: Callable[[float, Early | None], Batch],
+        timeout: float,
+        unfinished: Callable[[], bool] = lambda: False,
+        early: Early | None = None,
+        begun: Callable[[], bool] = lambda: False,
     ) -> Batch:
         """Read.
 
         Args:
             read: Takes what has come, and waits for so many seconds when that is nothing. When it raises, what was read
-                before it in the same call is not handed over: who goes on does so behind what was.
+                before it in the same call is not handed over: who goes on does so behind what was. Given what is told
+                of what came.
             timeout: How long to wait for something, in seconds.
             unfinished: Whether the last message that was read has left a transaction open.
+            early: What the first read is given.
+            begun: Whether that has begun with what it saw: then there is nothing to be joined with it.
 
         Returns:
             What came; an empty batch when nothing did.
         """
-        first = read(timeout)
-        rows = first.changes_count
-        begun = now = self._clock()
-        just_now, self._read_at = begun - self._read_at < JUST_NOW_SECONDS, begun
-        size = first.nbytes
+        first = read(timeout, early)
+        read_at = now = self._clock()
+        just_now, self._read_at = read_at - self._read_at < JUST_NOW_SECONDS, read_at
+        if begun():
+            return first
+        rows, size = first.changes_count, first.nbytes
         parts = [first]
         while rows <= ENOUGH_ROWS and size < ENOUGH_BYTES:
             much = rows >= MUCH_ROWS or (just_now and rows >= SOME_ROWS and not self._idle())
-            if not (much or unfinished()) or now >= begun + (IDLE_SECONDS if self._idle() else LONGEST_SECONDS):
+            if not (much or unfinished()) or now >= read_at + (IDLE_SECONDS if self._idle() else LONGEST_SECONDS):
                 break
-            batch = read(NEXT_SECONDS)
+            batch = read(NEXT_SECONDS, None)
             if not len(batch):
                 break
             parts.append(batch)

@@ -361,28 +361,11 @@ class Source:
             self._ended(reason)
 
     def _pump(self, tenure: Tenure, begun: Begun) -> None:
-        asked = self.asked
-        with suppress(Stopped):
-            while not self._stopping:
-                batch = self._reading.read(tenure.read, READ_TIMEOUT, lambda: tenure.in_transaction)
-                self._away.over()
-                # Taken after the read: up to here everything that was received whole is in this batch or before it.
-                idle_lsn = tenure.idle_lsn
-                self.received_lsn = max(self.received_lsn, tenure.received_lsn)
-                self._moved_at = time.monotonic()
-                self._unnoted = batch
-                self._fanout.send(batch, idle_lsn)
-                self._note_late()
-                self._reached.note(batch, idle_lsn)
-                if begun.joining is not None:
-                    begun.joining.sent(batch, idle_lsn, self._wait)
-                if self._broken is not None:
-                    raise self._broken
-                self._confirm(tenure)
-                self._watch()
-                self.asked = asked + tenure.questions
-                if self._waiters.waiting and not len(batch):
-                    tenure.send_status(reply_requested=True)
+        try:
+            with suppress(Stopped):
+                self._pass_on(tenure, begun)
+        finally:
+            self._fanout.leave()
         self._ended(None)
         while not self._finishing:
             with self._condition:
@@ -390,6 +373,38 @@ class Source:
             self._confirm(tenure)
             tenure.send_status()
         self._confirm(tenure)
+
+    def _pass_on(self, tenure: Tenure, begun: Begun) -> None:
+        """Hand over what is read, until it is stopped."""
+        asked, fanout = self.asked, self._fanout
+        early = fanout.see if begun.joining is None else None
+
+        def unfinished() -> bool:
+            return tenure.in_transaction
+
+        def has_begun() -> bool:
+            return fanout.has_begun
+
+        while not self._stopping:
+            batch = self._reading.read(tenure.read, READ_TIMEOUT, unfinished, early, has_begun)
+            self._away.over()
+            # Taken after the read: up to here everything that was received whole is in this batch or before it.
+            idle_lsn = tenure.idle_lsn
+            self.received_lsn = max(self.received_lsn, tenure.received_lsn)
+            self._moved_at = time.monotonic()
+            self._unnoted = batch
+            fanout.send(batch, idle_lsn)
+            self._note_late()
+            self._reached.note(batch, idle_lsn)
+            if begun.joining is not None:
+                begun.joining.sent(batch, idle_lsn, self._wait)
+            if self._broken is not None:
+                raise self._broken
+            self._confirm(tenure)
+            self._watch()
+            self.asked = asked + tenure.questions
+            if self._waiters.waiting and not len(batch):
+                tenure.send_status(reply_requested=True)
 
     def _confirm(self, tenure: Tenure) -> None:
         lsn = self._confirmable

@@ -114,11 +114,12 @@ class Tenure:
         """How many keepalives have asked for an answer."""
         return self._stream.questions
 
-    def read(self, timeout: float) -> Batch:
+    def read(self, timeout: float, early: Callable[[Batch], None] | None = None) -> Batch:
         """Take what has come and was not handed over yet.
 
         Args:
             timeout: Seconds to wait for the first message.
+            early: As for `Stream.read`.
 
         Returns:
             What came; an empty batch when nothing did.
@@ -127,7 +128,7 @@ class Tenure:
             ConfigError: When the server sends what is not committed.
             Error: As `Stream.read`.
         """
-        batch = self._stream.read(timeout)
+        batch = self._stream.read(timeout, early=early if self._known is None else None)
         if batch.in_progress:
             raise self._not_committed()
         if self._known is None or not len(batch):

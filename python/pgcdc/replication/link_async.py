@@ -29,7 +29,7 @@ from pgcdc.replication.pace import Pace
 from pgcdc.replication.sqlstate import Doing, connection_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from psycopg.pq.abc import PGresult
 
@@ -136,13 +136,16 @@ class AsyncLink:
         """Whether the last message read left a transaction open."""
         return self._reader.in_transaction
 
-    async def read(self, timeout: float, max_bytes: int, max_messages: int) -> Batch:
+    async def read(
+        self, timeout: float, max_bytes: int, max_messages: int, early: Callable[[Batch], None] | None = None
+    ) -> Batch:
         """Take what has come; the contract is `AsyncStream.read`'s.
 
         Args:
             timeout: Seconds to wait for the first message.
             max_bytes: About how many bytes the batch may have.
             max_messages: How many messages the batch may have.
+            early: As for `Stream.read`; not with an assembler.
 
         Returns:
             What came; an empty batch when nothing did.
@@ -158,7 +161,7 @@ class AsyncLink:
             self._note(_NOTHING)  # now nothing of what was received is still to come out
         while True:
             if self._at_hand is None and not self.ended:
-                await self._take(deadline, max_bytes, max_messages)
+                await self._take(deadline, max_bytes, max_messages, early)
             batch = _NOTHING
             if self._at_hand is not None:
                 await self._look(self._at_hand)
@@ -231,7 +234,9 @@ class AsyncLink:
         self.closed = True
         return why
 
-    async def _take(self, deadline: float, max_bytes: int, max_messages: int) -> None:
+    async def _take(
+        self, deadline: float, max_bytes: int, max_messages: int, early: Callable[[Batch], None] | None
+    ) -> None:
         """Wait for messages and read them; what came is at hand then."""
         if self._drained is None:
             now = monotonic()
@@ -247,7 +252,7 @@ class AsyncLink:
         # Nothing is awaited until it is at hand.
         drained, self._drained = self._drained, None
         frames, self._frames = self._frames, Frames()
-        self._pace.read(monotonic(), len(frames), more=drained is Drained.FULL)
+        read_at, count = monotonic(), len(frames)
         self.ended = drained is Drained.ENDED
         if frames:
             batch = self._reader.read(frames)
@@ -255,8 +260,11 @@ class AsyncLink:
                 self._whole = self._assembler.read(*frames.messages())
                 batch = next(self._whole, _NOTHING)
             self._at_hand = batch
+            if early is not None and self._assembler is None and not self._reader.in_transaction and len(batch):
+                early(batch)
             self._asked_at = None
-            self._ask_due = monotonic() + self.interval
+            self._ask_due = read_at + self.interval
+        self._pace.read(read_at, count, more=drained is Drained.FULL)
 
     def _receive(self, max_bytes: int, max_messages: int) -> Waiting[None]:
         """Take what has come; noted here, because whoever drives this may be cancelled when it has returned."""

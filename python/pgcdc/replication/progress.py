@@ -171,6 +171,11 @@ class Progress:
         """The connection is gone: what it has sent of a transaction comes again, from its beginning."""
         self._again = self.skip
 
+    @property
+    def repeats(self) -> bool:
+        """Whether what comes may have been handed over before."""
+        return self._again is not None
+
     def unseen(self, batch: Batch) -> Batch:
         """Leave out what was handed over before the connection was lost.
 

@@ -209,13 +209,23 @@ class Stream:
         """
         return waits.lasting(lambda: whole_transactions(self._events))
 
-    def read(self, timeout: float, *, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> Batch:
+    def read(
+        self,
+        timeout: float,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_messages: int = MAX_MESSAGES,
+        early: Callable[[Batch], None] | None = None,
+    ) -> Batch:
         """Take what has come; wait only when there is nothing.
 
         Args:
             timeout: Seconds to wait for the first message.
             max_bytes: About how many bytes the batch may have.
             max_messages: How many messages the batch may have.
+            early: Called with what has come before it is taken down as handed over, by who has work that is to begin
+                at once; this returns the same then. Only where no transaction is left open in it, and not with what
+                comes again after a reconnect. It must not raise: the stream is broken then.
 
         Returns:
             What came; an empty batch when nothing did.
@@ -239,7 +249,8 @@ class Stream:
                 if self._lost is not None and not self._connect_again(deadline):
                     return _NOTHING
                 try:
-                    batch = self._link.read(max(0.0, deadline - monotonic()), max_bytes, max_messages)
+                    seen = None if self._progress.repeats else early
+                    batch = self._link.read(max(0.0, deadline - monotonic()), max_bytes, max_messages, seen)
                 except ConnectionLost as error:
                     self._losing(error)
                     continue

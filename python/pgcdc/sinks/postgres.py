@@ -5,7 +5,7 @@ Over 400 lines because it is what one transaction is made of, whoever it is for:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -50,6 +50,7 @@ class Plan:
         keys: Their keys, by OID.
         rows: What makes their rows: the keys of those that have one, and which columns have to come as text.
         unsure: Those whose key another batch may have otherwise.
+        primary_keys: What says so: a batch that was given the same has the same.
         tables: What writes their rows, by OID and which columns come as text.
         is_proven: Whether the last batch went by it.
     """
@@ -58,6 +59,7 @@ class Plan:
     keys: dict[int, tuple[str, ...]]
     rows: RowPlan
     unsure: list[Keyed]
+    primary_keys: Mapping[int, Sequence[str]] | None
     tables: dict[tuple[int, tuple[bool, ...]], RowTable]
     is_proven: bool = False
 
@@ -129,6 +131,7 @@ class Postgres:
         self._keys: dict[int, Keyed] = {}  # by the identity of the shape, which is held
         self._rows: dict[tuple[int, tuple[bool, ...]], tuple[Keyed, RowTable]] = {}
         self._plans: dict[tuple[int, ...], Plan] = {}  # by the identities of the shapes, which are held
+        self._last: Plan | None = None  # of what was sent last
         self._unused: list[RowTable] = []
         self._made = 0
         self._pipelines = psycopg.Pipeline.is_supported()
@@ -218,11 +221,16 @@ class Postgres:
             return None
         if self._unused or kept.seen is not self._known or not session.is_ready(kept):
             return None
-        plan = self._plans.get(tuple(map(id, batch.relations)))
+        plan = self._last
+        if plan is None or not batch.is_of(plan.relations):
+            plan = self._last = self._plans.get(tuple(map(id, batch.relations)))
         if plan is None or not plan.is_proven:
             return None
-        known, first, last = kept.position, batch.first_position, batch.last_position
-        if known is None or first is None or last is None or first.index == SNAPSHOT_INDEX or first <= known:
+        known, span = kept.position, batch.span
+        if known is None or span is None:
+            return None
+        first, last = span
+        if first.index == SNAPSHOT_INDEX or first <= known:
             return None
         kept.given = batch
         return Sending(self, batch, plan, Move(kept, last))
@@ -344,7 +352,7 @@ class Postgres:
                 raise
             except BaseException:
                 self._rows.clear()
-                self._plans.clear()
+                self._forget_plans()
                 self._session.close()
                 raise
         if guilty:
@@ -356,7 +364,7 @@ class Postgres:
         """What was made in a transaction that was rolled back is no more."""
         self._unused += [table for _, table in self._rows.values()]
         self._rows.clear()
-        self._plans.clear()
+        self._forget_plans()
 
     # Steps.
 
@@ -392,7 +400,10 @@ class Postgres:
 
     def _planned(self, batch: Batch, plan: Plan, *, prepare: bool) -> list[Step] | None:
         """The steps of a few rows; None where there is more to it: a key that changes, or is another; a TRUNCATE."""
-        if any(batch.key_columns(relation) != key for relation, key in plan.unsure):
+        keys = batch.primary_keys
+        if (keys is None or keys is not plan.primary_keys) and any(
+            batch.key_columns(relation) != key for relation, key in plan.unsure
+        ):
             return None
         steps: list[Step] = []
         rows = 0
@@ -421,9 +432,14 @@ class Postgres:
         text = {relation.oid: self._target(relation).as_text(relation) for relation in relations}
         unsure = [Keyed(one, keys[one.oid]) for one in relations if id(one) not in self._keys]
         if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        plan = self._plans[tuple(map(id, relations))] = Plan(tuple(relations), keys, RowPlan(keyed, text), unsure, {})
+            self._forget_plans()
+        plan = Plan(tuple(relations), keys, RowPlan(keyed, text), unsure, batch.primary_keys, {})
+        self._plans[tuple(map(id, relations))] = plan
         return plan
+
+    def _forget_plans(self) -> None:
+        self._plans.clear()
+        self._last = None
 
     def _upserted(self, batch: Batch, tables: Sequence[Keyed], *, few: bool) -> Iterator[Step]:
         keys = {relation.oid: key for relation, key in tables}
@@ -484,7 +500,7 @@ class Postgres:
             if known[0] == keyed:
                 return known[1]
             self._unused.append(known[1])
-            self._plans.clear()
+            self._forget_plans()
         self._made += 1
         table = RowTable(self._connection(), self._made, self._target(relation), relation, text, key)
         self._rows[relation.oid, text] = (keyed, table)
@@ -540,7 +556,7 @@ class Postgres:
         relation, key = keyed
         if self._followed.get(relation.oid) == keyed:
             return
-        self._plans.clear()
+        self._forget_plans()
         connection, place = self._connection(), self._place(relation)
         name = ".".join(place)
         with self._session.told(f"table {name} cannot be made or altered"):

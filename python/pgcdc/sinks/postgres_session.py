@@ -88,6 +88,7 @@ class Kept:
         position: The last position applied.
         note: What came with the last write of a partition.
         epoch: That of this process; None: it is to be taken over.
+        known: Its name and that epoch as they are sent.
         written: How many batches were applied.
         given: The one in hand.
         unsure: The one whose answer was lost.
@@ -100,6 +101,7 @@ class Kept:
         self.position: Position | None = None
         self.note: str | None = None
         self.epoch: int | None = None
+        self.known: tuple[bytes, bytes] | None = None
         self.written = 0
         self.given: Batch | None = None
         self.unsure: Batch | None = None
@@ -240,6 +242,7 @@ class Session:
         if written == kept.written and kept.unsure is not None:
             kept.late, kept.unsure = kept.unsure, None  # it was not applied, unless its commit is still under way
         kept.epoch, kept.written, kept.seen = epoch, written, connection
+        kept.known = kept.name.encode(), _BIGINT(epoch)
         kept.position = None if lsn is None else Position(parse_lsn(lsn), index)
 
     def leave(self) -> None:
@@ -287,7 +290,10 @@ class Session:
         """Put the first steps of a transaction on their way, while its other steps are still to be made.
 
         The server is at work on them when those come. Until then nothing else may use the connection, and if they do
-        not come, `abandon` has to be called.
+        not come, `abandon` has to be called. What a pipeline holds up to its synchronisation is one transaction without
+        being told so, and is committed there: BEGIN and COMMIT would be two statements more.
+
+        Source: PostgreSQL manual, "Message Flow", "Pipelining".
 
         Args:
             move: What is moved.
@@ -296,6 +302,8 @@ class Session:
             The steps, which `send` is given.
         """
         steps = self.begin(move, pipelined=True)
+        if self.replica:  # SET CONSTRAINTS asks for a transaction that was begun
+            del steps[0]
         start(self.connection(), steps)
         return steps
 
@@ -305,10 +313,11 @@ class Session:
         Args:
             started: What `start` gave.
         """
+        begin = [Step(b"BEGIN")] if self.replica else []  # of what has not begun, ROLLBACK says so in the server's log
         try:
-            Sent(self.connection(), [*started, Step(b"ROLLBACK")], len(started)).counts()
+            Sent(self.connection(), [*started, *begin, Step(b"ROLLBACK")], len(started)).counts()
         except Refusal:  # whoever begins again meets the same
-            self.connection().execute("ROLLBACK")
+            self._end()
 
     def begin(self, move: Move, *, pipelined: bool = False) -> list[Step]:
         """The first steps of one: the move comes first, so that who is late waits here, and finds out.
@@ -323,11 +332,10 @@ class Session:
     def _moved(self, move: Move, *, pipelined: bool) -> Step:
         kept, position, note = move
         self.ready(kept)
-        if pipelined and kept.epoch is not None:
-            at = (None, None) if position is None else (_LSN(position.commit_lsn), _BIGINT(position.index))
+        if pipelined and (known := kept.known) is not None:
+            lsn, index = (None, None) if position is None else (_LSN(position.commit_lsn), _BIGINT(position.index))
             noted = None if note is None else note.encode()
-            known = (kept.name.encode(), _BIGINT(kept.epoch), _BIGINT(kept.written))
-            return Step(_MOVE, None, (*known, *at, noted))
+            return Step(_MOVE, None, (*known, _BIGINT(kept.written), lsn, index, noted))
         text: list[object] = [None, None] if position is None else [format_lsn(position.commit_lsn), position.index]
         values = sql.SQL(", ").join(sql.Literal(one) for one in [kept.name, kept.epoch, kept.written, *text, note])
         return Step(_EXECUTE_MOVE + sql.SQL(" ({})").format(values).as_bytes(self.connection()))
@@ -356,7 +364,7 @@ class Session:
             raise
 
     def send(self, started: Sequence[Step], steps: Sequence[Step], move: Move) -> Sent:
-        """Put the rest of a transaction on its way, which ends with COMMIT.
+        """Put the rest of a transaction on its way, which is committed then.
 
         Args:
             started: What `start` gave.
@@ -367,7 +375,8 @@ class Session:
             What waits for the answers; `settle` is to be given it.
         """
         move.kept.unsure = move.kept.given
-        return Sent(self.connection(), [*started, *steps, _COMMIT], len(started))
+        commit = [] if self.replica else [_COMMIT]
+        return Sent(self.connection(), [*started, *steps, *commit], len(started))
 
     def settle(self, sent: Sent, steps: Sequence[Step], move: Move) -> None:
         """Wait for the answers.
@@ -435,7 +444,13 @@ class Session:
             kept: What it was to move.
         """
         kept.unsure = None
-        self.connection().execute("ROLLBACK")
+        self._end()
+
+    def _end(self) -> None:
+        """Roll back, unless the server has done that itself."""
+        connection = self.connection()
+        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
 
     def _judge(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:
         """Raise what is the matter when it is not a row."""

@@ -236,24 +236,24 @@ def _answers(conn: PGconn, steps: int) -> _Answering:
     while conn.flush():
         if (yield _READ_WRITE) & _READABLE:
             conn.consume_input()
-    for number in range(steps + 1):
+    for _ in range(steps + 2):  # what is refused at the end of the pipeline, where it is committed, is told apart
         while True:
             while conn.is_busy():
                 if (yield _READ):
                     conn.consume_input()
             result = conn.get_result()
-            if number == steps:
-                return counts, refusal, result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC
             if result is None:
                 break
             match result.status:
+                case pq.ExecStatus.PIPELINE_SYNC:
+                    return counts, refusal, True
                 case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK:
                     counts.append(result.command_tuples or 0)
                 case pq.ExecStatus.PIPELINE_ABORTED:
                     pass
                 case _ if refusal is None:
                     refusal = _refusal(result, len(counts))
-    raise AssertionError
+    return counts, refusal, False
 
 
 def _checked(conn: PGconn, refusal: Refusal | None, counts: list[int]) -> list[int]:

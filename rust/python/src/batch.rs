@@ -207,6 +207,27 @@ impl Batch {
         self.inner.records().iter().rev().find_map(|record| self.inner.position(record))
     }
 
+    /// Whether the relations that its changes use are just these objects, in this order.
+    fn uses(&self, py: Python<'_>, relations: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        let format = RowFormat::default(py)?.get();
+        let mut expected = relations.iter_borrowed();
+        let mut seen = Vec::with_capacity(relations.len());
+        for record in self.inner.records().iter().filter(|record| record.is_change()) {
+            for number in record.shape.into_iter().chain(self.inner.truncated(record).iter().copied().flatten()) {
+                if seen.contains(&number) {
+                    continue;
+                }
+                let Some(shape) = self.inner.shapes().get(number) else { continue };
+                let plan = format.plan(py, shape)?;
+                if !expected.next().is_some_and(|one| one.is(plan.relation.bind(py))) {
+                    return Ok(false);
+                }
+                seen.push(number);
+            }
+        }
+        Ok(expected.next().is_none())
+    }
+
     fn edge(py: Python<'_>, position: Option<Position>) -> PyResult<Option<Bound<'_, PyAny>>> {
         position.map(|position| imports(py)?.position.bind(py).call1(position)).transpose()
     }
@@ -294,6 +315,12 @@ impl Batch {
     }
 
     #[getter]
+    fn span<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+        let first = self.inner.records().iter().find_map(|record| self.inner.position(record));
+        Ok(Self::edge(py, first)?.zip(Self::edge(py, self.last())?))
+    }
+
+    #[getter]
     fn end_lsn(&self) -> Option<u64> {
         self.inner.end_lsn()
     }
@@ -328,6 +355,27 @@ impl Batch {
             }
         }
         Ok(relations)
+    }
+
+    fn is_of(&self, py: Python<'_>, relations: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        self.uses(py, relations)
+    }
+
+    fn rows_of(
+        &self,
+        py: Python<'_>,
+        relations: &Bound<'_, PyTuple>,
+        versions: &Bound<'_, SchemaVersions>,
+        most: usize,
+    ) -> PyResult<Option<Self>> {
+        let records = self.inner.records();
+        let many = records.iter().filter(|record| record.is_change()).count() > most;
+        if many || records.iter().any(Record::is_in_progress) || !self.uses(py, relations)? {
+            return Ok(None);
+        }
+        let rows = self.inner.select(None, Some(&[kind::INSERT, kind::UPDATE, kind::DELETE, kind::TRUNCATE]));
+        let inner = rows.with_versions(versions.get().inner());
+        Ok(Some(Self { keys: self.keys.clone(), ..Self::new(inner, self.format.clone()) }))
     }
 
     #[pyo3(signature = (format=None))]
@@ -460,6 +508,11 @@ impl Batch {
     fn with_primary_keys(&self, keys: Py<PyAny>) -> Self {
         // Lines do not say them.
         Self { keys: Some(Arc::new(keys)), lines: Arc::clone(&self.lines), ..self.cut(self.inner.clone()) }
+    }
+
+    #[getter(primary_keys)]
+    fn known_keys<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.primary_keys(py).cloned()
     }
 
     fn key_columns<'py>(&self, py: Python<'py>, relation: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
