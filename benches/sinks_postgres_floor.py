@@ -195,7 +195,6 @@ class Floor:
         if self._guarded:
             known = (b"floor", _LONG.pack(1), _LONG.pack(self._written), end)
             writer.send_query_prepared(b"move", known, _FORMATS[4])
-            writer.flush()  # the server is at work while the rows are sent, as the sink has it
         for name, values in rows:
             writer.send_query_prepared(name, values, _FORMATS[len(values)])
         writer.pipeline_sync()

@@ -343,7 +343,7 @@ NOTES = Table("notes", {"text": "text"}, replica_identity="f")
 def test_few_rows_of_tables_that_come_together_again(
     newest_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once all is known of them, the server begins before the rows are made: where there is more to those, in vain."""
+    """Once all is known of them, they are sent at once; where there is more to them, they are not."""
     wider = Table("items", {**ITEMS.columns, "more": "text"}, key=("id",))
     same = insert(NOTES, {"text": "same"})
     groups: list[tuple[Any, ...]] = [
@@ -367,8 +367,7 @@ def test_few_rows_of_tables_that_come_together_again(
 
         return note
 
-    for way in ("start", "abandon"):
-        monkeypatch.setattr(postgres_session.Session, way, noted(way[0], getattr(postgres_session.Session, way)))
+    monkeypatch.setattr(postgres_session.Session, "send", noted("s", postgres_session.Session.send))
     counts = []
     with opened(newest_database) as sink:
         for batch in in_order(*groups):
@@ -377,7 +376,7 @@ def test_few_rows_of_tables_that_come_together_again(
             assert sink.position() == batch.last_position
             counts.append(newest_database.execute("SELECT count(*) FROM notes")[0][0])
     assert counts == [2, 5, 6, 7, 1, 2, 3, 4, 5, 6]
-    assert ways == ["", "s", "sa", "", "sa", "", "s", "", "", "sa"]
+    assert ways == ["", "s", "", "", "", "", "s", "", "", ""]
     assert newest_database.execute("SELECT id, name, more FROM items ORDER BY id") == [
         (2, "b", None), (3, "a", None), (4, "a", None), (6, "a", None), (7, "a", "m"), (8, "a", None), (9, "a", "m")
     ]  # fmt: skip
@@ -460,7 +459,8 @@ def test_a_process_that_was_stopped_within_a_write_is_named(
     [batch] = in_order([insert(ITEMS, ROW | {"id": 1})])
     with opened(newest_database) as stopped:
         assert batch.last_position is not None
-        stopped._session.start(Move(stopped._kept, batch.last_position))
+        move = Move(stopped._kept, batch.last_position)
+        stopped._session.run(stopped._session.begin(move), move)
         other = Postgres(newest_database.dsn)
         with pytest.raises(SinkUnavailable, match="another session is in a transaction") as raised:
             other.open()
@@ -512,9 +512,9 @@ def test_what_is_refused_where_a_pipeline_ends(newest_database: Database, monkey
     sent: list[list[bytes]] = []
     made = postgres_wire.Sent.__init__
 
-    def note(self: Any, connection: Any, steps: Any, started: int = 0) -> None:
+    def note(self: Any, connection: Any, steps: Any) -> None:
         sent.append([step.sql for step in steps])
-        made(self, connection, steps, started)
+        made(self, connection, steps)
 
     monkeypatch.setattr(postgres_wire.Sent, "__init__", note)
     names_sent = ["a", "a", "bad", "a", "late", "a"]
@@ -537,27 +537,6 @@ def test_what_is_refused_where_a_pipeline_ends(newest_database: Database, monkey
                 sink.write(batch)
                 assert sink.position() == batch.last_position
     assert names(newest_database) == ["a", "a", "a", "late", "a"]
-    assert newest_database.execute("SELECT written FROM pgcdc.sink_positions") == [(5,)]
-    assert not said
-
-
-def test_what_was_begun_in_vain_is_undone_without_a_word(newest_database: Database) -> None:
-    """A ROLLBACK of what was not begun would be a warning in the server's log, for each such transaction."""
-    said: list[str] = []
-    batches = in_order(
-        [insert(ITEMS, ROW)],
-        [insert(ITEMS, ROW | {"id": 2})],
-        [update(ITEMS, ROW | {"id": 3}, {"id": 2})],  # more than a few rows: its key changes
-        [insert(ITEMS, ROW | {"id": 4})],
-        [update(ITEMS, ROW | {"id": 5}, {"id": 4})],
-    )
-    with opened(newest_database) as sink:
-        connection = sink._session.connection()
-        connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
-        for batch in batches:
-            sink.write(batch)
-        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-    assert newest_database.execute("SELECT id FROM items ORDER BY id") == [(1,), (3,), (5,)]
     assert newest_database.execute("SELECT written FROM pgcdc.sink_positions") == [(5,)]
     assert not said
 

@@ -298,8 +298,8 @@ class Postgres:
         """Apply a few rows; False, and nothing done, where there is more to it: the way of all others is to be gone.
 
         A small transaction is written as soon as it is there, by code that nobody has run for a while, here as in the
-        server. So there is to be little of it, and of tables that have come together before the server begins while
-        the rows are still being made.
+        server. So there is to be little of it, and all of it goes out at once: a server that is through with the first
+        statement before the next one comes falls asleep, and to wake it up takes as long as a statement.
         """
         plan = self._plan_of(batch)
         if plan is None:
@@ -603,16 +603,12 @@ class Sending:
         self._batch = batch
         self._plan = plan
         self._move = move
-        self._started: list[Step] = []
-        self._steps: list[Step] | None = None
         self._sent: Sent | None = None
         self._failed: BaseException | None = None
-        session = sink._session
         try:
-            self._started = session.start(move)
-            self._steps = sink._planned(batch, plan, prepare=False)
-            if self._steps is not None:
-                self._sent = session.send(self._started, self._steps, move)
+            steps = sink._planned(batch, plan, prepare=False)
+            if steps is not None:
+                self._sent = sink._session.send(steps, move)
         except LookupError:
             pass  # the way of all others prepares what is missing
         except BaseException as error:  # who takes it over raises it
@@ -659,11 +655,9 @@ class Sending:
         session, failed, sent = self._sink._session, self._failed, self._sent
         self._failed = None
         if sent is not None and failed is None:
-            session.settle(sent, [*self._started, *(self._steps or ())], self._move)
+            session.settle(sent, self._move)
             return True
         self._plan.is_proven = False
-        if self._started and self._steps is None and not isinstance(failed, psycopg.Error):
-            session.abandon(self._started)
         if failed is not None:
             raise failed
         return False

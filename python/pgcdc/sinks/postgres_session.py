@@ -21,7 +21,7 @@ from pgcdc.lsn import Position, format_lsn, parse_lsn
 from pgcdc.protocol import Batch
 from pgcdc.sinks.postgres_rows import MERGE, SESSION
 from pgcdc.sinks.postgres_tables import Connection
-from pgcdc.sinks.postgres_wire import Refusal, Sent, Step, run, start
+from pgcdc.sinks.postgres_wire import Refusal, Sent, Step, run
 
 __all__ = ["CREATE_LOCK", "Kept", "Move", "Session"]
 
@@ -286,39 +286,6 @@ class Session:
 
     # Transactions.
 
-    def start(self, move: Move) -> list[Step]:
-        """Put the first steps of a transaction on their way, while its other steps are still to be made.
-
-        The server is at work on them when those come. Until then nothing else may use the connection, and if they do
-        not come, `abandon` has to be called. What a pipeline holds up to its synchronisation is one transaction without
-        being told so, and is committed there: BEGIN and COMMIT would be two statements more.
-
-        Source: PostgreSQL manual, "Message Flow", "Pipelining".
-
-        Args:
-            move: What is moved.
-
-        Returns:
-            The steps, which `send` is given.
-        """
-        steps = self.begin(move, pipelined=True)
-        if self.replica:  # SET CONSTRAINTS asks for a transaction that was begun
-            del steps[0]
-        start(self.connection(), steps)
-        return steps
-
-    def abandon(self, started: Sequence[Step]) -> None:
-        """End a transaction of which nothing but its start was sent.
-
-        Args:
-            started: What `start` gave.
-        """
-        begin = [Step(b"BEGIN")] if self.replica else []  # of what has not begun, ROLLBACK says so in the server's log
-        try:
-            Sent(self.connection(), [*started, *begin, Step(b"ROLLBACK")], len(started)).counts()
-        except Refusal:  # whoever begins again meets the same
-            self._end()
-
     def begin(self, move: Move, *, pipelined: bool = False) -> list[Step]:
         """The first steps of one: the move comes first, so that who is late waits here, and finds out.
 
@@ -363,27 +330,31 @@ class Session:
             self._refused(refusal, steps, kept)
             raise
 
-    def send(self, started: Sequence[Step], steps: Sequence[Step], move: Move) -> Sent:
-        """Put the rest of a transaction on its way, which is committed then.
+    def send(self, steps: Sequence[Step], move: Move) -> Sent:
+        """Put a transaction with parameters on its way, without a wait.
+
+        What a pipeline holds up to its synchronisation is one transaction without being told so, and is committed
+        there: BEGIN and COMMIT would be two statements more. Only SET CONSTRAINTS asks for one that was begun.
 
         Args:
-            started: What `start` gave.
-            steps: What comes behind.
+            steps: What it is made of, but for its beginning and its end.
             move: What it moves.
 
         Returns:
             What waits for the answers; `settle` is to be given it.
-        """
-        move.kept.unsure = move.kept.given
-        commit = [] if self.replica else [_COMMIT]
-        return Sent(self.connection(), [*started, *steps, *commit], len(started))
 
-    def settle(self, sent: Sent, steps: Sequence[Step], move: Move) -> None:
+        Source: PostgreSQL manual, "Message Flow", "Pipelining".
+        """
+        begin = self.begin(move, pipelined=True)
+        move.kept.unsure = move.kept.given
+        whole = [*begin[1:], *steps] if self.replica else [*begin, *steps, _COMMIT]
+        return Sent(self.connection(), whole)
+
+    def settle(self, sent: Sent, move: Move) -> None:
         """Wait for the answers.
 
         Args:
             sent: What `send` gave.
-            steps: All that was sent, but for COMMIT.
             move: What it moves.
 
         Raises:
@@ -392,7 +363,7 @@ class Session:
         try:
             sent.counts()
         except Refusal as refusal:
-            self._refused(refusal, steps, move.kept)
+            self._refused(refusal, sent.steps, move.kept)
             raise
 
     def _refused(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:
@@ -444,12 +415,8 @@ class Session:
             kept: What it was to move.
         """
         kept.unsure = None
-        self._end()
-
-    def _end(self) -> None:
-        """Roll back, unless the server has done that itself."""
         connection = self.connection()
-        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:  # else the server has done it
             connection.execute("ROLLBACK")
 
     def _judge(self, refusal: Refusal, steps: Sequence[Step], kept: Kept) -> None:

@@ -19,7 +19,7 @@ from psycopg import pq, waiting
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Refusal", "Sent", "Step", "run", "start"]
+__all__ = ["Refusal", "Sent", "Step", "run"]
 
 PIECE: Final = 1 << 20
 """How many bytes of COPY data are handed to libpq at once."""
@@ -62,22 +62,6 @@ class Refusal(Exception):
         self.step = step
 
 
-def start(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
-    """Send the first steps of a pipeline, and wait for nothing: `Sent` goes on with it, and nobody else may.
-
-    Args:
-        connection: As for `run`.
-        steps: What to send; without data.
-
-    Raises:
-        psycopg.OperationalError: When the connection is lost.
-    """
-    conn = connection.pgconn
-    conn.enter_pipeline_mode()
-    _send(conn, steps)
-    conn.flush()  # what does not go out at once goes out with the rest
-
-
 def run(connection: psycopg.Connection[Any], steps: Sequence[Step]) -> list[int]:
     """Run steps, in one query where none has parameters, in one pipeline where none has data.
 
@@ -104,17 +88,19 @@ class Sent:
     Args:
         connection: As for `run`.
         steps: What it is made of; none may have data.
-        started: How many of them were sent by `start`; the others are sent here.
+
+    Attributes:
+        steps: The same.
 
     Raises:
         psycopg.OperationalError: When the connection is lost.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], steps: Sequence[Step], started: int = 0) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], steps: Sequence[Step]) -> None:
+        self.steps = steps
         self._conn = conn = connection.pgconn
-        if not started:
-            conn.enter_pipeline_mode()
-        _send(conn, steps[started:])
+        conn.enter_pipeline_mode()
+        _send(conn, steps)
         conn.pipeline_sync()
         conn.flush()  # what does not go out at once goes out while it is waited for
         self._answers = _answers(conn, len(steps))
