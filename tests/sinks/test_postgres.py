@@ -530,7 +530,7 @@ def test_what_is_refused_where_a_pipeline_ends(newest_database: Database, monkey
                 continue
             with pytest.raises(SinkRejected if name == "bad" else SinkUnavailable):
                 sink.write(batch)
-            assert any(len(steps) == 2 for steps in sent[-2:]), "it went as a pipeline of two statements"
+            assert any(steps[0] == b"pgcdc_position" and b"COMMIT" not in steps for steps in sent[-2:])
             assert sink.position() == before
             if name == "late":
                 newest_database.execute("ALTER TABLE items DISABLE TRIGGER late")
