@@ -165,9 +165,7 @@ def test_the_run_ends_before_it_is_taken_down(
         if failed:
             break
     assert isinstance(run.ended(), ValueError)
-    until(
-        lambda: not any(one.name.startswith("pgcdc-shop-") for one in threading.enumerate()), "no call is left behind"
-    )
+    until(lambda: not any(one.name.startswith("pgcdc-") for one in threading.enumerate()), "no thread is left behind")
     monkeypatch.setattr(Link, "_note", noted)
     with running(shop.pipeline()) as again:
         again.streaming()

@@ -223,8 +223,9 @@ class AsyncStream:
             max_bytes: About how many bytes the batch may have.
             max_messages: How many messages the batch may have.
             early: Called with what has come before it is taken down as handed over, by who has work that is to begin
-                at once; this returns the same then. Only where no transaction is left open in it, and not with what
-                comes again after a reconnect. It must not raise: the stream is broken then.
+                at once; this returns the same then. Only where no transaction is left open in it, not with what comes
+                again after a reconnect, and not with `streaming` or `two_phase`, where transactions are put together
+                first. It must not raise: the stream is broken then.
 
         Returns:
             What came; an empty batch when nothing did.

@@ -156,10 +156,12 @@ class Sent:
             pass
         assert self._said is not None
         counts, refusal, synchronised = self._said
-        if synchronised:
-            self._conn.exit_pipeline_mode()
-        elif refusal is None:
-            raise psycopg.OperationalError("the connection was lost")
+        if not synchronised:
+            # What was said last can be of a connection that ends when all was committed: nothing is refused then.
+            raise psycopg.OperationalError(
+                f"the connection was lost{'' if refusal is None else f': {refusal.primary}'}"
+            )
+        self._conn.exit_pipeline_mode()
         return _checked(self._conn, refusal, counts)
 
 
