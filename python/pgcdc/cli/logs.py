@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["LEVELS", "JsonLines", "Lines", "log_to_stderr"]
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+_TALKATIVE: Final = ("httpx", "httpx2", "httpcore")
+"""Libraries that log each request at the level at which we say what becomes of a pipeline."""
 
 
 def log_to_stderr(level: str, json: bool, redactor: Redactor) -> None:
@@ -32,6 +34,9 @@ def log_to_stderr(level: str, json: bool, redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(redactor) if json else Lines(redactor))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if level != "debug":
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     threading.excepthook = _thread_ended
 
