@@ -43,6 +43,10 @@ class Reads:
         self.now += timeout
         return Batch.of([])
 
+    def show(self, batch: Batch) -> bool:
+        self.shown.append(batch)
+        return True
+
     def read(self, idle: Callable[[], bool] = lambda: True) -> Batch:
         return Reading(idle, lambda: self.now).read(self, 0.2)
 
@@ -135,7 +139,7 @@ def test_what_is_begun_with_is_handed_over_alone() -> None:
     begun = True
 
     def read() -> list[int]:
-        return commits(joins.read(reads, 0.2, early=reads.shown.append, begun=lambda: begun))
+        return commits(joins.read(reads, 0.2, early=reads.show, begun=lambda: begun))
 
     assert [read(), read(), read()] == [[1], [2], [3]]
     begun = False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pgcdc.pipeline.reading import Early
     from tests.conftest import Database
 
 SOON = Reconnect(first=0.02, longest=0.2)
@@ -219,9 +220,9 @@ def test_nothing_more_is_read_when_the_session_beside_is_lost(
     noticed_after: list[int] = []
     read, wait, look = Tenure.read, Source._wait, Source._watch
 
-    def counted(tenure: Tenure, timeout: float) -> pgcdc.Batch:
+    def counted(tenure: Tenure, timeout: float, early: Early | None = None) -> pgcdc.Batch:
         reads.append(tenure)
-        return read(tenure, timeout)
+        return read(tenure, timeout, early)
 
     def waits(source: Source, ready: Callable[[], bool]) -> None:
         waiting.set()

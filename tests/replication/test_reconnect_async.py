@@ -19,6 +19,7 @@ from tests.servers.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgcdc import Batch
     from pgcdc.replication import AsyncConnection, AsyncStream
     from tests.conftest import Database
 
@@ -124,12 +125,16 @@ async def test_what_may_come_again_is_not_shown_early(
     shown: list[Any] = []
     async with pgcdc.aconnect(database.dsn) as reader, reader.stream(slot, ["p"], reconnect=SOON) as stream:
 
+        def show_it(batch: Batch) -> bool:
+            shown.extend(ids(batch.events()))
+            return False
+
         async def read(number: int) -> None:
             events: list[Any] = []
             deadline = time.monotonic() + SECONDS
             while ids(events) != [number] or stream.in_transaction:
                 assert time.monotonic() < deadline
-                events += (await stream.read(1, early=lambda batch: shown.extend(ids(batch.events())))).events()
+                events += (await stream.read(1, early=show_it)).events()
 
         async def show(first: int) -> int:
             """Transactions until one is shown: what comes in two parts is not, as a rule."""

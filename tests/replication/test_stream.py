@@ -14,6 +14,7 @@ import pytest
 
 import pgcdc
 from pgcdc.events import Begin, Commit, Insert, Message, Relation, Truncate
+from pgcdc.replication.pace import Pace
 from tests.replication.reading import SECONDS, read_commits, read_past, until
 from tests.replication.streams import changes, commit_ends, confirmed, ids, new_name, wal_end
 
@@ -205,8 +206,9 @@ def test_whole_transactions_are_shown_before_they_are_taken_down(
     shown: list[tuple[Batch, int]] = []
     with connection.stream(slot, ["p"]) as stream:
 
-        def show(batch: Batch) -> None:
+        def show(batch: Batch) -> bool:
             shown.append((batch, stream.received_lsn))
+            return False
 
         database.execute("INSERT INTO t SELECT i FROM generate_series(1, 40) i")
         parts = [stream.read(5, max_messages=16, early=show)]
@@ -216,15 +218,49 @@ def test_whole_transactions_are_shown_before_they_are_taken_down(
         assert len(parts) > 1
         assert shown[0][0] is parts[-1]
         for number in (41, 42):
-            database.execute(f"INSERT INTO t VALUES ({number})", "SELECT pg_switch_wal()")
+            database.execute(f"INSERT INTO t VALUES ({number})")
             end = wal_end(database)
             while stream.received_lsn < end:  # and keepalives, which are nothing to be shown
                 before = len(shown)
-                batch = stream.read(5, early=show)
+                stream.send_status(reply_requested=True)
+                batch = stream.read(0.1, early=show)
                 is_whole = len(batch) > 0 and not stream.in_transaction
                 assert [one is batch for one, _ in shown[before:]] == [True] * is_whole
                 assert all(received < stream.received_lsn for _, received in shown[before:]), "nothing is taken down"
         assert all(len(batch) for batch, _ in shown)
+
+
+def test_reads_behind_what_is_begun_early_are_not_put_off(
+    connection: Connection, database: Database, slot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever works on it comes sets the pace; while much comes for nobody else, reads find more at once."""
+    noted: list[bool] = []
+    note = Pace.read
+
+    def read(pace: Pace, now: float, messages: int, *, more: bool) -> None:
+        noted.append(more)
+        note(pace, now, messages, more=more)
+
+    monkeypatch.setattr(Pace, "read", read)
+    with connection.stream(slot, ["p"]) as stream:
+        database.execute("INSERT INTO t VALUES (1)")
+        end = wal_end(database)
+        begun: list[int] = []
+
+        def begin(_: Batch) -> bool:
+            begun.append(len(noted))
+            return True
+
+        while not begun or stream.received_lsn < end:
+            stream.send_status(reply_requested=True)
+            stream.read(0.1, early=begin)
+        assert noted[begun[0]], "nothing is waited for behind it"
+        assert not any(noted[: begun[0]])
+        while noted[-1]:
+            stream.read(0.01)
+        assert len(noted) - begun[-1] > 2
+        stream.read(0.01)
+        assert not noted[-1]
 
 
 def test_nothing_is_confirmed_by_itself(connection: Connection, database: Database, slot: str) -> None:

@@ -119,7 +119,7 @@ class Fanout:
         """What each published table is called now."""
         return self._names
 
-    def see(self, batch: Batch) -> None:
+    def see(self, batch: Batch) -> bool:
         """Begin to write what has just been read, before it is handed over by `send`, where that is all there is to it.
 
         That is where only one consumer gets anything, its target waits and can be sent to, and the batch is small and
@@ -127,18 +127,23 @@ class Fanout:
 
         Args:
             batch: What came.
+
+        Returns:
+            Whether it has.
         """
         lane, versioning = self._only, self._versioning
         if lane is None or versioning is None or self._after or not (self._usual and self._usual_for):
-            return
+            return False
         if self._usual_at != versioning.generation:
-            return
+            return False
         try:
             rows = batch.rows_of(self._usual_relations, versioning.versions, MOST_EARLY)
         except Error:
-            return  # `send` meets the same
+            return False  # `send` meets the same
         if rows is not None and lane.begin(Rows(rows, 0, batch.nbytes)):
             self._begun = lane, batch
+            return True
+        return False
 
     @property
     def has_begun(self) -> bool:

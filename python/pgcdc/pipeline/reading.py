@@ -22,7 +22,7 @@ from pgcdc.protocol import Batch
 
 __all__ = ["Early", "Reading"]
 
-Early: TypeAlias = Callable[[Batch], None]
+Early: TypeAlias = Callable[[Batch], bool]
 """Told what has come before it is handed over; see `Stream.read`."""
 
 MUCH_ROWS = 32

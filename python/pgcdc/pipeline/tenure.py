@@ -114,7 +114,7 @@ class Tenure:
         """How many keepalives have asked for an answer."""
         return self._stream.questions
 
-    def read(self, timeout: float, early: Callable[[Batch], None] | None = None) -> Batch:
+    def read(self, timeout: float, early: Callable[[Batch], bool] | None = None) -> Batch:
         """Take what has come and was not handed over yet.
 
         Args:

@@ -54,6 +54,8 @@ _CONFIRM_SECONDS: Final = 1.0
 """How soon a confirmation goes out while nobody reads."""
 _CLOSE_SECONDS: Final = 2.0
 """How long the server may take to end a stream; it may be in the middle of a large transaction."""
+_BRISK_READS: Final = 8
+"""What is worked on as soon as it is there sets the pace itself. It may come in two parts, or a keepalive between."""
 _PRESSED_SECONDS: Final = 5.0
 """How long a server that is being stopped may ask for confirmations that do not come, until it is let go."""
 _PRESSED_QUESTIONS: Final = 20
@@ -120,6 +122,7 @@ class Link:
         self._patience = sender_timeout
         self._lock = Lock()
         self._pace = Pace()
+        self._brisk = 0  # so many reads more are not put off
         now = monotonic()
         self._status_due = now
         self._status_at = 0.0
@@ -137,7 +140,7 @@ class Link:
         return self._reader.in_transaction
 
     def read(
-        self, timeout: float, max_bytes: int, max_messages: int, early: Callable[[Batch], None] | None = None
+        self, timeout: float, max_bytes: int, max_messages: int, early: Callable[[Batch], bool] | None = None
     ) -> Batch:
         """Take what has come; the contract is `Stream.read`'s.
 
@@ -234,7 +237,7 @@ class Link:
         self.closed = True
         return why
 
-    def _take(self, deadline: float, max_bytes: int, max_messages: int, early: Callable[[Batch], None] | None) -> None:
+    def _take(self, deadline: float, max_bytes: int, max_messages: int, early: Callable[[Batch], bool] | None) -> None:
         """Wait for messages and read them; what came is at hand then."""
         if self._drained is None:
             now = monotonic()
@@ -250,7 +253,7 @@ class Link:
         # Nothing is awaited until it is at hand.
         drained, self._drained = self._drained, None
         frames, self._frames = self._frames, Frames()
-        read_at, count = monotonic(), len(frames)
+        read_at, count, is_begun = monotonic(), len(frames), False
         self.ended = drained is Drained.ENDED
         if frames:
             batch = self._reader.read(frames)
@@ -259,10 +262,11 @@ class Link:
                 batch = next(self._whole, _NOTHING)
             self._at_hand = batch
             if early is not None and self._assembler is None and not self._reader.in_transaction and len(batch):
-                early(batch)
+                is_begun = early(batch)
             self._asked_at = None
             self._ask_due = read_at + self.interval
-        self._pace.read(read_at, count, more=drained is Drained.FULL)
+        self._brisk = _BRISK_READS if is_begun else max(0, self._brisk - 1)
+        self._pace.read(read_at, count, more=drained is Drained.FULL or self._brisk > 0)
 
     def _receive(self, max_bytes: int, max_messages: int) -> Waiting[None]:
         """Take what has come; noted here, because whoever drives this may be cancelled when it has returned."""

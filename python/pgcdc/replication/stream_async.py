@@ -214,7 +214,7 @@ class AsyncStream:
         *,
         max_bytes: int = MAX_BYTES,
         max_messages: int = MAX_MESSAGES,
-        early: Callable[[Batch], None] | None = None,
+        early: Callable[[Batch], bool] | None = None,
     ) -> Batch:
         """Take what has come; wait only when there is nothing.
 
@@ -225,7 +225,8 @@ class AsyncStream:
             early: Called with what has come before it is taken down as handed over, by who has work that is to begin
                 at once; this returns the same then. Only where no transaction is left open in it, not with what comes
                 again after a reconnect, and not with `streaming` or `two_phase`, where transactions are put together
-                first. It must not raise: the stream is broken then.
+                first. Returns whether it has begun: then the next read is not put off to find more. It must not raise:
+                the stream is broken then.
 
         Returns:
             What came; an empty batch when nothing did.
