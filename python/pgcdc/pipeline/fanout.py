@@ -10,6 +10,7 @@ from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.items import Rows
 from pgcdc.pipeline.queue import Lane
+from pgcdc.pipeline.reading import MUCH_ROWS
 from pgcdc.pipeline.subscription import Subscription, Table
 from pgcdc.pipeline.versioning import Versioning
 from pgcdc.protocol import Batch
@@ -17,7 +18,7 @@ from pgcdc.replication import PublishedTable
 
 __all__ = ["Fanout"]
 
-MOST_EARLY: Final = 31
+MOST_EARLY: Final = MUCH_ROWS - 1
 """So many changes at most are written before they are handed over: with more, the next read is waited for."""
 _OF_ROWS: Final = ("insert", "update", "delete", "truncate")
 

@@ -400,10 +400,8 @@ class Postgres:
 
     def _planned(self, batch: Batch, plan: Plan, *, prepare: bool) -> list[Step] | None:
         """The steps of a few rows; None where there is more to it: a key that changes, or is another; a TRUNCATE."""
-        keys = batch.primary_keys
-        if (keys is None or keys is not plan.primary_keys) and any(
-            batch.key_columns(relation) != key for relation, key in plan.unsure
-        ):
+        is_as_known = batch.primary_keys is plan.primary_keys
+        if not is_as_known and any(batch.key_columns(relation) != key for relation, key in plan.unsure):
             return None
         steps: list[Step] = []
         rows = 0

@@ -345,9 +345,11 @@ class Session:
 
         Source: PostgreSQL manual, "Message Flow", "Pipelining".
         """
-        begin = self.begin(move, pipelined=True)
+        if self.replica:
+            whole = [self._moved(move, pipelined=True), *steps]
+        else:
+            whole = [*self.begin(move, pipelined=True), *steps, _COMMIT]
         move.kept.unsure = move.kept.given
-        whole = [*begin[1:], *steps] if self.replica else [*begin, *steps, _COMMIT]
         return Sent(self.connection(), whole)
 
     def settle(self, sent: Sent, move: Move) -> None:
