@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 import pgcdc
 from pgcdc import PositionError, PublicationNotFound
+from pgcdc.pipeline.guarding import Difference, Guard
 from tests.pipeline.running import Running, confirmed, flushed, running, until
 from tests.pipeline.shop import shop
 from tests.pipeline.targets import Recorder, SqliteMirror, mirrored
@@ -15,6 +17,7 @@ from tests.pipeline.targets import Recorder, SqliteMirror, mirrored
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pgcdc.replication import Connection
     from tests.conftest import Database
 
 OUT_AND_BACK = (
@@ -33,9 +36,16 @@ MADE_AGAIN = (
 
 @pytest.mark.parametrize("change", [OUT_AND_BACK, MADE_AGAIN], ids=["out and back", "made again"])
 def test_a_table_that_was_not_published_for_a_while(
-    database: Database, tmp_path: Path, change: tuple[str, ...]
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, ...]
 ) -> None:
     """Nothing in the stream tells of it: the catalog does, and the table is copied anew."""
+    looking, check = threading.Lock(), Guard.check
+
+    def check_alone(self: Guard, connection: Connection) -> Difference | None:
+        with looking:
+            return check(self, connection)
+
+    monkeypatch.setattr(Guard, "check", check_alone)
     database.execute(
         "CREATE TABLE orders (id bigint PRIMARY KEY, status text)",
         "CREATE TABLE items (id bigint PRIMARY KEY)",
@@ -50,7 +60,9 @@ def test_a_table_that_was_not_published_for_a_while(
     run = Running(pipeline())
     run.streaming()
     run.catch_up(database)
-    database.execute(*change, "INSERT INTO orders VALUES (51, 'published')", "INSERT INTO items VALUES (1)")
+    with looking:  # in the midst of it, it would be told that the table is out, and no more
+        database.execute(*change)
+    database.execute("INSERT INTO orders VALUES (51, 'published')", "INSERT INTO items VALUES (1)")
     changed = flushed(database)
     error = run.ended()
     assert isinstance(error, PositionError)
