@@ -3,7 +3,10 @@
 What pgbench does to its four tables on one server is brought to another. The lag of a transaction is the time between
 its commit there and its commit here, by the servers' own clocks (`track_commit_timestamp`), which are one. What a
 subscription commits has the commit timestamps of the other server, so for that it is the moment at which the row of
-pgbench_history came: a little earlier.
+pgbench_history came: some microseconds earlier.
+
+The servers write to the disk as users' do, where the tests' do not (`fsync`); once more without, as on a disk that
+takes no time, which is where what they do themselves is seen best.
 """
 
 from __future__ import annotations
@@ -35,15 +38,17 @@ from tests.servers.postgres import PostgresServer
 
 WHAT = (
     "pgbench's own transactions (three updates and an insert into a table without key), at a given rate and as fast "
-    "as it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them; pgcdc is a "
-    "pipeline with the sink Postgres in a process of its own. *Statements alone* is the least that has to be done by "
-    "whoever does it by SQL: one loop that takes pgbench's messages apart by hand and sends a prepared UPDATE or "
-    "INSERT for each row, in a libpq pipeline that is one transaction, without waiting for one transaction before it "
-    "sends the next. It leaves out all that makes a pipeline of it: no position is kept, so what was under way at a "
-    "crash is applied twice, or never; a row that is not there is not noticed; what is refused ends it; tables never "
-    "change; and it knows no others than pgbench's. *The sink's statements* is the same loop with what the sink sends: "
-    "how far it is, moved in the same transaction, and MERGE in place of UPDATE. The servers, pgbench and the client "
-    "share the processors."
+    "as it can. `CREATE SUBSCRIPTION` is PostgreSQL's own, with synchronous commits as pgcdc has them, and as it is "
+    "by default, without; pgcdc is a pipeline with the sink Postgres in a process of its own. *Statements alone* is "
+    "the least that has to be done by whoever does it by SQL: one loop that takes pgbench's messages apart by hand "
+    "and sends a prepared UPDATE or INSERT for each row, in a libpq pipeline that is one transaction, without waiting"
+    " for one transaction before it sends the next. It leaves out all that makes a pipeline of it: no position is "
+    "kept, so what was under way at a crash is applied twice, or never; a row that is not there is not noticed; what "
+    "is refused ends it; tables never change; and it knows no others than pgbench's. *The sink's statements* is the "
+    "same loop with what the sink sends: how far it is, moved in the same transaction, and MERGE in place of UPDATE. "
+    "The servers, pgbench and the client share the processors. The servers' settings are PostgreSQL's own but for "
+    "`wal_level` and room for senders; where it says *without fsync* nothing waits for the disk, neither at the "
+    "source nor at the target: no service runs like that, and it shows most clearly how the ways there differ."
 )
 READ = (
     "Medians over the rounds. p50, p95, max: the lag of a transaction, commit to commit, in milliseconds; x: the ratio "
@@ -54,6 +59,7 @@ READ = (
 SKIPPED: list[str] = []
 
 SUBSCRIPTION = "CREATE SUBSCRIPTION"
+BY_DEFAULT = "… which does not wait for its commits"
 TABLES = ["pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history"]
 PATIENCE = 300.0
 
@@ -104,10 +110,16 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     parser.add_argument("--scale", type=int, default=2, help="pgbench's scale (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often all have their turn (%(default)s)")
     options = parser.parse_args(arguments)
-    workloads = {f"{options.rate} a second": ["-R", str(options.rate)], "as fast as pgbench can": []}
+    paces = {f"{options.rate} a second": ["-R", str(options.rate)], "as fast as pgbench can": []}
+    workloads = {
+        f"{name}{'' if fsync == 'on' else ', without fsync'}": (fsync, pace)
+        for fsync in ("on", "off")
+        for name, pace in paces.items()
+    }
     settings = {"track_commit_timestamp": "on", "max_logical_replication_workers": "8", "max_worker_processes": "16"}
     contestants = {
-        SUBSCRIPTION: _subscription,
+        SUBSCRIPTION: _subscription("on"),
+        BY_DEFAULT: _subscription("off"),
         "pgcdc": _pipeline,
         "statements alone": _floor("bare"),
         "the sink's statements": _floor("guarded"),
@@ -115,7 +127,9 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
     found: list[Line] = []
     with PostgresServer(VERSION, settings) as source, PostgresServer(VERSION, settings) as target:
         for number in range(options.rounds):
-            for workload, pace in workloads.items():
+            for workload, (fsync, pace) in workloads.items():
+                for server in (source, target):
+                    _set_fsync(server, fsync)
                 for contestant, copying in contestants.items():
                     turn = _Turn(source, target, f"bench_{number}_{len(found)}", options.scale)
                     found.append(turn.take(workload, contestant, copying, [*pace, "-T", str(options.seconds)]))
@@ -130,6 +144,13 @@ def measure(arguments: list[str]) -> tuple[list[Section], list[dict[str, object]
         for workload in workloads
     ]
     return sections, [asdict(line) for line in lines]
+
+
+def _set_fsync(server: PostgresServer, value: str) -> None:
+    with server.connect() as connection:
+        connection.execute(sql.SQL("ALTER SYSTEM SET fsync = {}").format(sql.Literal(value)))
+        connection.execute("SELECT pg_reload_conf()")
+        _until(lambda: connection.execute("SHOW fsync").fetchone() == (value,), "fsync")
 
 
 class _Turn:
@@ -190,18 +211,23 @@ class _Turn:
         return [here[key] - at for key, at in there.items()]
 
 
-@contextlib.contextmanager
-def _subscription(turn: _Turn) -> Iterator[_Client]:
-    with turn.source.connect(turn.name) as connection:
-        connection.execute("CREATE PUBLICATION bench FOR ALL TABLES")
-    with turn.target.connect(turn.name) as connection:
-        dsn = turn.source.dsn(turn.name)
-        statement = "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION bench"
-        # As pgcdc's commits: by default a subscription does not wait for its own to be on the disk.
-        statement += " WITH (binary = true, synchronous_commit = on)"
-        connection.execute(sql.SQL(statement).format(sql.Identifier(turn.name), sql.Literal(dsn)))
-        yield _Client()
-        connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(turn.name)))
+def _subscription(synchronous_commit: str) -> Callable[[_Turn], Any]:
+    """With on, as pgcdc's commits; by default a subscription does not wait for its own to be on the disk."""
+
+    @contextlib.contextmanager
+    def copying(turn: _Turn) -> Iterator[_Client]:
+        with turn.source.connect(turn.name) as connection:
+            connection.execute("CREATE PUBLICATION bench FOR ALL TABLES")
+        with turn.target.connect(turn.name) as connection:
+            statement = sql.SQL(
+                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION bench WITH (binary = true, synchronous_commit = {})"
+            )
+            name, dsn = sql.Identifier(turn.name), turn.source.dsn(turn.name)
+            connection.execute(statement.format(name, sql.Literal(dsn), sql.Literal(synchronous_commit)))
+            yield _Client()
+            connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
+
+    return copying
 
 
 @contextlib.contextmanager
