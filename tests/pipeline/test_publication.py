@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,24 @@ MADE_AGAIN = (
 )
 
 
-@pytest.mark.parametrize("change", [OUT_AND_BACK, MADE_AGAIN], ids=["out and back", "made again"])
-def test_a_table_that_was_not_published_for_a_while(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, ...]
-) -> None:
-    """Nothing in the stream tells of it: the catalog does, and the table is copied anew."""
-    looking, check = threading.Lock(), Guard.check
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> threading.Lock:
+    """Held while a pipeline looks at the catalog: in the midst of several changes it would say something else."""
+    lock, check = threading.Lock(), Guard.check
 
     def check_alone(self: Guard, connection: Connection) -> Difference | None:
-        with looking:
+        with lock:
             return check(self, connection)
 
     monkeypatch.setattr(Guard, "check", check_alone)
+    return lock
+
+
+@pytest.mark.parametrize("change", [OUT_AND_BACK, MADE_AGAIN], ids=["out and back", "made again"])
+def test_a_table_that_was_not_published_for_a_while(
+    database: Database, tmp_path: Path, looking: threading.Lock, change: tuple[str, ...]
+) -> None:
+    """Nothing in the stream tells of it: the catalog does, and the table is copied anew."""
     database.execute(
         "CREATE TABLE orders (id bigint PRIMARY KEY, status text)",
         "CREATE TABLE items (id bigint PRIMARY KEY)",
@@ -60,7 +67,7 @@ def test_a_table_that_was_not_published_for_a_while(
     run = Running(pipeline())
     run.streaming()
     run.catch_up(database)
-    with looking:  # in the midst of it, it would be told that the table is out, and no more
+    with looking:
         database.execute(*change)
     database.execute("INSERT INTO orders VALUES (51, 'published')", "INSERT INTO items VALUES (1)")
     changed = flushed(database)
@@ -84,7 +91,11 @@ def test_a_table_that_was_not_published_for_a_while(
 @pytest.mark.parametrize(
     ("change", "kind", "says"),
     [
-        ("ALTER PUBLICATION pgcdc_shop RENAME TO other", PublicationNotFound, "was dropped or renamed while it ran"),
+        (
+            "ALTER PUBLICATION pgcdc_shop RENAME TO other",
+            PublicationNotFound,
+            "was dropped or renamed while it ran|does not exist",  # as the server says it, where it is the first
+        ),
         (
             "DROP PUBLICATION pgcdc_shop; CREATE PUBLICATION pgcdc_shop FOR TABLE orders",
             PositionError,
@@ -100,17 +111,20 @@ def test_a_table_that_was_not_published_for_a_while(
         ("DROP TABLE orders", PositionError, "table public.orders was taken out of"),
     ],
 )
-def test_what_is_published_is_another(new_orders: Database, change: str, kind: type[pgcdc.Error], says: str) -> None:
+def test_what_is_published_is_another(
+    new_orders: Database, looking: threading.Lock, change: str, kind: type[pgcdc.Error], says: str
+) -> None:
     """No change of the table comes behind it: what is written elsewhere is enough to look."""
     database = new_orders
     run = Running(shop(database))
     run.streaming()
     run.catch_up(database)
-    database.execute(*change.split(";"))
+    with looking:
+        database.execute(*change.split(";"))
     changed = flushed(database)
     database.execute("SELECT pg_logical_emit_message(false, 'much', repeat('x', 200000))")
     error = run.ended()
-    assert isinstance(error, kind) and says in str(error)
+    assert isinstance(error, kind) and re.search(says, str(error))
     assert error.hint and error.publication == "pgcdc_shop"
     assert confirmed(database) <= changed
 
