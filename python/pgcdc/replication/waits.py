@@ -9,6 +9,7 @@ import selectors
 import threading
 import time
 import weakref
+from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pgcdc.replication.libpq import conninfo, waiting
@@ -49,7 +50,8 @@ def wait(generator: Waiting[T], socket: int, seconds: float) -> T:
     Returns:
         What the generator returned.
     """
-    return waiting.wait(generator, socket, seconds)
+    # psycopg cuts off what is less than a millisecond: the end of each wait would be a loop that never sleeps.
+    return waiting.wait(generator, socket, (ceil(seconds * 1000) + 0.5) / 1000)
 
 
 def connecting(generator: Connecting[T], seconds: float) -> T:
