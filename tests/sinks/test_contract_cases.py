@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgcdc.testing.contracts import SinkContract
+import pgcdc.sinks
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,3 +47,12 @@ def test_what_a_sink_leaves_out_has_a_reason() -> None:
             [row] = [line for line in table.splitlines() if line.startswith("|") and line.endswith(f"| {why} |")]
             assert f"`{case}`" in row, f"{suite.__name__}, {case}"
     assert seen > 10
+
+
+def test_every_sink_that_has_parts_has_their_contract() -> None:
+    having = {name for name in pgcdc.sinks.__all__ if hasattr(getattr(pgcdc.sinks, name), "part")}
+    assert "SQLite" in having
+    held = {
+        suite.make_sink.__annotations__["return"] for suite in suites() if issubclass(suite, PartitionedSinkContract)
+    }
+    assert having <= held

@@ -15,7 +15,7 @@ import pgcdc
 from pgcdc.errors import ConfigError, PositionError, SinkRejected, SinkUnavailable
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
-from pgcdc.testing.contracts import SinkContract
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 from tests.sinks import shop
 
 if TYPE_CHECKING:
@@ -54,10 +54,16 @@ class Impatient(DuckDB):
     defaults: ClassVar = {}
 
 
-class TestDuckDB(SinkContract):
+class TestDuckDB(SinkContract, PartitionedSinkContract):
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
     refused: ClassVar = {"id": 9, "name": None, "amount": Decimal("NaN"), "note": None}
-    without: ClassVar = {"busy": "whoever has the file keeps others out at once: it is had, or it is not"}
+    late: ClassVar[bool] = False
+    several: ClassVar[bool] = False
+    without: ClassVar = {
+        "busy": "whoever has the file keeps others out at once: it is had, or it is not",
+        "several": "DuckDB lets one process have the file: it has all partitions",
+        "late": "it keeps one position, not one for each row: dead letters wait for each other, `hold`",
+    }
 
     def make_sink(self, place: Path) -> DuckDB:
         return Impatient(place / "copy.duckdb")

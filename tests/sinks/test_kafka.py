@@ -35,7 +35,7 @@ from pgcdc.sinks.kafka_transactions import Transactions
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, transaction, truncate, update
 from pgcdc.testing.changes import message as logical_message
-from pgcdc.testing.contracts import SinkContract
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 from tests.pipeline.running import running
 from tests.sinks import killed_kafka
 
@@ -149,10 +149,14 @@ def folded(messages: list[Message], values: dict[str, Any]) -> dict[int, dict[st
     return rows
 
 
-class TestKafka(SinkContract):
+class TestKafka(SinkContract, PartitionedSinkContract):
     """The contract, with lines of JSON."""
 
-    without: ClassVar[Mapping[str, str]] = {"renamed": "a record has the names of its time"}
+    late: ClassVar[bool] = False
+    without: ClassVar[Mapping[str, str]] = {
+        "renamed": "a record has the names of its time",
+        "late": "the record that comes last is the one that compaction keeps: dead letters wait for each other, `hold`",
+    }
 
     refused: ClassVar[Mapping[str, Any] | None] = {
         "id": 9,

@@ -48,10 +48,10 @@ from pgcdc.testing import (
     truncate,
     update,
 )
-from pgcdc.testing.contracts import SinkContract
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 
 
-class ParquetContract(SinkContract):
+class ParquetContract(SinkContract, PartitionedSinkContract):
     """Of a place that a subclass says."""
 
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")

@@ -25,7 +25,7 @@ from pgcdc.sinks import Postgres, postgres, postgres_session, postgres_wire
 from pgcdc.sinks.postgres_session import Move
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, truncate, update
-from pgcdc.testing.contracts import SinkContract
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 from tests.conftest import Database, _new_database
 from tests.faults.judge import until
 from tests.pipeline.running import running
@@ -38,10 +38,14 @@ if TYPE_CHECKING:
     from tests.servers.postgres import PostgresServer
 
 
-class OfPostgres(SinkContract):
+class OfPostgres(SinkContract, PartitionedSinkContract):
     """On a database whose name the fixture says; each place is a schema."""
 
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
+    late: ClassVar[bool] = False
+    without: ClassVar = {
+        "late": "it keeps one position, not one for each row: dead letters wait for each other, `hold`"
+    }
 
     @pytest.fixture(autouse=True)
     def _database(self, target: Database) -> None:

@@ -213,6 +213,11 @@ class TestStream(OnRedis, OfOrders):
         self._late = True
         super().test_a_dead_letter_is_written_later(tmp_path)
 
+    def test_what_comes_late_leaves_what_is_newer(self, tmp_path: Path) -> None:
+        """Its position says where it belongs."""
+        self._late = True
+        super().test_what_comes_late_leaves_what_is_newer(tmp_path)
+
     def key(self, place: Path) -> str:
         return f"{place}:{{table}}"
 
@@ -224,7 +229,8 @@ class TestStream(OnRedis, OfOrders):
     def content(self, place: Path) -> dict[int, dict[str, Any]]:
         rows: dict[int, dict[str, Any]] = {}
         positions = []
-        for _, entry in self._server.client.xrange(f"{place}:orders"):
+        entries = [entry for _, entry in self._server.client.xrange(f"{place}:orders")]
+        for entry in sorted(entries, key=lambda entry: entry["position"]) if self._late else entries:
             change = json.loads(entry["change"])
             assert entry["action"] == change["action"]
             assert entry["position"] == change["position"]

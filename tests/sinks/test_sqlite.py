@@ -17,7 +17,7 @@ from pgcdc.schema import change_of
 from pgcdc.sinks import SQLite
 from pgcdc.testing.capture import Capture
 from pgcdc.testing.changes import Table, delete, insert, transaction, truncate, update
-from pgcdc.testing.contracts import SinkContract
+from pgcdc.testing.contracts import PartitionedSinkContract, SinkContract
 from tests.sinks import shop
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ def batch_of(*changes: Any) -> pgcdc.Batch:
     return pgcdc.Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
 
 
-class TestSQLite(SinkContract):
+class TestSQLite(SinkContract, PartitionedSinkContract):
     renamed: ClassVar[tuple[str, str] | None] = ("name", "title")
+    late: ClassVar[bool] = False
+    without: ClassVar = {
+        "late": "it keeps one position, not one for each row: dead letters wait for each other, `hold`"
+    }
 
     def make_sink(self, place: Path) -> SQLite:
         return SQLite(place / "copy.sqlite", timeout=0.1)

@@ -47,7 +47,11 @@ class TestInBatches(SinkContract):
     """What the receiver has."""
 
     refused: ClassVar[Mapping[str, Any] | None] = {"id": 9, "name": "never", "amount": None, "note": None}
-    without: ClassVar[Mapping[str, str]] = {"renamed": "a request has the names of its time"}
+    named: ClassVar[bool] = False
+    without: ClassVar[Mapping[str, str]] = {
+        "renamed": "a request has the names of its time",
+        "named": "one answer is for all changes of a request; with `single=True` it is for one",
+    }
     options: ClassVar[dict[str, Any]] = {"secret": SECRET, "max_changes": 7}
 
     @pytest.fixture(autouse=True)
@@ -96,6 +100,8 @@ class TestOneByOne(TestInBatches):
     """All but the refused one are taken, in any order but that of a key."""
 
     whole: ClassVar[bool] = False
+    named: ClassVar[bool] = True
+    without: ClassVar[Mapping[str, str]] = {"renamed": TestInBatches.without["renamed"]}
     options: ClassVar[dict[str, Any]] = {"secret": SECRET, "single": True, "concurrency": 4}
 
 

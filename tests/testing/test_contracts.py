@@ -55,6 +55,7 @@ class TestSearchIndex(OfOrders):
 
 class TestMemoryCounts(OfCounts):
     durable = False
+    late = False  # it goes with the process: nothing comes to it that was there before
 
     def make_sink(self, place: Path) -> MemoryCounts:
         self.sink = MemoryCounts()
@@ -66,6 +67,7 @@ class TestMemoryCounts(OfCounts):
 
 class TestSlowReports(OfCounts):
     durable = False
+    late = False
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ class Upserts:
         if self.mistake == "keeps rows that have fewer columns" and "note" not in new:
             return
         if new["id"] == 4040:
-            raise pgcdc.SinkRejected("there is no such row")
+            raise pgcdc.SinkRejected("there is no such row", positions=[change.position])
         before: dict[str, Any] = {}
         for key in (change.old["id"] if change.old is not UNSET else None, new["id"]):
             found = self._file.execute("SELECT data FROM rows WHERE id = ?", (key,)).fetchone()
@@ -214,6 +216,7 @@ class TestUpserts(SinkContract):
 
 class OfRewrites(TestUpserts):
     letters = True
+    late = False
 
     def make_sink(self, place: Path) -> Any:
         return Rewrites(place / "rows.db")
@@ -261,12 +264,14 @@ def test_what_a_target_does_not_have_is_not_tested() -> None:
 
     everything = tests(OfRewrites)
     assert everything - tests(TestUpserts) == {letters := "test_a_dead_letter_is_written_later"}
+    late = "test_what_comes_late_leaves_what_is_newer"
+    assert tests(TestUpserts) - everything == {late}
     optional = {"test_keeps_what_an_update_did_not_send", "test_follows_a_column_that_is_added"}
     held = {"test_goes_on_when_the_target_is_back", "test_waits_for_a_target_that_is_slow"}
-    refused = "test_a_row_that_is_refused_is_refused_with_its_whole_batch"
-    assert everything - tests(TestMemoryCounts) == optional | held | {refused}
+    refused = {"test_a_row_that_is_refused_is_refused_with_its_whole_batch", "test_a_refusal_names_its_row"}
+    assert everything - tests(TestMemoryCounts) == optional | held | refused
     dropped = "test_goes_on_without_a_column_that_is_dropped"
-    assert everything - tests(TestSearchIndex) == {"test_goes_on_when_the_target_is_back", refused, dropped, letters}
+    assert everything - tests(TestSearchIndex) == {"test_goes_on_when_the_target_is_back", *refused, dropped, letters}
     assert "test_follows_a_column_that_is_renamed" not in everything
 
 

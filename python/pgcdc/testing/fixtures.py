@@ -23,7 +23,13 @@ from pgcdc.replication import connect
 
 __all__ = ["TestDatabase", "TestSlot", "pgcdc_database", "pgcdc_server", "pgcdc_slot"]
 
-pytest.register_assert_rewrite("pgcdc.testing.sink_contract", "pgcdc.testing.position_contract")
+pytest.register_assert_rewrite(
+    "pgcdc.testing.contract_target",
+    "pgcdc.testing.late_contract",
+    "pgcdc.testing.part_contract",
+    "pgcdc.testing.position_contract",
+    "pgcdc.testing.sink_contract",
+)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from decimal import Decimal
-from inspect import isawaitable
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -30,35 +28,23 @@ from msgspec.structs import replace
 from pgcdc.errors import Error, SinkRejected
 from pgcdc.lsn import Position
 from pgcdc.pipeline import MemoryPositions, Move, Pipeline, PositionStore, StoredPosition
-from pgcdc.protocol import Batch, SchemaVersions
-from pgcdc.schema import change_of, named_as_now
-from pgcdc.sink import RewritingSink, Sink, TransactionalSink
+from pgcdc.protocol import Batch
+from pgcdc.sink import Sink
 from pgcdc.testing.capture import Capture
-from pgcdc.testing.changes import Change, Table, Transaction, delete, insert, table_name, transaction, truncate, update
+from pgcdc.testing.changes import Change, Transaction, delete, insert, table_name, transaction, truncate, update
 from pgcdc.testing.contract_changes import applied, at_random, changed, copied_empty, rows_without, without
+from pgcdc.testing.contract_target import called
+from pgcdc.testing.late_contract import LateContract
 from pgcdc.testing.playing import play
 from pgcdc.testing.sinks import FaultySink, RecordingSink
 
 __all__ = ["SinkContract"]
 
-LONG: Final = "a value so long that PostgreSQL keeps it apart " * 200
 _HANGS: Final = 0.5
 """Seconds after which a call that has not returned waits for its target."""
-_OPTIONAL: Final = {
-    "toast": "test_keeps_what_an_update_did_not_send",
-    "added": "test_follows_a_column_that_is_added",
-    "down": "test_goes_on_when_the_target_is_back",
-    "busy": "test_waits_for_a_target_that_is_slow",
-    "refused": "test_a_row_that_is_refused_is_refused_with_its_whole_batch",
-    "letters": "test_a_dead_letter_is_written_later",
-    "dropped": "test_goes_on_without_a_column_that_is_dropped",
-    "renamed": "test_follows_a_column_that_is_renamed",
-    "shared": "test_what_a_write_has_taken_is_there",
-}
-"""Tests that exist only where a subclass has something."""
 
 
-class SinkContract:
+class SinkContract(LateContract):
     """What a sink does that keeps a copy of a table.
 
     A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added`,
@@ -77,103 +63,39 @@ class SinkContract:
             the new name, too. None for one whose rows keep the names that they were written with.
         letters: Whether it takes a change that comes behind later ones, as a dead letter that is delivered again: one
             that keeps its position has `rewrite` for that.
+        late: Whether what comes late is held against what is newer: a row against the position of its last change, and
+            all against that of the last TRUNCATE. When not, dead letters have to come in order: `on_failure="hold"`.
         shared: Whether `content` can read the target while the sink has it open.
         durable: Whether a sink that is made again for the same place finds what the one before had written. When not,
             positions start anew with it.
         refused: A row that the target never takes; the sink raises SinkRejected for it.
         whole: Whether nothing of a batch takes effect that has such a row. When not, all other rows of it do.
+        named: Whether SinkRejected says which rows of the batch it is about: `positions=`. When not, the pipeline
+            writes parts of the batch until it knows, which costs some writes more.
         without: Of `toast`, `added`, `down`, `busy`, `refused`, `letters`, `dropped`, `renamed` and `shared` those
             whose test it does not have, and why: see `left_out`.
     """
 
-    table: ClassVar[Table] = Table(
-        "contract", {"id": "bigint", "name": "text", "amount": "numeric(12,2)", "note": "text"}, key=("id",)
-    )
-    toast: ClassVar[str | None] = "note"
-    added: ClassVar[tuple[str, str] | None] = ("discount", "numeric(10,2)")
     dropped: ClassVar[str | None] = "note"
     retyped: ClassVar[tuple[str, str] | None] = ("amount", "numeric(14,2)")
     renamed: ClassVar[tuple[str, str] | None] = None
-    letters: ClassVar[bool] = True
     shared: ClassVar[bool] = True
-    durable: ClassVar[bool] = True
-    refused: ClassVar[Mapping[str, Any] | None] = None
     whole: ClassVar[bool] = True
-    without: ClassVar[Mapping[str, str]] = {}
+    named: ClassVar[bool] = True
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        for attribute, test in _OPTIONAL.items():
-            has = getattr(cls, attribute) not in (None, SinkContract.__dict__[attribute])
-            if attribute in ("toast", "added", "dropped", "letters", "shared"):
-                has = getattr(cls, attribute) not in (None, False)
-            if test not in cls.__dict__:
-                ours = SinkContract.__dict__[test]
-                theirs = (base.__dict__.get(test) for base in cls.__mro__)
-                setattr(cls, test, next((one for one in theirs if one not in (None, ours)), ours) if has else None)
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "test_keeps_what_an_update_did_not_send": ("toast",),
+        "test_follows_a_column_that_is_added": ("added",),
+        "test_goes_on_when_the_target_is_back": ("down",),
+        "test_waits_for_a_target_that_is_slow": ("busy",),
+        "test_a_row_that_is_refused_is_refused_with_its_whole_batch": ("refused",),
+        "test_a_refusal_names_its_row": ("refused", "named"),
+        "test_goes_on_without_a_column_that_is_dropped": ("dropped",),
+        "test_follows_a_column_that_is_renamed": ("renamed",),
+        "test_what_a_write_has_taken_is_there": ("shared",),
+    }
 
-    @classmethod
-    def left_out(cls) -> dict[str, str]:
-        """Give the tests that do not exist for this sink, each with the reason that `without` has for it.
-
-        Returns:
-            Reasons by case; an empty one where none is given.
-        """
-        return {case: cls.without.get(case, "") for case, test in _OPTIONAL.items() if getattr(cls, test) is None}
-
-    # What a subclass says.
-
-    def make_sink(self, place: Path) -> Sink:
-        """Make the sink; for the same place again it is the same target after a restart.
-
-        Args:
-            place: A folder of its own for the target's files; or a name for it.
-
-        Returns:
-            The sink, not opened.
-        """
-        raise NotImplementedError
-
-    def content(self, place: Path) -> Any:
-        """Read from the target what it has, apart from the sink.
-
-        Args:
-            place: As `make_sink` had it.
-
-        Returns:
-            What `expected` gives: by default the rows by key, each a dict of all columns.
-        """
-        raise NotImplementedError
-
-    def expected(self, rows: Mapping[Any, Mapping[str, Any]], columns: Iterable[str]) -> Any:
-        """Say what the target should have.
-
-        Args:
-            rows: The table's rows by key.
-            columns: The table's columns at the end.
-
-        Returns:
-            What is compared with `content`.
-        """
-        names = list(columns)
-        return {key: {name: row.get(name) for name in names} for key, row in rows.items()}
-
-    def row(self, key: int, variant: int) -> dict[str, Any]:
-        """Make up a row.
-
-        Args:
-            key: Its key.
-            variant: Rows of one key and several variants differ.
-
-        Returns:
-            Values by column.
-        """
-        return {
-            "id": key,
-            "name": f"name {variant}",
-            "amount": Decimal(key * 10 + variant) + Decimal("0.25"),
-            "note": LONG if key % 2 else None,
-        }
+    # What a subclass says, beside `make_sink` and `content`.
 
     def down(self, place: Path) -> AbstractContextManager[None]:
         """Make the target unreachable for the length of a block; the sink raises SinkUnavailable meanwhile.
@@ -204,12 +126,12 @@ class SinkContract:
         batch = Batch.of([payload for _, payload in messages], [lsn for lsn, _ in messages]).select()
         sink = self.make_sink(tmp_path)
         with asyncio.Runner() as runner:
-            runner.run(_called(sink.open))
+            runner.run(called(sink.open))
             try:
-                runner.run(_called(sink.write, batch))
+                runner.run(called(sink.write, batch))
                 self._check(tmp_path, changes)
             finally:
-                runner.run(_called(sink.close))
+                runner.run(called(sink.close))
 
     def test_applies_several_changes_of_a_key_in_one_transaction(self, tmp_path: Path) -> None:
         """The last one wins; what was made and removed within it leaves nothing."""
@@ -349,29 +271,6 @@ class SinkContract:
                     content, expected = rows_without(content, former), rows_without(expected, former)
                 assert content == expected, place.name
 
-    def test_a_dead_letter_is_written_later(self, tmp_path: Path) -> None:
-        """It comes behind later changes, with the position that it had, and twice after a crash; nothing moves by it.
-
-        So it does when its table has a column more by then.
-        """
-        table, row = self.table, self.row
-        changes: list[Change] = [
-            insert(table, row(1, 0)),
-            insert(table, row(2, 0)),
-            insert(table, row(3, 0)),
-            update(table, row(1, 1)),
-            delete(table, row(3, 0)),
-        ]
-        if self.added is not None:
-            name, kind = self.added
-            wide = changed(table, {**table.columns, name: kind})
-            changes += [
-                insert(wide, row(4, 0) | {name: self.added_value(4)}),
-                update(wide, row(1, 2) | {name: self.added_value(1)}),
-            ]
-        self._write_later(tmp_path, changes, 1)
-        self._check(tmp_path, changes)
-
     def test_takes_the_rows_of_an_initial_copy(self, tmp_path: Path) -> None:
         """Before what the stream brings."""
         table, row = self.table, self.row
@@ -500,27 +399,48 @@ class SinkContract:
         sink = self.make_sink(tmp_path)
 
         async def write() -> None:
-            await _done(sink.open())
+            await called(sink.open)
             try:
-                await _done(sink.write(whole.up_to(first)))
+                await called(sink.write, whole.up_to(first))
                 try:
-                    await _done(sink.write(whole.after(first)))
+                    await called(sink.write, whole.after(first))
                 except SinkRejected:
                     pass
                 else:
                     raise AssertionError("the sink raises SinkRejected")
             finally:
-                await _done(sink.close())
+                await called(sink.close)
             self._check(tmp_path, before if self.whole else [*before, *good])
-            await _done(sink.open())
+            await called(sink.open)
             try:
-                await _done(sink.write(whole.after(first).up_to(Position(culprit.commit_lsn, culprit.index - 1))))
-                await _done(sink.write(whole.after(culprit)))
+                await called(sink.write, whole.after(first).up_to(Position(culprit.commit_lsn, culprit.index - 1)))
+                await called(sink.write, whole.after(culprit))
             finally:
-                await _done(sink.close())
+                await called(sink.close)
 
         asyncio.run(write())
         self._check(tmp_path, [*before, *good])
+
+    def test_a_refusal_names_its_row(self, tmp_path: Path) -> None:
+        """`positions` has that of the row, and of no other: only this one becomes a dead letter."""
+        assert self.refused is not None
+        table, row = self.table, self.row
+        changes = transaction(insert(table, row(1, 0)), insert(table, self.refused), insert(table, row(2, 0)))
+        capture = Capture.of([changes])
+        whole = Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
+
+        async def refusal() -> Collection[tuple[int, int]]:
+            sink = self.make_sink(tmp_path)
+            await called(sink.open)
+            try:
+                await called(sink.write, whole)
+            except SinkRejected as error:
+                return error.positions
+            finally:
+                await called(sink.close)
+            raise AssertionError("the sink raises SinkRejected")
+
+        assert asyncio.run(refusal()) == {Position(capture.end_lsn, 1)}
 
     # What they are made of.
 
@@ -579,14 +499,6 @@ class SinkContract:
             insert(wide, row(4, 0)),
         ]
 
-    def added_value(self, key: int) -> Any:
-        """A value for the column `added`.
-
-        Args:
-            key: The row's key.
-        """
-        return Decimal(key) + Decimal("0.50")
-
     def _all(self) -> list[Transaction | Change]:
         table, row = self.table, self.row
         return [
@@ -597,55 +509,11 @@ class SinkContract:
             update(table, self._moved(100, 200, 1), old=row(100, 0)),
         ]
 
-    def _write_later(self, place: Path, changes: Sequence[Change], number: int) -> None:
-        """Write changes without one of them, and that at the end, as a pipeline gives a dead letter; and once more."""
-        capture = Capture.of(changes)
-        whole = Batch.of([payload for _, payload in capture.messages], [lsn for lsn, _ in capture.messages])
-        runs = whole.shape_runs()
-        starts = [(position, version) for version, (_, _, position, _) in enumerate(runs, 1) if position is not None]
-        whole = whole.with_versions(SchemaVersions({runs[0][1].oid: starts}))
-        shapes = [relation for _, relation, _, _ in runs]
-        letter, rest = whole.take([number]), whole.take(set(range(len(changes))) - {number})
-        cuts = [at for at, _, _, _ in rest.shape_runs()][1:]
-
-        async def write() -> None:
-            sink = self.make_sink(place)
-            named = letter
-            if getattr(sink, "renames_columns", False):
-                renamed = named_as_now(shapes[0], shapes)
-                if renamed is not None:
-                    named = letter.reshaped(lambda _: (renamed, range(len(renamed.columns))))
-                    named = named.with_versions(whole.versions)  # type: ignore[arg-type]  # it has some
-            await _done(sink.open())
-            left, done = rest, 0
-            for version, cut in enumerate(cuts, 1):
-                part, left = left.split_at(cut - done)
-                done = cut
-                await _done(sink.write(part))
-                if hasattr(sink, "schema_changed"):
-                    old, new = shapes[version - 1 : version + 1]
-                    position = starts[version][0]
-                    of = change_of(old, new, old_version=version, version=version + 1, position=position)
-                    await _done(sink.schema_changed(of))
-            await _done(sink.write(left))
-            for again in range(2):
-                if again and self.durable:
-                    await _done(sink.close())
-                    sink = self.make_sink(place)
-                    await _done(sink.open())
-                before = await _position(sink)
-                give = sink.rewrite if isinstance(sink, RewritingSink) else sink.write
-                await _done(give(named))
-                assert await _position(sink) == before, "it does not go back, nor on"
-            await _done(sink.close())
-
-        asyncio.run(write())
-
     async def _write_at_once(self, place: Path, batch: Batch) -> None:
         sink = self.make_sink(place)
-        await _done(sink.open())
-        await _done(sink.write(batch))
-        await _done(sink.close())
+        await called(sink.open)
+        await called(sink.write, batch)
+        await called(sink.close)
 
     def _positions_at(self, stored: StoredPosition | None) -> MemoryPositions:
         """Positions that say so, and nothing else."""
@@ -653,11 +521,6 @@ class SinkContract:
         if stored is not None and self.durable:
             positions.move("contract", [Move(None, stored)])
         return positions
-
-    def _moved(self, key: int, new: int, variant: int) -> dict[str, Any]:
-        """The row of a key, under another one."""
-        [name] = self.table.keys
-        return self.row(key, variant) | {name: new}
 
     def _applies(
         self,
@@ -731,26 +594,6 @@ class SinkContract:
                 raise
             return True
         return False
-
-    def _check(self, place: Path, changes: Iterable[Transaction | Change]) -> None:
-        rows, columns = applied(changes)
-        assert self.content(place) == self.expected(rows, columns)
-
-
-async def _position(sink: Sink) -> Position | None:
-    if not isinstance(sink, TransactionalSink):
-        return None
-    found: Any = sink.position()
-    return await found if isawaitable(found) else found  # type: ignore[no-any-return]
-
-
-async def _called(method: Callable[..., Awaitable[None] | None], *arguments: Any) -> None:
-    await _done(method(*arguments))
-
-
-async def _done(result: Awaitable[None] | None) -> None:
-    if result is not None:
-        await result
 
 
 def _until(condition: Callable[[], bool]) -> None:
