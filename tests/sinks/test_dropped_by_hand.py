@@ -84,6 +84,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, newest_database: Data
         ("INSERT INTO orders VALUES (4)", False, [4]),
         ("UPDATE orders SET note = 'x' WHERE id = 1", True, [1, 2, 3]),
         ("DELETE FROM orders WHERE id = 3", True, [1, 2]),
+        ("TRUNCATE orders", False, []),
     ],
 )
 def test_a_table_that_is_dropped_by_hand_ends_it_once(

@@ -219,7 +219,8 @@ class DuckDB(TableFile):
                 for relation in stretch.relations:
                     self._empty.pop(relation.oid, None)
                     with self._incoming(self._shape(relation)):
-                        self._follow(Keyed(relation, ()))
+                        # As its rows are: one that is known is not made again, where somebody has dropped it.
+                        self._follow(Keyed(relation, batch.key_columns(relation)))
                     self._run(f"DELETE FROM {_table(relation)}")  # noqa: S608 (quoted names)
                 continue
             for relation in stretch.relations:
