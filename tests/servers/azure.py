@@ -16,6 +16,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from tests.servers.leftovers import new_folder
 from tests.servers.postgres import free_port
 from tests.servers.programs import ServerUnavailable, install_npm
 
@@ -86,12 +87,14 @@ class AzureServer:
         return f"http://127.0.0.1:{self.port}/{_ACCOUNT}"
 
     def __enter__(self) -> Self:
+        self._folder = new_folder()
         self._log = tempfile.TemporaryFile()
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--inMemoryPersistence", "--silent"]
         # obstore asks with a version of the API that is newer than Azurite.
         options += ["--disableTelemetry", "--skipApiVersionCheck"]
         self._process = subprocess.Popen(
             [self._node, str(self._script), *options],
+            cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -115,6 +118,7 @@ class AzureServer:
         if self._log is not None:
             self._log.close()
             self._log = None
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def make_container(self, name: str) -> None:
         """Make a container."""

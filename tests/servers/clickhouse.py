@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -24,6 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.servers.leftovers import new_folder
 from tests.servers.postgres import free_port
 from tests.servers.programs import ServerUnavailable
 
@@ -48,7 +48,7 @@ class ClickHouseServer:
         if importlib.util.find_spec("chdb") is None:
             raise ServerUnavailable("ClickHouse: chdb is not installed")
         self.port = free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="pgcdc-clickhouse-"))
+        self._folder = new_folder()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -15,6 +15,7 @@ import hashlib
 import http.client
 import json
 import secrets
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from tests.servers.leftovers import new_folder
 from tests.servers.nats import build
 from tests.servers.postgres import free_port
 from tests.servers.programs import ServerUnavailable
@@ -77,10 +79,12 @@ class GcsServer:
         return self._front.server_port
 
     def __enter__(self) -> Self:
+        self._folder = new_folder()
         self._log = tempfile.TemporaryFile()
         options = ["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(self._inner)]
         self._process = subprocess.Popen(
             [str(self._program), *options, "-log-level", "error"],
+            cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -110,6 +114,7 @@ class GcsServer:
         if self._log is not None:
             self._log.close()
             self._log = None
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket."""

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.servers.leftovers import new_folder
 from tests.servers.postgres import free_port
 from tests.servers.programs import ServerUnavailable
 
@@ -100,7 +101,7 @@ class NatsServer:
         except ImportError:
             raise ServerUnavailable("nats is not installed: pip install 'pgcdc[nats]'") from None
         self._program = program(say)
-        self._folder = Path(tempfile.mkdtemp(prefix="pgcdc-nats-"))
+        self._folder = new_folder()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -112,7 +113,7 @@ class NatsServer:
     def start(self) -> None:
         """Start it, and wait until it listens and has its streams."""
         arguments = ["-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self._folder)]
-        self._process = subprocess.Popen([str(self._program), *arguments], stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen([str(self._program), *arguments], cwd=self._folder, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECONDS
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -8,12 +8,12 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.servers.leftovers import new_folder
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class PrometheusServer:
 
     def __init__(self, targets: Sequence[str], rules: Sequence[Path] = (), *, install: bool = False) -> None:
         self._program, _ = programs(install=install)
-        self.folder = Path(tempfile.mkdtemp(prefix="pgcdc-prometheus-"))
+        self.folder = new_folder()
         self._configuration = self.folder / "prometheus.yml"
         self._configuration.write_text(
             _CONFIGURATION.format(rules=json.dumps([str(path) for path in rules]), targets=json.dumps(list(targets)))
@@ -89,7 +89,7 @@ class PrometheusServer:
             "--log.level=warn",
         ]
         with (self.folder / "log").open("wb") as log:
-            self._process = subprocess.Popen([self._program, *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self._program, *arguments], cwd=self.folder, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while self._process.poll() is None and time.monotonic() < deadline:
             try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.servers.leftovers import new_folder
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class RedisServer:
             raise ServerUnavailable("redis is not installed: pip install 'pgcdc[redis]'") from None
         self._program = server or program(install=install)
         self._options = options
-        self.folder = Path(tempfile.mkdtemp(prefix="pgcdc-redis-"))
+        self.folder = new_folder()
         self.socket = self.folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
         # redis retries by itself otherwise, and a test waits for that.
@@ -94,7 +94,9 @@ class RedisServer:
 
         arguments = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [self._program, *arguments, "--dir", str(self.folder), *self._options], stdout=subprocess.DEVNULL
+            [self._program, *arguments, "--dir", str(self.folder), *self._options],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 20
         while True:

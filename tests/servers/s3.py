@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import urllib.request
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
+from tests.servers.leftovers import new_folder
 from tests.servers.postgres import free_port
 from tests.servers.programs import ServerUnavailable
 
@@ -43,10 +45,16 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
+        self._folder = new_folder()
         self._log = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         deadline = time.monotonic() + _READY_SECONDS
         while not self._is_ready():
@@ -70,6 +78,7 @@ class S3Server:
         if self._log is not None:
             self._log.close()
             self._log = None
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, unless there is one."""
