@@ -170,7 +170,16 @@ class SinkError(Error):
 
 
 class SinkUnavailable(SinkError):
-    """The target cannot take anything now; the same write is tried again later."""
+    """The target cannot take anything now; the same write is tried again later.
+
+    Attributes:
+        partly: Whether it has taken some of what it was given meanwhile: such a failure begins a new row of them, so
+            that a target that takes a little at a time is asked again soon, and not left alone.
+    """
+
+    def __init__(self, message: str, *, partly: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.partly = partly
 
 
 class SinkRejected(SinkError):

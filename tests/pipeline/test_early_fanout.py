@@ -174,7 +174,7 @@ class Stand:
         if self._is_early and is_whole:
             for lane in self.lanes:
                 lane._looking = True
-            self.fanout.see(batch)
+            assert self.fanout.see(batch) is self.fanout.has_begun
             self.begun += self.fanout.has_begun
         for lane in self.lanes:
             lane._looking = False

@@ -189,6 +189,37 @@ def test_a_target_that_fails_often_is_left_alone(empty: Database, caplog: pytest
     assert sum("closed again" in line for line in lines) == 1
 
 
+def test_a_target_that_takes_a_little_at_a_time_is_not_left_alone(
+    empty: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An attempt that has got further begins a new row of failures: a rate limit is none."""
+    caplog.set_level(logging.INFO, "pgcdc.pipeline")
+    pipeline = pgcdc.Pipeline("shop", empty.dsn, tables=["orders"])
+    known: list[int] = []
+    attempts: list[bool] = []
+
+    class Limited(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            changes: list[Any] = list(batch.changes())
+            left = [change.new.id for change in changes if change.new.id not in known]
+            takes = len(attempts) % 2 == 0  # every other attempt
+            attempts.append(takes)
+            if takes:
+                known.append(left.pop(0))
+            if left:
+                raise SinkUnavailable("that is enough for now", partly=takes)
+
+    retry = pgcdc.Retry(attempts=3, breaker_after=3, breaker_pause=60, **QUICK)
+    pipeline.add(Limited(), name="sink", retry=retry)
+    with running(pipeline) as run:
+        run.streaming()
+        empty.execute("INSERT INTO orders SELECT g, 'x' FROM generate_series(1, 10) g")
+        run.catch_up(empty)
+        assert pipeline.statistics().consumers["sink"].breaker == "closed"
+    assert known == list(range(1, 11)) and len(attempts) == 19
+    assert not any("breaker" in record.message for record in caplog.records)
+
+
 def test_a_breaker_counts_failures_in_a_row() -> None:
     async def play() -> None:
         breaker = Breaker("sink", pgcdc.Retry(breaker_after=2, breaker_pause=0.01))

@@ -217,6 +217,36 @@ def test_how_long_it_waits(receiver: Receiver) -> None:
     assert len(receiver.requests) == 3
 
 
+def test_a_receiver_that_limits_the_rate(receiver: Receiver) -> None:
+    """What was taken is not sent again, and it is said whether something was."""
+    answers = iter([None, None, 429, 429, None, 429, None, None])
+
+    def answer(_: list[dict[str, Any]]) -> web.Response | None:
+        status = next(answers)
+        return None if status is None else web.Response(status=status)
+
+    receiver.answer = answer
+    sink = Webhook(receiver.url, max_changes=1)
+    batch = rows(5)
+
+    async def write() -> list[bool]:
+        said = []
+        await sink.open()
+        try:
+            for _ in range(3):
+                with pytest.raises(SinkUnavailable) as raised:
+                    await sink.write(batch)
+                said.append(raised.value.partly)
+            await sink.write(batch)
+        finally:
+            await sink.close()
+        return said
+
+    assert asyncio.run(write()) == [True, False, True]
+    taken = [changes[0]["new"]["id"] for _, _, changes in receiver.requests]
+    assert taken == [0, 1, 2, 2, 2, 3, 3, 4]
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
 def test_a_change_that_is_refused_is_named(receiver: Receiver, status: int) -> None:
     """One by one; of a batch nobody knows which it was. What was taken is not sent again with the rest."""

@@ -28,9 +28,9 @@ Result = TypeVar("Result")
 
 
 class _Further(Exception):
-    """It failed again, but on a later change than before: the attempts are counted anew."""
+    """It failed again, but further on than before: the attempts are counted anew."""
 
-    def __init__(self, failed: HandlerFailed) -> None:
+    def __init__(self, failed: HandlerFailed | SinkFailed) -> None:
         super().__init__()
         self.failed = failed
 
@@ -290,6 +290,11 @@ class Delivery:
                             if place is not None and again.number > place:
                                 raise _Further(again) from None
                             place = again.number if place is None else place
+                            raise
+                        except SinkFailed as again:
+                            if isinstance(again.cause, SinkUnavailable) and again.cause.partly:
+                                self.breaker.answered()
+                                raise _Further(again) from None
                             raise
             except _Further as further:
                 pending = further.failed

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from pgcdc.errors import ConfigError, SinkError, SinkRejected
+from pgcdc.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch
@@ -160,11 +160,14 @@ class OpenSearch:
         """
         indexes = await self._changes(batch)
         refused: dict[Position, str] = {}
+        known = sum(one.done for one in self._begun.values())
         try:
             for index in indexes:
                 await self._write(index, refused)
             await self._hold_down(indexes)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SinkUnavailable):
+                error.partly = sum(one.done for index in indexes for one in index.rows.values()) > known
             self._begun = {(index.name, one.key, one.position): one for index in indexes for one in index.rows.values()}
             raise
         if refused:

@@ -59,8 +59,9 @@ class Webhook:
     row's key in order, and a TRUNCATE alone. A request that fails holds back those behind it of the same key.
 
     Answers: 408, 425, 429 and 5xx, and no answer, are tried again later, not before a `Retry-After` is over (300 s at
-    most); so is a redirect, which is not followed. Any other 4xx is `SinkRejected`: of one change, it becomes a dead
-    letter; a batch is taken apart until it is known which one it was.
+    most); so is a redirect, which is not followed. As long as something is taken in between, that is no failure in a
+    row, and the next attempt comes soon: a receiver may limit the rate. Any other 4xx is `SinkRejected`: of one
+    change, it becomes a dead letter; a batch is taken apart until it is known which one it was.
 
     Args:
         url: Where requests go.
@@ -128,15 +129,19 @@ class Webhook:
         if wait > 0:
             await asyncio.sleep(wait)
         posts = _singles(batch) if self._single else self._batches(batch)
-        errors = await _Run(self, [post for post in posts if post.key not in self._taken]).run()
+        left = [post for post in posts if post.key not in self._taken]
+        errors = await _Run(self, left).run()
         if not errors:
             self._taken.difference_update(post.key for post in posts)
             return
+        took_some = any(post.key in self._taken for post in left)
         if len(self._taken) > _MOST_REMEMBERED:
             self._taken.clear()
         refused = [(post, error) for post, error in errors if isinstance(error, SinkRejected)]
-        if len(refused) < len(errors):
-            raise next(error for _, error in errors if not isinstance(error, SinkRejected))
+        for _, error in errors:
+            if isinstance(error, SinkUnavailable):
+                error.partly = took_some
+                raise error
         # Of a request with several changes nobody knows which one it was.
         named = [post.positions[0] for post, _ in refused if len(post.positions) == 1]
         raise SinkRejected(str(refused[0][1]), positions=named)
@@ -152,7 +157,7 @@ class Webhook:
             posts.append(_Post(body, key, places, None))
         return posts
 
-    async def post(self, post: _Post) -> Exception | None:
+    async def post(self, post: _Post) -> SinkRejected | SinkUnavailable | None:
         """Send one request.
 
         Args:
@@ -208,10 +213,10 @@ class _Run:
         self._sink = sink
         self._posts = posts
         self._room = asyncio.Semaphore(sink.at_once)
-        self._errors: list[tuple[_Post, Exception]] = []
+        self._errors: list[tuple[_Post, SinkRejected | SinkUnavailable]] = []
         self._is_over = False
 
-    async def run(self) -> list[tuple[_Post, Exception]]:
+    async def run(self) -> list[tuple[_Post, SinkRejected | SinkUnavailable]]:
         """Send all that can be sent.
 
         Returns:
