@@ -49,6 +49,10 @@ class Guarded:
 
     def _apply(self, row: Any, position: str) -> None:
         if row.action == "truncate":
+            if self.mistake == "remembers the rows that it had, and no floor":
+                gone = "UPDATE rows SET data = NULL, position = ? WHERE position < ?"
+                self._file.execute(gone, (position, position))
+                return
             if self.mistake != "keeps no floor":
                 self._file.execute(
                     "INSERT INTO kept VALUES ('floor', ?)"
@@ -130,6 +134,7 @@ NAMED = "test_a_refusal_names_its_row"
     [
         ("removes what is newer", LATE),
         ("keeps no floor", LATE),
+        ("remembers the rows that it had, and no floor", LATE),
         ("takes an older row", LATE),
         ("names no row", NAMED),
         ("names all rows", NAMED),

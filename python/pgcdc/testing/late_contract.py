@@ -76,7 +76,7 @@ class LateContract(ContractTarget):
             place.mkdir()
             self._write_again(place, changes, end)
             self._check(place, changes)
-        for number in (0, 1, 3, 4, 5, 8) if self.letters else ():
+        for number in (0, 1, 2, 3, 4, 5, 8) if self.letters else ():
             place = tmp_path / f"letter_{number}"
             place.mkdir()
             self._write_later(place, changes, number)
