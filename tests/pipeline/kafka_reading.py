@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Database
     from tests.servers.kafka import KafkaServer
+    from tests.servers.kafka_cluster import KafkaCluster
 
 ORDERS = "CREATE TABLE orders (id integer PRIMARY KEY, amount numeric, note text)"
 
@@ -44,7 +45,7 @@ def in_step(database: Database, *readers: Reading, seconds: float = 40) -> None:
 
 def writing(
     database: Database,
-    kafka: KafkaServer,
+    kafka: KafkaServer | KafkaCluster,
     partitions: int = 3,
     session: int = 45,
     *,

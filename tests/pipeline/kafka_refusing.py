@@ -13,19 +13,32 @@ from tests.servers.kafka import KafkaServer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["DESCRIBE_CONFIGS", "LIST_OFFSETS", "OFFSET_FETCH", "SYNC_GROUP", "Coordinator", "coordinator"]
+__all__ = [
+    "DESCRIBE_CONFIGS",
+    "LIST_OFFSETS",
+    "OFFSET_COMMIT",
+    "OFFSET_FETCH",
+    "SASL_HANDSHAKE",
+    "SYNC_GROUP",
+    "Coordinator",
+    "coordinator",
+]
 
 LOADS: Final = 14
 """COORDINATOR_LOAD_IN_PROGRESS"""
 MOVED: Final = 16
 """NOT_COORDINATOR"""
 LIST_OFFSETS: Final = 2
+OFFSET_COMMIT: Final = 8
 OFFSET_FETCH: Final = 9
 SYNC_GROUP: Final = 14
+SASL_HANDSHAKE: Final = 17
 DESCRIBE_CONFIGS: Final = 32
 _API_VERSIONS: Final = 18
-_PLAIN: Final = 5
-"""The last version of OffsetFetch that is no flexible one, so that an answer of it is easily made."""
+_PLAIN: Final = {OFFSET_FETCH: 5, LIST_OFFSETS: 5}
+"""The last versions that are no flexible ones, so that their answers are easily made."""
+_UNKNOWN: Final = struct.pack(">h", 3)
+"""UNKNOWN_TOPIC_OR_PART"""
 
 
 class Coordinator:
@@ -36,6 +49,8 @@ class Coordinator:
         refusal: The error that these have; 0 for the broker's own answers.
         refusals: Errors of single partitions in them, by topic and number.
         refused: How many were refused.
+        unknown: The request (of DescribeConfigs and ListOffsets) whose answers say that there is no such topic.
+        swallows: The request that is not answered.
         leaves: The request that it goes away with, and takes no connections any more until that is None: before it has
             answered, or with SyncGroup, which gives partitions to a member, behind the answer.
     """
@@ -44,6 +59,8 @@ class Coordinator:
         self.refusal = 0
         self.refusals: dict[tuple[str, int], int] = {}
         self.refused = 0
+        self.unknown: int | None = None
+        self.swallows: int | None = None
         self.leaves: int | None = None
         self._is_away = False
         self._broker = 0
@@ -62,7 +79,7 @@ class Coordinator:
 
     def settle(self) -> None:
         """Refuse nothing any more."""
-        self.refusal, self.refusals, self.refused, self.leaves = 0, {}, 0, None
+        self.refusal, self.refusals, self.refused, self.unknown, self.leaves = 0, {}, 0, None, None
 
     def close(self) -> None:
         """End all connections, and take none any more."""
@@ -103,7 +120,8 @@ class Coordinator:
                 kinds[correlation] = api, version
                 if api == self.leaves != SYNC_GROUP:
                     self._leave()
-                broker.sendall(struct.pack(">i", len(message)) + message)
+                if api != self.swallows:
+                    broker.sendall(struct.pack(">i", len(message)) + message)
         _end(broker)
 
     def _answer(self, client: socket.socket, broker: socket.socket, kinds: dict[int, tuple[int, int]]) -> None:
@@ -113,6 +131,8 @@ class Coordinator:
                 api, version = kinds.pop(correlation)
                 if api == _API_VERSIONS:
                     _say_less(message, version)
+                elif api == self.unknown:
+                    _know_no_topic(message, api)
                 elif api == OFFSET_FETCH and self.refusals:
                     self.refused += _refuse(message, version, self.refusals)
                 elif api == OFFSET_FETCH and self.refusal:
@@ -128,7 +148,7 @@ class Coordinator:
 
 
 def _say_less(message: bytearray, version: int) -> None:
-    """Have a broker's answer to ApiVersions say that it knows OffsetFetch up to `_PLAIN` only."""
+    """Have a broker's answer to ApiVersions say that it knows requests up to `_PLAIN` only."""
     flexible = version >= 3
     at = 6  # behind correlation and error; then the count: a varint of one more, or four bytes
     if flexible:
@@ -144,9 +164,17 @@ def _say_less(message: bytearray, version: int) -> None:
         at += 4
     for _ in range(count):
         api, _lowest, highest = struct.unpack_from(">hhh", message, at)
-        if api == OFFSET_FETCH:
-            struct.pack_into(">h", message, at + 4, min(highest, _PLAIN))
+        struct.pack_into(">h", message, at + 4, min(highest, _PLAIN.get(api, highest)))
         at += 7 if flexible else 6  # a flexible one has an empty set of tagged fields behind it
+
+
+def _know_no_topic(message: bytearray, api: int) -> None:
+    """Have an answer about one topic, and one of its partitions, say that there is none."""
+    at = 12  # behind correlation, throttle time and the number of topics
+    if api == LIST_OFFSETS:
+        [length] = struct.unpack_from(">h", message, at)
+        at += 2 + length + 8  # behind the name, the number of partitions, and that of this one
+    message[at : at + 2] = _UNKNOWN
 
 
 def _refuse(message: bytearray, version: int, refusals: Mapping[tuple[str, int], int]) -> int:

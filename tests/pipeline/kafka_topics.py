@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Database
     from tests.servers.kafka import KafkaServer
+    from tests.servers.kafka_cluster import KafkaCluster
 
 SOON = {"topic.metadata.refresh.interval.ms": 500}
 """What the clients of the tests look at topics again after."""
@@ -31,7 +32,9 @@ LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 class Shop:
     """A writer with a topic, and what readers were given of it."""
 
-    def __init__(self, database: Database, kafka: KafkaServer, partitions: int, *, follow: bool = False) -> None:
+    def __init__(
+        self, database: Database, kafka: KafkaServer | KafkaCluster, partitions: int, *, follow: bool = False
+    ) -> None:
         self.database = database
         self.given: list[tuple[Any, ...]] = []
         self.lock = threading.Lock()

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
+import time
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import confluent_kafka
 import pytest
+from confluent_kafka.admin._acl import AclOperation
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
 
 import pgcdc
 from pgcdc.errors import ConfigError, ConnectionLost, SchemaError
+from pgcdc.pipeline import kafka_asking
+from pgcdc.pipeline.kafka_asking import Asking
 from pgcdc.pipeline.kafka_storing import Storing
+from pgcdc.pipeline.kafka_topic_watch import TopicWatch
 from tests.pipeline.kafka_refusing import (
     DESCRIBE_CONFIGS,
     LIST_OFFSETS,
     LOADS,
     MOVED,
     OFFSET_FETCH,
+    SASL_HANDSHAKE,
     SYNC_GROUP,
     Coordinator,
     coordinator,
 )
 from tests.pipeline.kafka_topics import GROUP, Shop
 from tests.pipeline.running import until
+from tests.pipeline.test_kafka_rights import allow
 from tests.servers.kafka import KafkaServer
 
 if TYPE_CHECKING:
@@ -52,6 +63,12 @@ def refusing(newest_database: Database, broker: tuple[Coordinator, KafkaServer])
     between, server = broker
     yield Shop(newest_database, server, 2), between
     between.settle()
+
+
+@pytest.fixture
+def shop(newest_database: Database, kafka: KafkaServer) -> Shop:
+    kafka.start()
+    return Shop(newest_database, kafka, 2)
 
 
 def waits(reader: Reading, caplog: pytest.LogCaptureFixture, count: int = 1) -> None:
@@ -195,6 +212,75 @@ def test_a_broker_that_is_away_is_waited_for_whatever_it_is_asked(
             between.leaves = None
             shop.until_given(30, reader)
     assert len(set(shop.given)) == 30
+
+
+@pytest.mark.parametrize("of", [DESCRIBE_CONFIGS, LIST_OFFSETS])
+def test_a_topic_that_a_broker_does_not_know_yet_is_asked_for_again(
+    refusing: tuple[Shop, Coordinator], of: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop, between = refusing
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with shop.writing():
+        between.unknown = of
+        with shop.reading() as reader:
+            waits(reader, caplog)
+            between.unknown = None
+            shop.until_given(30, reader)
+    assert len(set(shop.given)) == 30
+
+
+@pytest.mark.parametrize("of", [DESCRIBE_CONFIGS, LIST_OFFSETS])
+def test_a_topic_that_brokers_do_not_know_for_long_is_not_there(refusing: tuple[Shop, Coordinator], of: int) -> None:
+    """The bound of what is away would be minutes: a topic watch says sooner that one was deleted."""
+    shop, between = refusing
+    with shop.writing():
+        between.unknown = of
+        with mock.patch.object(kafka_asking, "KNOWN_WITHIN", 0.3), shop.reading() as reader:
+            error = shop.until_ended(reader)
+    assert isinstance(error, ConnectionLost)
+    assert re.search(r"a broker does not say wh.*: .*Unknown topic or partition", str(error)), error
+    assert shop.given == []
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_topic_that_comes_while_it_is_asked_for(shop: Shop, comes: bool) -> None:
+    name = f"{shop.topic}.late"
+
+    def meanwhile() -> None:
+        if comes:
+            [made] = shop.admin.create_topics([NewTopic(name, 2, 1)]).values()
+            if made.exception() is None:
+                made.result()
+
+    watch = TopicWatch(confluent_kafka, "one", GROUP, shop.admin, Asking(confluent_kafka, "one", 60.0, meanwhile))
+    with mock.patch.object(kafka_asking, "KNOWN_WITHIN", kafka_asking.KNOWN_WITHIN if comes else 0.3):
+        if comes:
+            assert watch.describe({name}, time.monotonic())[name].partitions == 2
+            watch.check_policies({name}, time.monotonic())
+        else:
+            with pytest.raises(ConnectionLost, match=r"does not say what its topics are: .*Unknown topic"):
+                watch.describe({name}, time.monotonic())
+
+
+def test_a_broker_that_does_not_answer_who_logs_in_refuses_nobody(
+    newest_database: Database, kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client calls that a failure to log in, too."""
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with KafkaServer(user=("bob", "secret")) as server, contextlib.closing(Coordinator()) as between:
+        server.start()
+        shop = Shop(newest_database, server, 2)
+        allow(shop, ResourceType.TOPIC, shop.topic, AclOperation.READ)
+        allow(shop, ResourceType.GROUP, GROUP, AclOperation.READ)
+        between.start(int(server.guarded.rpartition(":")[2]))
+        between.swallows = SASL_HANDSHAKE
+        shop.source = shop.source.replace(server.bootstrap, f"bob:secret@127.0.0.1:{between.port}")
+        shop.source += "&socket.timeout.ms=1000"
+        with shop.writing(), shop.reading() as reader:
+            until(lambda: "handshake failed" in caplog.text or not reader.alive, "it says so", pause=0.05)
+            assert reader.error is None
+            between.swallows = None
+            shop.until_given(30, reader)
 
 
 def test_a_process_that_waits_for_a_broker_that_is_away_can_be_stopped(

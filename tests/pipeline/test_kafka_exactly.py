@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Database
     from tests.servers.kafka import KafkaServer
+    from tests.servers.kafka_cluster import KafkaCluster
 
 REPOSITORY = Path(__file__).parents[2]
 FILE = """
@@ -46,7 +47,7 @@ options = { dsn = "${SHOP_DSN}", name = "shop", schema = "copy" }
 """
 
 
-def writing(database: Database, kafka: KafkaServer, partitions: int) -> tuple[pgcdc.Pipeline, str]:
+def writing(database: Database, kafka: KafkaServer | KafkaCluster, partitions: int) -> tuple[pgcdc.Pipeline, str]:
     """The pipeline that writes to Kafka, and the address of what it writes."""
     prefix = f"shop-{uuid.uuid4().hex[:8]}"
     pipeline = pgcdc.Pipeline("writer", database.dsn, tables=["orders", "entries"])
@@ -170,7 +171,7 @@ class Worker:
                 self.process.wait()
 
 
-def members(kafka: KafkaServer, group: str) -> list[int]:
+def members(kafka: KafkaServer | KafkaCluster, group: str) -> list[int]:
     """How many partitions each member of a group has."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     try:

@@ -63,6 +63,7 @@ class KafkaServer(JavaServer):
         settings: Lines for `server.properties`, over those that are made anyway.
         user: A name and a password with which one logs in at `guarded`, and may only what the broker's rules allow.
             At `bootstrap` everybody may everything.
+        controller: The port of its controller; None: a free one.
         say: Takes a line that tells the user why the tests wait (for a download).
         options: Options of `java`, in place of those that make it small.
 
@@ -78,6 +79,7 @@ class KafkaServer(JavaServer):
         settings: Mapping[str, str] | None = None,
         *,
         user: tuple[str, str] | None = None,
+        controller: int | None = None,
         say: Callable[[str], None] = print,
         options: tuple[str, ...] = _JAVA,
     ) -> None:
@@ -86,7 +88,7 @@ class KafkaServer(JavaServer):
         self._options = options
         super().__init__(f"Kafka {_VERSION}")
         self.port = free_port()
-        controller = free_port()
+        controller = free_port() if controller is None else controller
         lines = {
             **_SETTINGS,
             "log.dirs": str(self.folder / "data"),

@@ -20,6 +20,9 @@ ASK_WITHIN: float = 2.0
 """Seconds that the first question may take: the member does not notice meanwhile that it is to end."""
 ASK_LONGER: float = 5.0
 """Seconds that another may take, at most, when brokers are slow."""
+KNOWN_WITHIN: float = 10.0
+"""Seconds that brokers have to know of a topic that a member is given partitions of: one that was just started, or just
+told of a topic, may not know of it for a moment. As long a topic watch waits before it says that one was deleted."""
 ASK_AGAIN = 0.1
 """Seconds between two questions that are not answered yet."""
 _AWAY: Final = (
@@ -29,6 +32,7 @@ _AWAY: Final = (
     "FENCED_LEADER_EPOCH",
     "KAFKA_STORAGE_ERROR",
     "LEADER_NOT_AVAILABLE",
+    "LISTENER_NOT_FOUND",
     "NETWORK_EXCEPTION",
     "NOT_COORDINATOR",
     "NOT_LEADER_FOR_PARTITION",
@@ -42,6 +46,7 @@ _AWAY: Final = (
     "_DESTROY_BROKER",
     "_NODE_UPDATE",
     "_RESOLVE",
+    "_SSL",
     "_TIMED_OUT",
     "_TIMED_OUT_QUEUE",
     "_TRANSPORT",
@@ -49,6 +54,8 @@ _AWAY: Final = (
     "_WAIT_COORD",
 )
 """Errors that say nothing but that it is to be asked again."""
+_UNKNOWN: Final = ("UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC")
+"""Errors that say so for a moment, and are right when they stay."""
 
 
 class Leaving(Exception):
@@ -75,7 +82,9 @@ class Asking:
         self._patience = patience
         self._meanwhile = meanwhile
         codes = kafka.KafkaError
-        self._away = frozenset(getattr(codes, code, None) for code in _AWAY)  # not every version has all
+        # Not every version has all.
+        self._away = frozenset(getattr(codes, code, None) for code in _AWAY)
+        self._unknown = frozenset(getattr(codes, code, None) for code in _UNKNOWN)
         self._refused = {codes.GROUP_AUTHORIZATION_FAILED, codes.TOPIC_AUTHORIZATION_FAILED}
 
     def is_away(self, error: Any) -> bool:
@@ -100,10 +109,11 @@ class Asking:
 
         Raises:
             Leaving: When the member is about to leave.
-            ConnectionLost: When there is none in time, or it is another error.
+            ConnectionLost: When there is none in time, or it is another error; or brokers know of no such topic.
             ConfigError: When the consumer may not know.
         """
         has_warned, within = False, ASK_WITHIN
+        unknown_since: float | None = None
         while not self.stops:
             try:
                 return question(within)
@@ -113,7 +123,12 @@ class Asking:
                 said = error.args[0]
                 if said.code() in self._refused:
                     raise ConfigError(f"Kafka refuses consumer {self._name!r}: {said.name()}: {said.str()}") from None
-                if not self.is_away(said):
+                if said.code() in self._unknown:
+                    unknown_since = unknown_since or time.monotonic()
+                    stays = time.monotonic() - unknown_since >= KNOWN_WITHIN
+                else:
+                    stays = not self.is_away(said)
+                if stays:
                     raise ConnectionLost(
                         f"consumer {self._name!r} has lost Kafka: {who} does not say {what}: {said.str()}"
                     ) from None

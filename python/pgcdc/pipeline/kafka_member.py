@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -51,6 +51,8 @@ SESSION: float = 10.0
 """Seconds after which the broker gives away the partitions of a member that it does not hear of."""
 POLL_INTERVAL: float = 300.0
 """Seconds after which the client gives them up when nobody asks it for records."""
+_CUT_OFF: Final = "handshake failed: Local: "
+"""Of what the client says when it was about to log in and the broker was gone: no broker has refused anything."""
 
 
 class Member:
@@ -248,11 +250,21 @@ class Member:
 
     def _on_error(self, error: Any) -> None:
         codes = self._kafka.KafkaError
-        if error.code() in (codes._AUTHENTICATION, codes.GROUP_AUTHORIZATION_FAILED, codes.TOPIC_AUTHORIZATION_FAILED):
+        if error.code() == codes._AUTHENTICATION and _CUT_OFF in error.str():
+            self._warn(error)
+        elif error.code() in (
+            codes._AUTHENTICATION,
+            codes.GROUP_AUTHORIZATION_FAILED,
+            codes.TOPIC_AUTHORIZATION_FAILED,
+        ):
             self._broken = ConfigError(f"Kafka refuses consumer {self._subscription.name!r}: {error.name()}")
         elif error.fatal():
             self._broken = self._lost(self._kafka.KafkaException(error))
-        elif error.code() not in self._said:
+        else:
+            self._warn(error)
+
+    def _warn(self, error: Any) -> None:
+        if error.code() not in self._said:
             self._said.add(error.code())
             logger.warning("consumer %r: Kafka: %s", self._subscription.name, error.str())
 
@@ -364,9 +376,18 @@ class Member:
 
     def _records(self, one: Any, since: float) -> tuple[int, int]:
         """The offsets of the first record that a partition has, and behind the last."""
+        codes = self._kafka.KafkaError
 
         def question(within: float) -> tuple[int, int]:
-            found: tuple[int, int] | None = self._client.get_watermark_offsets(one, timeout=within)
+            try:
+                found: tuple[int, int] | None = self._client.get_watermark_offsets(one, timeout=within)
+            except self._kafka.KafkaException as error:
+                if error.args[0].code() != codes._UNKNOWN_PARTITION:
+                    raise
+                # So the client says, too, that the partition has no leader for now, and would not look again.
+                topic = self._client.list_topics(one.topic, timeout=within).topics.get(one.topic)
+                said = None if topic is None else topic.error
+                raise self._kafka.KafkaException(said or codes(codes.LEADER_NOT_AVAILABLE)) from None
             if found is None:  # so the client says that it was not answered in time
                 raise TimeoutError
             return found

@@ -78,7 +78,7 @@ class TopicWatch:
             self._asking.settle(every.values(), 2 * within)
             return {topic: described(asked.result()) for topic, asked in every.items()}
 
-        return self._asking.ask(self._seeking(topics, question), "a broker", "what its topics are", since)
+        return self._asking.ask(self._seeking(question), "a broker", "what its topics are", since)
 
     def check_policies(self, topics: Collection[str], since: float) -> None:
         """See that brokers do not remove, by compaction, what was not read yet.
@@ -93,17 +93,17 @@ class TopicWatch:
             ConnectionLost: When there is no answer in time.
         """
         what = "what removes records of its topics"
-        question = self._seeking(topics, lambda within: self._check_policies(topics, within))
+        question = self._seeking(lambda within: self._check_policies(topics, within))
         self._asking.ask(question, "a broker", what, since)
 
-    def _seeking(self, topics: Collection[str], question: Callable[[float], Answer]) -> Callable[[float], Answer]:
+    def _seeking(self, question: Callable[[float], Answer]) -> Callable[[float], Answer]:
         """Before it is asked again, have the client find out which broker is asked: that one may be what is away."""
         has_asked = False
 
         def again(within: float) -> Answer:
             nonlocal has_asked
             if has_asked:
-                self._admin.list_topics(next(iter(topics)), timeout=within)
+                self._admin.list_topics(timeout=within)  # of all: to ask for one makes it, if brokers make topics
             has_asked = True
             return question(within)
 
