@@ -27,6 +27,7 @@ from tests.pipeline.kafka_refusing import (
     LIST_OFFSETS,
     LOADS,
     MOVED,
+    OFFSET_COMMIT,
     OFFSET_FETCH,
     SASL_HANDSHAKE,
     SYNC_GROUP,
@@ -260,6 +261,28 @@ def test_a_topic_that_comes_while_it_is_asked_for(shop: Shop, comes: bool) -> No
         else:
             with pytest.raises(ConnectionLost, match=r"does not say what its topics are: .*Unknown topic"):
                 watch.describe({name}, time.monotonic())
+
+
+def test_a_process_ends_in_time_when_nobody_takes_how_far_it_is(
+    refusing: tuple[Shop, Coordinator], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was done comes again; whatever ends it waits for 10 s, and kills it then."""
+    shop, between = refusing
+    # As long the next one waits: who leaves cannot say so.
+    shop.source = shop.source.replace("session.timeout.ms=45000", "session.timeout.ms=20000")
+    caplog.set_level(logging.WARNING, logger="pgcdc.pipeline")
+    with shop.writing():
+        with mock.patch.object(Storing, "store_some"), shop.reading(given=30) as reader:
+            between.leaves = OFFSET_COMMIT
+            reader.stop(9)
+        assert reader.error is None
+        assert "has not taken in time how far it is" in caplog.text
+        between.leaves = None
+        shop.database.execute("INSERT INTO orders VALUES (31, 31, 'b')")
+        with shop.reading() as reader:
+            until(lambda: (31, "b") in shop.given or not reader.alive, "the next one", 60, pause=0.05)
+            assert reader.error is None
+    assert len(set(shop.given)) == 31
 
 
 def test_a_broker_that_does_not_answer_who_logs_in_refuses_nobody(

@@ -41,8 +41,11 @@ READ_TIMEOUT = 0.05
 """Seconds that one read waits at most: how soon a stop, or room in a lane, is noticed."""
 MEETING_TIMEOUT = 0.002
 """Likewise, while a partition meets others at a barrier."""
-LEAVE_WITHIN = 5.0
-"""Seconds that storing what is done may take at the end."""
+LEAVE_WITHIN: float = 4.2
+"""Seconds after a stop in which what is done is stored, while the group's coordinator may be away: what is not stored
+by then comes again. A stop takes 5 s with what comes after it."""
+LEAVE_LEAST = 0.5
+"""Seconds that there are for it, at least, when tasks have taken their time."""
 END_WITHIN = 5.0
 """Seconds that the tasks of partitions have to finish the call that they are in, when the partitions go elsewhere."""
 LOOK_FOR_END = 0.7
@@ -100,6 +103,7 @@ class Member:
         self._arranging = Arranging(subscription, format, ordered)
         self._assigned: dict[TopicPartition, Assigned] = {}
         self._stopping = False
+        self._stopped_at: float | None = None
         self._broken: BaseException | None = None
         self._said: set[object] = set()
         self._topic_ids = TopicIds(self._kafka, group, topics, address.positions_topic)
@@ -147,6 +151,7 @@ class Member:
 
     def stop(self) -> None:
         """Read no more, end what was handed over, and leave the group."""
+        self._stopped_at = self._stopped_at or time.monotonic()
         self._stopping = True
         self._asking.stops = True
 
@@ -216,6 +221,8 @@ class Member:
                 raise self._broken
             self._take(records)
             self._hand_over()
+            if self._asking.stops:  # nothing is asked any more that may not be answered
+                return
             self._look_at_topics()
             self._topic_ids.keep(self._admin, self._client, self._ids)
             self.storing.answer()
@@ -356,6 +363,8 @@ class Member:
         others = {
             topic: self._marks(topic, topics[topic], since) for (topic, _), mark in stored.items() if mark is None
         }
+        if self._stopping:
+            raise Leaving
         for one, (low, high) in zip(every, records, strict=True):
             of = one.topic, one.partition
             mark, now = stored[of], topics[one.topic]
@@ -404,7 +413,9 @@ class Member:
     def _revoke(self, partitions: Sequence[Any]) -> None:
         lanes = self._give_up(partitions)
         self._end(lanes)
-        self.storing.store(lanes, wait=True)
+        # Nobody waits here for the answer, which may not come while the coordinator is away. The client does, before it
+        # lets the group give the partitions to others.
+        self.storing.store(lanes)
         self._client.incremental_unassign(partitions)
         names = ", ".join(f"{one.topic}/{one.partition}" for one in partitions)
         logger.info("consumer %r gives partitions %s back", self._subscription.name, names)
@@ -429,12 +440,12 @@ class Member:
             asyncio.run_coroutine_threadsafe(self._ends(lanes), self._loop).result(2 * END_WITHIN)
         self._polled_at = time.monotonic()  # it was not away: it waited for its tasks
 
-    def _look_for_ends(self) -> None:
+    def _look_for_ends(self, within: float) -> None:
         """See whether only what ends a transaction follows what is done: see `Arranging.arrange`."""
         for one in self._assigned.values():
             one.pass_end()
         wanted = {of for of, one in self._assigned.items() if one.taken == one.lane.progress()[0]}
-        deadline = time.monotonic() + LOOK_FOR_END
+        deadline = time.monotonic() + min(within, LOOK_FOR_END)
         while wanted and (left := deadline - time.monotonic()) > 0:
             record = self._client.poll(min(left, READ_TIMEOUT))
             error = None if record is None else record.error()
@@ -447,21 +458,28 @@ class Member:
                     self._assigned[of].lane.end_at(record.offset())
 
     def _leave(self) -> None:
-        """Leave the group, with everything stored that is done."""
+        """Leave the group, with everything stored that is done, as far as brokers take it in time."""
         lanes = self.lanes
         for lane in lanes:
             lane.hold()
             lane.close()
         self.storing.refuse()
         self._end(lanes)
-        self._look_for_ends()
-        deadline, again_at = time.monotonic() + LEAVE_WITHIN, 0.0
+        begun = time.monotonic()
+        deadline, again_at = max((self._stopped_at or begun) + LEAVE_WITHIN, begun + LEAVE_LEAST), 0.0
+        self._look_for_ends((deadline - begun) / 2)
         while (now := time.monotonic()) < deadline:
             if not self.storing.waits and now >= again_at:
                 again_at = now + 0.1
                 if not self.storing.store(self.lanes):
                     break
             self._client.poll(MEETING_TIMEOUT)
+        else:
+            logger.warning(
+                "consumer %r: the group's coordinator has not taken in time how far it is: what is not stored comes"
+                " again",
+                self._subscription.name,
+            )
         self._assigned.clear()
         self.storing.refuse()
         with suppress(self._kafka.KafkaException):

@@ -54,6 +54,10 @@ __all__ = ["KafkaRun"]
 
 logger = logging.getLogger("pgcdc.pipeline")
 
+DRAIN_WITHIN = 3.5
+"""Seconds that tasks have to finish the call that they are in, at the end: as on a slot, where a stop takes 5 s."""
+STOP_WITHIN: float = 4.8
+"""Seconds that members have to end: one that waits for a broker any longer is left behind."""
 LETTERS_EVERY = 1.0
 """Seconds between two looks at dead letters that are asked for."""
 LAST_CHANCE = 0.3
@@ -131,6 +135,7 @@ class KafkaRun:
         # Those that were given back at the end: what is stored of them is what is said then.
         self._former: list[PartitionLane] = []
         self._phase = "starting"
+        self._is_over = False
 
     async def run(self) -> None:
         """Run until it is stopped.
@@ -144,11 +149,18 @@ class KafkaRun:
         except BaseException as error:
             self._fail(error)
         await self._ending.wait()
+        until = self._loop.time() + STOP_WITHIN
         for member in self._members.values():
             member.stop()
         for name, member in self._members.items():
-            if not await member.join(3 * END_WITHIN):
-                logger.warning("consumer %r: its connection to Kafka hangs and is left behind", name)
+            if not await member.join(max(0.0, until - self._loop.time())):
+                logger.warning("consumer %r: its connection to Kafka waits for a broker, and is left behind", name)
+        self._is_over = True
+        left = [part.lane for part in self._all()]
+        for lane in left:
+            lane.hold()
+            lane.close()
+        await self._end(left, LAST_CHANCE)
         letters.cancel()
         for name, one in self._shared.items():
             try:
@@ -361,6 +373,8 @@ class KafkaRun:
     # Their tasks; on the event loop.
 
     def _begin_task(self, part: _Part) -> None:
+        if self._is_over:  # a member that was left behind has got its answer
+            return
         part.task = asyncio.create_task(self._consume(part), name=f"pgcdc-{part.lane.consumer}")
 
     async def _consume(self, part: _Part) -> None:
@@ -377,8 +391,10 @@ class KafkaRun:
             if not part.lane.closed:
                 self._fail(Error(f"consumer {part.lane.consumer!r} has ended before its partition went"))
 
-    async def _end(self, lanes: Sequence[PartitionLane]) -> None:
+    async def _end(self, lanes: Sequence[PartitionLane], within: float | None = None) -> None:
         """Let the tasks of partitions finish the call that they are in."""
+        if within is None:
+            within = DRAIN_WITHIN if self._ending.is_set() else END_WITHIN
         ending = {
             part.task: part
             for parts in self._parts.values()
@@ -391,7 +407,7 @@ class KafkaRun:
                 task.cancel()
         late = set(ending)
         if late:
-            _, late = await asyncio.wait(late, timeout=END_WITHIN)
+            _, late = await asyncio.wait(late, timeout=within)
         for task in late:
             logger.warning("consumer %r did not finish in time: its change comes again", ending[task].lane.consumer)
             task.cancel()

@@ -15,8 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from pgcdc.pipeline.kafka_address import ASK_WITHIN
-from pgcdc.pipeline.kafka_asking import Asking
+from pgcdc.pipeline.kafka_asking import ASK_LONGER, ASK_WITHIN, Asking
 from pgcdc.pipeline.kafka_assigned import Assigned, TopicPartition
 from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Mark
@@ -67,6 +66,7 @@ class Storing:
         self._asked: deque[tuple[Future[bool], Sequence[TopicPartition]]] = deque()
         self._changed = asyncio.Event()
         self._waits_until = 0.0
+        self._within = ASK_WITHIN
         self._wanted: list[tuple[Future[bool], PartitionLane]] = []
         self._doubtful = False
         self._store_at = 0.0
@@ -217,13 +217,12 @@ class Storing:
         if not self.store([one.lane for one in self._assigned.values()], every=self._doubtful):
             self._settle_wanted()
 
-    def store(self, lanes: Sequence[PartitionLane], *, every: bool = False, wait: bool = False) -> bool:
-        """Have stored what is new.
+    def store(self, lanes: Sequence[PartitionLane], *, every: bool = False) -> bool:
+        """Have stored what is new; nothing waits here for the answer.
 
         Args:
             lanes: Of which partitions.
             every: Also what is not new.
-            wait: Whether to wait for the answer.
 
         Returns:
             Whether anything is.
@@ -236,13 +235,9 @@ class Storing:
         ]
         if not offsets:
             return False
-        if not wait:
-            self.waits += 1
+        self.waits += 1
         try:
-            for one in self.client.commit(offsets=offsets, asynchronous=not wait) or ():
-                if one.error is not None:  # whoever has it next begins where it was stored before
-                    place = f"{one.topic}/{one.partition}"
-                    logger.debug("consumer %r: %s was not stored: %s", self._name, place, one.error)
+            self.client.commit(offsets=offsets, asynchronous=True)
         except self._kafka.KafkaException as error:
             logger.debug("consumer %r: nothing was stored: %s", self._name, error)
             self.waits = 0
@@ -296,9 +291,11 @@ class Storing:
         """Ask what is stored of partitions; gives those of which the coordinator does not say it now."""
         unknown = set()
         try:
-            found = self.client.committed([self._kafka.TopicPartition(*one) for one in wanted], timeout=ASK_WITHIN)
+            found = self.client.committed([self._kafka.TopicPartition(*one) for one in wanted], timeout=self._within)
         except self._kafka.KafkaException:
+            self._within = min(2 * self._within, ASK_LONGER)
             return wanted
+        self._within = ASK_WITHIN
         for one in found:
             if one.error is not None:
                 if self._asking.is_away(one.error):

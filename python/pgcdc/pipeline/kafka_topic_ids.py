@@ -25,8 +25,8 @@ AGAIN: float = 60.0
 and a group that has never read that one would have a lag there."""
 SOON = 1.0
 """Seconds after which it is tried again when it failed; these pauses double, up to `AGAIN`."""
-ASK_WITHIN = 5.0
-"""Seconds that a question to the broker may take."""
+ASK_WITHIN = 2.0
+"""Seconds that a question to the broker may take: the member does not notice meanwhile that it is to end."""
 _LENGTH: Final = 8
 """Characters that are kept of what stands for a topic's name, and of its id."""
 _MOST: Final = 250
