@@ -52,7 +52,8 @@ class Pace:
         Args:
             now: Seconds of `time.monotonic`.
             messages: How many messages there were.
-            more: Whether it has left some: then there is nothing to wait for.
+            more: Whether the next one is not to be put off: this one has left some, or what it found is worked on
+                already.
         """
         self._count()
         self._found = now, messages, more  # who has read them has better things to do first
