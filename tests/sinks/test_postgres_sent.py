@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.pq import TransactionStatus
 from pgcdc.errors import SinkRejected, SinkUnavailable
 from pgcdc.sinks import postgres_wire
 from pgcdc.testing.changes import Table, insert
+from tests.faults.judge import until
 from tests.sinks.test_postgres import ITEMS, NOTES, ROW, in_order, opened
 
 if TYPE_CHECKING:
@@ -114,6 +116,26 @@ def test_the_answer_to_what_is_sent_for_a_partition_is_lost(
         part.write(last, "n")
     assert newest_database.execute("SELECT count(*) FROM notes") == [(4,)]
     assert newest_database.execute("SELECT written FROM pgcdc.sink_positions WHERE name ~ 'p]'") == [(4,)]
+
+
+def test_nobody_waits_for_the_answer_to_what_was_sent(newest_database: Database) -> None:
+    """Whoever writes it then does not take it for applied before it is."""
+    *batches, last = in_order(*([insert(ITEMS, ROW | {"id": number})] for number in range(1, 5)))
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+    with opened(newest_database) as sink, ThreadPoolExecutor(1) as pool:
+        for batch in batches:
+            sink.write(batch)
+        with newest_database.connect() as other, other.transaction():
+            other.execute("LOCK TABLE items")
+            assert sink.send_ahead(last) is not None
+            writing = pool.submit(sink.write, last)
+            until(lambda: writing.done() or len(newest_database.execute(waiting)) == 2)
+            assert not writing.done()
+        with pytest.raises(SinkUnavailable, match="moved on"):
+            writing.result(30)
+        sink.write(last)
+        assert newest_database.execute("SELECT count(*) FROM items") == [(4,)]
+        assert newest_database.execute("SELECT written FROM pgcdc.sink_positions") == [(4,)]
 
 
 def test_a_connection_that_ends_before_the_pipeline_does_has_refused_nothing(newest_database: Database) -> None:

@@ -280,6 +280,8 @@ class Session:
             kept: What moves with it.
             batch: What is to be written now.
         """
+        if kept.unsure is not None:
+            self.leave()  # where it was sent and not answered, it may not have taken effect yet
         self.ready(kept)
         unsure, kept.unsure, kept.given = kept.unsure, None, batch
         return unsure is not None and unsure.to_bytes() == batch.to_bytes()
