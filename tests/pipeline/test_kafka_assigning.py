@@ -361,3 +361,21 @@ def members(shop: Shop) -> list[int]:
     """How many partitions each member of the group has."""
     found = shop.admin.describe_consumer_groups([GROUP])[GROUP].result(10)
     return [len(member.assignment.topic_partitions) for member in found.members]
+
+
+def test_what_brokers_did_not_know_before_they_were_away_is_asked_as_long_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each broker that is restarted may not know of a topic for a moment."""
+    monkeypatch.setattr(kafka_asking, "KNOWN_WITHIN", 0.3)
+    kinds = confluent_kafka.KafkaError
+    answers = iter([kinds.UNKNOWN_TOPIC_OR_PART, *[kinds._TRANSPORT] * 5, kinds.UNKNOWN_TOPIC_OR_PART, None])
+
+    def question(_: float) -> str:
+        code = next(answers)
+        if code is not None:
+            raise confluent_kafka.KafkaException(kinds(code))
+        return "it is there"
+
+    asking = Asking(confluent_kafka, "mirror", 30, lambda: None)
+    assert asking.ask(question, "a broker", "where it begins", time.monotonic()) == "it is there"

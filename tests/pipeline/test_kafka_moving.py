@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import pgcdc
 from pgcdc.errors import ConfigError, PositionError, SchemaError, SinkUnavailable
+from pgcdc.pipeline.kafka_member import Member
 from tests.pipeline.kafka_reading import ORDERS, Reading, in_step, judge, reading, writing
 from tests.pipeline.kafka_worker import TABLES, Target, pipeline_of
 from tests.pipeline.running import running, until
@@ -155,6 +158,62 @@ def test_a_consumer_whose_target_is_away_keeps_nobody_waiting(newest_database: D
             run.stop()
     assert run.error is None
     assert all(notes == ["a"] for notes in away.got.values()), "each once"
+
+
+def test_a_stop_while_partitions_are_given_back_waits_for_calls(
+    newest_database: Database, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls that end in time are stored, and the process says that it leaves: nothing is given twice."""
+    database = newest_database
+    database.execute(ORDERS)
+    writer, source = writing(database, kafka, partitions=4)
+    given: list[int] = []
+    first_calls, next_calls, stopped = threading.Event(), threading.Event(), threading.Event()
+    begun: list[int] = []
+
+    def pipeline() -> pgcdc.Pipeline:
+        made = pgcdc.Pipeline("shop", database.dsn, tables=["orders"])
+
+        async def handle(change: Any) -> None:
+            begun.append(change.new.id)
+            await asyncio.to_thread((next_calls if first_calls.is_set() else first_calls).wait, 30)
+            given.append(change.new.id)
+
+        made.on("orders", "insert", name="each", concurrency=8)(handle)
+        return made
+
+    revoke = Member._revoke
+
+    def stopping(member: Member, partitions: Any) -> None:
+        if not stopped.is_set():  # these calls take 2.4 seconds from now on, and the next ones 2.5
+            stopped.set()
+            first.pipeline.stop()
+            for seconds, calls in ((2.4, first_calls), (4.9, next_calls)):
+                timer = threading.Timer(seconds, calls.set)
+                timer.daemon = True
+                timer.start()
+        revoke(member, partitions)
+
+    monkeypatch.setattr(Member, "_revoke", stopping)
+    with running(writer) as write:
+        write.streaming()
+        database.execute("INSERT INTO orders SELECT n, n, 'a' FROM generate_series(1, 8) n")
+        write.catch_up(database)
+        first = Reading(pipeline(), source)
+        until(lambda: len(begun) == 8 or not first.alive, "all of them", pause=0.05)
+        database.execute("INSERT INTO orders SELECT n, n, 'b' FROM generate_series(9, 100) n")
+        write.catch_up(database)
+        second = Reading(pipeline(), source)
+        try:
+            until(lambda: not first.alive or not second.alive, "one has ended", pause=0.05)
+            assert first.error is None and stopped.is_set()
+            until(lambda: len(set(given)) == 100 or not second.alive, "all are given", pause=0.05)
+        finally:
+            next_calls.set()
+            first.stop()
+            second.stop()
+    assert second.error is None and sorted(given) == list(range(1, 101)), "each once"
+    assert not any("left behind" in record.message or "in time" in record.message for record in caplog.records)
 
 
 def test_order_by_other_columns_takes_topics_that_are_divided_by_them(

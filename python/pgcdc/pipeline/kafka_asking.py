@@ -118,7 +118,7 @@ class Asking:
             try:
                 return question(within)
             except TimeoutError:
-                reason = "no answer in time"
+                unknown_since, reason = None, "no answer in time"
             except self._kafka.KafkaException as error:
                 said = error.args[0]
                 if said.code() in self._refused:
@@ -127,7 +127,7 @@ class Asking:
                     unknown_since = unknown_since or time.monotonic()
                     stays = time.monotonic() - unknown_since >= KNOWN_WITHIN
                 else:
-                    stays = not self.is_away(said)
+                    unknown_since, stays = None, not self.is_away(said)
                 if stays:
                     raise ConnectionLost(
                         f"consumer {self._name!r} has lost Kafka: {who} does not say {what}: {said.str()}"

@@ -41,9 +41,10 @@ READ_TIMEOUT = 0.05
 """Seconds that one read waits at most: how soon a stop, or room in a lane, is noticed."""
 MEETING_TIMEOUT = 0.002
 """Likewise, while a partition meets others at a barrier."""
-LEAVE_WITHIN: float = 4.2
-"""Seconds after a stop in which what is done is stored, while the group's coordinator may be away: what is not stored
-by then comes again. A stop takes 5 s with what comes after it."""
+LEAVE_WITHIN: float = 7.0
+"""Seconds after a stop in which what is done is stored: what is not stored by then comes again. The coordinator may be
+away; or it answers late, when it waits for another process to give partitions back. Whatever ends a process kills it
+after 10 s."""
 LEAVE_LEAST = 0.5
 """Seconds that there are for it, at least, when tasks have taken their time."""
 END_WITHIN = 5.0

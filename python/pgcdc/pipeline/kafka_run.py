@@ -56,7 +56,9 @@ logger = logging.getLogger("pgcdc.pipeline")
 
 DRAIN_WITHIN = 3.5
 """Seconds that tasks have to finish the call that they are in, at the end: as on a slot, where a stop takes 5 s."""
-STOP_WITHIN: float = 4.8
+DRAINED_AFTER = 6.0
+"""Seconds after a stop when no task is waited for any more, where partitions were being given back when it came."""
+STOP_WITHIN: float = 7.6
 """Seconds that members have to end: one that waits for a broker any longer is left behind."""
 LETTERS_EVERY = 1.0
 """Seconds between two looks at dead letters that are asked for."""
@@ -114,6 +116,7 @@ class KafkaRun:
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
+        self._drained_by = 0.0  # of the loop's clock
         self._error: BaseException | None = None
         self._condition = threading.Condition()
         for subscription in subscriptions.values():
@@ -150,6 +153,7 @@ class KafkaRun:
             self._fail(error)
         await self._ending.wait()
         until = self._loop.time() + STOP_WITHIN
+        self._drained_by = self._loop.time() + DRAINED_AFTER
         for member in self._members.values():
             member.stop()
         for name, member in self._members.items():
@@ -393,8 +397,10 @@ class KafkaRun:
 
     async def _end(self, lanes: Sequence[PartitionLane], within: float | None = None) -> None:
         """Let the tasks of partitions finish the call that they are in."""
-        if within is None:
-            within = DRAIN_WITHIN if self._ending.is_set() else END_WITHIN
+        if within is None and self._drained_by:
+            within = max(LAST_CHANCE, min(DRAIN_WITHIN, self._drained_by - self._loop.time()))
+        elif within is None:
+            within = END_WITHIN
         ending = {
             part.task: part
             for parts in self._parts.values()
