@@ -22,6 +22,8 @@ Answer = TypeVar("Answer")
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the topics are still what they were."""
+SEEK_EVERY = 1.0
+"""Seconds between two looks for brokers, while one that is asked is away: what they say is of all topics."""
 
 
 class Described(NamedTuple):
@@ -98,12 +100,13 @@ class TopicWatch:
 
     def _seeking(self, question: Callable[[float], Answer]) -> Callable[[float], Answer]:
         """Before it is asked again, have the client find out which broker is asked: that one may be what is away."""
-        has_asked = False
+        has_asked, seek_at = False, 0.0
 
         def again(within: float) -> Answer:
-            nonlocal has_asked
-            if has_asked:
+            nonlocal has_asked, seek_at
+            if has_asked and time.monotonic() >= seek_at:
                 self._admin.list_topics(timeout=within)  # of all: to ask for one makes it, if brokers make topics
+                seek_at = time.monotonic() + SEEK_EVERY
             has_asked = True
             return question(within)
 
