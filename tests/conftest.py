@@ -17,8 +17,9 @@ from tests.servers.azure import AzureServer
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.gcs import GcsServer
 from tests.servers.kafka import KafkaServer
+from tests.servers.leftovers import alive
 from tests.servers.nats import NatsServer
-from tests.servers.postgres import PostgresServer, alive, remove_templates
+from tests.servers.postgres import PostgresServer, remove_templates
 from tests.servers.programs import VERSIONS, ServerUnavailable
 from tests.servers.redis import RedisServer, valkey
 from tests.servers.registry import RegistryServer

@@ -18,7 +18,7 @@ from pgcdc.pipeline.kafka_topic_watch import TopicWatch
 from tests.pipeline.running import until
 from tests.servers.jvm import java
 from tests.servers.kafka import KafkaServer
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from tests.servers.leftovers import new_folder
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.programs import ServerUnavailable, install_npm
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.servers.leftovers import new_folder
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:

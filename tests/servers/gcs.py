@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tests.servers.leftovers import new_folder
 from tests.servers.nats import build
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.servers.postgres import alive
+from tests.servers.leftovers import alive
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:

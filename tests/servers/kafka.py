@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from tests.servers.jvm import JavaServer, java, libraries
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,7 +147,8 @@ class KafkaServer(JavaServer):
         command = [java("Kafka"), *self._run("kafka.tools.StorageTool"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
         if done.returncode != 0:
-            raise RuntimeError(f"Kafka's storage could not be made: {done.stdout[-500:]}{done.stderr[-500:]}")
+            # What is wrong comes first; a stack of Scala follows.
+            raise RuntimeError(f"Kafka's storage could not be made: {done.stdout[:1000]}{done.stderr[:1000]}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.servers.jvm import java
 from tests.servers.kafka import KafkaServer
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

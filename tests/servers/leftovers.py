@@ -10,9 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.servers.postgres import alive
-
-__all__ = ["new_folder", "started_in"]
+__all__ = ["alive", "new_folder", "started_in"]
 
 _PREFIX: Final = "pgcdc-server-"
 
@@ -43,3 +41,14 @@ def started_in(folder: Path) -> list[int]:
             if (process / "cwd").readlink() == folder:
                 found.append(int(process.name))
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number exists, ours or another's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

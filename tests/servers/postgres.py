@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,7 +19,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.servers.programs import Programs, ServerUnavailable, find
+from tests.servers.leftovers import alive
+from tests.servers.ports import free_port
+from tests.servers.programs import Programs, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -319,21 +319,6 @@ def _poll(condition: Callable[[], bool], seconds: float, message: Callable[[], s
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    """A free TCP port below the range from which the system takes ports for outgoing connections.
-
-    From inside that range, a client that keeps reconnecting while the server is down can be given the server's port as
-    its own, connect to itself, and keep the server from starting.
-    """
-    for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise ServerUnavailable("PostgreSQL: none of 200 TCP ports on 127.0.0.1 is free")
-
-
 def _memory_has_room() -> bool:
     """Whether a cluster may be in memory, where a database is made and dropped in a third of the time.
 
@@ -360,14 +345,3 @@ def _end_leftover(postmaster: int, folder: Path) -> None:
     if str(folder) in Path(f"/proc/{postmaster}/cmdline").read_text():
         os.kill(postmaster, signal.SIGQUIT)
         _poll(lambda: not alive(postmaster), _STOP_SECONDS, lambda: f"the leftover server {postmaster} does not end")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this number exists, ours or another's."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

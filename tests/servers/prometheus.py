@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.servers.leftovers import new_folder
+from tests.servers.ports import free_port
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class PrometheusServer:
         raise RuntimeError(f"prometheus did not start: {(self.folder / 'log').read_text()[-2000:]}")
 
     def _start(self) -> bool:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         arguments = [
             f"--config.file={self._configuration}",
             f"--storage.tsdb.path={self.folder / 'data'}",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from tests.servers.leftovers import new_folder
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.programs import ServerUnavailable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pgcdc.sinks.signature import InvalidSignature, verify
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -20,7 +20,7 @@ from pgcdc.protocol import Batch
 from pgcdc.sinks import Redis
 from pgcdc.testing import Table, delete, insert, message, transaction, truncate, update
 from tests.pipeline.running import running
-from tests.servers.postgres import free_port
+from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer
 from tests.sinks.batches import batch_of
 from tests.sinks.workload import ORDERS, work
