@@ -36,6 +36,7 @@ __all__ = [
     "copied_values",
     "encode_message",
     "encode_status_update",
+    "json_fields",
     "json_number",
 ]
 
@@ -1400,6 +1401,9 @@ class JsonRow:
     def position(self) -> Position | None:
         """The position of the change; None when its transaction's commit is not known."""
     @property
+    def position_text(self) -> str | None:
+        """`str(position)`, in a tenth of the time."""
+    @property
     def commit_lsn(self) -> int | None:
         """The first half of the position."""
     @property
@@ -1477,6 +1481,20 @@ def copied_values(data: bytes) -> list[list[bytes | None]]:
 
     Source:
         PostgreSQL manual, "COPY", "Binary Format".
+    """
+
+def json_fields(row: bytes) -> list[bytes]:
+    """The columns of a row as fields of text, as a Redis hash has them.
+
+    Args:
+        row: `JsonRow.new`, or another JSON object.
+
+    Returns:
+        Name, value, name, value, … in its order, without those that are null. Of a string its characters, in UTF-8, and
+        a byte that is not as it came from the server; of other values what stands there.
+
+    Raises:
+        ValueError: When it is no JSON object.
     """
 
 def json_number(text: str) -> float | Decimal:

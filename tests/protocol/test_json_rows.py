@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET
 
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Insert, Relation, Truncate, Update
 from pgcdc.lsn import Position
-from pgcdc.protocol import Batch, JsonRow, RowFormat
+from pgcdc.protocol import Batch, JsonRow, RowFormat, json_fields
 from pgcdc.testing import Capture, Table, delete, insert, message, transaction, truncate, update
 from tests.golden.make import VERSIONS
 from tests.protocol.captures import ALL, IDS
@@ -214,3 +216,53 @@ def test_versions_of_positions_do_not_fall() -> None:
     """A copied row's is below that of a transaction which commits exactly at the consistent point."""
     positions = [Position(7, 3), Position(8, -1), Position(8, 0), Position(8, 1), Position(2**63 - 1, 0)]
     assert [position.version for position in positions] == [7, 7, 8, 8, 2**63 - 1]
+
+
+# Half of a pair is in what `json` columns hold; those that stand for a byte are looked at below.
+texts = st.text(st.characters(exclude_categories=()).filter(lambda one: not "\udc80" <= one <= "\udcff"), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(texts, values), max_size=5), st.booleans(), st.sampled_from([None, 1]))
+def test_fields_are_what_another_parser_reads(members: list[tuple[str, Any]], ascii: bool, indent: int | None) -> None:
+    """Strings by their characters, other values by what stands there; what is null is no field."""
+
+    def dumped(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=ascii, indent=indent)
+
+    row = ",".join(f"{dumped(name)}: {dumped(value)}" for name, value in members)
+    expected = [
+        word.encode("utf-8", "surrogatepass")
+        for name, value in members
+        if value is not None
+        for word in (json.loads(dumped(name)), json.loads(dumped(value)) if isinstance(value, str) else dumped(value))
+    ]
+    assert json_fields(f"{{{row}}}".encode("utf-8", "surrogatepass")) == expected
+
+
+def test_fields_of_bytes_that_are_no_utf8() -> None:
+    """They are in JSON as lone surrogates, and in a field as they were."""
+    row = rows_of(insert(Table("t", {"id": "bigint", "note": "text"}), {"id": 1, "note": "a\udce9\n\udc80"}))[0]
+    assert row.new is not None
+    assert json_fields(row.new) == [b"id", b"1", b"note", b"a\xe9\n\x80"]
+
+
+@pytest.mark.parametrize(
+    "row", ["", "null", "[]", "{", '{"a"}', '{"a":}', '{"a":1', '{"a":1}}', '{"a":"\\u12"}', '{"a" 1}']
+)
+def test_what_is_no_row_has_no_fields(row: str) -> None:
+    """Nothing is made of half a row."""
+    with pytest.raises(ValueError, match="no JSON object"):
+        json_fields(row.encode())
+
+
+def test_positions_as_text() -> None:
+    """As `str` has them: of streamed rows, and of copied ones, which are before all of them."""
+    batch = batch_of(insert(Table("t", {"id": "bigint"}), {"id": 1}))
+    rows = [*batch.json_rows(), *Batch.truncation(batch.relations, 7).json_rows()]
+    assert [row.position_text for row in rows] == [str(row.position) for row in rows]
+    assert rows[-1].position_text == "0000000000000007.00000000"

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from msgspec import UNSET
 
 import pgcdc
@@ -195,6 +196,15 @@ def test_what_a_hash_has(place: Place) -> None:
     assert place.client.hgetall(f"{place.name}:1") == {"id": "1", "b": ""}
     sink.write(third)
     assert place.client.hgetall(f"{place.name}:1") == {"id": "1", "b": "", "c": "false"}
+
+
+def test_half_a_pair_in_a_hash(place: Place) -> None:
+    """A column of type json may hold a character that no UTF-8 has: it comes as the three bytes that it would be."""
+    sink = place.sink(form="hash")
+    table = Table("t", {"id": "bigint", "a": "json"}, key=("id",))
+    sink.write(batch_of([insert(table, {"id": 1, "a": '"\\ud83d \\ud83d\\ude00"'})]))
+    with redis.Redis.from_url(place.server.url) as client:
+        assert client.hget(f"{place.name}:1", "a") == b"\xed\xa0\xbd " + "😀".encode()
 
 
 def test_counters(place: Place) -> None:

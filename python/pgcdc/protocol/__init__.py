@@ -19,6 +19,7 @@ from pgcdc._pgoutput import (
     copied_values,
     encode_message,
     encode_status_update,
+    json_fields,
 )
 from pgcdc.protocol.assembling import AssemblerStatistics
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog
@@ -75,4 +76,5 @@ __all__ = [
     "copied_values",
     "encode_message",
     "encode_status_update",
+    "json_fields",
 ]

@@ -206,25 +206,28 @@ class _Stream:
 
     def write(self, batch: Batch) -> None:
         entries: dict[str, list[tuple[JsonRow, list[str | bytes]]]] = {}
-        names: dict[tuple[str, str], str] = {}
+        known: dict[int, tuple[str, list[tuple[JsonRow, list[str | bytes]]]]] = {}
         lines = batch.to_json().split(b"\n")
         for row in batch.json_rows(lambda _: ()):
             relation = row.relation
-            schema, table = ("", _MESSAGES) if relation is None else (relation.schema, relation.name)
-            if (schema, table) not in names:
-                names[schema, table] = self._template.filler(schema, table, (), ())(())
-            stream = names[schema, table]
-            position = row.position
+            found = known.get(id(relation))
+            if found is None:
+                schema, table = ("", _MESSAGES) if relation is None else (relation.schema, relation.name)
+                stream = self._template.filler(schema, table, (), ())(())
+                name = f"{schema}.{table}" if schema else table
+                found = known[id(relation)] = name, entries.setdefault(stream, [])
+            name, of = found
+            position = row.position_text
             if position is None:
                 raise SinkRejected("a change has no position, and so no place in a stream")
-            at = f"{position.commit_lsn - 1}-*" if position.index < 0 else f"{position.commit_lsn}-{position.index + 1}"
-            name = f"{schema}.{table}" if schema else table
-            fields: list[str | bytes] = [at, row.action, name, str(position), lines[row.number]]
-            entries.setdefault(stream, []).append((row, fields))
+            # As the text has it, counted from 1; 0 is a copied row, which has no number.
+            number = int(position[17:], 16)
+            at = f"{row.commit_lsn}-{number}" if number else f"{int(position[:16], 16) - 1}-*"
+            of.append((row, [at, row.action, name, position, lines[row.number]]))
         calls, rows = [], []
-        for stream, of in entries.items():
-            for start in range(0, len(of), CHUNK):
-                chunk = of[start : start + CHUNK]
+        for stream, added in entries.items():
+            for start in range(0, len(added), CHUNK):
+                chunk = added[start : start + CHUNK]
                 arguments = [self._max_entries, *(word for _, fields in chunk for word in fields)]
                 calls.append(Call(scripts.ADD, ["", "", stream], arguments))
                 rows.append([row for row, _ in chunk])

@@ -5,6 +5,7 @@ Over 400 lines because the three forms share their guards, and the server's func
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation
-from pgcdc.protocol import Batch, JsonRow
+from pgcdc.protocol import Batch, JsonRow, json_fields
 from pgcdc.sinks import redis_scripts as scripts
 from pgcdc.sinks.redis_server import Call, Server, pages
 from pgcdc.sinks.template import SCHEMA, TABLE, Template
@@ -26,6 +28,7 @@ __all__ = ["CHUNK", "Counting", "Keeping", "Refusal", "Table", "Tables", "refuse
 CHUNK: Final = 500
 """Rows for one call of a script."""
 _Raws: TypeAlias = dict[str, msgspec.Raw]
+_is_integer: Final = re.compile("-?[0-9]+").fullmatch
 
 
 class Refusal:
@@ -189,8 +192,8 @@ class Keeping:
         """Apply a batch."""
         refusal = Refusal()
         pending: dict[Table, _Pending] = {}
-        for table, row in self._rows(batch):
-            self._note(pending.setdefault(table, _Pending()), table, row, refusal)
+        for table, of, row in self._rows(batch, pending):
+            self._note(of, table, row, refusal)
         refusal.raise_any()
         self._complete(pending)
         calls: list[Call] = []
@@ -200,22 +203,23 @@ class Keeping:
         _truncate(self._server, pending, counted=False)
         self._server.run(calls)
 
-    def _rows(self, batch: Batch) -> Iterator[tuple[Table, JsonRow]]:
+    def _rows(self, batch: Batch, pending: dict[Table, _Pending]) -> Iterator[tuple[Table, _Pending, JsonRow]]:
         def key(relation: Relation) -> Sequence[str]:
             return self._template.key(batch.key_columns(relation))
 
-        known: dict[int, Table] = {}
+        known: dict[int, tuple[Table, _Pending]] = {}
         for row in batch.json_rows(key):
             relation = row.relation
             if relation is None:  # a logical message belongs to no row
                 continue
-            table = known.get(id(relation))
-            if table is None:
-                table = known[id(relation)] = self._tables.of(batch, relation, key(relation))
-            yield table, row
+            found = known.get(id(relation))
+            if found is None:
+                table = self._tables.of(batch, relation, key(relation))
+                found = known[id(relation)] = table, pending.setdefault(table, _Pending())
+            yield *found, row
 
     def _note(self, pending: _Pending, table: Table, row: JsonRow, refusal: Refusal) -> None:
-        position = str(row.position)
+        position = str(row.position_text)
         if row.action == "truncate":
             pending.values.clear()
             pending.truncated = position
@@ -293,13 +297,21 @@ class Keeping:
             arguments = [table.graves, self._tombstones, self._ttl, self._form]
             of: list[str | bytes] = []
             for name, value in values[start : start + CHUNK]:
-                words = [] if value.new is None else [value.new] if self._form == "json" else _fields(value.new)
-                size = sum(map(len, words))
+                new = value.new
+                keys.append(name)
+                if new is None:
+                    of += (value.position, "0")
+                    continue
+                if self._form == "json":
+                    size = len(new)
+                    of += (value.position, "1", new)
+                else:
+                    # A row without a column that is not NULL is no hash, either.
+                    fields = json_fields(new)
+                    size = sum(map(len, fields))
+                    of += (value.position, str(len(fields)), *fields)
                 if size > self._max_value:
                     refusal.add(value.row, f"makes a value of {size} bytes, more than {self._max_value}")
-                keys.append(name)
-                # A row without a column that is not NULL is no hash, either.
-                of += (value.position, str(len(words)), *words)
             yield Call(scripts.KEEP, keys, [*arguments, *of])
 
 
@@ -319,23 +331,22 @@ class Counting:
         """Apply a batch."""
         refusal = Refusal()
         pending: dict[Table, _Pending] = {}
-        known: dict[int, Table] = {}
+        known: dict[int, _Pending] = {}
         for row in batch.json_rows():
             relation = row.relation
             if relation is None:
                 continue
-            table = known.get(id(relation))
-            if table is None:
+            of = known.get(id(relation))
+            if of is None:
                 columns = self._template.key(batch.key_columns(relation))
-                table = known[id(relation)] = self._tables.of(batch, relation, columns)
-            of = pending.setdefault(table, _Pending())
+                of = known[id(relation)] = pending.setdefault(self._tables.of(batch, relation, columns), _Pending())
+            position = str(row.position_text)
             if row.action == "truncate":
                 of.values.clear()
-                of.truncated = str(row.position)
+                of.truncated = position
             elif (key := _key_of(row)) is None:
                 refuse_key(refusal, row, batch.key_columns(relation))
             else:
-                position = str(row.position)
                 if row.old_key is not None:
                     of.values[_row_name(row.old_key)] = _Value(row, position, None)
                 of.values[_row_name(key)] = _Value(row, position, row.new)
@@ -360,28 +371,44 @@ class Counting:
         """The counter of a row, and what it adds to it."""
         if value.new is None:
             return "", "0"
-        row = msgspec.json.decode(value.new, type=_Raws)
-        wanted = [*table.key, *([] if self._amount is None else [self._amount])]
-        absent = [name for name in wanted if name not in row]
+        wanted = tuple(dict.fromkeys(table.key if self._amount is None else (*table.key, self._amount)))
+        row = dict(zip(wanted, _reader(wanted)(value.new), strict=True))
+        absent = [name for name, raw in row.items() if raw is UNSET]
         if absent:
             refusal.add(
                 value.row, f"has no {absent[0]}, or it was not sent", "counters are made of columns that are short"
             )
             return "", "0"
-        amount = b"1" if self._amount is None else bytes(row[self._amount])
-        if amount == b"null":
-            amount = b"0"
-        if not re.fullmatch(rb"-?[0-9]+", amount):
-            refusal.add(value.row, f"has an amount {self._amount} that is not of an integer type")
-            return "", "0"
+        amount = "1"
+        if self._amount is not None:
+            raw = bytes(row[self._amount])
+            amount = "0" if raw == b"null" else raw.decode()
+            if not _is_integer(amount):
+                refusal.add(value.row, f"has an amount {self._amount} that is not of an integer type")
+                return "", "0"
         values = [_text(bytes(row[name])) for name in table.key]
-        if any(one is None for one in values):
+        if None in values:
             return "", "0"  # a row that belongs to nothing counts for nothing
-        return table.fill([str(one) for one in values]), amount.decode()
+        return table.fill(values), amount  # type: ignore[arg-type]  # none of them is None
+
+
+@functools.lru_cache(maxsize=1000)
+def _reader(columns: tuple[str, ...]) -> Callable[[bytes], Sequence[Any]]:
+    """What reads some columns of a row, UNSET where one is not there, and passes over the others."""
+    names = {f"column_{place}": name for place, name in enumerate(columns)}
+    try:
+        shape = msgspec.defstruct("Row", [(field, msgspec.Raw | UnsetType, UNSET) for field in names], rename=names)
+    except ValueError:  # a name with a quotation mark or a backslash cannot be that of a field
+        whole = msgspec.json.Decoder(_Raws).decode
+        return lambda new: [row.get(name, UNSET) for row in (whole(new),) for name in columns]
+    some = msgspec.json.Decoder(shape).decode
+    return lambda new: msgspec.structs.astuple(some(new))
 
 
 def _row_name(key: Sequence[str | None]) -> str:
     """A row's key as JSON."""
+    if len(key) == 1 and key[0] is not None:  # most are
+        return f"[{encode_basestring_ascii(key[0])}]"
     return f"[{', '.join('null' if value is None else encode_basestring_ascii(value) for value in key)}]"
 
 
@@ -416,17 +443,3 @@ def _text(raw: bytes) -> str | None:
 
 def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
-
-
-def _fields(new: bytes) -> list[bytes]:
-    """A row as the fields of a hash, and their values."""
-    fields: list[bytes] = []
-    for name, value in msgspec.json.decode(new, type=_Raws).items():
-        raw = bytes(value)
-        if raw[:1] == b'"':
-            # Most texts are in JSON as they are.
-            raw = str(json.loads(raw)).encode("utf-8", "surrogateescape") if b"\\" in raw else raw[1:-1]
-        elif raw == b"null":
-            continue
-        fields += (name.encode(), raw)
-    return fields

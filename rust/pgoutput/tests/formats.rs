@@ -3,6 +3,7 @@
 use pgoutput::batch::{Batch, Builder};
 use pgoutput::catalog::Catalog;
 use pgoutput::json::debezium::{Decimals, Options, Times};
+use pgoutput::json::fields::fields;
 use pgoutput::json::{self, Envelope, Scratch, write_value};
 use pgoutput::oid::{Kind, Scalar, builtin};
 use pgoutput::row::Refused;
@@ -158,6 +159,30 @@ proptest! {
             prop_assert!(text.bytes().all(|byte| byte >= 0x20));
             // What is written is JSON itself, so that it can be embedded.
             prop_assert_eq!(written(&Kind::Scalar(Scalar::Json), Format::Text, text.as_bytes()), Ok(text));
+        }
+    }
+
+    #[test]
+    fn texts_come_out_of_a_row_as_they_went_in(texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..5)) {
+        let text = |bytes: &Vec<u8>| written(&Kind::Scalar(Scalar::Text), Format::Text, bytes).unwrap();
+        let members: Vec<_> = texts.iter().enumerate().map(|(number, bytes)| format!("\"c{number}\":{}", text(bytes))).collect();
+        let row = format!("{{{}}}", members.join(","));
+        let found = fields(row.as_bytes()).unwrap();
+        prop_assert_eq!(found.len(), texts.len());
+        for (number, ((name, value), bytes)) in found.iter().zip(&texts).enumerate() {
+            prop_assert_eq!(name.as_ref(), format!("c{number}").into_bytes());
+            prop_assert_eq!(value.as_deref(), Some(bytes.as_slice()));
+        }
+    }
+
+    #[test]
+    fn any_bytes_have_fields_or_none(bytes in prop::collection::vec(prop_oneof![
+        any::<u8>(), prop::sample::select(b"{}[]\":,\\u0dcn ".to_vec())], 0..40)) {
+        let row = [b"{\"a\":".as_slice(), &bytes, b"}"].concat();
+        for text in [&bytes, &row] {
+            if let Some(found) = fields(text) {
+                prop_assert!(found.iter().all(|(name, value)| name.len() <= text.len() && value.as_ref().is_none_or(|value| value.len() <= text.len())));
+            }
         }
     }
 

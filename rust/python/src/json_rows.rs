@@ -1,11 +1,15 @@
-//! `JsonRow`: one change for a target that keeps rows as JSON under their keys; and which columns a batch's keys have.
+//! `JsonRow`: one change for a target that keeps rows as JSON under their keys; its fields; and which columns a batch's
+//! keys have.
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use pgoutput::batch::Batch;
+use pgoutput::json::fields::fields;
+use pgoutput::json::position_text;
 use pgoutput::json::rows::{self, Key};
 use pgoutput::message::kind;
 use pgoutput::session::Shape;
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
@@ -55,6 +59,11 @@ impl JsonRow {
     }
 
     #[getter]
+    fn position_text<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.position.map(|position| construct::text(py, &position_text(position))).transpose()
+    }
+
+    #[getter]
     fn commit_lsn(&self) -> Option<u64> {
         self.position.map(|(commit_lsn, _)| commit_lsn)
     }
@@ -65,6 +74,14 @@ impl JsonRow {
         let (schema, name) = (relation.getattr(py, "schema")?, relation.getattr(py, "name")?);
         Ok(format!("<JsonRow: {action} of {schema}.{name}>"))
     }
+}
+
+/// Names and values of a row, one after the other; without those that are NULL.
+#[pyfunction]
+pub fn json_fields<'py>(py: Python<'py>, row: &[u8]) -> PyResult<Bound<'py, PyList>> {
+    let fields = fields(row).ok_or_else(|| PyValueError::new_err("this is no JSON object"))?;
+    let words = fields.iter().filter_map(|(name, value)| Some([name, value.as_ref()?])).flatten();
+    PyList::new(py, words.map(|word| PyBytes::new(py, word)).collect::<Vec<_>>())
 }
 
 /// The columns of a relation by which its rows are known; none where that cannot be said.

@@ -11,7 +11,7 @@
 //! | `frames` | `Frames`: what was received and is not read yet; taken from libpq (unsafe code) |
 //! | `format` | `RowFormat`: how rows are given; what is prepared for each relation |
 //! | `formats` | batches as JSON lines, without Python objects |
-//! | `json_rows` | `JsonRow`: changes one by one, with key and row, for targets that keep rows |
+//! | `json_rows` | `JsonRow`: changes one by one, with key and row, for targets that keep rows, and a row's fields |
 //! | `records` | changes with keys, for logs such as Kafka's |
 //! | `debezium` | `DebeziumEnvelope`: what the bytes do not say of Debezium's lines |
 //! | `arrow` | the same as Arrow tables |
@@ -84,7 +84,7 @@ mod _pgoutput {
     #[pymodule_export]
     use crate::frames::{Frames, Libpq};
     #[pymodule_export]
-    use crate::json_rows::JsonRow;
+    use crate::json_rows::{JsonRow, json_fields};
     #[pymodule_export]
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]

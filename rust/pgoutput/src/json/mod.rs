@@ -5,6 +5,7 @@
 //!
 //! Over 400 lines, because a line's parts are written in the order in which they stand.
 pub mod debezium;
+pub mod fields;
 mod name;
 mod plain;
 pub mod records;

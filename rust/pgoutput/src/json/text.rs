@@ -328,7 +328,7 @@ fn key<'a>(text: &'a [u8], breaks: &mut bool) -> Option<&'a [u8]> {
 
 /// What follows a string whose first quote was read.
 #[inline]
-fn string_end(text: &[u8]) -> Option<&[u8]> {
+pub fn string_end(text: &[u8]) -> Option<&[u8]> {
     match next_special(text)? {
         (b'"', after) => Some(after),
         (byte, after) => escapes_end(byte, after),
