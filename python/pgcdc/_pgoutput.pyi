@@ -37,6 +37,8 @@ __all__ = [
     "encode_message",
     "encode_status_update",
     "json_fields",
+    "json_items",
+    "json_members",
     "json_number",
 ]
 
@@ -1495,6 +1497,35 @@ def json_fields(row: bytes) -> list[bytes]:
 
     Raises:
         ValueError: When it is no JSON object.
+    """
+
+def json_members(object: bytes) -> dict[str, bytes]:
+    """Take a JSON object apart, also one with text that no UTF-8 has, which other parsers refuse.
+
+    That is half of a surrogate pair, which columns of type json may hold, and as which bytes are written that are no
+    UTF-8.
+
+    Args:
+        object: JSON text that its writer has checked: of nested values only the end is looked for.
+
+    Returns:
+        Its values as they stand there, by name.
+
+    Raises:
+        ValueError: When it is no JSON object.
+    """
+
+def json_items(array: bytes) -> list[bytes]:
+    """Likewise a JSON array.
+
+    Args:
+        array: JSON text that its writer has checked.
+
+    Returns:
+        Its items as they stand there.
+
+    Raises:
+        ValueError: When it is none.
     """
 
 def json_number(text: str) -> float | Decimal:

@@ -266,6 +266,10 @@ def test_decimals_are_exact() -> None:
         (1007, "[0:1]={1,2}", "dimensions", '{"lower_bounds":[0],"elements":[1,2]}'),
         (1231, "{1.5,NaN}", None, '["1.5","NaN"]'),
         (25, "\udcf6", "UTF-8", None),
+        (114, '{"a":"\\ud83d"}', "half of a surrogate pair", '{"a":"\\ud83d"}'),
+        (114, '["\\\\ud83d", "\\ude00"]', "half of a surrogate pair", '["\\\\ud83d", "\\ude00"]'),
+        (114, '"\\ud83d\\u0041"', "half of a surrogate pair", '"\\ud83d\\u0041"'),
+        (199, '{"\\"\\\\ud83d\\""}', "half of a surrogate pair", '["\\ud83d"]'),
     ],
 )
 def test_what_arrow_cannot_hold_is_refused_and_had_as_text(
@@ -279,6 +283,12 @@ def test_what_arrow_cannot_hold_is_refused_and_had_as_text(
         assert caught.value.table == "public.t"
     if words is not None:
         assert one(type_oid, field, text=True) == words
+
+
+def test_json_with_escapes_is_json_in_arrow() -> None:
+    """Whole pairs, and what only looks like half of one."""
+    for text in ('"\\ud83d\\ude00 \\u00e9"', '"\\\\ud83d"', '{"\\u0061":"\\n"}'):
+        assert one(114, text) == text
 
 
 def test_text_columns_hold_the_words_of_json_lines() -> None:

@@ -158,7 +158,13 @@ class Upserts:
         verb = "INSERT" if self.mistake == "takes what comes twice" else "INSERT OR REPLACE"
         if self.mistake == "takes the first":
             verb = "INSERT OR IGNORE"
-        self._file.execute(f"{verb} INTO rows VALUES (?, ?)", (new["id"], msgspec.json.encode(new)))
+        try:
+            data = msgspec.json.encode(new)
+        except UnicodeEncodeError:
+            if self.mistake == "fails of what is no text":
+                raise
+            raise pgcdc.SinkRejected("a text is not UTF-8", positions=[change.position]) from None
+        self._file.execute(f"{verb} INTO rows VALUES (?, ?)", (new["id"], data))
 
     def schema_changed(self, change: pgcdc.SchemaChange) -> None:
         if self.mistake == "alters what is not there" and not self._file.execute("SELECT 1 FROM last").fetchall():
@@ -243,6 +249,7 @@ class OfRewrites(TestUpserts):
         ("goes back for a dead letter", "test_a_dead_letter_is_written_later"),
         ("keeps rows that have fewer columns", "test_goes_on_without_a_column_that_is_dropped"),
         ("keeps rows that have fewer columns", "test_takes_a_table_that_is_altered_before_its_first_row"),
+        ("fails of what is no text", "test_text_that_is_no_text_is_taken_or_refused"),
         ("alters what is not there", "test_takes_a_table_that_is_altered_before_its_first_row"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from pgcdc.errors import ConfigError, DecodeError, SinkUnavailable
+from pgcdc.errors import ConfigError, DecodeError, SinkRejected, SinkUnavailable
 from pgcdc.events import Column, Delete, Insert, Message, Relation, Truncate
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, RowFormat
@@ -63,6 +63,7 @@ class AnalyticsTables:
         self._key = key
         self._connect = duckdb.connect
         self._io_error = duckdb.IOException
+        self._no_value = (duckdb.ConversionException, duckdb.InvalidInputException)
         self._rows = RowFormat("dict", json="text")
         self._database: duckdb.DuckDBPyConnection
         self._columns: dict[str, dict[str, str]] = {}  # by table: its columns and their types
@@ -88,6 +89,7 @@ class AnalyticsTables:
 
         Raises:
             SinkUnavailable: When the file cannot be written.
+            SinkRejected: When a value is none of DuckDB's.
         """
         if self._position is not None and self._position.index >= 0:
             batch = batch.after(self._position)
@@ -105,6 +107,8 @@ class AnalyticsTables:
             self._read_columns()
             if isinstance(error, self._io_error):
                 raise SinkUnavailable("the analytics file cannot be written") from error
+            if isinstance(error, self._no_value):  # which quotes it
+                raise SinkRejected(f"a row has a value that DuckDB does not take ({type(error).__name__})") from None
             raise
         self._position = batch.last_position
         if self._position.index == SNAPSHOT_INDEX:

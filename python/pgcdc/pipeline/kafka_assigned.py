@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import msgspec
-
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.pipeline.items import Appointment
@@ -17,6 +15,7 @@ from pgcdc.pipeline.kafka_lane import PartitionLane
 from pgcdc.pipeline.kafka_records import Barrier, Mark, read_record
 from pgcdc.pipeline.subscription import Subscription
 from pgcdc.protocol import Batch, RowFormat
+from pgcdc.protocol.json_columns import decode_columns
 
 __all__ = ["Arranging", "Assigned", "Found", "TopicPartition"]
 
@@ -184,7 +183,7 @@ class Arranging:
         wanted = self._ordered.get(topic)
         if wanted is None or key is None:
             return
-        found = msgspec.json.decode(key, type=dict[str, msgspec.Raw])
+        found = decode_columns(key)
         if not found.keys() <= set(wanted):
             raise ConfigError(
                 f"consumer {self._subscription.name!r} keeps order by {', '.join(wanted)}, and topic {topic!r} is"

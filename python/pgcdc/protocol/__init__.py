@@ -20,6 +20,8 @@ from pgcdc._pgoutput import (
     encode_message,
     encode_status_update,
     json_fields,
+    json_items,
+    json_members,
 )
 from pgcdc.protocol.assembling import AssemblerStatistics
 from pgcdc.protocol.catalog import CATALOG_SQL, Catalog
@@ -77,4 +79,6 @@ __all__ = [
     "encode_message",
     "encode_status_update",
     "json_fields",
+    "json_items",
+    "json_members",
 ]

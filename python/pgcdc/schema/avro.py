@@ -11,7 +11,8 @@ import msgspec
 from fastavro import parse_schema, schemaless_writer
 
 from pgcdc.events import Column, Relation
-from pgcdc.schema.columns import Kind, Line, LineReader, kind_of, legal_names, precision_of, value_of
+from pgcdc.protocol.json_columns import decode_columns
+from pgcdc.schema.columns import Kind, Line, kind_of, legal_names, precision_of, read_line, value_of
 from pgcdc.schema.registry import Registry, framed
 
 __all__ = ["AvroWriter", "avro_schemas"]
@@ -157,11 +158,11 @@ class AvroWriter:
         known = self._known[topic]
         written_key = None
         if key is not None and known.key is not None:
-            columns = self._columns(known, msgspec.json.decode(key, type=dict[str, msgspec.Raw]))
+            columns = self._columns(known, decode_columns(key))
             written_key = _written(known.key_frame, known.key, columns)
         if value is None:
             return written_key, None
-        line = LineReader.decode(value)
+        line = read_line(value)
         unset: list[str] = []
         if line.new is not None:
             unset = [name for column, (name, _) in known.columns.items() if column not in line.new]
@@ -194,7 +195,7 @@ class AvroWriter:
             schemas = parse_schema(dict(_MESSAGE_KEY)), parse_schema(dict(_MESSAGE))
             self._message = topic, schemas[0], framed(key_id), schemas[1], framed(value_id)
         _, key_schema, key_frame, value_schema, value_frame = self._message
-        line = LineReader.decode(value or b"{}")
+        line = read_line(value or b"{}")
         content = bytes.fromhex((line.content or "").removeprefix("\\x"))
         record = {
             "action": line.action,

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from pgcdc.events import Column
+from pgcdc.protocol.json_columns import decode_columns, decode_text, encode_columns
 
-__all__ = ["Kind", "Line", "LineReader", "kind_of", "legal_names", "precision_of", "value_of"]
+__all__ = ["Kind", "Line", "kind_of", "legal_names", "precision_of", "read_line", "value_of"]
 
 Kind: TypeAlias = Literal[
     "boolean", "int", "long", "float", "double", "bytes", "date", "time", "timestamp", "instant", "decimal", "string"
@@ -51,8 +52,27 @@ class Line(msgspec.Struct):
     transactional: bool | None = None
 
 
-LineReader: Final = msgspec.json.Decoder(Line)
-"""Reads a `Line`."""
+_reader: Final = msgspec.json.Decoder(Line)
+
+
+def read_line(line: bytes) -> Line:
+    """Read a line.
+
+    Args:
+        line: JSON.
+
+    Raises:
+        ValueError: When a text beside the rows is no text.
+    """
+    try:
+        return _reader.decode(line)
+    except msgspec.DecodeError:
+        members = decode_columns(line)
+        rows = {name: decode_columns(members.pop(name)) for name in ("new", "old") if name in members}
+        try:
+            return msgspec.structs.replace(_reader.decode(encode_columns(members)), **rows)
+        except msgspec.DecodeError:
+            raise ValueError("a text is not UTF-8") from None
 
 
 def kind_of(column: Column) -> Kind:
@@ -96,7 +116,7 @@ def value_of(kind: Kind, raw: msgspec.Raw) -> Any:
     read = bytes(raw)
     if kind == "string" and read[:1] != b'"':
         return None if read == b"null" else read.decode()
-    value = msgspec.json.decode(read)
+    value = decode_text(read)
     if value is None or kind in ("boolean", "int", "long", "string"):
         return value
     try:

@@ -10,7 +10,8 @@ import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pgcdc.events import Relation
-from pgcdc.schema.columns import Kind, LineReader, kind_of, legal_names, value_of
+from pgcdc.protocol.json_columns import decode_columns
+from pgcdc.schema.columns import Kind, kind_of, legal_names, read_line, value_of
 from pgcdc.schema.registry import Registry, framed
 
 __all__ = ["Field", "ProtobufWriter", "numbered"]
@@ -164,11 +165,11 @@ class ProtobufWriter:
         known = self._known[topic]
         written_key = None
         if key is not None and known.key is not None:
-            own = known.key(**_columns(known, msgspec.json.decode(key, type=dict[str, msgspec.Raw])))
+            own = known.key(**_columns(known, decode_columns(key)))
             written_key = known.key_frame + own.SerializeToString(deterministic=True)
         if value is None:
             return written_key, None
-        line = LineReader.decode(value)
+        line = read_line(value)
         envelope = known.value(action=line.action)
         for name in ("position", "schema_version", "commit_time"):
             if (said := getattr(line, name)) is not None:
@@ -205,7 +206,7 @@ class ProtobufWriter:
                 made += [_classes(package, message)["Message"], framed(schema_id, _FIRST_MESSAGE)]
             self._message = (made[0], made[1], made[2], made[3])
         key_class, key_frame, value_class, value_frame = self._message
-        line = LineReader.decode(value or b"{}")
+        line = read_line(value or b"{}")
         own = value_class(
             action=line.action,
             prefix=line.prefix or "",

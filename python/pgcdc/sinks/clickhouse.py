@@ -17,6 +17,7 @@ from pgcdc.errors import ConfigError, SinkError, SinkRejected, SinkUnavailable
 from pgcdc.events import Relation
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import Batch, JsonRow
+from pgcdc.protocol.json_columns import decode_columns, decode_text, encode_columns
 from pgcdc.schema import SchemaChange
 from pgcdc.sinks.clickhouse_tables import (
     ACTION,
@@ -34,7 +35,7 @@ from pgcdc.sinks.clickhouse_tables import (
 )
 from pgcdc.sinks.dropped_tables import dropped
 from pgcdc.sinks.http_service import HttpService
-from pgcdc.sinks.row_states import Key, KnownRow, RowState, TableStates, decode_columns, encode_columns
+from pgcdc.sinks.row_states import Key, KnownRow, RowState, TableStates
 
 __all__ = ["ClickHouse"]
 
@@ -402,7 +403,7 @@ class ClickHouse:
             )
             for line in answer.splitlines():
                 values = decode_columns(line)
-                of = msgspec.json.decode(values.pop("pgcdc_k"), type=tuple[str, ...])
+                of = tuple(decode_text(values.pop("pgcdc_k")))
                 position = _position(int(msgspec.json.decode(values.pop("pgcdc_v"), type=str)))
                 found.setdefault(of, []).append(
                     KnownRow(position, {named[short]: value for short, value in values.items()})

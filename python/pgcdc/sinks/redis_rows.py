@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation
 from pgcdc.protocol import Batch, JsonRow, json_fields
+from pgcdc.protocol.json_columns import decode_columns, encode_columns
 from pgcdc.sinks import redis_scripts as scripts
 from pgcdc.sinks.redis_server import Call, Server, pages
 from pgcdc.sinks.template import SCHEMA, TABLE, Template
@@ -27,7 +28,6 @@ __all__ = ["CHUNK", "Counting", "Keeping", "Refusal", "Table", "Tables", "refuse
 
 CHUNK: Final = 500
 """Rows for one call of a script."""
-_Raws: TypeAlias = dict[str, msgspec.Raw]
 _is_integer: Final = re.compile("-?[0-9]+").fullmatch
 
 
@@ -396,13 +396,24 @@ class Counting:
 def _reader(columns: tuple[str, ...]) -> Callable[[bytes], Sequence[Any]]:
     """What reads some columns of a row, UNSET where one is not there, and passes over the others."""
     names = {f"column_{place}": name for place, name in enumerate(columns)}
+
+    def slowly(new: bytes) -> Sequence[Any]:
+        row = decode_columns(new)
+        return [row.get(name, UNSET) for name in columns]
+
     try:
         shape = msgspec.defstruct("Row", [(field, msgspec.Raw | UnsetType, UNSET) for field in names], rename=names)
     except ValueError:  # a name with a quotation mark or a backslash cannot be that of a field
-        whole = msgspec.json.Decoder(_Raws).decode
-        return lambda new: [row.get(name, UNSET) for row in (whole(new),) for name in columns]
-    some = msgspec.json.Decoder(shape).decode
-    return lambda new: msgspec.structs.astuple(some(new))
+        return slowly
+    decode = msgspec.json.Decoder(shape).decode
+
+    def read(new: bytes) -> Sequence[Any]:
+        try:
+            return msgspec.structs.astuple(decode(new))
+        except msgspec.DecodeError:  # half of a surrogate pair
+            return slowly(new)
+
+    return read
 
 
 def _row_name(key: Sequence[str | None]) -> str:
@@ -425,10 +436,10 @@ def _truncate(server: Server, pending: Mapping[Table, _Pending], *, counted: boo
 def _merged(table: Table, new: bytes | None, before: bytes, unsent: Collection[str]) -> tuple[bytes, list[str]]:
     """A row with what was not sent taken from before, in the table's order; and what is not there, either."""
     assert new is not None
-    row, old = msgspec.json.decode(new, type=_Raws), msgspec.json.decode(before, type=_Raws)
+    row, old = decode_columns(new), decode_columns(before)
     row |= {name: old[name] for name in unsent if name in old}
     ordered = {name: row[name] for name in table.columns if name in row}
-    return msgspec.json.encode(ordered), [name for name in unsent if name not in old]
+    return encode_columns(ordered), [name for name in unsent if name not in old]
 
 
 def _text(raw: bytes) -> str | None:

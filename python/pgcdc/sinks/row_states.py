@@ -14,20 +14,14 @@ import msgspec
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import JsonRow
+from pgcdc.protocol.json_columns import Columns, decode_columns, encode_columns
 
-__all__ = ["Columns", "Key", "KnownRow", "RowState", "TableStates", "decode_columns", "encode_columns"]
+__all__ = ["Key", "KnownRow", "RowState", "TableStates"]
 
 Key: TypeAlias = tuple[str | None, ...]
 """The values of a key, as PostgreSQL prints them."""
 Sources: TypeAlias = tuple[tuple[Key, Position], ...]
 _FIRST: Final = Position(0, SNAPSHOT_INDEX)
-Columns: TypeAlias = Mapping[str, msgspec.Raw]
-"""Values as JSON, by column."""
-
-decode_columns = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-"""A JSON object to its members, which stay as they are."""
-encode_columns = msgspec.json.Encoder().encode
-"""And back."""
 
 
 class RowState:

@@ -10,10 +10,12 @@ import msgspec
 
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
-from pgcdc.sinks.row_states import Columns, Key, KnownRow, RowState, encode_columns
+from pgcdc.protocol import json_items
+from pgcdc.protocol.json_columns import Columns, decode_columns, encode_columns
+from pgcdc.sinks.row_states import Key, KnownRow, RowState
 from pgcdc.sinks.search_mapping import DELETED, KEPT, POSITION
 
-__all__ = ["FLOOR_ID", "Found", "action", "document", "document_id", "document_version"]
+__all__ = ["FLOOR_ID", "Found", "action", "decode_found", "document", "document_id", "document_version"]
 
 FLOOR_ID: Final = "%floor"
 """Of the document that has the position of the last TRUNCATE. No key has this id: in those a per cent sign is `%25`."""
@@ -162,6 +164,31 @@ class Found(msgspec.Struct, rename=_FIELDS):
         """The row, and what was kept of rows that have another key now."""
         kept: dict[str, Columns] = {}
         if KEPT in self.source:
-            kept = msgspec.json.decode(self.source[KEPT], type=dict[str, dict[str, msgspec.Raw]])
+            kept = {at: decode_columns(of) for at, of in decode_columns(self.source[KEPT]).items()}
         own = kept.pop(str(self.position), {}) if DELETED in self.source else self.source
         return [KnownRow(self.position, own), *(KnownRow(Position.parse(at), of) for at, of in kept.items())]
+
+
+class _Answer(msgspec.Struct):
+    docs: list[Found] = []
+
+
+def decode_found(answer: bytes) -> list[Found]:
+    """The documents of an answer to `_mget`.
+
+    Args:
+        answer: The answer.
+    """
+    try:
+        return msgspec.json.decode(answer, type=_Answer).docs
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # half of a surrogate pair in one of them
+        found = []
+        for document in json_items(bytes(decode_columns(answer)["docs"])):
+            members = decode_columns(document)
+            source = members.pop("_source", msgspec.Raw(b"{}"))
+            one = msgspec.json.decode(encode_columns(members), type=Found)
+            one.source = decode_columns(source)
+            found.append(one)
+        return found

@@ -12,7 +12,7 @@ from pgcdc.errors import SinkUnavailable
 from pgcdc.lsn import Position
 from pgcdc.sinks.http_service import HttpService, quoted
 from pgcdc.sinks.row_states import RowState
-from pgcdc.sinks.search_documents import Found, action, document
+from pgcdc.sinks.search_documents import Found, action, decode_found, document
 from pgcdc.sinks.search_indexes import TEMPORARY, Indexes
 from pgcdc.sinks.search_mapping import DELETED, POSITION
 
@@ -44,10 +44,6 @@ class _Bulk(msgspec.Struct):
 
 class _Errors(msgspec.Struct):
     errors: bool = True
-
-
-class _Found(msgspec.Struct):
-    docs: list[Found] = []
 
 
 class Hit(msgspec.Struct, rename={"id": "_id", "sequence": "_seq_no", "term": "_primary_term"}):
@@ -212,7 +208,7 @@ class Documents:
         for start in range(0, len(ids), _GET_AT_ONCE):
             body = msgspec.json.encode({"ids": ids[start : start + _GET_AT_ONCE]})
             answer = await self._indexes.ask("POST", f"/{quoted(name)}/_mget{part}", body)
-            found += msgspec.json.decode(answer, type=_Found).docs
+            found += decode_found(answer)
         return found
 
     async def read_each(self, names: Sequence[str], id: str, fields: Iterable[str]) -> list[Found]:
@@ -228,7 +224,7 @@ class Documents:
         """
         body = msgspec.json.encode({"docs": [{"_index": name, "_id": id} for name in names]})
         answer = await self._indexes.ask("POST", f"/_mget?_source_includes={','.join(fields)}", body)
-        return msgspec.json.decode(answer, type=_Found).docs
+        return decode_found(answer)
 
     async def remove(self, name: str, hits: Iterable[Hit]) -> None:
         """Remove documents that nobody has written since they were found.

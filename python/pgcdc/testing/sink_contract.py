@@ -37,6 +37,7 @@ from pgcdc.testing.contract_target import called
 from pgcdc.testing.late_contract import LateContract
 from pgcdc.testing.playing import play
 from pgcdc.testing.sinks import FaultySink, RecordingSink
+from pgcdc.testing.text_contract import TextContract
 
 __all__ = ["SinkContract"]
 
@@ -44,7 +45,7 @@ _HANGS: Final = 0.5
 """Seconds after which a call that has not returned waits for its target."""
 
 
-class SinkContract(LateContract):
+class SinkContract(LateContract, TextContract):
     """What a sink does that keeps a copy of a table.
 
     A subclass has to have `make_sink` and `content`. The other attributes have defaults; set `toast`, `added`,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use pgoutput::batch::Batch;
-use pgoutput::json::fields::fields;
+use pgoutput::json::fields::{fields, items, members};
 use pgoutput::json::position_text;
 use pgoutput::json::rows::{self, Key};
 use pgoutput::message::kind;
@@ -12,7 +12,7 @@ use pgoutput::session::Shape;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use crate::batch::text_bytes;
 use crate::catalog::TypeCatalog;
@@ -76,10 +76,31 @@ impl JsonRow {
     }
 }
 
+fn no_object() -> PyErr {
+    PyValueError::new_err("this is no JSON object")
+}
+
+/// The members of an object, each as it stands there.
+#[pyfunction]
+pub fn json_members<'py>(py: Python<'py>, object: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+    let found = PyDict::new(py);
+    for (name, value) in members(object).ok_or_else(no_object)? {
+        found.set_item(construct::text(py, &name)?, PyBytes::new(py, value))?;
+    }
+    Ok(found)
+}
+
+/// The items of an array, each as it stands there.
+#[pyfunction]
+pub fn json_items<'py>(py: Python<'py>, array: &[u8]) -> PyResult<Bound<'py, PyList>> {
+    let found = items(array).ok_or_else(|| PyValueError::new_err("this is no JSON array"))?;
+    PyList::new(py, found.into_iter().map(|item| PyBytes::new(py, item)).collect::<Vec<_>>())
+}
+
 /// Names and values of a row, one after the other; without those that are NULL.
 #[pyfunction]
 pub fn json_fields<'py>(py: Python<'py>, row: &[u8]) -> PyResult<Bound<'py, PyList>> {
-    let fields = fields(row).ok_or_else(|| PyValueError::new_err("this is no JSON object"))?;
+    let fields = fields(row).ok_or_else(no_object)?;
     let words = fields.iter().filter_map(|(name, value)| Some([name, value.as_ref()?])).flatten();
     PyList::new(py, words.map(|word| PyBytes::new(py, word)).collect::<Vec<_>>())
 }

@@ -84,7 +84,7 @@ mod _pgoutput {
     #[pymodule_export]
     use crate::frames::{Frames, Libpq};
     #[pymodule_export]
-    use crate::json_rows::{JsonRow, json_fields};
+    use crate::json_rows::{JsonRow, json_fields, json_items, json_members};
     #[pymodule_export]
     use crate::reader::{BatchReader, CopyReader, encode_status_update};
     #[pymodule_export]

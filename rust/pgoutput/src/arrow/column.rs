@@ -15,7 +15,8 @@ use arrow_array::{
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field};
 
-use super::plan::Plan;
+use super::plan::{EXTENSION, JSON, Plan};
+use crate::json::fields::has_half_a_pair;
 use crate::json::{Scratch, write_value};
 use crate::oid::{Kind, Scalar};
 use crate::value::list::List;
@@ -29,6 +30,7 @@ pub(super) const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 const DAY: i64 = 86_400_000_000;
 const LARGE: Invalid = Invalid("more than 2 GiB in one column of one batch");
 const NOT_UTF8: Invalid = Invalid("not UTF-8, which Arrow's strings must be");
+const HALF: Invalid = Invalid("half of a surrogate pair, which readers of Arrow's JSON refuse");
 const LATE: Invalid = Invalid("an instant later than Arrow's timestamps reach");
 const INFINITE: Invalid = Invalid("infinite, which Arrow has no value for");
 
@@ -78,6 +80,8 @@ pub struct Column {
     pub(super) present: usize,
     /// Whether each string is looked at when it comes; else all are, when the column is whole.
     checked: bool,
+    /// Whether strings are JSON, which has characters only.
+    is_json: bool,
 }
 
 impl Column {
@@ -116,7 +120,17 @@ impl Column {
             }
             _ => Values::Utf8(offsets(), Vec::new()),
         };
-        Self { values, nulls: NullBufferBuilder::new(room), present: 0, checked }
+        Self { values, nulls: NullBufferBuilder::new(room), present: 0, checked, is_json: false }
+    }
+
+    /// An empty column for a field, which says more than its type.
+    pub fn of(field: &Field, room: usize, checked: bool) -> Self {
+        let mut column = Self::new(field.data_type(), room, checked);
+        column.is_json = is_json(field);
+        if let Values::List(_, item, items) = &mut column.values {
+            items.is_json = is_json(item);
+        }
+        column
     }
 
     /// How many values there are.
@@ -199,6 +213,9 @@ impl Column {
             Values::Utf8(offsets, data) => {
                 if self.checked {
                     std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
+                    if self.is_json && has_half_a_pair(bytes) {
+                        return Err(HALF);
+                    }
                 }
                 (offsets, data)
             }
@@ -441,6 +458,9 @@ impl Column {
                     length,
                 )?)
             }
+            Values::Utf8(_, data) if self.is_json && has_half_a_pair(&data) => {
+                return Err(ArrowError::InvalidArgumentError(HALF.0.to_owned()));
+            }
             Values::Utf8(offsets, data) => {
                 Arc::new(StringArray::try_new(ends(offsets), Buffer::from_vec(data), nulls)?)
             }
@@ -452,6 +472,10 @@ impl Column {
             }
         })
     }
+}
+
+fn is_json(field: &Field) -> bool {
+    field.metadata().get(EXTENSION).is_some_and(|name| name == JSON)
 }
 
 fn push_decoded(values: &mut Values, value: Value<'_>) -> Result<()> {

@@ -51,15 +51,17 @@ fn scalar_type(scalar: Scalar, type_modifier: i32) -> DataType {
     }
 }
 
+/// What Arrow calls a type that it has no own one for, and where a field says so.
+pub const JSON: &str = "arrow.json";
+pub const EXTENSION: &str = "ARROW:extension:name";
+
 fn extension(scalar: Scalar) -> HashMap<String, String> {
     let name = match scalar {
         Scalar::Uuid => "arrow.uuid",
-        Scalar::Json | Scalar::Jsonb => "arrow.json",
+        Scalar::Json | Scalar::Jsonb => JSON,
         _ => return HashMap::new(),
     };
-    [("ARROW:extension:name", name), ("ARROW:extension:metadata", "")]
-        .map(|(key, value)| (key.into(), value.into()))
-        .into()
+    [(EXTENSION, name), ("ARROW:extension:metadata", "")].map(|(key, value)| (key.into(), value.into())).into()
 }
 
 fn field(name: &str, kind: &Kind, type_modifier: i32) -> Field {

@@ -102,7 +102,7 @@ impl<'a> Rows<'a> {
             fields.push(field("_old", DataType::Struct(key_fields), true));
         }
         fields.extend(plans.iter().map(|plan| Arc::clone(&plan.field)));
-        let column = |plan: &Plan| Column::new(plan.field.data_type(), room, checked);
+        let column = |plan: &Plan| Column::of(&plan.field, room, checked);
         Self {
             table,
             fields,

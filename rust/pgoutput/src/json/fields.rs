@@ -1,4 +1,7 @@
-//! A row of JSON taken apart again: names and values as text, for targets that keep a row as fields.
+//! JSON taken apart again, one level deep: for targets that keep a row as fields, and where a row is put together from two.
+//!
+//! PostgreSQL's `json` holds what other parsers refuse, half of a surrogate pair; and bytes that are no UTF-8 are written
+//! as such halves.
 use std::borrow::Cow;
 
 use memchr::memchr;
@@ -10,45 +13,74 @@ pub type Text<'a> = Cow<'a, [u8]>;
 /// A column's name, and its value: the characters of a string, other values as they stand there, None for null.
 pub type Field<'a> = (Text<'a>, Option<Text<'a>>);
 
-/// The fields of a JSON object, in its order; None where it is none.
+/// The members of a JSON object in its order, each with its name and its value as it stands there; None where it is none.
 ///
-/// Of nested values only the end is looked for: who wrote the row has looked at the rest. A lone surrogate `\udc80` to
-/// `\udcff` becomes the byte that it stands for (see [`super::text::string`]), another one its three bytes.
+/// Of nested values only the end is looked for: who wrote them has looked at the rest.
 ///
 /// Source: RFC 8259.
-pub fn fields(row: &[u8]) -> Option<Vec<Field<'_>>> {
-    let mut fields = Vec::new();
-    let mut rest = row.trim_ascii().strip_prefix(b"{")?.trim_ascii_start();
-    if rest == b"}" {
-        return Some(fields);
-    }
-    loop {
+pub fn members(object: &[u8]) -> Option<Vec<(Text<'_>, &[u8])>> {
+    listed(object, (b"{", b"}"), |rest| {
         let (name, after) = string(rest.strip_prefix(b"\"")?)?;
         let (value, after) = value(after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())?;
-        fields.push((name, value));
+        Some(((name, value), after))
+    })
+}
+
+/// Likewise the items of an array.
+pub fn items(array: &[u8]) -> Option<Vec<&[u8]>> {
+    listed(array, (b"[", b"]"), value)
+}
+
+/// The fields of a row.
+///
+/// A lone surrogate `\udc80` to `\udcff` becomes the byte that it stands for (see [`super::text::string`]), another one
+/// its three bytes.
+pub fn fields(row: &[u8]) -> Option<Vec<Field<'_>>> {
+    members(row)?.into_iter().map(field).collect()
+}
+
+fn field<'a>((name, value): (Text<'a>, &'a [u8])) -> Option<Field<'a>> {
+    match value {
+        b"null" => Some((name, None)),
+        [b'"', rest @ ..] => string(rest).map(|(text, _)| (name, Some(text))),
+        _ => Some((name, Some(Cow::Borrowed(value)))),
+    }
+}
+
+/// What stands between two brackets, separated by commas. `one` reads one of them, and gives what follows it.
+fn listed<'a, T>(
+    text: &'a [u8],
+    (open, close): (&[u8], &[u8]),
+    one: impl Fn(&'a [u8]) -> Option<(T, &'a [u8])>,
+) -> Option<Vec<T>> {
+    let mut found = Vec::new();
+    let mut rest = text.trim_ascii().strip_prefix(open)?.trim_ascii_start();
+    if rest == close {
+        return Some(found);
+    }
+    loop {
+        let (next, after) = one(rest)?;
+        found.push(next);
         rest = match after.trim_ascii_start() {
-            b"}" => return Some(fields),
+            after if after == close => return Some(found),
             [b',', after @ ..] => after.trim_ascii_start(),
             _ => return None,
         };
     }
 }
 
-/// A value, and what follows it.
-fn value(text: &[u8]) -> Option<(Option<Text<'_>>, &[u8])> {
+/// A value as it stands there, and what follows it.
+fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let after = match text.first()? {
-        b'"' => return string(text.get(1..)?).map(|(value, after)| (Some(value), after)),
+        b'"' => string_end(text.get(1..)?)?,
         b'{' | b'[' => nested_end(text)?,
         _ => {
-            let ends = |byte: &u8| matches!(byte, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+            let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r');
             text.get(text.iter().position(ends)?..)?
         }
     };
-    match before(text, after)? {
-        b"" => None,
-        b"null" => Some((None, after)),
-        value => Some((Some(Cow::Borrowed(value)), after)),
-    }
+    let value = before(text, after)?;
+    (!value.is_empty()).then_some((value, after))
 }
 
 /// What of a text is before its end.
@@ -113,7 +145,7 @@ fn code_unit<'a>(out: &mut Vec<u8>, digits: &'a [u8]) -> Option<&'a [u8]> {
     let (first, after) = four_digits(digits)?;
     let second = after.strip_prefix(b"\\u").and_then(four_digits);
     let (units, after) = match second {
-        Some((second, after)) if is_high(first) && (0xdc00..=0xdfff).contains(&second) => (vec![first, second], after),
+        Some((second, after)) if is_high(first) && is_low(second) => (vec![first, second], after),
         _ => (vec![first], after),
     };
     match (String::from_utf16(&units), first) {
@@ -128,6 +160,10 @@ fn is_high(unit: u16) -> bool {
     (0xd800..=0xdbff).contains(&unit)
 }
 
+fn is_low(unit: u16) -> bool {
+    (0xdc00..=0xdfff).contains(&unit)
+}
+
 /// How UTF-8 would have a number of 16 bits that is no character.
 fn three_bytes(unit: u16) -> [u8; 3] {
     let [high, low] = unit.to_be_bytes();
@@ -138,4 +174,28 @@ fn four_digits(text: &[u8]) -> Option<(u16, &[u8])> {
     let (digits, after) = text.split_first_chunk::<4>()?;
     let number = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     Some((number, after))
+}
+
+/// Whether there is half of a surrogate pair in a JSON text: PostgreSQL's `json` takes it, as its parser looks at an escape's
+/// digits only.
+///
+/// Source: PostgreSQL manual, "JSON Types".
+pub fn has_half_a_pair(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(at) = memchr(b'\\', rest) {
+        rest = match rest.get(at.saturating_add(1)..) {
+            Some([b'u', digits @ ..]) => match four_digits(digits) {
+                Some((unit, after)) if is_high(unit) => match after.strip_prefix(b"\\u").and_then(four_digits) {
+                    Some((low, after)) if is_low(low) => after,
+                    _ => return true,
+                },
+                Some((unit, _)) if is_low(unit) => return true,
+                Some((_, after)) => after,
+                None => digits,
+            },
+            Some([_, after @ ..]) => after,
+            _ => return false,
+        };
+    }
+    false
 }

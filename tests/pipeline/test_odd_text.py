@@ -1,0 +1,77 @@
+"""Dead letters of rows whose text is none: half of a surrogate pair in a json column, and bytes that are not UTF-8."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+import pgcdc
+from pgcdc.pipeline import PostgresDeadLetters
+from pgcdc.pipeline import run as run_module
+from tests.pipeline.running import running, until
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PostgresServer
+
+_HALF = '{"half": "\\ud83d", "whole": "\\ud83d\\ude00"}'
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions are stored more often than once a second, so that the tests are short."""
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.05)
+
+
+@pytest.mark.parametrize("policy", ["park", "hold"])
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_a_text_that_is_none_becomes_a_dead_letter(
+    newest_postgres: PostgresServer, store: str, encoding: str, policy: Any
+) -> None:
+    """As any other row that a handler fails for: it is kept, shown, and delivered again; the others go on."""
+    name = f"odd_text_{store}_{encoding}_{policy}".lower()
+    with newest_postgres.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        dsn = newest_postgres.dsn(name)
+        letters = PostgresDeadLetters(dsn) if store == "postgres" else None
+        with psycopg.connect(dsn, autocommit=True, client_encoding="sql_ascii") as connection:
+            connection.execute("CREATE TABLE orders (id text PRIMARY KEY, status text, note json)")
+            _fail_once(connection, pgcdc.Pipeline("shop", dsn, tables=["orders"], dead_letters=letters), policy)
+    finally:
+        with newest_postgres.connect() as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _fail_once(connection: psycopg.Connection[Any], pipeline: pgcdc.Pipeline, policy: Any) -> None:
+    is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+    odd = "caf\udce9" if is_ascii else "cafe"
+    seen: list[tuple[str, str]] = []
+    broken = True
+
+    @pipeline.on("orders", on_failure=policy, retry=pgcdc.Retry(attempts=1))
+    def handle(change: Any) -> None:
+        if broken and change.new.note is not None:
+            raise ValueError
+        seen.append((change.new.id, change.new.status))
+
+    with running(pipeline) as run:
+        run.streaming()
+        connection.execute("INSERT INTO orders VALUES ('1', 'a', NULL)")
+        row = f"INSERT INTO orders VALUES ('{odd}', '{odd}', '{_HALF}'), ('3', 'c', NULL)"
+        connection.execute(row.encode("utf-8", "surrogateescape"))
+        connection.execute("UPDATE orders SET status = 'd' WHERE id = '3'")
+        until(lambda: seen == [("1", "a"), ("3", "c"), ("3", "d")], "the others")
+        until(lambda: len(pipeline.dead_letters.list()) == 1, "the dead letter")
+        [letter] = pipeline.dead_letters.list()
+        assert letter.key is not None and json.loads(letter.key) == {"id": odd}
+        values = json.loads(pipeline.dead_letters.show(letter.id).values or "")
+        assert values["new"] == {"id": odd, "status": odd, "note": json.loads(_HALF)}
+        broken = False
+        pipeline.dead_letters.retry(ids=[letter.id])
+        until(lambda: seen[3:] == [(odd, odd)], "it is delivered again")
+    pipeline.dead_letters.close()
+    pipeline.destroy()

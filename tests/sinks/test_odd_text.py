@@ -1,0 +1,130 @@
+"""Text that is none: what a target has that takes it, also where a row is put together with what the target had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from msgspec import UNSET
+
+from pgcdc.errors import SinkRejected
+from pgcdc.sinks import ClickHouse, OpenSearch, Redis
+from pgcdc.sinks.kafka import Kafka
+from pgcdc.testing import Table, insert, update
+from tests.sinks.search import ask, batch_of
+from tests.sinks.test_kafka import consumed, fresh
+
+if TYPE_CHECKING:
+    from pgcdc.protocol import Batch
+    from pgcdc.sinks.kafka import KafkaFormat
+    from tests.servers.clickhouse import ClickHouseServer
+    from tests.servers.kafka import KafkaServer
+    from tests.servers.redis import RedisServer
+    from tests.servers.registry import RegistryServer
+    from tests.servers.search import OpenSearchServer
+
+TABLE = Table("odd", {"id": "bigint", "note": "text", "document": "json", "long": "text"}, key=("id",))
+HALF = '{"half": "\\ud83d", "whole": "\\ud83d\\ude00"}'
+BYTE = "caf\udce9"
+
+
+def parsed(document: str | None) -> Any:
+    return None if document is None else json.loads(document)
+
+
+def batches(note: Any, document: Any) -> list[Batch]:
+    """A row, and an update of it that does not send everything again."""
+    row = {"id": 1, "note": note, "document": document, "long": "it is kept"}
+    return [
+        batch_of(insert(TABLE, row)),
+        batch_of(insert(TABLE, row), update(TABLE, row | {"note": "b", "long": UNSET, "document": UNSET})).pieces(1)[1],
+    ]
+
+
+@pytest.mark.parametrize("form", ["json", "hash"])
+@pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF)])
+def test_redis_keeps_it(redis_server: RedisServer, form: Any, note: Any, document: Any) -> None:
+    sink = Redis(redis_server.url, key=f"odd:{form}:{note == 'a'}:{{id}}", form=form)
+    sink.open()
+    name = f"odd:{form}:{note == 'a'}:1"
+    expected = {"id": "1", "note": note, "document": document, "long": "it is kept"}
+    with redis.Redis.from_url(redis_server.url) as client:
+        for batch in batches(note, document):
+            sink.write(batch)
+            if form == "hash":
+                found: Any = {
+                    field.decode(): value.decode("utf-8", "surrogateescape")
+                    for field, value in client.hgetall(name).items()
+                }
+                assert found == {field: value for field, value in expected.items() if value is not None}
+            else:
+                wanted: dict[str, Any] = {
+                    **expected,
+                    "id": 1,
+                    "document": None if document is None else json.loads(document),
+                }
+                assert json.loads(client.get(name)) == wanted
+            expected["note"] = "b"
+    sink.close()
+
+
+@pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF)])
+async def test_opensearch_keeps_it(opensearch: OpenSearchServer, note: Any, document: Any) -> None:
+    """In `_source`, which is what was sent; what is searched has a replacement character there."""
+    index = f"odd_{note == 'a'}".lower()
+    sink = OpenSearch(opensearch.url, index=index)
+    await sink.open()
+    wanted = {
+        "id": 1,
+        "note": note,
+        "document": None if document is None else json.loads(document),
+        "long": "it is kept",
+    }
+    for batch in batches(note, document):
+        await sink.write(batch)
+        found = ask(opensearch.url, "GET", f"/{index}/_doc/1")["_source"]
+        assert {name: found[name] for name in wanted} == wanted
+        wanted["note"] = "b"
+    await sink.close()
+
+
+@pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF)])
+async def test_clickhouse_keeps_what_it_takes(clickhouse: ClickHouseServer, note: Any, document: Any) -> None:
+    """It has bytes; what it makes of half a pair in a text is its own affair, as long as nothing else is lost."""
+    table = f"odd_{note == 'a'}".lower()
+    sink = ClickHouse(clickhouse.url, database="default", table=table)
+    await sink.open()
+    for batch in batches(note, document):
+        await sink.write(batch)
+    await sink.close()
+    answer = clickhouse.query(f"SELECT note, long, document FROM {table} FINAL FORMAT TSVRaw")
+    assert answer.rstrip("\n").split("\t") == ["b", "it is kept", document or "\\N"]
+
+
+@pytest.mark.parametrize("format", ["avro", "protobuf"])
+def test_registered_schemas_have_text(kafka: KafkaServer, registry: RegistryServer, format: KafkaFormat) -> None:
+    """JSON is text as it stands; a byte that is none makes a row that is refused by its position."""
+    kafka.start()
+    registry.start()
+    prefix = fresh()
+
+    def sink(prefix: str) -> Kafka:
+        made = Kafka(kafka.bootstrap, prefix=prefix, format=format, registry=registry.url, timeout=60)
+        made.open()
+        return made
+
+    with contextlib.closing(sink(prefix)) as taking:
+        for batch in batches("a", HALF):
+            taking.write(batch)
+    refused = batches(BYTE, None)[0]
+    with contextlib.closing(sink(fresh())) as refusing, pytest.raises(SinkRejected) as raised:
+        refusing.write(refused)
+    assert raised.value.positions == {refused.first_position}
+    first, second = consumed(kafka.bootstrap, f"{prefix}.public.odd")
+    written, later = first.value(), second.value()
+    assert written is not None and later is not None
+    assert HALF.encode() in written
+    assert HALF.encode() not in later
