@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 import pgcdc
 from pgcdc.errors import ConfigError, PositionError, SchemaError, SinkUnavailable
 from pgcdc.pipeline.kafka_member import Member
+from pgcdc.pipeline.kafka_sharing import SharedHandler
 from tests.pipeline.kafka_reading import ORDERS, Reading, in_step, judge, reading, writing
 from tests.pipeline.kafka_worker import TABLES, Target, pipeline_of
 from tests.pipeline.running import running, until
@@ -214,6 +215,32 @@ def test_a_stop_while_partitions_are_given_back_waits_for_calls(
             second.stop()
     assert second.error is None and sorted(given) == list(range(1, 101)), "each once"
     assert not any("left behind" in record.message or "in time" in record.message for record in caplog.records)
+
+
+def test_at_a_stop_no_consumer_waits_for_the_calls_of_another(
+    newest_database: Database, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are closed together: a second for each would be more than a supervisor waits."""
+    newest_database.execute(ORDERS)
+    _, source = writing(newest_database, kafka)
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["orders"])
+    for name in ("one", "two", "three"):
+        pipeline.on("orders", "insert", name=name)(lambda change: None)
+    closing: list[SharedHandler] = []
+    together, close = asyncio.Event(), SharedHandler.close
+
+    async def closed(handler: SharedHandler, timeout: float) -> bool:
+        closing.append(handler)
+        if len(closing) == 3:
+            together.set()
+        await asyncio.wait_for(together.wait(), 20)
+        return await close(handler, timeout)
+
+    monkeypatch.setattr(SharedHandler, "close", closed)
+    run = Reading(pipeline, source)
+    until(lambda: pipeline.statistics().source.phase == "streaming" or not run.alive, "it reads", pause=0.05)
+    run.stop()
+    assert run.error is None
 
 
 def test_order_by_other_columns_takes_topics_that_are_divided_by_them(

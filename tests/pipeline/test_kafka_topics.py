@@ -25,7 +25,7 @@ import pgcdc
 from pgcdc.errors import ConfigError, PositionError
 from pgcdc.pipeline import kafka_topic_ids, kafka_topic_watch
 from pgcdc.pipeline.kafka_topic_ids import TopicIds
-from pgcdc.pipeline.kafka_topic_watch import described
+from pgcdc.pipeline.kafka_topic_watch import TopicWatch, described
 from pgcdc.sinks import SQLite
 from tests.pipeline.kafka_reading import Reading
 from tests.pipeline.kafka_topics import GROUP, Shop
@@ -81,6 +81,20 @@ def test_brokers_without_ids() -> None:
     assert described(topic) == (3, "")
     topic.topic_id = Uuid(0, 7)
     assert described(topic) == (3, str(Uuid(0, 7)))
+
+
+def test_brokers_are_looked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody asks ten times a second: the answer is about every topic of the cluster."""
+    now, looked, asked = 0.0, list[float](), list[float]()
+    monkeypatch.setattr(kafka_topic_watch, "time", SimpleNamespace(monotonic=lambda: now))
+    watch = TopicWatch.__new__(TopicWatch)
+    watch._admin = SimpleNamespace(list_topics=lambda timeout: looked.append(now))
+    ask = watch._seeking(lambda within: asked.append(now))
+    for tenth in range(25):
+        now = tenth / 10
+        ask(1.0)
+    assert len(asked) == 25
+    assert looked == [0.1, 1.1, 2.1]
 
 
 def test_partitions_that_are_added_end_it(shop: Shop) -> None:

@@ -166,12 +166,8 @@ class KafkaRun:
             lane.close()
         await self._end(left, LAST_CHANCE)
         letters.cancel()
-        for name, one in self._shared.items():
-            try:
-                if not await one.close(CLOSE_WITHIN):
-                    logger.warning("consumer %r: a call still runs and is left behind", name)
-            except Exception as error:
-                self._fail(error)
+        # Together: each may wait for a call of its own.
+        await asyncio.gather(*(self._close(name, one) for name, one in self._shared.items()))
         if self._desk is not None:
             await self._desk.close(CLOSE_WITHIN)
         self._phase = "stopped"
@@ -181,6 +177,13 @@ class KafkaRun:
         await self._worker.stop(CLOSE_WITHIN)
         if self._error is not None:
             raise self._error
+
+    async def _close(self, name: str, one: SharedSink | SharedHandler) -> None:
+        try:
+            if not await one.close(CLOSE_WITHIN):
+                logger.warning("consumer %r: a call still runs and is left behind", name)
+        except Exception as error:
+            self._fail(error)
 
     def stop(self) -> None:
         """End; on the event loop's thread."""

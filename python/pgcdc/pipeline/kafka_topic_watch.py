@@ -99,7 +99,10 @@ class TopicWatch:
         self._asking.ask(question, "a broker", what, since)
 
     def _seeking(self, question: Callable[[float], Answer]) -> Callable[[float], Answer]:
-        """Before it is asked again, have the client find out which broker is asked: that one may be what is away."""
+        """Before it is asked again, have the client find out which broker is asked: that one may be what is away.
+
+        Once a second: the answer is about all topics of the cluster.
+        """
         has_asked, seek_at = False, 0.0
 
         def again(within: float) -> Answer:
