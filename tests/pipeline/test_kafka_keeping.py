@@ -247,6 +247,20 @@ async def test_a_note_is_of_the_first_change_that_is_not_done() -> None:
     assert [member.notes.next(done, last).offset for done in (0, 1, 2)] == [10, 14, 16]
 
 
+async def test_a_note_does_not_pass_what_stands_before_an_old_change() -> None:
+    """A dead letter of the sink that writes the topic, which was had from the slot, is left out at the end."""
+    member, batch = Member(Target()), changes(1, 2, 3, 4)
+    old, first, second, letter = (batch.take([number]) for number in (1, 2, 3, 0))
+    skip, last = old.last_position, first.last_position
+    assert skip is not None and last is not None
+    member.offer(Batch.concat([old, first, second]), 10)
+    member.offer(letter, 13)
+    left = member.notes.come_to(Batch.concat([old, first, second, letter]), skip)
+    assert left.changes_count == 2
+    member.notes.pass_on(left, lambda: [0, 1])
+    assert [member.notes.next(done, last).offset for done in (1, 2)] == [12, 14]
+
+
 async def test_a_barrier_that_the_target_has_is_passed() -> None:
     target, truncate = Target(), changes(1)
     position = str(truncate.last_position)

@@ -150,8 +150,9 @@ def test_what_is_reached_is_done_and_nothing_is_lost(
                 if waiting:
                     waiting.pop(choices.randrange(len(waiting)))[1].set_result(None)
 
-        def reach(position: Position, count: int) -> None:
-            assert all(number in done for number in range(positions.index(position) + 1))
+        def reach(position: Position, _count: int, behind: int) -> None:
+            assert behind == positions.index(position) + 1
+            assert all(number in done for number in range(behind))
             reached.append(position)
 
         ending = asyncio.create_task(end_some())
@@ -183,13 +184,14 @@ async def test_threads_handle_several_keys_at_once_and_each_in_order() -> None:
         seen.append((change.new.id, change.index))
 
     handler = target(handle, 3)
-    reached: list[tuple[Position, int]] = []
+    reached: list[tuple[Position, int, int]] = []
     await handler.write(batch([("insert", number % 3, 0) for number in range(30)]), lambda *one: reached.append(one))
     assert await handler.close(30)
     for key in range(3):
         assert [index for of, index in seen if of == key] == list(range(key, 30, 3))
     assert reached[-1][0] == (100, 29)
-    assert sum(count for _, count in reached) == 30
+    assert all(behind == position[1] + 1 for position, _, behind in reached)
+    assert sum(count for _, count, _ in reached) == 30
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -212,10 +214,10 @@ async def test_a_change_that_fails_is_named_and_what_is_done_is_not_done_again(
     reached: list[Position] = []
     source = batch([("insert", number, 0) for number in range(8)])
     with pytest.raises(HandlerFailed) as caught:
-        await handler.write(source, lambda position, _count: reached.append(position))
+        await handler.write(source, lambda position, *_: reached.append(position))
     assert getattr(caught.value.change, "position", None) == (100, 2)
     assert reached[-1] == (100, 1)
-    await handler.write(source.after((100, 2)), lambda position, _count: reached.append(position))
+    await handler.write(source.after((100, 2)), lambda position, *_: reached.append(position))
     assert await handler.close(30)
     assert sorted(seen) == [0, 1, 3, 4, 5, 6, 7]
     assert reached[-1] == (100, 7)
@@ -303,7 +305,7 @@ async def test_a_sink_gets_parts_of_a_batch_at_once() -> None:
     formats.order_by(KEYS)
     made = SinkTarget(pipeline._subscriptions["sink"], formats)  # type: ignore[arg-type]
     source = batch([("insert", number % 5, 0) for number in range(20)] + [("truncate", 0, 0), ("insert", 1, 0)])
-    reached: list[tuple[Position, int]] = []
+    reached: list[tuple[Position, int, int]] = []
     while True:
         try:
             await made.write(source, lambda *one: reached.append(one))
@@ -314,7 +316,8 @@ async def test_a_sink_gets_parts_of_a_batch_at_once() -> None:
     assert sorted(change.index for change in sink.changes) == list(range(22))
     assert [change.index for change in sink.changes[-2:]] == [20, 21]
     assert reached[-1][0] == (100, 21)
-    assert sum(count for _, count in reached) == 22
+    assert all(behind == position[1] + 1 for position, _, behind in reached)
+    assert sum(count for _, count, _ in reached) == 22
 
 
 def test_a_sink_that_keeps_one_position_is_not_written_to_at_once() -> None:

@@ -21,7 +21,7 @@ from pgcdc.pipeline.kafka_sharing import SharedSink
 from pgcdc.pipeline.pieces import Progress
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import SinkSubscription
-from pgcdc.pipeline.target import GaveUp, SinkFailed
+from pgcdc.pipeline.target import GaveUp, Reach, SinkFailed
 from pgcdc.pipeline.target_sink import SinkTarget
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
@@ -123,11 +123,8 @@ class Notes(Offsets):
         if self._barrier is not None:
             offset, mark = self._barrier.offset + 1, self._lane.mark.after(self._barrier.position, self._barrier)
             return Note(self._topic, offset, mark, self._last.told)
-        offsets, numbers = self._of_batch, self._numbers()
-        # What lies between two of them is among the dead letters.
-        count = numbers[done] if done < len(numbers) else numbers[-1] + 1
-        offset = offsets[count] if count < len(offsets) else offsets[-1] + 1
-        return Note(self._topic, max(self._last.offset, offset), self._lane.mark.after(str(last)), self._last.told)
+        offset = max(self._last.offset, self.behind(done))
+        return Note(self._topic, offset, self._lane.mark.after(str(last)), self._last.told)
 
     def telling(self, change: SchemaChange) -> Note | None:
         """What is to be kept when the sink is told of another shape: it is where it was, and knows that one.
@@ -297,9 +294,7 @@ class KeepingTarget(SinkTarget):
         assert isinstance(sink, KeepingPart)
         return sink.is_told
 
-    async def write(
-        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
-    ) -> None:
+    async def write(self, batch: Batch, reach: Reach, settled: Set[int] = frozenset()) -> None:
         """Write a batch, with a note in each transaction."""
         with _not_wrapped():
             await super().write(batch, reach, settled)
@@ -312,11 +307,9 @@ class KeepingTarget(SinkTarget):
     def _give(self, piece: Progress) -> Awaitable[None] | None:
         sink = self._sink
         assert isinstance(sink, KeepingPart)
-        whole = piece.failed is None
-        done = self._base + self._left[0].changes_count if whole else piece.numbers[piece.failed.number]  # type: ignore[union-attr]
         last = piece.source.last_position if piece.failed is None else piece.failed.reached
         assert last is not None
-        sink.coming = self._notes.next(done, last)
+        sink.coming = self._notes.next(self._behind(piece), last)
         return super()._give(piece)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from pgcdc.lsn import SNAPSHOT_INDEX, Position
+from pgcdc.lsn import Position
 from pgcdc.pipeline.consumer import Consumer
 from pgcdc.pipeline.items import Begin, Rows
 from pgcdc.pipeline.kafka_records import Barrier, Mark
@@ -37,6 +37,8 @@ class PartitionLane(Lane):
     Attributes:
         stored: The offset and the mark that the group has.
         begins: The offset of the first change that is to be delivered.
+        place: Gives the offset up to which all is done when so many changes of what is being written are; 0: offsets do
+            not tell that.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class PartitionLane(Lane):
         self.through_lsn = start
         self.stored: tuple[int, Mark] | None = None
         self.begins = start
+        self.place: Callable[[int], int] = lambda _: 0
         self._mark = mark
         self._flight: deque[tuple[Batch, Sequence[int], int]] = deque()
         self._coming: deque[tuple[Batch, Sequence[int]]] = deque()
@@ -124,27 +127,39 @@ class PartitionLane(Lane):
             self._settle_flight()
             return self._mark
 
-    def come_to(self, count: int) -> tuple[list[int], bool]:
+    def come_to(self, count: int) -> list[tuple[Batch, Sequence[int]]]:
         """The consumer comes to changes that were handed over.
 
         Args:
             count: How many.
 
         Returns:
-            The offsets of their records, and whether a position tells each from the others, and goes up.
+            They, as they were handed over, with the offsets of their records: in each batch positions do not go back.
         """
-        offsets: list[int] = []
-        ascending, reached = True, None
+        found: list[tuple[Batch, Sequence[int]]] = []
         with self._condition:
-            while len(offsets) < count:
-                batch, those = self._coming.popleft()
-                first, last = batch.first_position, batch.last_position
-                assert first is not None
-                # Neither rows of a copy nor what was a dead letter of the sink that has written the topic.
-                ascending = ascending and first.index != SNAPSHOT_INDEX and (reached is None or reached < first)
-                reached = last
-                offsets += those
-        return offsets, ascending
+            while count > 0:
+                found.append(self._coming.popleft())
+                count -= len(found[-1][1])
+        return found
+
+    def reach(self, position: Position, delivered: int, behind: int = 0) -> None:
+        """Record how far the item being worked on is, by the offsets of its records.
+
+        Positions do not tell that: all rows of a copy have one, and a dead letter that was delivered again an old one.
+
+        Args:
+            position: As for `Lane`, like all that follow.
+            delivered: Likewise.
+            behind: Likewise.
+        """
+        with self._condition:
+            super().reach(position, delivered)
+            offset = self.place(behind) if behind else 0
+            if offset > self.through_lsn:
+                self.through_lsn = offset
+                self._settle_flight()
+                self._mark = self._mark.after(str(position))
 
     def done(self) -> None:
         """Record that what is worked on is done."""
@@ -180,15 +195,7 @@ class PartitionLane(Lane):
         """How far it is: the offset of the first record that is not done, and what is to be stored with it."""
         with self._condition:
             self._settle_flight()
-            offset, mark = self.through_lsn, self._mark
-            reached = self.position
-            if self._flight and reached is not None and reached.index != SNAPSHOT_INDEX:
-                batch, offsets, _ = self._flight[0]
-                first, last = batch.first_position, batch.last_position
-                if first is not None and last is not None and first <= reached < last:
-                    count = batch.up_to(reached).changes_count
-                    offset, mark = max(offset, offsets[count]), mark.after(str(reached))
-            return offset, mark
+            return self.through_lsn, self._mark
 
     def _settle_flight(self) -> None:
         while self._flight and self._flight[0][2] <= self.through_lsn:
@@ -217,7 +224,8 @@ class Offsets:
     def __init__(self, lane: PartitionLane) -> None:
         self._lane = lane
         self._barrier: Barrier | None = None
-        # What was come to and is not passed on yet: the offset of each change. And what is passed on now.
+        # What was come to and is not passed on yet: the offset of each change, and the one behind them. And what is
+        # passed on now.
         self._offsets: list[int] = []
         self._of_batch: list[int] = []
         self._numbers: Callable[[], Sequence[int]] = tuple
@@ -233,18 +241,19 @@ class Offsets:
             The rest.
         """
         self._barrier = None
-        offsets, ascending = self._lane.come_to(batch.changes_count)
-        if offsets and offsets[0] < self._lane.begins:
-            wanted = [number for number, offset in enumerate(offsets) if offset >= self._lane.begins]
+        came, begins = self._lane.come_to(batch.changes_count), self._lane.begins
+        offsets = [offset for _, those in came for offset in those]
+        end = offsets[-1] + 1 if offsets else begins
+        if offsets and offsets[0] < begins:
+            wanted = [number for number, offset in enumerate(offsets) if offset >= begins]
             batch, offsets = batch.take(wanted), [offsets[number] for number in wanted]
         first = batch.first_position
         if skip is not None and first is not None and first <= skip:
-            rest = batch.after(skip)
-            left = rest.changes_count
-            # Where old ones stand between new ones, which of them are left is not known: all that counts is the end.
-            offsets = offsets[len(offsets) - left :] if ascending else [offsets[0]] * (left - 1) + offsets[-1:]
-            batch = rest
-        self._offsets = offsets
+            batch = batch.after(skip)
+            # Old ones may stand between new ones, but not within what came together: the end of that is left.
+            left = [those[len(those) - one.after(skip).changes_count :] for one, those in came]
+            offsets = [offset for those in left for offset in those if offset >= begins]
+        self._offsets = [*offsets, end]
         return batch
 
     def pass_on(self, batch: Batch, numbers: Callable[[], Sequence[int]]) -> None:
@@ -256,7 +265,7 @@ class Offsets:
                 where there are dead letters.
         """
         count = batch.changes_count
-        self._of_batch, self._numbers = self._offsets[:count], numbers
+        self._of_batch, self._numbers = self._offsets[: count + 1], numbers
         self._offsets = self._offsets[count:]
 
     def at(self, barrier: Barrier) -> None:
@@ -274,6 +283,18 @@ class Offsets:
             number: The change's, in what is passed on now.
         """
         return None if self._barrier is not None else self._of_batch[number]
+
+    def behind(self, done: int) -> int:
+        """The offset up to which all is done when some changes are; 0 of what stands in a barrier.
+
+        Args:
+            done: How many, from the first on, of those whose numbers are given; of all where none are.
+        """
+        if self._barrier is not None:
+            return 0
+        # What lies between two of them is among the dead letters.
+        numbers = self._numbers()
+        return self._of_batch[done if not numbers else numbers[done] if done < len(numbers) else numbers[-1] + 1]
 
 
 class PartitionConsumer(Consumer):
@@ -296,6 +317,7 @@ class PartitionConsumer(Consumer):
             offsets: Those of the partition.
         """
         self.offsets = offsets
+        self.lane.place = offsets.behind
         if self.delivery.parking is not None:
             self.delivery.parking.place = offsets.of
 

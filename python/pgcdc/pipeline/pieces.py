@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 
-from pgcdc.lsn import Position
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.shaping import Shaping, Unshapable
 from pgcdc.pipeline.subscription import Subscription
-from pgcdc.pipeline.target import HandlerFailed
+from pgcdc.pipeline.target import HandlerFailed, Reach
 from pgcdc.protocol import Batch
 from pgcdc.transforms.applying import Shaped
 
@@ -109,12 +108,17 @@ class Pieces:
         except Unshapable as failed:
             return Progress(source, numbers, failed.before, failed)
 
-    def _piece_done(self, piece: Progress, reach: Callable[[Position, int], None], unsaid: int) -> None:
+    def _behind(self, piece: Progress) -> int:
+        """How many changes of the batch are done when all is that the consumer gets of a piece."""
+        failed = piece.failed
+        return self._base + self._left[0].changes_count if failed is None else piece.numbers[failed.number]
+
+    def _piece_done(self, piece: Progress, reach: Reach, unsaid: int) -> None:
         """All that the consumer gets of a piece is durable; raises where that is not all of it."""
         failed = piece.failed
         last = piece.source.last_position if failed is None else failed.reached
         if last is not None:
-            reach(last, unsaid)
+            reach(last, unsaid, self._behind(piece))
         self._piece = None
         if failed is not None:
             # From that change on it is to be tried again, or without it.

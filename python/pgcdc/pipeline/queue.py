@@ -647,12 +647,13 @@ class Lane:
         if isinstance(self._working, Rows):
             self._handed = self._working.batch.last_position or self._handed
 
-    def reach(self, position: Position, delivered: int) -> None:
+    def reach(self, position: Position, delivered: int, behind: int = 0) -> None:  # noqa: ARG002 (for those that ask)
         """Record that the item being worked on is durable up to a position.
 
         Args:
             position: The last change that is durable.
             delivered: How many changes became durable since the last call.
+            behind: How many of those that are being written are, from the first on; 0: no matter.
         """
         with self._condition:
             self.position = position

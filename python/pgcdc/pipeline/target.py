@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from pgcdc.errors import DecodeError
 from pgcdc.lsn import Position
@@ -12,7 +12,10 @@ from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
 from pgcdc.transforms.applying import AnyChange
 
-__all__ = ["AheadTarget", "GaveUp", "HandlerFailed", "Held", "SinkFailed", "Target"]
+__all__ = ["AheadTarget", "GaveUp", "HandlerFailed", "Held", "Reach", "SinkFailed", "Target"]
+
+Reach: TypeAlias = Callable[[Position, int, int], None]
+"""How far a write is: see `Target.write`."""
 
 
 class Held(Exception):
@@ -65,15 +68,14 @@ class Target(Protocol):
     async def open(self) -> Position | None:
         """Get ready; returns the target's own position when it keeps one."""
 
-    async def write(
-        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
-    ) -> None:
+    async def write(self, batch: Batch, reach: Reach, settled: Set[int] = frozenset()) -> None:
         """Write a batch; called again with the same batch after a failure, with more of it settled perhaps.
 
         Args:
             batch: The batch.
-            reach: Told each time that something became durable: the last position, and how many changes. All changes up
-                to the position are durable then, also where some above it are.
+            reach: Told each time that something became durable: the last position, how many changes, and how many of
+                the batch's, from the first on, are durable or settled by now. All changes up to the position are
+                durable then, also where some above it are.
             settled: The numbers of those of its changes that are not to be written: they are dead letters.
 
         Raises:
@@ -133,7 +135,7 @@ class AheadTarget(Protocol):
         self,
         expect: Callable[[], Expected | None],
         is_plain: Callable[[Batch], bool],
-        reach: Callable[[Position, int], None],
+        reach: Reach,
         done: Callable[[Batch], None],
     ) -> None:
         """Wait for batches in the thread and write them there, until there is one with more to it.

@@ -15,7 +15,7 @@ from pgcdc.pipeline.ordering import Schedule, run_in_tasks, run_in_threads
 from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import HandlerSubscription, is_async
-from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held
+from pgcdc.pipeline.target import GaveUp, HandlerFailed, Held, Reach
 from pgcdc.pipeline.worker import stopped, workers
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
@@ -45,7 +45,7 @@ class HandlerTarget(Pieces):
         self._held = held
         self._ended = threading.Event()
         self._changes: list[AnyChange | DecodeError] = []
-        self._reach: Callable[[Position, int], None] = lambda _position, _count: None
+        self._reach: Reach = _not_said
         self._say_at = 0.0
         # What is done above one that is not, by position and the number among those of that: it may come again in
         # another batch, without what could not be done.
@@ -57,11 +57,9 @@ class HandlerTarget(Pieces):
 
     async def rewrite(self, batch: Batch) -> None:
         """Call the handler."""
-        await self.write(batch, lambda _position, _count: None)
+        await self.write(batch, _not_said)
 
-    async def write(
-        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
-    ) -> None:
+    async def write(self, batch: Batch, reach: Reach, settled: Set[int] = frozenset()) -> None:
         """Call the handler with the changes of a batch that it has not had yet."""
         self._reach = reach
         while True:
@@ -133,7 +131,7 @@ class HandlerTarget(Pieces):
         if piece.handled > piece.said and reached:
             position = self._changes[reached - 1].position
             if isinstance(position, tuple):
-                self._reach(Position(*position), piece.handled - piece.said)
+                self._reach(Position(*position), piece.handled - piece.said, piece.number(reached - 1) + 1)
                 piece.said = piece.handled
         self._say_at = time.monotonic() + SAY_EVERY
 
@@ -220,3 +218,7 @@ class HandlerTarget(Pieces):
     async def close(self, timeout: float) -> bool:
         """End the threads."""
         return await stopped(self._workers, timeout)
+
+
+def _not_said(_position: Position, _count: int, _behind: int) -> None:
+    """What is written again is nothing that a position says."""

@@ -16,7 +16,7 @@ from pgcdc.pipeline.pieces import Pieces, Progress
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.shaping import Unshapable
 from pgcdc.pipeline.subscription import SinkSubscription, is_async
-from pgcdc.pipeline.target import HandlerFailed, SinkFailed
+from pgcdc.pipeline.target import HandlerFailed, Reach, SinkFailed
 from pgcdc.pipeline.worker import stopped, workers
 from pgcdc.protocol import Batch
 from pgcdc.schema import SchemaChange
@@ -74,9 +74,7 @@ class SinkTarget(Pieces):
         position = await self._workers[0].call(ask) if self._workers else ask()
         return None if position is None else Position(*position)
 
-    async def write(
-        self, batch: Batch, reach: Callable[[Position, int], None], settled: Set[int] = frozenset()
-    ) -> None:
+    async def write(self, batch: Batch, reach: Reach, settled: Set[int] = frozenset()) -> None:
         """Write a batch: durable when the sink returns."""
         while True:
             known = self._piece is not None and batch is self._batch
@@ -117,7 +115,7 @@ class SinkTarget(Pieces):
         self,
         expect: Callable[[], Expected | None],
         is_plain: Callable[[Batch], bool],
-        reach: Callable[[Position, int], None],
+        reach: Reach,
         done: Callable[[Batch], None],
     ) -> None:
         """Wait for batches in the thread and write them there, until there is one with more to it."""
@@ -232,7 +230,7 @@ class SinkTarget(Pieces):
         except Exception as error:
             raise SinkFailed(error, [0], []) from error
 
-    async def _write_parts(self, piece: Progress, reach: Callable[[Position, int], None]) -> None:
+    async def _write_parts(self, piece: Progress, reach: Reach) -> None:
         """Write parts of a piece at once: those of a segment, then those of the next."""
         if self._parts is None:
             self._parts = parts(self._keys(piece), piece.shaped.origins, self._concurrency)
@@ -257,7 +255,7 @@ class SinkTarget(Pieces):
                 raise self._failed(piece, fatal, refused, behind) from fatal
             self._parts.pop(0)
             if last is not None and self._parts:
-                reach(last, written)
+                reach(last, written, piece.number(max(part[-1] for part in segment)) + 1)
                 piece.said += written
 
     async def schema_changed(self, change: SchemaChange) -> None:
