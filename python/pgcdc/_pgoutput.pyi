@@ -1496,7 +1496,7 @@ def json_fields(row: bytes) -> list[bytes]:
         a byte that is not as it came from the server; of other values what stands there.
 
     Raises:
-        ValueError: When it is no JSON object.
+        ValueError: When it is no object; not each text that is no JSON is one.
     """
 
 def json_members(object: bytes) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Dead letters of rows whose text is none: half of a surrogate pair in a json column, and bytes that are not UTF-8."""
+"""Dead letters of rows with half of a surrogate pair in a json column, bytes that are not UTF-8, and deep JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pytest
 import pgcdc
 from pgcdc.pipeline import PostgresDeadLetters
 from pgcdc.pipeline import run as run_module
+from pgcdc.protocol import json_members
 from tests.pipeline.running import running, until
 
 if TYPE_CHECKING:
     from tests.servers.postgres import PostgresServer
 
+_DEEP = "[" * 3000 + "]" * 3000
 _HALF = '{"half": "\\ud83d", "whole": "\\ud83d\\ude00"}'
 
 
@@ -27,12 +29,13 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("policy", ["park", "hold"])
 @pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+@pytest.mark.parametrize("document", [_HALF, _DEEP], ids=["half", "deep"])
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])
 def test_a_text_that_is_none_becomes_a_dead_letter(
-    newest_postgres: PostgresServer, store: str, encoding: str, policy: Any
+    newest_postgres: PostgresServer, store: str, document: str, encoding: str, policy: Any
 ) -> None:
     """As any other row that a handler fails for: it is kept, shown, and delivered again; the others go on."""
-    name = f"odd_text_{store}_{encoding}_{policy}".lower()
+    name = f"odd_text_{store}_{encoding}_{policy}_{len(document)}".lower()
     with newest_postgres.connect() as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     try:
@@ -40,13 +43,14 @@ def test_a_text_that_is_none_becomes_a_dead_letter(
         letters = PostgresDeadLetters(dsn) if store == "postgres" else None
         with psycopg.connect(dsn, autocommit=True, client_encoding="sql_ascii") as connection:
             connection.execute("CREATE TABLE orders (id text PRIMARY KEY, status text, note json)")
-            _fail_once(connection, pgcdc.Pipeline("shop", dsn, tables=["orders"], dead_letters=letters), policy)
+            pipeline = pgcdc.Pipeline("shop", dsn, tables=["orders"], dead_letters=letters)
+            _fail_once(connection, pipeline, policy, document)
     finally:
         with newest_postgres.connect() as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def _fail_once(connection: psycopg.Connection[Any], pipeline: pgcdc.Pipeline, policy: Any) -> None:
+def _fail_once(connection: psycopg.Connection[Any], pipeline: pgcdc.Pipeline, policy: Any, document: str) -> None:
     is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
     odd = "caf\udce9" if is_ascii else "cafe"
     seen: list[tuple[str, str]] = []
@@ -61,15 +65,17 @@ def _fail_once(connection: psycopg.Connection[Any], pipeline: pgcdc.Pipeline, po
     with running(pipeline) as run:
         run.streaming()
         connection.execute("INSERT INTO orders VALUES ('1', 'a', NULL)")
-        row = f"INSERT INTO orders VALUES ('{odd}', '{odd}', '{_HALF}'), ('3', 'c', NULL)"
+        row = f"INSERT INTO orders VALUES ('{odd}', '{odd}', '{document}'), ('3', 'c', NULL)"
         connection.execute(row.encode("utf-8", "surrogateescape"))
         connection.execute("UPDATE orders SET status = 'd' WHERE id = '3'")
         until(lambda: seen == [("1", "a"), ("3", "c"), ("3", "d")], "the others")
         until(lambda: len(pipeline.dead_letters.list()) == 1, "the dead letter")
         [letter] = pipeline.dead_letters.list()
         assert letter.key is not None and json.loads(letter.key) == {"id": odd}
-        values = json.loads(pipeline.dead_letters.show(letter.id).values or "")
-        assert values["new"] == {"id": odd, "status": odd, "note": json.loads(_HALF)}
+        values = json_members((pipeline.dead_letters.show(letter.id).values or "").encode())
+        new = json_members(values["new"])
+        assert new.pop("note") == document.encode()
+        assert {name: json.loads(value) for name, value in new.items()} == {"id": odd, "status": odd}
         broken = False
         pipeline.dead_letters.retry(ids=[letter.id])
         until(lambda: seen[3:] == [(odd, odd)], "it is delivered again")

@@ -1,4 +1,4 @@
-"""Text that is none: what a target has that takes it, also where a row is put together with what the target had."""
+"""Text that is none, and deep JSON: what targets have that take it, also where a row is put together of two."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import redis
 from msgspec import UNSET
 
 from pgcdc.errors import SinkRejected
+from pgcdc.protocol import json_members
 from pgcdc.sinks import ClickHouse, OpenSearch, Redis
 from pgcdc.sinks.kafka import Kafka
 from pgcdc.testing import Table, insert, update
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TABLE = Table("odd", {"id": "bigint", "note": "text", "document": "json", "long": "text"}, key=("id",))
 HALF = '{"half": "\\ud83d", "whole": "\\ud83d\\ude00"}'
+DEEP = "[" * 3000 + "]" * 3000
 BYTE = "caf\udce9"
 
 
@@ -44,29 +46,31 @@ def batches(note: Any, document: Any) -> list[Batch]:
     ]
 
 
-@pytest.mark.parametrize("form", ["json", "hash"])
-@pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF)])
+@pytest.mark.parametrize("form", ["json", "hash", "count"])
+@pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF), ("a", DEEP)], ids=["byte", "half", "deep"])
 def test_redis_keeps_it(redis_server: RedisServer, form: Any, note: Any, document: Any) -> None:
-    sink = Redis(redis_server.url, key=f"odd:{form}:{note == 'a'}:{{id}}", form=form)
+    key = f"odd:{form}:{note == 'a'}:{document == DEEP}"
+    sink = Redis(redis_server.url, key=key + (":{long}" if form == "count" else ":{id}"), form=form)
     sink.open()
-    name = f"odd:{form}:{note == 'a'}:1"
     expected = {"id": "1", "note": note, "document": document, "long": "it is kept"}
     with redis.Redis.from_url(redis_server.url) as client:
-        for batch in batches(note, document):
+        for batch in batches(note, document)[: 1 if form == "count" else 2]:
             sink.write(batch)
-            if form == "hash":
-                found: Any = {
-                    field.decode(): value.decode("utf-8", "surrogateescape")
-                    for field, value in client.hgetall(name).items()
+            if form == "count":
+                assert client.get(f"{key}:it is kept") == b"1"
+            elif form == "hash":
+                fields = client.hgetall(f"{key}:1").items()
+                assert {name.decode(): value.decode("utf-8", "surrogateescape") for name, value in fields} == {
+                    name: value for name, value in expected.items() if value is not None
                 }
-                assert found == {field: value for field, value in expected.items() if value is not None}
             else:
-                wanted: dict[str, Any] = {
-                    **expected,
+                found = json_members(client.get(f"{key}:1"))
+                assert found.pop("document") == (b"null" if document is None else document.encode())
+                assert {name: json.loads(value) for name, value in found.items()} == {
                     "id": 1,
-                    "document": None if document is None else json.loads(document),
+                    "note": expected["note"],
+                    "long": "it is kept",
                 }
-                assert json.loads(client.get(name)) == wanted
             expected["note"] = "b"
     sink.close()
 
@@ -104,8 +108,11 @@ async def test_clickhouse_keeps_what_it_takes(clickhouse: ClickHouseServer, note
     assert answer.rstrip("\n").split("\t") == ["b", "it is kept", document or "\\N"]
 
 
+@pytest.mark.parametrize("document", [HALF, DEEP], ids=["half", "deep"])
 @pytest.mark.parametrize("format", ["avro", "protobuf"])
-def test_registered_schemas_have_text(kafka: KafkaServer, registry: RegistryServer, format: KafkaFormat) -> None:
+def test_registered_schemas_have_text(
+    kafka: KafkaServer, registry: RegistryServer, format: KafkaFormat, document: str
+) -> None:
     """JSON is text as it stands; a byte that is none makes a row that is refused by its position."""
     kafka.start()
     registry.start()
@@ -117,7 +124,7 @@ def test_registered_schemas_have_text(kafka: KafkaServer, registry: RegistryServ
         return made
 
     with contextlib.closing(sink(prefix)) as taking:
-        for batch in batches("a", HALF):
+        for batch in batches("a", document):
             taking.write(batch)
     refused = batches(BYTE, None)[0]
     with contextlib.closing(sink(fresh())) as refusing, pytest.raises(SinkRejected) as raised:
@@ -126,5 +133,5 @@ def test_registered_schemas_have_text(kafka: KafkaServer, registry: RegistryServ
     first, second = consumed(kafka.bootstrap, f"{prefix}.public.odd")
     written, later = first.value(), second.value()
     assert written is not None and later is not None
-    assert HALF.encode() in written
-    assert HALF.encode() not in later
+    assert document.encode() in written
+    assert document.encode() not in later

@@ -14,7 +14,7 @@ from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.pipeline.holding import CHOSEN, EVERYTHING, HeldBy, Hold, hold_of_event
 from pgcdc.protocol import Batch
-from pgcdc.protocol.json_columns import decode_columns
+from pgcdc.protocol.json_columns import REFUSED, decode_columns
 from pgcdc.transforms.outbox import PREFIX, key_of
 
 __all__ = ["Described", "Seen", "describe"]
@@ -166,7 +166,7 @@ class _Table:
         try:
             decoded: Any = self._decoder.decode(line)
             rows = decoded.new, decoded.old
-        except msgspec.DecodeError:  # a text that is none
+        except REFUSED:
             members = decode_columns(line)
             rows = tuple(decode_columns(members[name]) if name in members else UNSET for name in ("new", "old"))
         return [self._values(row) for row in rows if row is not UNSET]

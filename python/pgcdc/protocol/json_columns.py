@@ -1,7 +1,8 @@
 """Rows as JSON taken apart into columns, and put together again; each value stays as it was written.
 
-PostgreSQL has text that other parsers of JSON refuse: half of a surrogate pair in a column of type json, and bytes that
-are no UTF-8 in a database in SQL_ASCII, which are written as such halves. What msgspec refuses goes the slow way.
+PostgreSQL has JSON that other parsers refuse: half of a surrogate pair in a column of type json, bytes that are no
+UTF-8 in a database in SQL_ASCII, which are written as such halves, and thousands of arrays within each other. Here
+that goes the slow way.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import msgspec
 
 from pgcdc._pgoutput import json_members
 
-__all__ = ["Columns", "decode_columns", "decode_text", "encode_columns"]
+__all__ = ["REFUSED", "Columns", "decode_columns", "decode_text", "encode_columns"]
 
 Columns: TypeAlias = Mapping[str, msgspec.Raw]
 """Values as JSON, by column."""
 
+REFUSED: Final = (msgspec.DecodeError, RecursionError)
+"""What msgspec raises for what PostgreSQL allows."""
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -37,7 +40,7 @@ def decode_columns(row: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """
     try:
         return _decode(row)
-    except msgspec.DecodeError:
+    except REFUSED:
         return {name: msgspec.Raw(value) for name, value in json_members(bytes(row)).items()}
 
 
@@ -68,5 +71,5 @@ def decode_text(value: bytes | msgspec.Raw) -> Any:
     """
     try:
         return msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except REFUSED:
         return json.loads(bytes(value).decode("utf-8", "surrogateescape"))

@@ -129,6 +129,8 @@ class _Names:
         free, number = name, self._next.get(name, 1)
         while free in self._given:
             free = f"{name}_{number}" if number > 1 else f"{name}_"
+            if free.startswith("__"):  # which is private to a class
+                free = f"c{free}"
             number += 1
         self._next[name] = number
         self._given.add(free)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from pgcdc.events import Column
-from pgcdc.protocol.json_columns import decode_columns, decode_text, encode_columns
+from pgcdc.protocol.json_columns import REFUSED, decode_columns, decode_text, encode_columns
 
 __all__ = ["Kind", "Line", "kind_of", "legal_names", "precision_of", "read_line", "value_of"]
 
@@ -66,7 +66,7 @@ def read_line(line: bytes) -> Line:
     """
     try:
         return _reader.decode(line)
-    except msgspec.DecodeError:
+    except REFUSED:
         members = decode_columns(line)
         rows = {name: decode_columns(members.pop(name)) for name in ("new", "old") if name in members}
         try:

@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from pgcdc.errors import ConfigError, SinkRejected
 from pgcdc.events import Relation
 from pgcdc.protocol import Batch, JsonRow, json_fields
-from pgcdc.protocol.json_columns import decode_columns, encode_columns
+from pgcdc.protocol.json_columns import REFUSED, decode_columns, encode_columns
 from pgcdc.sinks import redis_scripts as scripts
 from pgcdc.sinks.redis_server import Call, Server, pages
 from pgcdc.sinks.template import SCHEMA, TABLE, Template
@@ -410,7 +410,7 @@ def _reader(columns: tuple[str, ...]) -> Callable[[bytes], Sequence[Any]]:
     def read(new: bytes) -> Sequence[Any]:
         try:
             return msgspec.structs.astuple(decode(new))
-        except msgspec.DecodeError:  # half of a surrogate pair
+        except REFUSED:
             return slowly(new)
 
     return read

@@ -11,7 +11,7 @@ import msgspec
 from pgcdc.errors import SinkRejected
 from pgcdc.lsn import SNAPSHOT_INDEX, Position
 from pgcdc.protocol import json_items
-from pgcdc.protocol.json_columns import Columns, decode_columns, encode_columns
+from pgcdc.protocol.json_columns import REFUSED, Columns, decode_columns, encode_columns
 from pgcdc.sinks.row_states import Key, KnownRow, RowState
 from pgcdc.sinks.search_mapping import DELETED, KEPT, POSITION
 
@@ -183,7 +183,7 @@ def decode_found(answer: bytes) -> list[Found]:
         return msgspec.json.decode(answer, type=_Answer).docs
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError:  # half of a surrogate pair in one of them
+    except REFUSED:
         found = []
         for document in json_items(bytes(decode_columns(answer)["docs"])):
             members = decode_columns(document)
