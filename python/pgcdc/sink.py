@@ -8,7 +8,7 @@
         def close(self) -> None: ...
 
 The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it
-will never be accepted. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
+will never be accepted, as does a `UnicodeEncodeError`. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
 another shape, before the first change of it. A sink that has an attribute `defaults` says with it how the pipeline
 calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000, "max_wait": 10}`. One that has
 `renames_columns = True` gets dead letters from before a table or column was renamed under the names of now. One that

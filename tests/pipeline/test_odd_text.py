@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 import pgcdc
+import pgcdc.sinks
 from pgcdc.pipeline import PostgresDeadLetters
 from pgcdc.pipeline import run as run_module
 from pgcdc.protocol import json_members
@@ -16,6 +17,7 @@ from tests.pipeline.running import running, until
 
 if TYPE_CHECKING:
     from tests.servers.postgres import PostgresServer
+    from tests.servers.redis import RedisServer
 
 _DEEP = "[" * 3000 + "]" * 3000
 _HALF = '{"half": "\\ud83d", "whole": "\\ud83d\\ude00"}'
@@ -81,3 +83,37 @@ def _fail_once(connection: psycopg.Connection[Any], pipeline: pgcdc.Pipeline, po
         until(lambda: seen[3:] == [(odd, odd)], "it is delivered again")
     pipeline.dead_letters.close()
     pipeline.destroy()
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_key_that_a_target_cannot_have_is_a_dead_letter(
+    newest_postgres: PostgresServer, redis_server: RedisServer, copied: bool
+) -> None:
+    """What cannot be encoded is a row's text, and no defect of the sink."""
+    name = f"odd_keys_{copied}".lower()
+    with newest_postgres.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    insert = "INSERT INTO orders VALUES ('1'), ('caf\udce9'), ('3')".encode("utf-8", "surrogateescape")
+    try:
+        dsn = newest_postgres.dsn(name)
+        with psycopg.connect(dsn, autocommit=True, client_encoding="sql_ascii") as connection:
+            connection.execute("CREATE TABLE orders (id text PRIMARY KEY)")
+            if copied:
+                connection.execute(insert)
+            pipeline = pgcdc.Pipeline("shop", dsn, tables=["orders"])
+            sink = pgcdc.sinks.Redis(redis_server.url, key=f"{name}:{{id}}")
+            pipeline.add(sink, name="cache", on_failure="park", max_wait=0)
+            with running(pipeline) as run:
+                run.streaming()
+                if not copied:
+                    connection.execute(insert)
+                until(lambda: len(pipeline.dead_letters.list()) == 1, "the dead letter")
+                until(lambda: len(redis_server.client.keys(f"{name}:*")) == 2, "the others")
+                [letter] = pipeline.dead_letters.list()
+                assert letter.key is not None and json.loads(letter.key) == {"id": "caf\udce9"}
+                assert "not UTF-8" in letter.error_text and "caf" not in letter.error_text
+            pipeline.dead_letters.close()
+            pipeline.destroy()
+    finally:
+        with newest_postgres.connect() as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

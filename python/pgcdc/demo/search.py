@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pgcdc.errors import DecodeError, SinkRejected, SinkUnavailable
+from pgcdc.errors import DecodeError, SinkUnavailable
 from pgcdc.events import Delete, Message, Truncate
 from pgcdc.lsn import Position
 from pgcdc.protocol import Batch, RowFormat
@@ -76,7 +76,7 @@ class SearchIndex:
 
         Raises:
             SinkUnavailable: When the file is locked by another process.
-            SinkRejected: When a text is not UTF-8.
+            UnicodeEncodeError: When a text is not UTF-8; to the pipeline that is a refusal.
         """
         if self._position is not None and self._position.index >= 0:
             batch = batch.after(self._position)
@@ -88,8 +88,6 @@ class SearchIndex:
                 self._database.execute("INSERT OR REPLACE INTO position VALUES (1, ?)", (str(batch.last_position),))
         except sqlite3.OperationalError as error:
             raise SinkUnavailable(f"the search index did not take a batch: {error}") from error
-        except UnicodeEncodeError:  # which quotes the text
-            raise SinkRejected("an order has a text that is not UTF-8") from None
         self._position = batch.last_position
 
     def _apply(self, batch: Batch) -> None:

@@ -206,7 +206,7 @@ class SinkTarget(Pieces):
         # Where the piece ends at a change that cannot be shaped, that comes again with the rest.
         begin = piece.numbers[piece.failed.number] if piece.failed is not None else end
         left = sorted({*behind, *range(begin, end + sum(one.changes_count for one in self._left[1:]))})
-        return SinkFailed(error, refused, left)
+        return SinkFailed(_as_refusal(error), refused, left)
 
     async def rewrite(self, batch: Batch) -> None:
         """Write it as any other batch, unless the sink keeps a position: that has to know that this is an old one."""
@@ -228,7 +228,7 @@ class SinkTarget(Pieces):
         try:
             await self._call(write, self._formats.for_sink(shaped.batch))
         except Exception as error:
-            raise SinkFailed(error, [0], []) from error
+            raise SinkFailed(_as_refusal(error), [0], []) from error
 
     async def _write_parts(self, piece: Progress, reach: Reach) -> None:
         """Write parts of a piece at once: those of a segment, then those of the next."""
@@ -274,3 +274,10 @@ class SinkTarget(Pieces):
                 return False
         await self._call(self._sink.close)
         return await stopped(self._workers, timeout)
+
+
+def _as_refusal(error: Exception) -> Exception:
+    """A text that no UTF-8 has is a row's, and no defect of the sink that was to write it."""
+    if not isinstance(error, UnicodeEncodeError):
+        return error
+    return SinkRejected("a row, or its table, has a text that is not UTF-8", hint="is the database in SQL_ASCII?")

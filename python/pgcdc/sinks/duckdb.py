@@ -404,6 +404,8 @@ class DuckDB(TableFile):
         relation, _ = keyed
         if self._followed.get(relation.oid) == keyed:
             return
+        for column in relation.columns:
+            column.name.encode()  # Arrow and DuckDB have UTF-8 only; UnicodeEncodeError is a refusal
         self._refuse_other_cases(relation)
         columns, described = self._columns(relation), self._described()
         front = list(described)[: len(described) - len(relation.columns)]
