@@ -8,12 +8,13 @@
         def close(self) -> None: ...
 
 The methods may be coroutines. `SinkUnavailable` means "try the same batch again later"; `SinkRejected` means that it
-will never be accepted, as does a `UnicodeEncodeError`. A sink that has a method `schema_changed(change)` is told with a `SchemaChange` that a table has
-another shape, before the first change of it. A sink that has an attribute `defaults` says with it how the pipeline
-calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000, "max_wait": 10}`. One that has
-`renames_columns = True` gets dead letters from before a table or column was renamed under the names of now. One that
-can stand still though its writes return has an attribute `parked`, a `Parked` while it does: then the pipeline is not
-ready. Every change carries its position: a target that keeps the last one applied can skip what it has seen.
+will never be accepted, as does a `UnicodeEncodeError`. A sink that has a method `schema_changed(change)` is told with a
+`SchemaChange` that a table has another shape, before the first change of it. A sink that has an attribute `defaults`
+says with it how the pipeline calls it where the caller of `Pipeline.add` says nothing: `{"max_rows": 100_000,
+"max_wait": 10}`. One that has `renames_columns = True` gets dead letters from before a table or column was renamed
+under the names of now. One that can stand still though its writes return has an attribute `parked`, a `Parked` while it
+does: then the pipeline is not ready. Every change carries its position: a target that keeps the last one applied can
+skip what it has seen.
 
 Batches know the keys of their tables (`batch.key_columns(relation)`), also where the stream does not say them. For
 targets that keep rows as JSON, `batch.json_rows()` gives key and row of each change, with no Python object for a value.
