@@ -16,7 +16,7 @@ def arranging_by(key: tuple[str, ...]) -> Arranging:
     return Arranging(subscription, RowFormat(), {"shop.public.orders": key})
 
 
-@pytest.mark.parametrize("key", [b'{"user_id":7}', b'{"user_id":7,"kind":"a"}', None])
+@pytest.mark.parametrize("key", [b'{"user_id":7}', b'{"user_id":7,"kind":"a"}', b'{"kind":"caf\\udce9"}', None])
 def test_what_keeps_order(key: bytes | None) -> None:
     arranging = arranging_by(("user_id", "kind"))
     arranging.check_key("shop.public.orders", key)

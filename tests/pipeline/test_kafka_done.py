@@ -13,10 +13,12 @@ import pytest
 import pgcdc
 from pgcdc.errors import SinkUnavailable
 from pgcdc.pipeline import target_handler
+from pgcdc.pipeline.deadletter import MemoryDeadLetters
 from pgcdc.pipeline.items import Begin
 from pgcdc.pipeline.kafka_lane import Offsets, PartitionConsumer, PartitionLane
 from pgcdc.pipeline.kafka_records import Mark
 from pgcdc.pipeline.options import Options, check_options
+from pgcdc.pipeline.parking import Desk
 from pgcdc.pipeline.positions import StoredPosition
 from pgcdc.pipeline.row_formats import RowFormats
 from pgcdc.pipeline.subscription import HandlerSubscription, SinkSubscription
@@ -168,6 +170,37 @@ async def test_what_a_kill_would_find_done(monkeypatch: pytest.MonkeyPatch) -> N
     one.lane.close()
     await one.consumer.run()
     assert offsets == [(4, 100), (0, 101), (5, 102), (0, 103), (6, 104)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_dead_letter_counts_and_what_is_done_above_it(concurrency: int) -> None:
+    """Also when the process ends right behind it."""
+    done: list[int] = []
+    two = asyncio.Event()
+
+    async def handler(change: Any) -> None:
+        if change.new.id == 1:
+            if concurrency > 1:
+                await asyncio.wait_for(two.wait(), 30)
+            one.consumer.give_up()
+            raise ValueError
+        done.append(change.new.id)
+        if change.new.id == 2:
+            two.set()
+
+    options = check_options("c", {"on_failure": "park"} | ({"concurrency": 2} if concurrency > 1 else {}))
+    subscription = HandlerSubscription("c", TABLE, None, True, options, handler, None)
+    one = Partition(subscription)
+    desk, formats = Desk("p", MemoryDeadLetters()), RowFormats()
+    formats.order_by({relation.oid: ["id"] for relation in WHOLE.relations})
+    target = HandlerTarget(subscription, formats, lambda: False)
+    one.consumer = PartitionConsumer(subscription, target, one.lane, desk=desk, formats=formats)
+    one.consumer.follow(Offsets(one.lane))
+    for number in range(5):
+        one.offer(number, at=100 + number)
+    await one.consumer.run()
+    await desk.close(1)
+    assert (done, one.offset()) == (([0, 2], 103) if concurrency > 1 else ([0], 102))
 
 
 async def test_of_calls_at_once_those_count_before_the_first_that_is_not_done() -> None:

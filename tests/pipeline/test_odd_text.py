@@ -12,8 +12,12 @@ import pgcdc
 import pgcdc.sinks
 from pgcdc.pipeline import PostgresDeadLetters
 from pgcdc.pipeline import run as run_module
+from pgcdc.pipeline.describing import describe
+from pgcdc.pipeline.holding import HeldBy, Hold
 from pgcdc.protocol import json_members
+from pgcdc.testing import Table, insert, message
 from tests.pipeline.running import running, until
+from tests.sinks.batches import batch_of
 
 if TYPE_CHECKING:
     from tests.servers.postgres import PostgresServer
@@ -93,27 +97,49 @@ def test_a_key_that_a_target_cannot_have_is_a_dead_letter(
     name = f"odd_keys_{copied}".lower()
     with newest_postgres.connect() as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
-    insert = "INSERT INTO orders VALUES ('1'), ('caf\udce9'), ('3')".encode("utf-8", "surrogateescape")
+    rows = "INSERT INTO orders VALUES ('1'), ('caf\udce9'), ('3')".encode("utf-8", "surrogateescape")
     try:
         dsn = newest_postgres.dsn(name)
         with psycopg.connect(dsn, autocommit=True, client_encoding="sql_ascii") as connection:
             connection.execute("CREATE TABLE orders (id text PRIMARY KEY)")
             if copied:
-                connection.execute(insert)
+                connection.execute(rows)
             pipeline = pgcdc.Pipeline("shop", dsn, tables=["orders"])
             sink = pgcdc.sinks.Redis(redis_server.url, key=f"{name}:{{id}}")
             pipeline.add(sink, name="cache", on_failure="park", max_wait=0)
             with running(pipeline) as run:
                 run.streaming()
                 if not copied:
-                    connection.execute(insert)
+                    connection.execute(rows)
                 until(lambda: len(pipeline.dead_letters.list()) == 1, "the dead letter")
                 until(lambda: len(redis_server.client.keys(f"{name}:*")) == 2, "the others")
                 [letter] = pipeline.dead_letters.list()
                 assert letter.key is not None and json.loads(letter.key) == {"id": "caf\udce9"}
                 assert "not UTF-8" in letter.error_text and "caf" not in letter.error_text
+                pipeline.dead_letters.retry(ids=[letter.id])
+                until(lambda: pipeline.dead_letters.list()[0].attempts > letter.attempts, "it is refused again")
+                assert run.alive
             pipeline.dead_letters.close()
             pipeline.destroy()
     finally:
         with newest_postgres.connect() as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b'{"key":"\xe9"}\n{}', b'{"x":' + _DEEP.encode() + b"}\n{}", b'{"key":"\\ud83d"}\n{}']
+)
+def test_a_message_that_is_no_event_holds_its_topic(content: bytes) -> None:
+    """Anybody may write one with the prefix of events, whatever is in it."""
+    batch = batch_of([message("pgcdc.outbox:orders", content)])
+    [one] = describe(batch, {}, HeldBy())
+    assert (one.key, one.holds) == (None, (Hold("pgcdc.outbox:orders", None),))
+
+
+@pytest.mark.parametrize("value", [_HALF, _DEEP], ids=["half", "deep"])
+def test_a_chosen_key_of_json_holds_its_rows(value: str) -> None:
+    table = Table("t", {"id": "bigint", "note": "json"}, key=("id",))
+    changes = [insert(table, {"id": number, "note": note}) for number, note in ((1, value), (2, value), (3, "[]"))]
+    first, same, other = describe(batch_of(changes), {}, HeldBy(key=("note",)))
+    assert first.key == '{"id": "1"}'
+    assert first.holds == same.holds != other.holds

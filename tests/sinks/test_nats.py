@@ -193,6 +193,18 @@ def test_a_row_without_a_key(nats_server: NatsServer, tmp_path: Path) -> None:
     assert len(raised.value.positions) == 1
 
 
+def test_a_key_that_makes_too_long_a_subject(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The server would end the connection, each time. The longest that goes is written."""
+    name, table = name_of(tmp_path), Table("t", {"a": "text"}, key=("a",))
+    sink = Nats(nats_server.url, stream=name, subject=name + ".{a}")
+    longest = "x" * (3900 - len(name) - 1)
+    with pytest.raises(SinkRejected, match="a subject of more than 3900 bytes") as raised:
+        send(sink, batch_of([transaction(insert(table, {"a": longest}), insert(table, {"a": longest + "x"}))]))
+    assert {index for _, index in raised.value.positions} == {1}
+    send(sink, batch_of([insert(table, {"a": longest})]))
+    assert [change["new"]["a"] for _, _, change in read(nats_server, name)] == [longest]
+
+
 def test_a_stream_that_does_not_take_the_subject(nats_server: NatsServer, tmp_path: Path) -> None:
     """Somebody has to do something, and then it goes on."""
     name = name_of(tmp_path)

@@ -12,13 +12,15 @@ from msgspec import UNSET
 
 from pgcdc.errors import SinkRejected
 from pgcdc.protocol import json_members
-from pgcdc.sinks import ClickHouse, OpenSearch, Redis
+from pgcdc.sinks import ClickHouse, DuckDB, OpenSearch, Redis
 from pgcdc.sinks.kafka import Kafka
 from pgcdc.testing import Table, insert, update
 from tests.sinks.search import ask, batch_of
 from tests.sinks.test_kafka import consumed, fresh
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pgcdc.protocol import Batch
     from pgcdc.sinks.kafka import KafkaFormat
     from tests.servers.clickhouse import ClickHouseServer
@@ -75,6 +77,25 @@ def test_redis_keeps_it(redis_server: RedisServer, form: Any, note: Any, documen
     sink.close()
 
 
+def test_redis_counts_by_columns_of_any_name(redis_server: RedisServer) -> None:
+    """msgspec has no field of such a name."""
+    table = Table("odd", {"id": "bigint", 'a"b': "text", "c\\d": "bigint"}, key=("id",))
+    sink = Redis(redis_server.url, key='named:{a"b}', form="count", amount="c\\d")
+    sink.open()
+    sink.write(batch_of(*(insert(table, {"id": number, 'a"b': "x", "c\\d": number}) for number in range(1, 4))))
+    sink.close()
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert client.get("named:x") == b"6"
+
+
+def test_duckdb_has_no_such_name(tmp_path: Path) -> None:
+    """To a pipeline that is a refusal."""
+    sink = DuckDB(tmp_path / "odd.duckdb")
+    sink.open()
+    with contextlib.closing(sink), pytest.raises(UnicodeEncodeError):
+        sink.write(batch_of(insert(Table("odd", {"id": "bigint", BYTE: "text"}, key=("id",)), {"id": 1, BYTE: "a"})))
+
+
 @pytest.mark.parametrize(("note", "document"), [(BYTE, None), ("a", HALF)])
 async def test_opensearch_keeps_it(opensearch: OpenSearchServer, note: Any, document: Any) -> None:
     """In `_source`, which is what was sent; what is searched has a replacement character there."""
@@ -127,9 +148,12 @@ def test_registered_schemas_have_text(
         for batch in batches("a", document):
             taking.write(batch)
     refused = batches(BYTE, None)[0]
-    with contextlib.closing(sink(fresh())) as refusing, pytest.raises(SinkRejected) as raised:
-        refusing.write(refused)
-    assert raised.value.positions == {refused.first_position}
+    by_text = Table("by_text", {"id": "text"}, key=("id",))
+    with contextlib.closing(sink(fresh())) as refusing:
+        for batch in (refused, batch_of(insert(by_text, {"id": BYTE}))):
+            with pytest.raises(SinkRejected) as raised:
+                refusing.write(batch)
+            assert raised.value.positions == {batch.first_position}
     first, second = consumed(kafka.bootstrap, f"{prefix}.public.odd")
     written, later = first.value(), second.value()
     assert written is not None and later is not None

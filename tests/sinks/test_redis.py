@@ -506,3 +506,17 @@ def test_a_batch_is_one_round_trip(place: Place) -> None:
     print(f"{10_000 / (time.monotonic() - start):.0f} rows/s")
     assert place.client.info("commandstats")["cmdstat_exec"]["calls"] == calls + 1
     assert len(place.keys()) == 10_000
+
+
+@pytest.mark.parametrize("foreign", [b"\xff", b"no JSON", b'{"id":1,"b":undefined}', b"[1]"])
+def test_a_value_that_somebody_else_has_set(place: Place, foreign: bytes) -> None:
+    """What an update did not send cannot be taken from it: the row is refused, and nothing else."""
+    table = Table("t", {"id": "bigint", "b": "text", "c": "text"}, key=("id",))
+    row = {"id": 1, "b": "long", "c": "x"}
+    sink = place.sink()
+    first, second = parts(batch_of([insert(table, row), update(table, row | {"b": UNSET, "c": "y"})]))
+    sink.write(first)
+    place.client.set(f"{place.name}:1", foreign)
+    with pytest.raises(SinkRejected, match="no JSON object") as raised:
+        sink.write(second)
+    assert raised.value.positions == {second.first_position}

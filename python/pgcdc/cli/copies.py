@@ -14,6 +14,7 @@ import msgspec
 
 from pgcdc.errors import ConfigError, DecodeError, Error
 from pgcdc.protocol import Batch
+from pgcdc.protocol.json_columns import decode_columns
 
 if TYPE_CHECKING:
     from pgcdc.events import Relation
@@ -25,7 +26,6 @@ __all__ = ["Copied", "Copies"]
 Format = Literal["jsonl", "csv", "parquet", "arrow"]
 _UNFIT = re.compile(r'[%./\\:*?"<>|\x00-\x1f]')
 """What a file's name has not, on any system, and the full stop between the two."""
-_rows = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -196,7 +196,7 @@ class _Csv:
     def write(self, batch: Batch) -> None:
         lines = []
         for change in batch.json_rows(lambda _: ()):
-            row = _rows.decode(change.new or b"{}")
+            row = decode_columns(change.new or b"{}")
             lines.append(self._line([_cell(row[name]) if name in row else "" for name in self._columns]))
         self._to.write(b"".join(lines))
 
@@ -258,8 +258,14 @@ def _cell(raw: msgspec.Raw) -> str:
     data = bytes(raw)
     if data == b"null":
         return ""
-    # Python's own parser takes what stands for bytes of a database in SQL_ASCII.
-    return _quoted(str(json.loads(data)) if data.startswith(b'"') else data.decode())
+    if not data.startswith(b'"'):
+        return _quoted(data.decode())
+    text = str(json.loads(data))  # Python's own parser takes what stands for bytes of a database in SQL_ASCII
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which json may hold: as it stands there
+        text = data.decode()
+    return _quoted(text)
 
 
 def _quoted(text: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from pgcdc.config import meant
 from pgcdc.errors import ConfigError
+from pgcdc.protocol.json_columns import REFUSED, decode_columns, loads
 
 __all__ = ["Condition", "Template", "parse_condition", "parse_line", "parse_template"]
 
@@ -151,11 +152,19 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """
     try:
         found = _exact.decode(line)
-    except (
-        msgspec.DecodeError
-    ):  # bytes of a database in SQL_ASCII are lone surrogates, which only Python's parser takes
-        found = json.loads(line)
+    except REFUSED:
+        rows = {"new", "old"}
+        found = {
+            name: {column: _parsed(one) for column, one in decode_columns(value).items()}
+            if name in rows
+            else _parsed(value)
+            for name, value in decode_columns(line).items()
+        }
     return dict(found)
+
+
+def _parsed(value: msgspec.Raw) -> Any:
+    return loads(bytes(value).decode(), parse_float=Decimal)
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:

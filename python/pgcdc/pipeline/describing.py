@@ -14,7 +14,7 @@ from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
 from pgcdc.pipeline.holding import CHOSEN, EVERYTHING, HeldBy, Hold, hold_of_event
 from pgcdc.protocol import Batch
-from pgcdc.protocol.json_columns import REFUSED, decode_columns
+from pgcdc.protocol.json_columns import REFUSED, decode_columns, loads
 from pgcdc.transforms.outbox import PREFIX, key_of
 
 __all__ = ["Described", "Seen", "describe"]
@@ -218,7 +218,7 @@ def _row_type(named: Mapping[str, str]) -> Any:
 
 def _value(raw: msgspec.Raw) -> Any:
     """A value as the line has it: numbers by their digits, so that none is rounded."""
-    return json.loads(bytes(raw), parse_float=str, parse_int=str)
+    return loads(bytes(raw).decode(), parse_float=str, parse_int=str)
 
 
 def _comparable(key: Mapping[str, Any], numerics: Set[str]) -> list[Any]:
@@ -248,7 +248,7 @@ def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
         return None, ()
     try:
         key = key_of(message)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, *REFUSED):
         return None, (Hold(message.prefix, None),)
     return (None, ()) if key is None else (json.dumps({"key": key}), (Hold(message.prefix, json.dumps([key])),))
 

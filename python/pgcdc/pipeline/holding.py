@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pgcdc.events import Relation
+from pgcdc.protocol.json_columns import decode_columns, loads
 from pgcdc.tables import Table
 from pgcdc.transforms.outbox import PREFIX
 
@@ -189,5 +190,6 @@ def hold_of_event(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hol
 
 def _is_of(letter: DeadLetter, hold: Hold, columns: tuple[str, str]) -> bool:
     """Whether these are the columns of the outbox table from which a letter has what it holds."""
-    row = json.loads(letter.values or "{}", parse_float=str, parse_int=str)
-    return hold_of_event(row.get("new", {}), columns) == (hold,)
+    new = decode_columns(decode_columns((letter.values or "{}").encode()).get("new", b"{}"))
+    row = {name: loads(bytes(new[name]).decode(), parse_float=str, parse_int=str) for name in columns if name in new}
+    return hold_of_event(row, columns) == (hold,)

@@ -34,6 +34,7 @@ class Progress:
         self.lowest = 0
         self.handled = 0
         self.said = 0
+        self.told = 0
 
     def origin(self, number: int) -> int:
         """The number, among those of the piece, of the change that one comes from."""

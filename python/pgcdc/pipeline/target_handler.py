@@ -128,11 +128,11 @@ class HandlerTarget(Pieces):
     def _say(self, piece: Progress) -> None:
         """Say how far it is."""
         reached = piece.reached()
-        if piece.handled > piece.said and reached:
+        if reached and (piece.handled > piece.said or reached > piece.told):
             position = self._changes[reached - 1].position
             if isinstance(position, tuple):
                 self._reach(Position(*position), piece.handled - piece.said, piece.number(reached - 1) + 1)
-                piece.said = piece.handled
+                piece.said, piece.told = piece.handled, reached
         self._say_at = time.monotonic() + SAY_EVERY
 
     def _handled_one(self, piece: Progress, number: int) -> None:

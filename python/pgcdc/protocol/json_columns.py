@@ -15,22 +15,23 @@ import msgspec
 
 from pgcdc._pgoutput import json_members
 
-__all__ = ["REFUSED", "Columns", "decode_columns", "decode_text", "encode_columns"]
+__all__ = ["REFUSED", "Columns", "decode_columns", "decode_text", "encode_columns", "loads"]
 
 Columns: TypeAlias = Mapping[str, msgspec.Raw]
 """Values as JSON, by column."""
 
-REFUSED: Final = (msgspec.DecodeError, RecursionError)
+REFUSED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for what PostgreSQL allows."""
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def decode_columns(row: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+def decode_columns(row: bytes | msgspec.Raw, *, foreign: bool = False) -> dict[str, msgspec.Raw]:
     """Take a JSON object apart.
 
     Args:
         row: The object.
+        foreign: Whether somebody else may have written it: then its values are looked at, too.
 
     Returns:
         Its values as they stand there, by name.
@@ -41,7 +42,10 @@ def decode_columns(row: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
         return _decode(row)
     except REFUSED:
-        return {name: msgspec.Raw(value) for name, value in json_members(bytes(row)).items()}
+        members = json_members(bytes(row))
+        for value in members.values() if foreign else ():
+            loads(value.decode())
+        return {name: msgspec.Raw(value) for name, value in members.items()}
 
 
 def encode_columns(columns: Mapping[str, msgspec.Raw | str]) -> bytes:
@@ -64,7 +68,7 @@ def encode_columns(columns: Mapping[str, msgspec.Raw | str]) -> bytes:
 
 
 def decode_text(value: bytes | msgspec.Raw) -> Any:
-    """A value of JSON as an object; bytes that are no UTF-8 as lone surrogates.
+    """A value of JSON as an object; bytes that are no UTF-8 as lone surrogates, and what is very deep as its text.
 
     Args:
         value: The value.
@@ -72,4 +76,17 @@ def decode_text(value: bytes | msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(value)
     except REFUSED:
-        return json.loads(bytes(value).decode("utf-8", "surrogateescape"))
+        return loads(bytes(value).decode("utf-8", "surrogateescape"))
+
+
+def loads(text: str, **hooks: Any) -> Any:
+    """`json.loads`, but that what is nested more deeply than Python's stack has room for stays text.
+
+    Args:
+        text: JSON.
+        **hooks: As for `json.loads`.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        return text

@@ -23,6 +23,9 @@ __all__ = ["Nats"]
 
 _HEADERS: Final = 1024
 """Bytes that a message's headers may take of the server's limit."""
+_LONGEST_SUBJECT: Final = 3900
+"""In bytes. A server ends a connection whose lines are longer than 4,096; with the subject, one has sizes and where the
+acknowledgement goes. Source: the manual of NATS, "Server configuration", `max_control_line`."""
 _NONE: Final = "_"
 """What a message without a table, or a TRUNCATE, has in its subject where others have a column's value."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -211,7 +214,7 @@ class Nats:
             return self._template.key(batch.key_columns(relation))
 
         fillers: dict[int, Callable[[Sequence[str | None]], str]] = {}
-        found, large, keyless = [], [], []
+        found, large, keyless, long = [], [], [], []
         for line in lines(batch, key):
             relation, values = line.row.relation, line.row.key
             if len(line.body) > self._largest:
@@ -224,10 +227,19 @@ class Nats:
                 continue
             if id(relation) not in fillers:
                 fillers[id(relation)] = self._filler(batch, relation, columns)
-            found.append((fillers[id(relation)](values), line))
+            subject = fillers[id(relation)](values)
+            if len(subject) > _LONGEST_SUBJECT:
+                long.append(line.position)
+            found.append((subject, line))
         if large:
             raise SinkRejected(
                 f"a change is larger than {self._largest} bytes, which the stream takes", positions=large
+            )
+        if long:
+            raise SinkRejected(
+                f"a row's key makes a subject of more than {_LONGEST_SUBJECT} bytes",
+                hint="leave the column out of subject=",
+                positions=long,
             )
         if keyless:
             raise SinkRejected("a row has no key for the subject of its message", positions=keyless)

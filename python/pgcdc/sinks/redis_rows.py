@@ -282,7 +282,16 @@ class Keeping:
     def _take(self, table: Table, value: _Value, before: Any) -> None:
         """Take what was not sent from what the server has of a row."""
         if self._form == "json":
-            value.new, missing = _merged(table, value.new, before, value.unsent)
+            try:
+                value.new, missing = _merged(table, value.new, before, value.unsent)
+            except ValueError:
+                position = value.row.position
+                raise SinkRejected(
+                    f"the key of a row of table {table.name} has a value that is no JSON object",
+                    hint="somebody else has set it",
+                    table=table.name,
+                    positions=[] if position is None else [position],
+                ) from None
             value.unsent = tuple(missing)
         else:
             found = zip(value.unsent, before, strict=True)
@@ -436,7 +445,7 @@ def _truncate(server: Server, pending: Mapping[Table, _Pending], *, counted: boo
 def _merged(table: Table, new: bytes | None, before: bytes, unsent: Collection[str]) -> tuple[bytes, list[str]]:
     """A row with what was not sent taken from before, in the table's order; and what is not there, either."""
     assert new is not None
-    row, old = decode_columns(new), decode_columns(before)
+    row, old = decode_columns(new), decode_columns(before, foreign=True)
     row |= {name: old[name] for name in unsent if name in old}
     ordered = {name: row[name] for name in table.columns if name in row}
     return encode_columns(ordered), [name for name in unsent if name not in old]

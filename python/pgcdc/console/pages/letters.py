@@ -19,6 +19,7 @@ from starlette.routing import Route
 from pgcdc.console.application import local
 from pgcdc.errors import ConfigError
 from pgcdc.pipeline import DeadLetters
+from pgcdc.protocol.json_columns import REFUSED
 
 if TYPE_CHECKING:
     from pgcdc.console.application import Console
@@ -151,5 +152,5 @@ def _spread(text: str) -> str:
     """JSON on several lines, its numbers as they are."""
     try:
         return msgspec.json.format(text.encode(), indent=2).decode()
-    except msgspec.DecodeError:
+    except REFUSED:
         return text
