@@ -10,6 +10,7 @@ import pytest
 
 import pgcdc
 import pgcdc.sinks
+from pgcdc import transforms
 from pgcdc.pipeline import PostgresDeadLetters
 from pgcdc.pipeline import run as run_module
 from pgcdc.pipeline.describing import describe
@@ -20,6 +21,7 @@ from tests.pipeline.running import running, until
 from tests.sinks.batches import batch_of
 
 if TYPE_CHECKING:
+    from tests.conftest import Database
     from tests.servers.postgres import PostgresServer
     from tests.servers.redis import RedisServer
 
@@ -143,3 +145,39 @@ def test_a_chosen_key_of_json_holds_its_rows(value: str) -> None:
     first, same, other = describe(batch_of(changes), {}, HeldBy(key=("note",)))
     assert first.key == '{"id": "1"}'
     assert first.holds == same.holds != other.holds
+
+
+@pytest.mark.parametrize("payload", [_HALF, _DEEP], ids=["half", "deep"])
+def test_an_event_of_an_outbox_waits_over_a_restart(newest_database: Database, payload: str) -> None:
+    """What it holds is read from its row, whatever else is in that."""
+    database = newest_database
+    database.execute("CREATE TABLE outbox (id int PRIMARY KEY, topic text, key text, payload json)")
+    seen: list[str] = []
+
+    def pipeline(*, broken: bool) -> pgcdc.Pipeline:
+        made = pgcdc.Pipeline("shop", database.dsn, tables=["outbox"])
+        events = transforms.outbox("outbox", topic="topic", key="key")
+
+        @made.on("outbox", name="mail", on_failure="hold", retry=pgcdc.Retry(attempts=1), transform=[events])
+        def mail(event: Any) -> None:
+            if broken:
+                raise ValueError
+            seen.append(event.new.key)
+
+        return made
+
+    first = pipeline(broken=True)
+    with running(first) as run:
+        run.streaming()
+        database.execute(f"INSERT INTO outbox VALUES (1, 'orders', 'k', '{payload}'), (2, 'orders', 'k', '{{}}')")
+        until(lambda: len(first.dead_letters.list()) == 2, "the second waits for the first")
+    first.dead_letters.close()
+    second = pipeline(broken=False)
+    with running(second) as run:
+        run.streaming()
+        database.execute("INSERT INTO outbox VALUES (3, 'orders', 'k', '{}')")
+        until(lambda: len(second.dead_letters.list()) == 3, "the third, too")
+        second.dead_letters.retry(ids=[second.dead_letters.list()[0].id])
+        until(lambda: seen == ["k"] * 3, "all, in order")
+    second.dead_letters.close()
+    second.destroy()

@@ -277,7 +277,7 @@ class SinkTarget(Pieces):
 
 
 def _as_refusal(error: Exception) -> Exception:
-    """A text that no UTF-8 has is a row's, and no defect of the sink that was to write it. One that is not ASCII may be."""
+    """A text that no UTF-8 has is a row's, and no defect of the sink that was to write it. One that is not ASCII is."""
     if not isinstance(error, UnicodeEncodeError) or error.encoding.replace("-", "").lower() != "utf8":
         return error
     return SinkRejected("a row, or its table, has a text that is not UTF-8", hint="is the database in SQL_ASCII?")
