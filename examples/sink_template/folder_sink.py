@@ -60,7 +60,7 @@ class Folder:
 
         Raises:
             SinkUnavailable: When the disk does not take it now.
-            SinkRejected: When a row has no key, or is too large.
+            SinkRejected: When a row has no key, is too large, or has JSON that msgspec does not read.
         """
         # A method that is a coroutine function is awaited; one that is not runs in a thread of its own.
         rows = [row for row in batch.json_rows() if row.action != "message"]
@@ -78,8 +78,10 @@ class Folder:
         large = [row for row in rows if len(row.new or b"") > self._max_bytes]
         known = [row for row in rows if row.key is not None and None not in row.key]
         long = [row for row in known if len(_name(row.key)) > _LONGEST_NAME]
+        odd = [row for row in rows if row.new is not None and not _can_be_read(row.new)]
         reasons = (
             (keyless, "has no key"),
+            (odd, "has JSON that msgspec does not read"),
             (large, f"is larger than {self._max_bytes} bytes"),
             (long, "has a key that is too long for the name of a file"),
         )
@@ -132,6 +134,15 @@ def _name(key: tuple[str | None, ...] | None) -> str:
     assert key is not None
     # Two keys never have the same name: a comma within a value is written as %2C.
     return ",".join(quote(str(value), safe="", errors="surrogateescape") for value in key) + ".json"
+
+
+def _can_be_read(row: bytes) -> bool:
+    """PostgreSQL's json may have half of a surrogate pair in it, or thousands of arrays within each other."""
+    try:
+        msgspec.json.decode(row, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _read(file: Path) -> Stored | None:

@@ -292,9 +292,11 @@ class Offsets:
         """
         if self._barrier is not None:
             return 0
-        # What lies between two of them is among the dead letters.
         numbers = self._numbers()
-        return self._of_batch[done if not numbers else numbers[done] if done < len(numbers) else numbers[-1] + 1]
+        if not numbers:
+            return self._of_batch[done]
+        # What lies between two of them is among the dead letters.
+        return self._of_batch[numbers[done] if done < len(numbers) else numbers[-1] + 1]
 
 
 class PartitionConsumer(Consumer):
