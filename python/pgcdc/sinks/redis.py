@@ -189,6 +189,10 @@ class _Deleting:
         return "".join(parts)
 
 
+_Entries: TypeAlias = tuple[list[JsonRow], list[str | bytes]]
+"""Changes, and the five words of each that make its entry."""
+
+
 class _Stream:
     """Changes as the entries of streams."""
 
@@ -205,8 +209,8 @@ class _Stream:
         self._max_entries = str(max_entries)
 
     def write(self, batch: Batch) -> None:
-        entries: dict[str, list[tuple[JsonRow, list[str | bytes]]]] = {}
-        known: dict[int, tuple[str, list[tuple[JsonRow, list[str | bytes]]]]] = {}
+        entries: dict[str, _Entries] = {}
+        known: dict[int, tuple[str, _Entries]] = {}
         lines = batch.to_json().split(b"\n")
         for row in batch.json_rows(lambda _: ()):
             relation = row.relation
@@ -215,26 +219,24 @@ class _Stream:
                 schema, table = ("", _MESSAGES) if relation is None else (relation.schema, relation.name)
                 stream = self._template.filler(schema, table, (), ())(())
                 name = f"{schema}.{table}" if schema else table
-                found = known[id(relation)] = name, entries.setdefault(stream, [])
-            name, of = found
+                found = known[id(relation)] = name, entries.setdefault(stream, ([], []))
+            name, (rows, words) = found
             position = row.position_text
             if position is None:
                 raise SinkRejected("a change has no position, and so no place in a stream")
             # As the text has it, counted from 1; 0 is a copied row, which has no number.
             number = int(position[17:], 16)
             at = f"{row.commit_lsn}-{number}" if number else f"{int(position[:16], 16) - 1}-*"
-            of.append((row, [at, row.action, name, position, lines[row.number]]))
-        calls, rows = [], []
-        for stream, added in entries.items():
-            for start in range(0, len(added), CHUNK):
-                chunk = added[start : start + CHUNK]
-                arguments = [self._max_entries, *(word for _, fields in chunk for word in fields)]
+            rows.append(row)
+            words += (at, row.action, name, position, lines[row.number])
+        calls, of = [], []
+        for stream, (rows, words) in entries.items():
+            for start in range(0, len(rows), CHUNK):
+                arguments = [self._max_entries, *words[5 * start : 5 * (start + CHUNK)]]
                 calls.append(Call(scripts.ADD, ["", "", stream], arguments))
-                rows.append([row for row, _ in chunk])
+                of.append(rows[start : start + CHUNK])
         refused = [
-            those[int(number)]
-            for numbers, those in zip(self._server.run(calls), rows, strict=True)
-            for number in numbers
+            those[int(number)] for numbers, those in zip(self._server.run(calls), of, strict=True) for number in numbers
         ]
         if refused:
             raise SinkRejected(
