@@ -17,7 +17,8 @@ from pgcdc.pipeline.describing import describe
 from pgcdc.pipeline.holding import HeldBy, Hold
 from pgcdc.protocol import json_members
 from pgcdc.testing import Table, insert, message
-from tests.pipeline.running import running, until
+from tests.pipeline.running import Running, running, until
+from tests.pipeline.targets import Recorder
 from tests.sinks.batches import batch_of
 
 if TYPE_CHECKING:
@@ -181,3 +182,22 @@ def test_an_event_of_an_outbox_waits_over_a_restart(newest_database: Database, p
         until(lambda: seen == ["k"] * 3, "all, in order")
     second.dead_letters.close()
     second.destroy()
+
+
+def test_what_a_sink_cannot_write_in_ascii_is_its_own_defect(newest_database: Database) -> None:
+    """A row is not refused for it: the pipeline stops, as for any other exception of a sink."""
+
+    class Ascii(Recorder):
+        def write(self, batch: pgcdc.Batch) -> None:
+            "Zürich".encode("ascii")
+
+    newest_database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    pipeline = pgcdc.Pipeline("shop", newest_database.dsn, tables=["orders"])
+    pipeline.add(Ascii(), name="sink", on_failure="park")
+    run = Running(pipeline)
+    run.streaming()
+    newest_database.execute("INSERT INTO orders VALUES (1)")
+    ended = run.ended()
+    assert isinstance(ended, pgcdc.SinkError) and "UnicodeEncodeError" in str(ended)
+    assert not isinstance(ended, pgcdc.SinkRejected) and pipeline.dead_letters.list() == []
+    pipeline.dead_letters.close()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Copied", "Copies"]
 
 Format = Literal["jsonl", "csv", "parquet", "arrow"]
+_JSON = 114
+"""The OID of json: jsonb has no half of a surrogate pair. Source: server file `pg_type.dat`."""
 _UNFIT = re.compile(r'[%./\\:*?"<>|\x00-\x1f]')
 """What a file's name has not, on any system, and the full stop between the two."""
 
@@ -190,14 +192,16 @@ class _Csv:
 
     def __init__(self, to: IO[bytes], relation: Relation) -> None:
         self._to = to
-        self._columns = [column.name for column in relation.columns]
-        to.write(self._line([_quoted(name) for name in self._columns]))
+        self._columns = [(column.name, column.type_oid == _JSON) for column in relation.columns]
+        to.write(self._line([_quoted(name) for name, _ in self._columns]))
 
     def write(self, batch: Batch) -> None:
         lines = []
         for change in batch.json_rows(lambda _: ()):
             row = decode_columns(change.new or b"{}")
-            lines.append(self._line([_cell(row[name]) if name in row else "" for name in self._columns]))
+            lines.append(
+                self._line([_cell(row[name], is_json) if name in row else "" for name, is_json in self._columns])
+            )
         self._to.write(b"".join(lines))
 
     def close(self) -> None:
@@ -253,8 +257,11 @@ def _close(to: IO[bytes]) -> None:
         to.close()
 
 
-def _cell(raw: msgspec.Raw) -> str:
-    """What JSON has for a value, as CSV: strings without their quotes, all else as it stands there."""
+def _cell(raw: msgspec.Raw, is_json: bool) -> str:
+    """What JSON has for a value, as CSV: strings without their quotes, all else as it stands there.
+
+    In other columns than those of json half of a surrogate pair stands for a byte of a database in SQL_ASCII.
+    """
     data = bytes(raw)
     if data == b"null":
         return ""
@@ -262,7 +269,7 @@ def _cell(raw: msgspec.Raw) -> str:
         return _quoted(data.decode())
     text = str(json.loads(data))  # Python's own parser takes what stands for bytes of a database in SQL_ASCII
     try:
-        text.encode(errors="surrogateescape")
+        text.encode(errors="strict" if is_json else "surrogateescape")
     except UnicodeEncodeError:  # half of a surrogate pair, which json may hold: as it stands there
         text = data.decode()
     return _quoted(text)

@@ -188,8 +188,17 @@ def _text(value: Any) -> str:
         return value
     try:
         return _encoder.encode(value).decode()
-    except UnicodeEncodeError:
-        return json.dumps(value, default=str)
+    except (UnicodeEncodeError, RecursionError):
+        return _json(value)
+
+
+def _json(value: Any) -> str:
+    """JSON of what no encoder takes that knows Decimal: text that is none. Numbers by their digits."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_json(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json, value)) + "]"
+    return str(value) if isinstance(value, Decimal) else json.dumps(value)
 
 
 def _number(text: str) -> Decimal | None:

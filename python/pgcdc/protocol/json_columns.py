@@ -44,7 +44,7 @@ def decode_columns(row: bytes | msgspec.Raw, *, foreign: bool = False) -> dict[s
     except REFUSED:
         members = json_members(bytes(row))
         for value in members.values() if foreign else ():
-            loads(value.decode())
+            loads(value.decode(), parse_int=str)  # of any length
         return {name: msgspec.Raw(value) for name, value in members.items()}
 
 

@@ -157,7 +157,7 @@ class Nats:
 
         Raises:
             SinkUnavailable: When they do not come. The messages may be in the stream; their ids are known there.
-            SinkRejected: When a message is too large, or a row has no key for its subject.
+            SinkRejected: When a message is too large, or a row has no key for its subject, or too long a one.
         """
         async with self._opening:  # several parts of a batch may be written at once
             if self._connection is None or not self._connection.is_connected:

@@ -160,7 +160,7 @@ def key_of(message: Message) -> str | None:
         The key; None when it has none.
 
     Raises:
-        msgspec.DecodeError: When it is no event.
+        msgspec.DecodeError: When it is no event; UnicodeDecodeError and RecursionError, too.
     """
     return _envelopes.decode(message.content.partition(b"\n")[0]).key
 
