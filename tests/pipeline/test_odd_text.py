@@ -1,4 +1,4 @@
-"""Dead letters of rows with half of a surrogate pair in a json column, bytes that are not UTF-8, and deep JSON."""
+"""Half of a surrogate pair, bytes that are not UTF-8, and deep JSON: they become dead letters, and end no pipeline."""
 
 from __future__ import annotations
 

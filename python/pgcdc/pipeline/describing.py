@@ -12,9 +12,9 @@ from msgspec import UNSET, UnsetType
 
 from pgcdc.errors import DecodeError
 from pgcdc.events import Delete, Insert, Message, Relation, Truncate, Update
-from pgcdc.pipeline.holding import CHOSEN, EVERYTHING, HeldBy, Hold, hold_of_event
+from pgcdc.pipeline.holding import CHOSEN, EVERYTHING, HeldBy, Hold, exact, hold_of_event
 from pgcdc.protocol import Batch
-from pgcdc.protocol.json_columns import REFUSED, decode_columns, loads
+from pgcdc.protocol.json_columns import REFUSED, decode_columns
 from pgcdc.transforms.outbox import PREFIX, key_of
 
 __all__ = ["Described", "Seen", "describe"]
@@ -173,9 +173,9 @@ class _Table:
 
     def _values(self, row: Any) -> dict[str, Any]:
         if isinstance(row, dict):
-            return {name: _value(row[name]) for name in self._named.values() if name in row}
+            return {name: exact(row[name]) for name in self._named.values() if name in row}
         return {
-            name: _value(value) for field, name in self._named.items() if (value := getattr(row, field)) is not UNSET
+            name: exact(value) for field, name in self._named.items() if (value := getattr(row, field)) is not UNSET
         }
 
     def holds(
@@ -216,11 +216,6 @@ def _row_type(named: Mapping[str, str]) -> Any:
         return dict[str, msgspec.Raw]
 
 
-def _value(raw: msgspec.Raw) -> Any:
-    """A value as the line has it: numbers by their digits, so that none is rounded."""
-    return loads(bytes(raw).decode(), parse_float=str, parse_int=str)
-
-
 def _comparable(key: Mapping[str, Any], numerics: Set[str]) -> list[Any]:
     """A key's values: a numeric is the same number with fewer or more zeros behind its point."""
     return [
@@ -248,7 +243,7 @@ def _of_event(message: Message) -> tuple[str | None, tuple[Hold, ...]]:
         return None, ()
     try:
         key = key_of(message)
-    except (msgspec.MsgspecError, *REFUSED):
+    except REFUSED:
         return None, (Hold(message.prefix, None),)
     return (None, ()) if key is None else (json.dumps({"key": key}), (Hold(message.prefix, json.dumps([key])),))
 

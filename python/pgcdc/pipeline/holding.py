@@ -14,9 +14,21 @@ from pgcdc.tables import Table
 from pgcdc.transforms.outbox import PREFIX
 
 if TYPE_CHECKING:
+    import msgspec
+
     from pgcdc.pipeline.deadletter import DeadLetter
 
-__all__ = ["CHOSEN", "EVERYTHING", "Held", "HeldBy", "Hold", "hold_of_event", "holds_from_text", "holds_to_text"]
+__all__ = [
+    "CHOSEN",
+    "EVERYTHING",
+    "Held",
+    "HeldBy",
+    "Hold",
+    "exact",
+    "hold_of_event",
+    "holds_from_text",
+    "holds_to_text",
+]
 
 CHOSEN: Final = "key"
 """The space of keys that a consumer has chosen."""
@@ -188,8 +200,16 @@ def hold_of_event(row: Mapping[str, Any], columns: tuple[str, str]) -> tuple[Hol
     return () if key is None else (Hold(PREFIX + topic, json.dumps([key])),)
 
 
+def exact(raw: msgspec.Raw) -> Any:
+    """A value as the line has it: numbers by their digits, so that none is rounded.
+
+    Args:
+        raw: The value, JSON.
+    """
+    return loads(bytes(raw).decode(), parse_float=str, parse_int=str)
+
+
 def _is_of(letter: DeadLetter, hold: Hold, columns: tuple[str, str]) -> bool:
     """Whether these are the columns of the outbox table from which a letter has what it holds."""
     new = decode_columns(decode_columns((letter.values or "{}").encode()).get("new", b"{}"))
-    row = {name: loads(bytes(new[name]).decode(), parse_float=str, parse_int=str) for name in columns if name in new}
-    return hold_of_event(row, columns) == (hold,)
+    return hold_of_event({name: exact(new[name]) for name in columns if name in new}, columns) == (hold,)

@@ -34,7 +34,7 @@ class Progress:
         self.lowest = 0
         self.handled = 0
         self.said = 0
-        self.told = 0
+        self.told = 0  # how far it was said to be: a dead letter moves that, and is not delivered
 
     def origin(self, number: int) -> int:
         """The number, among those of the piece, of the change that one comes from."""
